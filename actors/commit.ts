@@ -1,0 +1,173 @@
+/**
+ * One group commit in the making: what it will write, and what may leave the lane once it is written. Actors put both in
+ * together, in the turn that decides them, so that no effect can overtake its commit, and a commit that fails takes its effects
+ * with it. What did not need the database (a rejection decided on state that another command in here has changed) waits in
+ * here too.
+ */
+import type { NewEvent, NewRejection, NewVerdict, Writes } from "../src/journal.ts";
+import type { Change, Outcome, Reply, ShardMessage } from "../src/protocol.ts";
+import type { Rejection } from "../src/rejection.ts";
+import type { Transfer } from "../src/transfer.ts";
+import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
+import type { KnownCommand, KnownVerdict } from "../src/journal.ts";
+
+/** A wallet's actor: its state with everything applied that was decided, committed or not. */
+export interface Actor {
+  readonly walletId: string;
+  readonly shard: number;
+  /** Null: the wallet does not exist. Meaningless until `loaded`. */
+  state: WalletState | null;
+  loaded: boolean;
+  /** What arrived before the state was recovered, in order; bounded by `LIMITS.mailboxMessagesMax`. */
+  mailbox: Item[];
+  /** Commits under way that contain something of this actor; it stays in memory until there are none. */
+  uncommitted: number;
+  lastUsedMs: number;
+}
+
+/** Messages of one batch from the host; resolved when all of them have been dealt with. */
+export interface Turn {
+  open: number;
+  done: () => void;
+}
+
+/** A message on its way through the lane. */
+export interface Item {
+  readonly message: ShardMessage;
+  /** The batch that waits for it; null for a message between two actors of this lane. */
+  readonly turn: Turn | null;
+  /** What the journal said about its command id or transfer id when an append met it. */
+  known: KnownCommand | KnownVerdict | null;
+  /** It was in a commit whose outcome was unknown: only the journal may say what became of it. */
+  inDoubt: boolean;
+  /** Repeats of the same command or transfer id that arrived while this one was under way. */
+  followers: Item[];
+  /** The idempotency key for which a creation of a wallet was reserved in this lane. */
+  creationKey: string | null;
+}
+
+export function newItem(message: ShardMessage, turn: Turn | null): Item {
+  return { message, turn, known: null, inDoubt: false, followers: [], creationKey: null };
+}
+
+export interface Commit {
+  readonly items: Item[];
+  readonly actors: Set<Actor>;
+  readonly events: NewEvent[];
+  readonly wallets: Map<string, { state: WalletState; baseVersion: number }>;
+  readonly rejections: NewRejection[];
+  readonly transfers: Transfer[];
+  readonly verdicts: NewVerdict[];
+  readonly settled: Transfer[];
+  /** Shards spoken for; the epochs are filled in when the commit is sent. */
+  readonly shards: Set<number>;
+  readonly replies: Reply[];
+  readonly messages: ShardMessage[];
+  readonly changes: Change[];
+}
+
+export function newCommit(): Commit {
+  return {
+    items: [],
+    actors: new Set(),
+    events: [],
+    wallets: new Map(),
+    rejections: [],
+    transfers: [],
+    verdicts: [],
+    settled: [],
+    shards: new Set(),
+    replies: [],
+    messages: [],
+    changes: [],
+  };
+}
+
+/** Makes the item wait for this commit, on behalf of the actor: even with nothing to write, the fence is checked. */
+export function enlist(commit: Commit, actor: Actor, item: Item): void {
+  commit.items.push(item);
+  commit.shards.add(actor.shard);
+  if (commit.actors.has(actor)) return;
+  commit.actors.add(actor);
+  actor.uncommitted += 1;
+}
+
+/** What ties events to their cause. */
+export interface Cause {
+  /** The id of the caller's command that these events are the outcome of; null for a step of the transfer protocol. */
+  readonly commandId: string | null;
+  readonly fingerprint: string | null;
+  readonly correlationId: string;
+  readonly causationId: string | null;
+  readonly description: string | null;
+  readonly metadata: string | null;
+}
+
+/**
+ * Applies the events to the actor's state (speculatively, until the commit is done) and puts them into the commit. Returns the
+ * state after the last one.
+ */
+export function record(
+  commit: Commit,
+  actor: Actor,
+  events: readonly WalletEvent[],
+  cause: Cause,
+): WalletState {
+  const { walletId } = actor;
+  const baseVersion = actor.state === null ? -1 : actor.state.version;
+  let state = actor.state;
+  for (let index = 0; index < events.length; index++) {
+    const event = events[index]!;
+    const isLast = index === events.length - 1;
+    state = apply(walletId, state, event);
+    commit.events.push({
+      walletId,
+      version: state.version,
+      event,
+      balanceMinor: state.balanceMinor,
+      heldMinor: state.heldMinor,
+      status: state.status,
+      commandId: isLast ? cause.commandId : null,
+      fingerprint: isLast ? cause.fingerprint : null,
+      correlationId: cause.correlationId,
+      causationId: isLast && cause.commandId !== null ? null : cause.causationId,
+      description: cause.description,
+      metadata: cause.metadata,
+    });
+    commit.changes.push({
+      wallet: state,
+      type: event.type,
+      amountMinor: "amountMinor" in event ? event.amountMinor : null,
+      description: cause.description,
+    });
+  }
+  if (state === null) throw new Error(`nothing to record for wallet ${walletId}`);
+  const entry = commit.wallets.get(walletId);
+  if (entry === undefined) commit.wallets.set(walletId, { state, baseVersion });
+  else entry.state = state;
+  actor.state = state;
+  return state;
+}
+
+/** Puts a rejection into the commit: recorded under its command id, and told once it is. */
+export function recordRejection(commit: Commit, command: CommandRef, rejection: Rejection): void {
+  const { commandId, fingerprint } = command.command;
+  const { walletId } = command.command;
+  commit.rejections.push({ walletId, commandId, fingerprint, rejection });
+  reply(commit, command, { type: "rejected", rejection, replayed: false });
+}
+
+type CommandRef = Extract<ShardMessage, { type: "command" }>;
+
+export function reply(commit: Commit, to: CommandRef, outcome: Outcome): void {
+  commit.replies.push({ inbox: to.inbox, seq: to.seq, outcome });
+}
+
+/** The commit as the journal takes it, under the epochs that the lane holds now. */
+export function writesOf(commit: Commit, epochs: ReadonlyMap<number, number>): Writes {
+  const fence = new Map<number, number>();
+  // A shard that was lost meanwhile has no epoch; -1 is never a shard's epoch, so the journal refuses.
+  for (const shard of commit.shards) fence.set(shard, epochs.get(shard) ?? -1);
+  const { events, wallets, rejections, transfers, verdicts, settled } = commit;
+  return { events, wallets, rejections, transfers, verdicts, settled, fence };
+}

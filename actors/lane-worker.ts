@@ -1,0 +1,90 @@
+/**
+ * The thread of a lane: the entry that Piscina loads. It gives the lane its real parts (PostgreSQL, the clock, the way out) and turns
+ * any broken invariant into the end of the thread; Piscina brings a new one, which claims the shards afresh. Nothing here is shared
+ * with the main thread but messages.
+ */
+import { parentPort, workerData } from "node:worker_threads";
+import type { Effects, ShardMessage } from "../src/protocol.ts";
+import { buildPostgresJournal } from "../src/postgres-journal.ts";
+import { buildLane, type LaneStats } from "./lane.ts";
+
+/** What the host gives a lane's thread when it begins. */
+export interface LaneWorkerData {
+  readonly databaseUrl: string;
+  readonly owner: string;
+  readonly shards: readonly number[];
+  readonly name: string;
+}
+
+/** Messages that arrived at the host together. */
+export interface Arrival {
+  readonly atMs: number;
+  readonly messages: readonly ShardMessage[];
+}
+
+/** Host -> lane thread, one per run. Answered by `LaneResult`; a run that fails means that the thread is gone. */
+export type LaneTask =
+  | { readonly type: "batch"; readonly arrivals: readonly Arrival[] }
+  | { readonly type: "tick" }
+  | { readonly type: "stop" };
+
+export interface LaneResult {
+  readonly effects: Effects | null;
+  readonly stats: LaneStats | null;
+}
+
+/** Lane thread -> host, outside any run. */
+export type LaneNotice =
+  | { readonly type: "effects"; readonly effects: Effects }
+  | { readonly type: "log"; readonly level: "info" | "warn" | "fatal"; readonly text: string };
+
+const { databaseUrl, owner, shards } = workerData as LaneWorkerData;
+const journal = buildPostgresJournal(databaseUrl);
+
+function notify(notice: LaneNotice): void {
+  parentPort?.postMessage(notice);
+}
+
+function crash(error: unknown): never {
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  notify({ type: "log", level: "fatal", text });
+  process.exit(1);
+}
+
+const lane = buildLane({
+  journal,
+  owner,
+  shards,
+  emit: (effects) => notify({ type: "effects", effects }),
+  log: (level, text) => notify({ type: "log", level, text }),
+  crash,
+});
+
+export default async function run(task: LaneTask): Promise<LaneResult> {
+  try {
+    switch (task.type) {
+      case "batch":
+        return { effects: await lane.receive(stamped(task.arrivals), Date.now()), stats: null };
+      case "tick":
+        return { effects: lane.tick(Date.now()), stats: lane.stats() };
+      case "stop":
+        await journal.close();
+        return { effects: null, stats: null };
+      default:
+        return task satisfies never;
+    }
+  } catch (error) {
+    return crash(error);
+  }
+}
+
+function stamped(arrivals: readonly Arrival[]): ShardMessage[] {
+  const stampedMessages: ShardMessage[] = [];
+  for (const { atMs, messages } of arrivals) {
+    for (const message of messages) {
+      if (message.type === "command") message.expiresAtMs = atMs + message.budgetMs;
+      stampedMessages.push(message);
+    }
+  }
+  return stampedMessages;
+}

@@ -1,0 +1,574 @@
+/**
+ * A lane: the actors of some shards on one thread, their mailboxes, and the group commit they share. Messages come in as batches,
+ * effects go out; in between nothing waits but the commit. While one commit is under way the next one fills, on top of the
+ * speculative state, so a hot wallet is limited by CPU and not by `fsync`. When a commit fails, every state it touched, and all
+ * that was decided on top, is dropped and its messages are dealt with again, in order. The lane has no clock and no timer: time
+ * comes with `tick`, so that a simulator can drive it.
+ *
+ *     serving --commit outcome unknown, or never claimed--> recovering --claimed, pending transfers read--> serving
+ *     serving --refused by the database--> pausing --next tick--> serving
+ *
+ * serving: messages are decided on arrival. recovering, pausing: they wait in the backlog, each until its deadline; nothing is
+ * decided, since nobody knows on what. Invariant: at most one commit is under way, and an actor's state is the committed one
+ * plus exactly the events in that commit and in the open one.
+ */
+import type { AppendResult, Journal, KnownCommand, KnownVerdict } from "../src/journal.ts";
+import { LIMITS } from "../src/limits.ts";
+import {
+  addressee,
+  type CommandMessage,
+  type Effects,
+  type Fault,
+  type Outcome,
+  type ShardMessage,
+} from "../src/protocol.ts";
+import { shardOf } from "../src/shard.ts";
+import { newCommit, newItem, writesOf, type Actor, type Item, type Turn } from "./commit.ts";
+import { answerOf, buildPendingTransfers, postOf } from "./pending-transfers.ts";
+import { flightKey, isExpired, step, type StepContext } from "./steps.ts";
+
+export interface LaneDeps {
+  readonly journal: Journal;
+  /** The host's name in the shard table. The lane claims only what this owner holds already. */
+  readonly owner: string;
+  readonly shards: readonly number[];
+  /** Takes effects that no finished batch could carry. */
+  readonly emit: (effects: Effects) => void;
+  readonly log: (level: "info" | "warn", text: string) => void;
+  /** Ends the thread: an invariant is broken and nothing in memory can be trusted. */
+  readonly crash: (error: unknown) => void;
+}
+
+export interface LaneStats {
+  readonly actors: number;
+  readonly backlog: number;
+  readonly pendingTransfers: number;
+  readonly commits: number;
+  readonly events: number;
+  readonly serving: boolean;
+}
+
+export interface Lane {
+  /** Deals with a batch; resolves when each message is committed, refused or sent on, with all effects that are ready by then. */
+  receive(messages: readonly ShardMessage[], nowMs: number): Promise<Effects>;
+  /** Tells the time: expiry, retries, passivation. Called every `LIMITS.laneTickMs`. */
+  tick(nowMs: number): Effects;
+  stats(): LaneStats;
+}
+
+/** Consecutive commits that found another writer's rows before the lane gives up on its own memory. */
+const STALE_COMMITS_MAX = 5;
+
+export function buildLane(deps: LaneDeps): Lane {
+  const { journal } = deps;
+  const actors = new Map<string, Actor>();
+  const epochs = new Map<number, number>();
+  const pending = buildPendingTransfers();
+  const inFlight = new Map<string, Item>();
+  /** Wallet ids that keyed creations got in this lane, until they are committed. */
+  const creations = new Map<string, string>();
+  const unresolved = new Map<string, Item[]>();
+  const lostShards = new Set<number>();
+
+  let mode: "serving" | "recovering" | "pausing" = "recovering";
+  let isClaiming = false;
+  let open = newCommit();
+  let underWay: ReturnType<typeof newCommit> | null = null;
+  let local: Item[] = [];
+  let backlog: Item[] = [];
+  let sleeping = new Set<Actor>();
+  let outbox = emptyEffects();
+  let nowMs = 0;
+  let nextSweepMs = 0;
+  let pauseMs = 0;
+  let resumeAtMs = 0;
+  let staleCommits = 0;
+  let commits = 0;
+  let events = 0;
+
+  const context: StepContext = {
+    nowMs: () => nowMs,
+    open: () => open,
+    pending,
+    inFlight,
+    send(message) {
+      if (epochs.has(shardOf(addressee(message)))) local.push(newItem(message, null));
+      else outbox.messages.push(message);
+    },
+    answer,
+  };
+
+  function answer({ inbox, seq }: CommandMessage, outcome: Outcome): void {
+    outbox.replies.push({ inbox, seq, outcome });
+  }
+
+  function takeOutbox(): Effects {
+    const effects = outbox;
+    outbox = emptyEffects();
+    return effects;
+  }
+
+  // ---- mailboxes ----------------------------------------------------------------------------------------------------
+
+  function deliver(item: Item): void {
+    if (mode !== "serving" || open.items.length >= LIMITS.commitMessagesMax) {
+      if (backlog.length < LIMITS.laneBacklogMax) backlog.push(item);
+      else refuse(item, "overloaded");
+      return;
+    }
+    const { message } = item;
+    if (message.type === "command" && message.command.proposedId && item.creationKey === null) {
+      resolveCreation(item, message);
+      return;
+    }
+    const walletId = addressee(message);
+    const shard = shardOf(walletId);
+    // Silently: whoever owns the shard now may have received the same message.
+    if (!epochs.has(shard)) return finish(item);
+    let actor = actors.get(walletId);
+    if (actor === undefined) {
+      actor = newActor(walletId, shard);
+      actors.set(walletId, actor);
+      sleeping.add(actor);
+    }
+    actor.lastUsedMs = nowMs;
+    if (actor.loaded) stepNow(actor, item);
+    else if (actor.mailbox.length < LIMITS.mailboxMessagesMax) actor.mailbox.push(item);
+    else refuse(item, "overloaded");
+  }
+
+  function stepNow(actor: Actor, item: Item): void {
+    if (step(context, actor, item) === "dealt") finish(item);
+  }
+
+  /**
+   * Does not deal with a message. A caller is told that nothing happened, unless that is in doubt; a step of the transfer protocol
+   * may be dropped, since its coordinator or its caller repeats it.
+   */
+  function refuse(item: Item, fault: Fault): void {
+    const { message } = item;
+    // Past its deadline nobody waits for the answer, and another owner may have given it.
+    if (message.type === "command" && !item.inDoubt && nowMs < message.expiresAtMs) {
+      answer(message, { type: "fault", fault });
+    }
+    finish(item);
+  }
+
+  /** A keyed creation without a wallet id must reach the wallet that the first one with this key made. */
+  function resolveCreation(item: Item, message: CommandMessage): void {
+    const { commandId } = message.command;
+    const walletId = creations.get(commandId);
+    if (walletId !== undefined) return deliver(redirected(item, message, walletId));
+    const waiting = unresolved.get(commandId);
+    if (waiting === undefined) unresolved.set(commandId, [item]);
+    else waiting.push(item);
+  }
+
+  function finish(item: Item): void {
+    if (item.creationKey !== null) creations.delete(item.creationKey);
+    const { turn } = item;
+    if (turn === null) return;
+    turn.open -= 1;
+    if (turn.open === 0) turn.done();
+  }
+
+  // ---- recovery of actors -------------------------------------------------------------------------------------------
+
+  /** One read for all wallets that were woken, and one for creations to be resolved. */
+  function wake(): void {
+    if (mode !== "serving") return;
+    if (unresolved.size > 0) resolveCreations();
+    if (sleeping.size === 0) return;
+    const woken = sleeping;
+    sleeping = new Set();
+    const walletIds = Array.from(woken, (actor) => actor.walletId);
+    journal
+      .loadWallets(walletIds)
+      .then(
+        (states) => {
+          for (const actor of woken) {
+            if (actors.get(actor.walletId) !== actor) continue;
+            actor.state = states.get(actor.walletId) ?? null;
+            actor.loaded = true;
+            const { mailbox } = actor;
+            actor.mailbox = [];
+            for (const item of mailbox) deliver(item);
+          }
+          proceed();
+        },
+        (error: unknown) => {
+          deps.log("warn", `cannot recover ${woken.size} wallets, trying again: ${String(error)}`);
+          for (const actor of woken) {
+            if (actors.get(actor.walletId) === actor) sleeping.add(actor);
+          }
+        },
+      )
+      .catch(deps.crash);
+  }
+
+  function resolveCreations(): void {
+    const batch = new Map(unresolved);
+    unresolved.clear();
+    journal
+      .loadCreated([...batch.keys()])
+      .then(
+        (created) => {
+          for (const [commandId, items] of batch) {
+            for (const item of items) {
+              const message = item.message as CommandMessage;
+              const proposed = message.command.walletId;
+              const found = created.get(commandId);
+              const isHere = found !== undefined && shardOf(found) === shardOf(proposed);
+              const walletId = creations.get(commandId) ?? (isHere ? found : proposed);
+              creations.set(commandId, walletId);
+              deliver(redirected(item, message, walletId));
+            }
+          }
+          proceed();
+        },
+        (error: unknown) => {
+          deps.log("warn", `cannot look up creations, trying again: ${String(error)}`);
+          for (const [commandId, items] of batch) {
+            unresolved.set(commandId, [...items, ...(unresolved.get(commandId) ?? [])]);
+          }
+        },
+      )
+      .catch(deps.crash);
+  }
+
+  // ---- group commit -------------------------------------------------------------------------------------------------
+
+  /** After anything happened: deal with messages between actors here, wake, commit. */
+  function advance(): void {
+    if (mode === "serving" && backlog.length > 0) again(takeBacklog());
+    while (local.length > 0) {
+      const batch = local;
+      local = [];
+      for (const item of batch) deliver(item);
+    }
+    wake();
+    if (mode === "serving" && underWay === null && open.items.length > 0) send();
+  }
+
+  /** The same, and lets the effects out that no batch carries. */
+  function proceed(): void {
+    advance();
+    if (hasEffects(outbox)) deps.emit(takeOutbox());
+  }
+
+  function send(): void {
+    const commit = open;
+    underWay = commit;
+    open = newCommit();
+    journal
+      .append(writesOf(commit, epochs))
+      .then((result) => conclude(commit, result))
+      .catch(deps.crash);
+  }
+
+  function conclude(commit: ReturnType<typeof newCommit>, result: AppendResult): void {
+    switch (result.type) {
+      case "committed":
+        committed(commit);
+        break;
+      case "known":
+        again(withKnown(undo(), result.commands, result.verdicts));
+        break;
+      case "fenced":
+        lose(result.shards, undo);
+        break;
+      case "stale":
+        staleCommits += 1;
+        deps.log("warn", `a commit met another writer's rows: ${result.reason}`);
+        if (staleCommits > STALE_COMMITS_MAX) throw new Error(`stale again: ${result.reason}`);
+        again(undo());
+        break;
+      case "refused":
+        mode = "pausing";
+        pause(`the database refused a commit: ${result.reason}`);
+        backlog = [...undo(), ...backlog];
+        break;
+      case "unknown": {
+        deps.log("warn", `the outcome of a commit is unknown, claiming again: ${result.reason}`);
+        const doubtful = new Set(commit.items);
+        mode = "recovering";
+        const items = undo();
+        for (const item of items) if (doubtful.has(item)) item.inDoubt = true;
+        backlog = [...items, ...backlog];
+        recover();
+        break;
+      }
+      default:
+        result satisfies never;
+    }
+    proceed();
+  }
+
+  function committed(commit: ReturnType<typeof newCommit>): void {
+    underWay = null;
+    staleCommits = 0;
+    pauseMs = 0;
+    commits += 1;
+    events += commit.events.length;
+    for (const actor of commit.actors) actor.uncommitted -= 1;
+    for (const { transferId } of commit.transfers) {
+      context.send(postOf(pending.committed(transferId, nowMs)));
+    }
+    for (const { transferId } of commit.settled) pending.settled(transferId);
+    append(outbox.replies, commit.replies);
+    append(outbox.changes, commit.changes);
+    for (const message of commit.messages) context.send(message);
+    for (const item of commit.items) {
+      const key = flightKey(item.message);
+      if (key !== null) inFlight.delete(key);
+      for (const follower of item.followers) {
+        follower.known = outcomeIn(commit, follower.message);
+        local.push(follower);
+      }
+      finish(item);
+    }
+  }
+
+  /** Takes back both the commit under way and the open one; returns their items, in order, to be dealt with again. */
+  function undo(): Item[] {
+    const items: Item[] = [];
+    for (const commit of [underWay, open]) {
+      if (commit === null) continue;
+      for (const actor of commit.actors) actors.delete(actor.walletId);
+      for (const { transferId } of commit.transfers) pending.forget(transferId);
+      for (const { transferId } of commit.settled) pending.unsettled(transferId);
+      for (const item of commit.items) {
+        const { followers } = item;
+        item.followers = [];
+        items.push(item, ...followers);
+      }
+    }
+    inFlight.clear();
+    underWay = null;
+    open = newCommit();
+    return items;
+  }
+
+  function again(items: readonly Item[]): void {
+    for (const item of items) deliver(item);
+  }
+
+  // ---- ownership ----------------------------------------------------------------------------------------------------
+
+  /** Takes the next epoch of what this owner still holds; afterwards the journal says what became of everything. */
+  function recover(): void {
+    if (isClaiming || nowMs < resumeAtMs) return;
+    isClaiming = true;
+    claimAndLoad()
+      .then(
+        (claimed) => {
+          const lost = deps.shards.filter((shard) => !claimed.has(shard) && !lostShards.has(shard));
+          epochs.clear();
+          for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
+          mode = "serving";
+          pauseMs = 0;
+          lose(lost, () => takeBacklog());
+          proceed();
+        },
+        (error: unknown) => pause(`cannot claim shards: ${String(error)}`),
+      )
+      .finally(() => {
+        isClaiming = false;
+      })
+      .catch(deps.crash);
+  }
+
+  async function claimAndLoad(): Promise<Map<number, number>> {
+    const claimed = await journal.claim(deps.owner, deps.shards, false);
+    const transfers = await journal.loadPendingTransfers([...claimed.keys()]);
+    pending.reload(transfers, nowMs);
+    return claimed;
+  }
+
+  /** Nothing is tried for a while, longer each time until something works. */
+  function pause(reason: string): void {
+    pauseMs = Math.min(Math.max(pauseMs * 2, LIMITS.journalRetryMs), LIMITS.journalRetryMsMax);
+    resumeAtMs = nowMs + pauseMs;
+    deps.log("warn", `${reason}; trying again in ${pauseMs} ms`);
+  }
+
+  function takeBacklog(): Item[] {
+    const items = backlog;
+    backlog = [];
+    return items;
+  }
+
+  /** Stops speaking for shards that another owner has; everything else is dealt with again. */
+  function lose(shards: readonly number[], takeItems: () => Item[]): void {
+    const items = takeItems();
+    if (shards.length > 0) {
+      deps.log("warn", `${shards.length} shards belong to another owner now`);
+      for (const shard of shards) {
+        epochs.delete(shard);
+        lostShards.add(shard);
+      }
+      append(outbox.lost, shards);
+      pending.dropWhere((payer) => !epochs.has(shardOf(payer)));
+      for (const actor of actors.values()) {
+        if (epochs.has(actor.shard)) continue;
+        actors.delete(actor.walletId);
+        sleeping.delete(actor);
+        items.push(...actor.mailbox);
+      }
+    }
+    again(items);
+  }
+
+  // ---- time ---------------------------------------------------------------------------------------------------------
+
+  function expire(): void {
+    if (backlog.length > 0) backlog = backlog.filter(keepUnlessExpired);
+    for (const actor of sleeping) actor.mailbox = actor.mailbox.filter(keepUnlessExpired);
+    for (const [commandId, items] of unresolved) {
+      const kept = items.filter(keepUnlessExpired);
+      if (kept.length === 0) unresolved.delete(commandId);
+      else unresolved.set(commandId, kept);
+    }
+  }
+
+  function keepUnlessExpired(item: Item): boolean {
+    const { message, inDoubt } = item;
+    if (message.type !== "command" || inDoubt || !isExpired(message, nowMs)) return true;
+    refuse(item, "unavailable");
+    return false;
+  }
+
+  function driveTransfers(): void {
+    for (const late of pending.due(nowMs)) context.send(postOf(late));
+    for (const { pending: transfer, waiter } of pending.impatient(nowMs)) {
+      const transferAnswer = answerOf(transfer, "pending", null, null);
+      const { transferId, fromWalletId, fromVersion } = transfer.transfer;
+      answer(
+        waiter,
+        transferAnswer === null
+          ? { type: "replayed", walletId: fromWalletId, version: fromVersion, transferId }
+          : { type: "transferred", transfer: transferAnswer },
+      );
+    }
+  }
+
+  /** Passivates actors: those idle for long, and the oldest above the bound. What has uncommitted state stays. */
+  function passivate(): void {
+    let excess = actors.size - LIMITS.actorsMax;
+    for (const actor of actors.values()) {
+      if (!actor.loaded || actor.uncommitted > 0 || actor.mailbox.length > 0) continue;
+      const idleMs = nowMs - actor.lastUsedMs;
+      if (idleMs < LIMITS.actorIdleMs && (excess <= 0 || idleMs < LIMITS.laneTickMs)) continue;
+      actors.delete(actor.walletId);
+      excess -= 1;
+    }
+  }
+
+  return {
+    receive(messages, atMs) {
+      nowMs = atMs;
+      return new Promise((resolve) => {
+        // One more than there are messages, so that the batch carries what its last message caused at once.
+        const turn: Turn = { open: messages.length + 1, done: () => resolve(takeOutbox()) };
+        for (const message of messages) deliver(newItem(message, turn));
+        advance();
+        turn.open -= 1;
+        if (turn.open === 0) turn.done();
+        else if (hasEffects(outbox)) deps.emit(takeOutbox());
+      });
+    },
+
+    tick(atMs) {
+      nowMs = atMs;
+      expire();
+      if (mode === "recovering") recover();
+      if (mode === "pausing" && nowMs >= resumeAtMs) mode = "serving";
+      driveTransfers();
+      if (nowMs >= nextSweepMs || actors.size > LIMITS.actorsMax) {
+        nextSweepMs = nowMs + LIMITS.actorSweepMs;
+        passivate();
+      }
+      advance();
+      return takeOutbox();
+    },
+
+    stats: () => ({
+      actors: actors.size,
+      backlog: backlog.length,
+      pendingTransfers: pending.size,
+      commits,
+      events,
+      serving: mode === "serving",
+    }),
+  };
+}
+
+function newActor(walletId: string, shard: number): Actor {
+  return {
+    walletId,
+    shard,
+    state: null,
+    loaded: false,
+    mailbox: [],
+    uncommitted: 0,
+    lastUsedMs: 0,
+  };
+}
+
+function redirected(item: Item, message: CommandMessage, walletId: string): Item {
+  const { commandId } = message.command;
+  const command = { ...message.command, walletId };
+  return { ...item, message: { ...message, command }, creationKey: commandId };
+}
+
+function withKnown(
+  items: Item[],
+  commands: readonly KnownCommand[],
+  verdicts: readonly KnownVerdict[],
+): Item[] {
+  const byKey = new Map<string, KnownCommand | KnownVerdict>();
+  for (const known of commands) byKey.set(`${known.walletId} ${known.commandId}`, known);
+  for (const known of verdicts) byKey.set(`!${known.transferId}`, known);
+  for (const item of items) item.known = byKey.get(flightKey(item.message) ?? "") ?? item.known;
+  return items;
+}
+
+/** What a commit that is done means for a repeat of one of its command or transfer ids. */
+function outcomeIn(
+  commit: ReturnType<typeof newCommit>,
+  message: ShardMessage,
+): KnownCommand | KnownVerdict | null {
+  if (message.type === "post") {
+    const { transferId } = message.step;
+    return commit.verdicts.find((verdict) => verdict.transferId === transferId) ?? null;
+  }
+  if (message.type !== "command" && message.type !== "asked") return null;
+  const { walletId, commandId } =
+    message.type === "command" ? message.command : message.origin.command;
+  const event = commit.events.find(
+    (one) => one.commandId === commandId && one.walletId === walletId,
+  );
+  if (event !== undefined) {
+    const { fingerprint, version } = event;
+    const transferId = "transferId" in event.event ? event.event.transferId : null;
+    return { walletId, commandId, fingerprint, version, transferId, rejection: null };
+  }
+  const no = commit.rejections.find(
+    (one) => one.commandId === commandId && one.walletId === walletId,
+  );
+  if (no === undefined) return null;
+  const { fingerprint, rejection } = no;
+  return { walletId, commandId, fingerprint, version: null, transferId: null, rejection };
+}
+
+function emptyEffects(): Effects {
+  return { replies: [], messages: [], changes: [], lost: [] };
+}
+
+function hasEffects({ replies, messages, changes, lost }: Effects): boolean {
+  return replies.length + messages.length + changes.length + lost.length > 0;
+}
+
+function append<T>(to: T[], from: readonly T[]): void {
+  for (const one of from) to.push(one);
+}

@@ -1,0 +1,382 @@
+/**
+ * What an actor does with one message: the turn of the actor model, without waiting for anything. It decides with the pure core,
+ * puts events and effects into the open commit, and says whether the message is dealt with or waits for that commit. The
+ * transfer protocol (src/transfer.ts) is here from both sides: ask, asked and reserve, post, verdict and settle. Every step may see its
+ * message twice or late; the ids under way here, and behind them the journal's unique ids, make that harmless.
+ */
+import type { KnownCommand, KnownVerdict } from "../src/journal.ts";
+import { LIMITS } from "../src/limits.ts";
+import type {
+  AskedMessage,
+  AskMessage,
+  CommandMessage,
+  Fault,
+  Outcome,
+  PostMessage,
+  ShardMessage,
+  VerdictMessage,
+} from "../src/protocol.ts";
+import type { Rejection } from "../src/rejection.ts";
+import { settle, type Transfer, type Verdict } from "../src/transfer.ts";
+import { checkReceive, decide, transferEvent, type TransferStep } from "../src/wallet.ts";
+import {
+  enlist,
+  record,
+  recordRejection,
+  reply,
+  type Actor,
+  type Cause,
+  type Commit,
+  type Item,
+} from "./commit.ts";
+import { answerOf, type PendingTransfers } from "./pending-transfers.ts";
+
+export interface StepContext {
+  nowMs(): number;
+  /** The commit that is filling now. */
+  open(): Commit;
+  readonly pending: PendingTransfers;
+  /** Command and transfer ids in commits under way, by `flightKey`. */
+  readonly inFlight: Map<string, Item>;
+  /** Sends to another wallet's actor, in this lane or elsewhere, now: only for what is durable or binds nobody. */
+  send(message: ShardMessage): void;
+  /** Answers a caller now: only with what is durable, or with a fault. */
+  answer(to: CommandMessage, outcome: Outcome): void;
+}
+
+/** "dealt": nothing more to do for the message. "waits": it is in the open commit, or follows one that is. */
+export type StepResult = "dealt" | "waits";
+
+type Receive = Extract<TransferStep, { type: "receive" }>;
+
+export function step(context: StepContext, actor: Actor, item: Item): StepResult {
+  const { message } = item;
+  switch (message.type) {
+    case "command":
+      return stepCommand(context, actor, item, message);
+    case "ask":
+      return stepAsk(context, actor, item, message);
+    case "asked":
+      return stepAsked(context, actor, item, message);
+    case "post":
+      return stepPost(context, actor, item, message);
+    case "verdict":
+      return stepVerdict(context, actor, item, message);
+    default:
+      return message satisfies never;
+  }
+}
+
+/** Names what must happen once: a command within its wallet, or the verdict on a transfer. Null: repeats need no guard. */
+export function flightKey(message: ShardMessage): string | null {
+  switch (message.type) {
+    case "command":
+      return `${message.command.walletId} ${message.command.commandId}`;
+    case "asked":
+      return `${message.walletId} ${message.origin.command.commandId}`;
+    case "post":
+      return `!${message.step.transferId}`; // no wallet id begins with "!"
+    case "ask":
+    case "verdict":
+      return null;
+    default:
+      return message satisfies never;
+  }
+}
+
+/** Whether the same id is in a commit under way; then the item is dealt with after that one, as a repeat. */
+function follows(context: StepContext, item: Item): boolean {
+  const leader = context.inFlight.get(flightKey(item.message) ?? "");
+  if (leader === undefined || leader === item) return false;
+  leader.followers.push(item);
+  return true;
+}
+
+function lead(context: StepContext, actor: Actor, item: Item): Commit {
+  const commit = context.open();
+  enlist(commit, actor, item);
+  const key = flightKey(item.message);
+  if (key !== null) context.inFlight.set(key, item);
+  return commit;
+}
+
+function stepCommand(
+  context: StepContext,
+  actor: Actor,
+  item: Item,
+  message: CommandMessage,
+): StepResult {
+  if (item.known !== null) return answerKnown(context, message, item.known as KnownCommand);
+  if (hasExpired(context, item, message)) {
+    const isAwaited = context.nowMs() < message.expiresAtMs;
+    return isAwaited ? fault(context, message, "unavailable") : "dealt";
+  }
+  if (follows(context, item)) return "waits";
+  const { command } = message;
+  const { walletId, body, expectedVersion } = command;
+  const pendingOutMinor = context.pending.outOf(walletId);
+  const nowMs = context.nowMs();
+  const decision = decide(walletId, actor.state, body, { nowMs, expectedVersion, pendingOutMinor });
+  if (!decision.ok) return reject(context, actor, item, message, decision.rejection);
+  if (body.type === "transfer") {
+    // Only before the first message leaves may the caller be told that nothing happened.
+    if (context.pending.size >= LIMITS.pendingTransfersMax) {
+      return fault(context, message, "overloaded");
+    }
+    const event = decision.events[0]!;
+    const { currency, decimalPlaces } = actor.state!;
+    if (event.type !== "TransferSent") throw new Error(`a transfer decided ${event.type}`);
+    const { transferId, amountMinor } = event;
+    context.send({
+      type: "ask",
+      walletId: body.toWalletId,
+      step: {
+        type: "receive",
+        transferId,
+        fromWalletId: walletId,
+        amountMinor,
+        currency,
+        decimalPlaces,
+      },
+      origin: message,
+    });
+    return "dealt";
+  }
+  const commit = lead(context, actor, item);
+  const wallet = record(commit, actor, decision.events, causeOf(message));
+  reply(commit, message, { type: "done", wallet });
+  return "waits";
+}
+
+/** Phase 0 at the payee. A yes binds nobody and goes at once; a no must be true, so it waits for what it was decided on. */
+function stepAsk(context: StepContext, actor: Actor, item: Item, message: AskMessage): StepResult {
+  const { step: ask, origin } = message;
+  const pendingOutMinor = context.pending.outOf(actor.walletId);
+  const rejection = checkReceive(actor.walletId, actor.state, ask, pendingOutMinor);
+  const asked: AskedMessage = {
+    type: "asked",
+    walletId: origin.command.walletId,
+    rejection,
+    origin,
+  };
+  if (rejection === null) {
+    context.send(asked);
+    return "dealt";
+  }
+  const commit = lead(context, actor, item);
+  commit.messages.push(asked);
+  return "waits";
+}
+
+/** Phase 1 at the payer: reserve. Time has passed since the first look, so everything is decided again. */
+function stepAsked(
+  context: StepContext,
+  actor: Actor,
+  item: Item,
+  message: AskedMessage,
+): StepResult {
+  const { origin } = message;
+  const { command } = origin;
+  if (item.known !== null) return answerKnown(context, origin, item.known as KnownCommand);
+  // Silently: an earlier ask of the same command may have been answered in time.
+  if (hasExpired(context, item, origin)) return "dealt";
+  if (follows(context, item)) return "waits";
+  if (message.rejection !== null) return reject(context, actor, item, origin, message.rejection);
+  const { walletId, body, expectedVersion } = command;
+  const pendingOutMinor = context.pending.outOf(walletId);
+  const nowMs = context.nowMs();
+  const decision = decide(walletId, actor.state, body, { nowMs, expectedVersion, pendingOutMinor });
+  if (!decision.ok) return reject(context, actor, item, origin, decision.rejection);
+  const event = decision.events[0]!;
+  if (event.type !== "TransferSent") throw new Error(`a transfer decided ${event.type}`);
+  const commit = lead(context, actor, item);
+  const payer = record(commit, actor, decision.events, causeOf(origin));
+  const transfer: Transfer = {
+    transferId: event.transferId,
+    fromWalletId: walletId,
+    toWalletId: event.counterpartyId,
+    amountMinor: event.amountMinor,
+    currency: payer.currency,
+    decimalPlaces: payer.decimalPlaces,
+    status: "pending",
+    fromVersion: payer.version,
+    toVersion: null,
+    rejection: null,
+    commandId: command.commandId,
+    correlationId: command.correlationId,
+    description: command.description,
+    createdAtMs: event.occurredAtMs,
+    settledAtMs: null,
+  };
+  commit.transfers.push(transfer);
+  context.pending.reserve(transfer, payer, origin);
+  return "waits";
+}
+
+/** Phase 2 at the payee: the verdict, once and for ever. */
+function stepPost(
+  context: StepContext,
+  actor: Actor,
+  item: Item,
+  message: PostMessage,
+): StepResult {
+  const { step: post } = message;
+  if (item.known !== null) {
+    const { verdict } = item.known as KnownVerdict;
+    context.send(verdictOf(post, verdict, null));
+    return "dealt";
+  }
+  if (follows(context, item)) return "waits";
+  const pendingOutMinor = context.pending.outOf(actor.walletId);
+  const rejection = checkReceive(actor.walletId, actor.state, post, pendingOutMinor);
+  const commit = lead(context, actor, item);
+  const { transferId } = post;
+  let verdict: Verdict;
+  if (rejection === null && actor.state !== null) {
+    const event = transferEvent(actor.state, post, context.nowMs());
+    const payee = record(commit, actor, [event], stepCause(message));
+    verdict = { type: "posted", toVersion: payee.version };
+    commit.messages.push(verdictOf(post, verdict, payee));
+  } else if (rejection !== null) {
+    verdict = { type: "refused", rejection };
+    commit.messages.push(verdictOf(post, verdict, null));
+  } else {
+    throw new Error(`wallet ${actor.walletId} accepts transfer ${transferId} without existing`);
+  }
+  const decidedAtMs = context.nowMs();
+  commit.verdicts.push({ transferId, toWalletId: actor.walletId, verdict, decidedAtMs });
+  return "waits";
+}
+
+/** Phase 3 at the payer: settle. A posted verdict is durable at the payee, so its caller is answered now. */
+function stepVerdict(
+  context: StepContext,
+  actor: Actor,
+  item: Item,
+  message: VerdictMessage,
+): StepResult {
+  const { verdict } = message;
+  const pending = context.pending.get(message.transferId);
+  if (pending?.phase !== "pending") return "dealt";
+  const { transfer } = pending;
+  const commit = lead(context, actor, item);
+  context.pending.settling(pending);
+  if (verdict.type === "refused") {
+    if (actor.state === null) throw new Error(`payer ${actor.walletId} does not exist`);
+    const { transferId, toWalletId, amountMinor, correlationId, commandId } = transfer;
+    const event = transferEvent(
+      actor.state,
+      { type: "return", transferId, toWalletId, amountMinor },
+      context.nowMs(),
+    );
+    const description = transfer.description;
+    record(commit, actor, [event], stepCause({ correlationId, commandId, description }));
+  }
+  const settled = settle(transfer, verdict, context.nowMs());
+  commit.settled.push(settled);
+  for (const waiter of pending.waiters) {
+    if (verdict.type === "refused") {
+      const { rejection } = verdict;
+      reply(commit, waiter, { type: "rejected", rejection, replayed: false });
+      continue;
+    }
+    const transferAnswer = answerOf(pending, "posted", verdict.toVersion, message.payee);
+    context.answer(
+      waiter,
+      transferAnswer === null
+        ? replayOf(transfer)
+        : { type: "transferred", transfer: transferAnswer },
+    );
+  }
+  if (verdict.type === "posted") pending.waiters = [];
+  return "waits";
+}
+
+function replayOf(transfer: Transfer): Outcome {
+  const { fromWalletId: walletId, fromVersion: version, transferId } = transfer;
+  return { type: "replayed", walletId, version, transferId };
+}
+
+/** The answer to a command whose outcome is in the journal already. */
+function answerKnown(context: StepContext, to: CommandMessage, known: KnownCommand): StepResult {
+  const { commandId, fingerprint } = to.command;
+  if (known.fingerprint !== fingerprint) {
+    const rejection: Rejection = { code: "idempotency_conflict", commandId };
+    context.answer(to, { type: "rejected", rejection, replayed: false });
+    return "dealt";
+  }
+  if (known.rejection !== null) {
+    context.answer(to, { type: "rejected", rejection: known.rejection, replayed: true });
+    return "dealt";
+  }
+  const { walletId, version, transferId } = known;
+  if (version === null) throw new Error(`command ${commandId} is known without an outcome`);
+  const pending = transferId === null ? undefined : context.pending.get(transferId);
+  if (pending !== undefined && pending.phase !== "settling") {
+    pending.waiters.push(to);
+    return "dealt";
+  }
+  context.answer(to, { type: "replayed", walletId, version, transferId });
+  return "dealt";
+}
+
+function reject(
+  context: StepContext,
+  actor: Actor,
+  item: Item,
+  message: CommandMessage,
+  rejection: Rejection,
+): StepResult {
+  recordRejection(lead(context, actor, item), message, rejection);
+  return "waits";
+}
+
+/** Too late to begin, while there is still time to say so. */
+export function isExpired({ expiresAtMs }: CommandMessage, nowMs: number): boolean {
+  return nowMs >= expiresAtMs - LIMITS.commandExpiryMarginMs;
+}
+
+/** Expired; but of what may have been committed, only the journal can tell. */
+function hasExpired(context: StepContext, item: Item, message: CommandMessage): boolean {
+  return !item.inDoubt && isExpired(message, context.nowMs());
+}
+
+function fault(context: StepContext, message: CommandMessage, which: Fault): StepResult {
+  context.answer(message, { type: "fault", fault: which });
+  return "dealt";
+}
+
+function verdictOf(
+  post: Receive,
+  verdict: Verdict,
+  payee: VerdictMessage["payee"],
+): VerdictMessage {
+  const { fromWalletId: walletId, transferId } = post;
+  return { type: "verdict", walletId, transferId, verdict, payee };
+}
+
+function causeOf({ command }: CommandMessage): Cause {
+  return {
+    commandId: command.commandId,
+    fingerprint: command.fingerprint,
+    correlationId: command.correlationId,
+    causationId: command.commandId,
+    description: command.description,
+    metadata: command.metadata,
+  };
+}
+
+function stepCause(of: {
+  correlationId: string;
+  commandId: string;
+  description: string | null;
+}): Cause {
+  return {
+    commandId: null,
+    fingerprint: null,
+    correlationId: of.correlationId,
+    causationId: of.commandId,
+    description: of.description,
+    metadata: null,
+  };
+}

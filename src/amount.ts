@@ -1,0 +1,115 @@
+/**
+ * Amounts of money. Inside they are integers of the asset's minor unit, branded so that no decimal slips in; outside they are
+ * JSON numbers or decimal strings. Everything stays under 10^15 minor units, so that each value survives an IEEE double
+ * exactly; what would need rounding is refused, never rounded. Pure: no library, clock or randomness.
+ */
+
+declare const minorUnits: unique symbol;
+
+/** An integer count of minor units (cents of USD, yen of JPY), |amount| < 10^15. */
+export type AmountMinor = number & { readonly [minorUnits]: true };
+
+/** First amount (exclusive bound, in minor units) that is out of range: 10^15. */
+export const AMOUNT_MINOR_BOUND = 1_000_000_000_000_000;
+
+/** Most decimal places an asset may have. */
+export const DECIMAL_PLACES_MAX = 9;
+
+export type AmountProblem = "invalid_amount" | "amount_out_of_range";
+
+export const ZERO = 0 as AmountMinor;
+
+/** Whether an integer of minor units is inside the range that Coffer keeps. */
+export function inRange(minor: number): minor is AmountMinor {
+  return Number.isSafeInteger(minor) && minor > -AMOUNT_MINOR_BOUND && minor < AMOUNT_MINOR_BOUND;
+}
+
+/** Brands an integer that is known to be in range; anything else is a programmer error and throws. */
+export function amountMinor(minor: number): AmountMinor {
+  if (!inRange(minor)) throw new RangeError(`${minor} is not an amount in minor units`);
+  return minor;
+}
+
+const DECIMAL = /^(\d{1,40})(?:\.(\d{1,40}))?$/;
+const EXPONENT = /^(\d)(?:\.(\d+))?e([+-]\d{1,3})$/;
+
+/** Writes out the exponent form that JavaScript prints for very large and very small numbers. */
+function expandExponent(text: string): string | null {
+  const match = EXPONENT.exec(text);
+  if (match === null) return null;
+  const digits = `${match[1]}${match[2] ?? ""}`;
+  const point = 1 + Number(match[3]);
+  if (point > 40 || point < -40) return null;
+  if (point <= 0) return `0.${"0".repeat(-point)}${digits}`;
+  if (point >= digits.length) return digits + "0".repeat(point - digits.length);
+  return `${digits.slice(0, point)}.${digits.slice(point)}`;
+}
+
+/**
+ * The one spelling of an amount given from outside: digits, and a fraction without trailing zeros ("10", "0.5").
+ * `input` is a JSON number or a decimal string. Zero, negatives, NaN, infinities, signs, blanks and exponents in strings are
+ * `invalid_amount`; what no asset can hold (10^15 and more) is `amount_out_of_range`.
+ */
+export function canonicalAmount(
+  input: unknown,
+): { ok: true; amount: string } | { ok: false; problem: AmountProblem } {
+  if (typeof input === "number") {
+    if (!(input > 0)) return { ok: false, problem: "invalid_amount" };
+    if (input >= AMOUNT_MINOR_BOUND) return { ok: false, problem: "amount_out_of_range" };
+    if (Number.isInteger(input)) return { ok: true, amount: String(input) };
+    const text = String(input);
+    return canonicalText(text.includes("e") ? (expandExponent(text) ?? "") : text);
+  }
+  if (typeof input === "string") return canonicalText(input);
+  return { ok: false, problem: "invalid_amount" };
+}
+
+function canonicalText(
+  text: string,
+): { ok: true; amount: string } | { ok: false; problem: AmountProblem } {
+  const match = DECIMAL.exec(text);
+  if (match === null) return { ok: false, problem: "invalid_amount" };
+  const whole = match[1]!.replace(/^0+(?=\d)/, "");
+  const fraction = (match[2] ?? "").replace(/0+$/, "");
+  if (whole === "0" && fraction === "") return { ok: false, problem: "invalid_amount" };
+  if (whole.length > 15) return { ok: false, problem: "amount_out_of_range" };
+  return { ok: true, amount: fraction === "" ? whole : `${whole}.${fraction}` };
+}
+
+/**
+ * A canonical amount in minor units of an asset with `decimalPlaces` (0 to 9). More decimals than the asset has are
+ * `invalid_amount`; 10^15 minor units and more are `amount_out_of_range`.
+ */
+export function toMinor(
+  amount: string,
+  decimalPlaces: number,
+): { ok: true; minor: AmountMinor } | { ok: false; problem: AmountProblem } {
+  const point = amount.indexOf(".");
+  const whole = point < 0 ? amount : amount.slice(0, point);
+  const fraction = point < 0 ? "" : amount.slice(point + 1);
+  if (fraction.length > decimalPlaces) return { ok: false, problem: "invalid_amount" };
+  if (whole.length + decimalPlaces > 30) return { ok: false, problem: "amount_out_of_range" };
+  const minor = Number(whole + fraction.padEnd(decimalPlaces, "0"));
+  if (!(minor < AMOUNT_MINOR_BOUND)) return { ok: false, problem: "amount_out_of_range" };
+  return { ok: true, minor: minor as AmountMinor };
+}
+
+/** The decimal text of minor units with all places of the asset: 1000 at 2 places is "10.00". */
+export function formatAmount(minor: number, decimalPlaces: number): string {
+  const sign = minor < 0 ? "-" : "";
+  const digits = String(Math.abs(minor)).padStart(decimalPlaces + 1, "0");
+  if (decimalPlaces === 0) return sign + digits;
+  const point = digits.length - decimalPlaces;
+  return `${sign}${digits.slice(0, point)}.${digits.slice(point)}`;
+}
+
+/** Powers of ten as exact doubles, by decimal places. */
+const POWERS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9] as const;
+
+/**
+ * The JSON number of minor units. Both operands are exact doubles, so IEEE division gives the double nearest to the decimal
+ * value, which is the one that prints back as that decimal (at most 15 significant digits).
+ */
+export function toDecimal(minor: number, decimalPlaces: number): number {
+  return minor / POWERS[decimalPlaces]!;
+}

@@ -1,0 +1,111 @@
+/**
+ * The journal port: durable events, wallets, transfers and outcomes of the shards that one writer owns. It hides PostgreSQL
+ * (`postgres-journal.ts`) from the actors, and lets a simulator put its own in place. One `append` is one commit: all of it or
+ * nothing, and only while the writer still holds the epoch of every shard it touches.
+ */
+import type { Rejection, WalletStatus } from "./rejection.ts";
+import type { Transfer, Verdict } from "./transfer.ts";
+import type { WalletEvent, WalletState } from "./wallet.ts";
+
+/** An event about to be committed, with what the wallet is right after it. */
+export interface NewEvent {
+  readonly walletId: string;
+  readonly version: number;
+  readonly event: WalletEvent;
+  readonly balanceMinor: number;
+  readonly heldMinor: number;
+  readonly status: WalletStatus;
+  /** On the last event of a caller's command: its id, which must be new within the wallet. */
+  readonly commandId: string | null;
+  readonly fingerprint: string | null;
+  readonly correlationId: string;
+  /** What caused an event that carries no command id itself. */
+  readonly causationId: string | null;
+  readonly description: string | null;
+  /** JSON text, or null. */
+  readonly metadata: string | null;
+}
+
+export interface NewRejection {
+  readonly walletId: string;
+  readonly commandId: string;
+  readonly fingerprint: string | null;
+  readonly rejection: Rejection;
+}
+
+export interface NewVerdict {
+  readonly transferId: string;
+  readonly toWalletId: string;
+  readonly verdict: Verdict;
+  readonly decidedAtMs: number;
+}
+
+/** The content of one commit. */
+export interface Writes {
+  readonly events: NewEvent[];
+  /** Per wallet: its last state, and its version before the commit (-1: it did not exist). */
+  readonly wallets: ReadonlyMap<string, { state: WalletState; baseVersion: number }>;
+  readonly rejections: NewRejection[];
+  readonly transfers: Transfer[];
+  readonly verdicts: NewVerdict[];
+  /** Transfers that reached their end. */
+  readonly settled: Transfer[];
+  /** The epoch at which the writer holds each shard that the commit touches or merely speaks for. */
+  readonly fence: ReadonlyMap<number, number>;
+}
+
+/** What the journal knows of a command id within a wallet. */
+export interface KnownCommand {
+  readonly walletId: string;
+  readonly commandId: string;
+  readonly fingerprint: string | null;
+  /** The version it made, or null when it was rejected. */
+  readonly version: number | null;
+  readonly transferId: string | null;
+  readonly rejection: Rejection | null;
+}
+
+export interface KnownVerdict {
+  readonly transferId: string;
+  readonly verdict: Verdict;
+}
+
+export type AppendResult =
+  | { readonly type: "committed" }
+  /** Nothing was written: these command ids or transfer ids have their outcome already. */
+  | {
+      readonly type: "known";
+      readonly commands: readonly KnownCommand[];
+      readonly verdicts: readonly KnownVerdict[];
+    }
+  /** Nothing was written: another writer has taken these shards. */
+  | { readonly type: "fenced"; readonly shards: readonly number[] }
+  /** Nothing was written: the database refused for now (shutting down, disk full, deadlock); the same may work later. */
+  | { readonly type: "refused"; readonly reason: string }
+  /** A wallet was not at its base version, or an id was not new after all: reload and decide again. */
+  | { readonly type: "stale"; readonly reason: string }
+  /** The connection was lost: it may have been written. Claim the shards again, then look. */
+  | { readonly type: "unknown"; readonly reason: string };
+
+export interface Journal {
+  /**
+   * Takes the next epoch of those `shards` that `owner` holds (`takeOver`: of all of them, whoever holds them), after waiting for every
+   * append under way. Returns the epochs; a shard missing in the answer belongs to somebody else. When it returns, no append
+   * with an older epoch of these shards can commit any more, and every one that did is visible.
+   */
+  claim(owner: string, shards: readonly number[], takeOver: boolean): Promise<Map<number, number>>;
+
+  /** The wallets' states; null for one that does not exist. */
+  loadWallets(walletIds: readonly string[]): Promise<Map<string, WalletState | null>>;
+
+  /** Wallets that commands with these ids created, by command id. */
+  loadCreated(commandIds: readonly string[]): Promise<Map<string, string>>;
+
+  /** All pending transfers whose payer lives in these shards. */
+  loadPendingTransfers(shards: readonly number[]): Promise<Transfer[]>;
+
+  /** Commits. Never rejects for an outcome listed above; a rejection of the promise is a broken invariant. */
+  append(writes: Writes): Promise<AppendResult>;
+
+  close(): Promise<void>;
+}

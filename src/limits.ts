@@ -1,0 +1,227 @@
+/**
+ * Every bound of Coffer, with its unit and its reason. Nothing grows without end and nothing waits without a deadline; what
+ * meets a bound is told so at once. Relations between bounds are asserted when this file loads, so that a careless change
+ * stops the process instead of a customer.
+ */
+export const LIMITS = {
+  /** Shards of the key space; fixed for the life of a deployment, since `shardOf` decides where a wallet lives. */
+  shardCount: 256,
+
+  /** Characters of a wallet, owner or asset id. Long enough for `user:asset` pairs of UUIDs. */
+  idLengthMax: 128,
+  /** Characters of an idempotency key or correlation id. */
+  keyLengthMax: 256,
+  /** Characters of a description or reason. */
+  descriptionLengthMax: 1_024,
+  /** UTF-8 bytes of `metadata` as JSON text. It travels with every reply about the wallet. */
+  metadataBytesMax: 8_192,
+  /** Bytes of one HTTP body. */
+  httpBodyBytesMax: 1_048_576,
+
+  /** How long a command may take, from the gateway's receipt to its answer. */
+  commandDeadlineMs: 10_000,
+  /** After this long without an answer the gateway sends the same command id again. */
+  commandAttemptMs: 3_000,
+  /** Pause before a command that found no owner, or a full host, is sent again: doubling, from the first to the longest. */
+  commandRetryPauseMs: 50,
+  commandRetryPauseMsMax: 500,
+  /** Times one command is sent, counting those that reached nobody. Each one's fate is one bit of an integer. */
+  commandSendsMax: 30,
+  /** How often a gateway looks for commands that are due again or past their deadline. */
+  commandSweepMs: 25,
+  /** A transfer without verdict is answered as pending this long before its deadline, so that the answer arrives in time. */
+  transferPendingMarginMs: 1_000,
+  /** A command that has not begun this long before its deadline does not begin, so that its caller hears of it in time. */
+  commandExpiryMarginMs: 500,
+  /** Times the same command is sent at most, and may have arrived: a command that crashes every lane it meets must end. */
+  commandAttemptsMax: 5,
+  /** Commands a gateway has under way; past it `overloaded`. */
+  gatewayCommandsMax: 20_000,
+  /** Levels of arrays and objects in `metadata`; canonical writing and PostgreSQL both recurse. */
+  metadataDepthMax: 32,
+  /** Wrong fields that one validation error lists. */
+  validationProblemsMax: 20,
+  /** Time for a client to send one request completely. */
+  httpRequestMs: 30_000,
+  /** A connection on which nothing moves for this long is closed, also while a request is under way. */
+  httpSocketIdleMs: 60_000,
+  /** A connection that waits for its next request is kept this long; longer than usual load balancers do (60 s). */
+  httpKeepAliveMs: 72_000,
+  /** One probe of a dependency by a health endpoint. */
+  healthCheckMs: 1_000,
+
+  /** Commands a lane has accepted and not answered, by count and by (estimated) bytes. */
+  laneCommandsMax: 20_000,
+  laneBytesMax: 67_108_864,
+  /** Messages in one batch to a lane, and batches under way to it: the pipeline that keeps a lane busy, no deeper. */
+  laneBatchMessagesMax: 1_024,
+  laneBatchesMax: 4,
+  /** Messages waiting in one actor's mailbox while its wallet is being recovered. */
+  mailboxMessagesMax: 10_000,
+  /** Messages a lane keeps while its database is away or a commit is full. */
+  laneBacklogMax: 40_000,
+  /** Messages whose effects go into one commit. */
+  commitMessagesMax: 4_096,
+  /** How often a host tells its lanes the time: the grain of expiry, transfer re-drive and passivation. */
+  laneTickMs: 100,
+
+  /** Actors a lane keeps in memory; the least recently used go first. About 1 KB each. */
+  actorsMax: 20_000,
+  /** An actor without work for this long is passivated. */
+  actorIdleMs: 30_000,
+  /** How often a lane looks for such actors. */
+  actorSweepMs: 1_000,
+
+  /** Unsettled transfers one lane drives; past it new transfers are `overloaded`. */
+  pendingTransfersMax: 20_000,
+  /** First and longest pause between two attempts to get a transfer's verdict. */
+  transferDriveMs: 500,
+  transferDriveMsMax: 10_000,
+
+  /** Pause between attempts to reach PostgreSQL again, first and longest. */
+  journalRetryMs: 50,
+  journalRetryMsMax: 1_000,
+  /** One statement on the write path; beyond it the commit's outcome counts as unknown. */
+  journalStatementMs: 10_000,
+  /** Connections of one lane for waking actors, besides the one that commits. */
+  recoveryConnectionsMax: 2,
+  /** Time to connect to PostgreSQL, and what a client waits beyond the server's own statement bound. */
+  journalConnectMs: 3_000,
+  /** One query for a reader (HTTP GET, feed refetch). */
+  queryStatementMs: 5_000,
+  /** Connections of one process's read pool. */
+  queryConnectionsMax: 8,
+  /** Queries that wait for one of these connections; past it readers get `overloaded`. */
+  queryWaitingMax: 1_000,
+  /** Rows of one page for a reader, unless asked otherwise and at most. */
+  pageRowsDefault: 50,
+  pageRowsMax: 1_000,
+  /** Rows of one query: a page, and one more that tells whether another page follows. */
+  queryRowsMax: 1_001,
+  /** Latest events or transactions that are included with a wallet. */
+  includedRows: 20,
+
+  /** Bytes of one bus message; NATS refuses more than 1 MiB by default. */
+  busMessageBytesMax: 1_000_000,
+  /** Time for a bus to flush and close. */
+  busDrainMs: 2_000,
+  /** Messages that wait for delivery in the in-process bus: what one event-loop turn publishes, several times over. */
+  busQueueMessagesMax: 100_000,
+  /** Bytes handed to the NATS connection and not yet confirmed by a round trip. The library's own buffers have no bound. */
+  busInFlightBytesMax: 33_554_432,
+  /** `onUndelivered` callbacks kept per NATS connection; more go without news. */
+  busWaitingMax: 65_536,
+  /** Pause between two round trips that confirm what was published: at most this much later its memory is let go. */
+  busConfirmMs: 20,
+  /** Time for one attempt to connect to NATS. */
+  busConnectMs: 5_000,
+  /** Pause between attempts to connect to NATS, first time and again. */
+  busReconnectMs: 250,
+  /** Heartbeat of a NATS connection. Two unanswered ones end it, so a server that hangs is noticed within three of these. */
+  busHeartbeatMs: 1_500,
+  /** The same trouble (server away, malformed messages) is logged at most this often. */
+  busTroubleLogMs: 10_000,
+
+  /** WebSocket clients of one gateway; a file descriptor and some 10 KB each. Past it a connection is closed with 1013. */
+  feedClientsMax: 10_000,
+  /** Wallets one client watches, directly and through owners. */
+  feedWalletsPerClientMax: 1_000,
+  /** Owners one client watches. */
+  feedOwnersPerClientMax: 100,
+  /** Wallets watched by all clients of one gateway together, each counted per client: some 300 bytes each. */
+  feedWatchesMax: 500_000,
+  /** Bytes of one frame from a client: a subscription to every wallet it may watch, with ids of 60 characters. */
+  feedFrameBytesMax: 65_536,
+  /** Frames per second from one client, steadily and at once; past it the client is closed with 1008. */
+  feedFramesPerSecond: 100,
+  feedFramesBurst: 200,
+  /** Unsent bytes of a client from which on it gets only the newest state of each wallet. */
+  feedBufferedBytesSoft: 262_144,
+  /** Unsent bytes of a client at which it is closed with 1013; only answers to its own frames can take it there. */
+  feedBufferedBytesMax: 4_194_304,
+  /** A client that stays above the soft limit for this long reads nothing; it is closed with 1013. */
+  feedSlowMs: 30_000,
+  /** How often clients above the soft limit are looked at again. */
+  feedDrainCheckMs: 50,
+  /** Events further behind than this are not replayed one by one: the client gets a snapshot marked as a reset. */
+  feedReplayEventsMax: 10_000,
+  /** Events in one page of a replay: with what is held back meanwhile, less than the soft limit in bytes. */
+  feedReplayPageEvents: 250,
+  /** Changes held back per wallet while its journal is read; past it the journal is read again. */
+  feedHeldChangesMax: 256,
+  /** Wallets in one read of current states. */
+  feedReadWalletsMax: 500,
+  /** Reads of all feeds under way: half of the read pool, so that feeds never starve HTTP. */
+  feedReadsMax: 4,
+  /** Pause of the feeds after a failed read, first and longest. */
+  feedReadRetryMs: 100,
+  feedReadRetryMsMax: 5_000,
+  /** Pause between two comparisons of what is watched with the database; finds a lost last change. */
+  feedSweepMs: 5_000,
+  /** How long a change may be on its way over the bus after the database has told of it, before it counts as lost. */
+  feedLagMs: 200,
+  /** Pause between two pings to a client; one that has not answered by the next ping is cut off. */
+  feedPingMs: 30_000,
+  /** Time for a client to answer a close frame before its socket is destroyed. */
+  feedCloseMs: 2_000,
+
+  /** Time from SIGTERM to exit: accepted commands are answered within it. */
+  shutdownMs: 15_000,
+} as const;
+
+function assertRelation(holds: boolean, text: string): void {
+  if (!holds) throw new Error(`limits.ts: ${text}`);
+}
+
+assertRelation(
+  LIMITS.commitMessagesMax >= LIMITS.laneBatchMessagesMax * LIMITS.laneBatchesMax,
+  "one commit must hold whatever can be under way to a lane",
+);
+assertRelation(
+  LIMITS.laneBacklogMax >= LIMITS.laneCommandsMax + LIMITS.pendingTransfersMax,
+  "what a lane has accepted must fit its backlog when the database goes away",
+);
+assertRelation(
+  LIMITS.commandAttemptMs * 2 < LIMITS.commandDeadlineMs,
+  "a command needs time for a second attempt",
+);
+assertRelation(
+  LIMITS.transferPendingMarginMs < LIMITS.commandAttemptMs,
+  "a pending answer must leave before the deadline and after a normal verdict",
+);
+assertRelation(LIMITS.shutdownMs > LIMITS.commandDeadlineMs, "shutdown must outlast a command");
+assertRelation(LIMITS.busDrainMs < LIMITS.shutdownMs, "a bus must close before the process does");
+assertRelation(
+  LIMITS.busMessageBytesMax * 2 < LIMITS.busInFlightBytesMax,
+  "a large message must not fill the bus alone",
+);
+assertRelation(
+  LIMITS.feedReadsMax < LIMITS.queryConnectionsMax,
+  "feeds must leave connections of the read pool to HTTP",
+);
+assertRelation(
+  LIMITS.feedBufferedBytesSoft * 2 < LIMITS.feedBufferedBytesMax,
+  "a client must be slow before it is cut off",
+);
+assertRelation(
+  (LIMITS.feedReplayPageEvents + LIMITS.feedHeldChangesMax) * 512 <= LIMITS.feedBufferedBytesSoft,
+  "a page of a replay, in frames of 512 bytes, must not make a quick client slow",
+);
+assertRelation(LIMITS.feedCloseMs < LIMITS.shutdownMs, "feeds must close before the process does");
+assertRelation(
+  LIMITS.queryRowsMax > LIMITS.pageRowsMax,
+  "one row more than a page must be readable",
+);
+assertRelation(
+  LIMITS.httpSocketIdleMs > LIMITS.commandDeadlineMs,
+  "a connection must outlast the command it waits for",
+);
+assertRelation(
+  LIMITS.commandSweepMs <= LIMITS.commandRetryPauseMs,
+  "a pause must not be shorter than the sweep's grain",
+);
+assertRelation(
+  LIMITS.commandDeadlineMs < LIMITS.commandRetryPauseMsMax * LIMITS.commandSendsMax,
+  "attempts must last until the deadline",
+);
+assertRelation(LIMITS.commandSendsMax <= 30, "a sending is one bit of a small integer");

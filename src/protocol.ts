@@ -1,0 +1,167 @@
+/**
+ * The messages between gateways, hosts and lanes: plain data, unions tagged by `type`, the same on the bus and across threads. Each
+ * says who sends it, what its receiver owes, and what answers it. Delivery is at most once and may be delayed or repeated:
+ * every receiver must take any message twice, late, and after the thing it asks about has ended. Pure.
+ */
+import type { Rejection } from "./rejection.ts";
+import type { TransferStep, WalletCommand, WalletEventType, WalletState } from "./wallet.ts";
+import type { Verdict } from "./transfer.ts";
+
+/** A caller's command with all that travels along. Never changed after the gateway made it; a repeat is equal to the letter. */
+export interface Command {
+  /** Names one outcome for ever, within the wallet: the caller's idempotency key, or an id the gateway made. */
+  readonly commandId: string;
+  /** Digest of the caller's input; null when the gateway made the id, since then no other input can carry it. */
+  readonly fingerprint: string | null;
+  readonly walletId: string;
+  /**
+   * A keyed creation without a wallet id: the gateway proposes an id in the key's shard, and the shard's owner uses instead the id
+   * that the first command with this key got.
+   */
+  readonly proposedId: boolean;
+  readonly expectedVersion: number | null;
+  readonly description: string | null;
+  /** JSON text of the event's metadata, or null. */
+  readonly metadata: string | null;
+  readonly correlationId: string;
+  readonly body: WalletCommand;
+}
+
+/**
+ * Gateway -> owner of the wallet's shard. The receiver owes one `Reply` to `inbox` within `budgetMs`, except when it is not or
+ * no longer the owner: then it may stay silent, and the gateway asks again.
+ */
+export interface CommandMessage {
+  readonly type: "command";
+  /** Bus subject of the gateway's inbox. */
+  readonly inbox: string;
+  /** The gateway's number for this command; the reply carries it. */
+  readonly seq: number;
+  /** Time left for an answer, in milliseconds, when sent. */
+  readonly budgetMs: number;
+  /** The receiver's clock at which the budget ends; 0 until the receiving host's lane stamps its own copy. */
+  expiresAtMs: number;
+  readonly command: Command;
+}
+
+/**
+ * Phase 0. Payer's actor -> payee's. Would you take it? Nothing is written; answered by `asked`. The whole command travels along
+ * and comes back, so that the payer keeps nothing in memory for an answer that may never come.
+ */
+export interface AskMessage {
+  readonly type: "ask";
+  readonly walletId: string;
+  readonly step: Extract<TransferStep, { type: "receive" }>;
+  readonly origin: CommandMessage;
+}
+
+/** Payee's actor -> payer's: the answer to `ask`. The receiver reserves, or rejects the command. */
+export interface AskedMessage {
+  readonly type: "asked";
+  readonly walletId: string;
+  readonly rejection: Rejection | null;
+  readonly origin: CommandMessage;
+}
+
+/** Phase 2. Payer's actor -> payee's, again and again until the verdict is known: decide, durably, once. Answered by `verdict`. */
+export interface PostMessage {
+  readonly type: "post";
+  readonly walletId: string;
+  readonly step: Extract<TransferStep, { type: "receive" }>;
+  readonly commandId: string;
+  readonly correlationId: string;
+  readonly description: string | null;
+}
+
+/** Payee's actor -> payer's: the durable verdict. The receiver settles; one for a settled transfer is dropped. */
+export interface VerdictMessage {
+  readonly type: "verdict";
+  readonly walletId: string;
+  readonly transferId: string;
+  readonly verdict: Verdict;
+  /** The payee right after `TransferReceived`, when this is the first telling; a repeat has null. */
+  readonly payee: WalletState | null;
+}
+
+/** What goes to the owner of a wallet's shard, on the subject of that shard. */
+export type ShardMessage =
+  | CommandMessage
+  | AskMessage
+  | AskedMessage
+  | PostMessage
+  | VerdictMessage;
+
+/** The wallet whose actor a message is for. */
+export function addressee(message: ShardMessage): string {
+  return message.type === "command" ? message.command.walletId : message.walletId;
+}
+
+/** Nothing about the business: the command could not be carried out now. */
+export type Fault =
+  /** Nothing happened; the shard's owner cannot serve at the moment. */
+  | "unavailable"
+  /** Nothing happened; a queue is full. */
+  | "overloaded"
+  /** It may have happened. The same command id resolves it. */
+  | "unknown";
+
+/** How a transfer stands when its command is answered. */
+export interface TransferAnswer {
+  readonly transferId: string;
+  readonly status: "posted" | "pending";
+  readonly from: WalletState;
+  /** The payee right after the transfer; null while pending, or when the verdict was told again: then read it at `toVersion`. */
+  readonly to: WalletState | null;
+  readonly toWalletId: string;
+  readonly toVersion: number | null;
+}
+
+/** What became of a command. All but `fault` are outcomes: the same id gets the same one again. */
+export type Outcome =
+  | { readonly type: "done"; readonly wallet: WalletState }
+  | { readonly type: "transferred"; readonly transfer: TransferAnswer }
+  /** The command had committed before: its answer is the wallet (and transfer) as of this version, to be read back. */
+  | {
+      readonly type: "replayed";
+      readonly walletId: string;
+      readonly version: number;
+      readonly transferId: string | null;
+    }
+  | { readonly type: "rejected"; readonly rejection: Rejection; readonly replayed: boolean }
+  | { readonly type: "fault"; readonly fault: Fault };
+
+/** Host -> gateway inbox: answers, in the batches their commits made. Owes nothing; one for a forgotten `seq` is dropped. */
+export interface Reply {
+  readonly inbox: string;
+  readonly seq: number;
+  readonly outcome: Outcome;
+}
+
+/** Host -> whoever watches the shard: one committed event with the wallet right after it. */
+export interface Change {
+  readonly wallet: WalletState;
+  readonly type: WalletEventType;
+  /** Minor units that moved, or null. */
+  readonly amountMinor: number | null;
+  readonly description: string | null;
+}
+
+/** All that leaves a lane. Everything in it is durable already. */
+export interface Effects {
+  readonly replies: Reply[];
+  readonly messages: ShardMessage[];
+  readonly changes: Change[];
+  /** Shards that another owner has taken: the host must stop serving them. */
+  readonly lost: number[];
+}
+
+export const SUBJECTS = {
+  /** Commands and transfer steps for a shard: an array of `ShardMessage`, to its owner only. */
+  shard: (shard: number): string => `coffer.shard.${shard}`,
+  /** Replies to one gateway: an array of `Reply`. */
+  inbox: (gatewayId: string): string => `coffer.inbox.${gatewayId}`,
+  /** Changes of a shard's wallets: an array of `Change`. */
+  changes: (shard: number): string => `coffer.changes.${shard}`,
+  /** Creations of wallets of an owner, by the shard of the owner's id: an array of `Change`. */
+  owners: (shard: number): string => `coffer.owners.${shard}`,
+} as const;

@@ -1,0 +1,67 @@
+/**
+ * Business answers of "no". A rejection is a value, never thrown: nothing happened, and it says why. It is stored as its code and
+ * details, so that a repeat gets the same answer, and its sentence is made here, so that HTTP and NATS say the same words.
+ * Pure.
+ */
+import { formatAmount, type AmountMinor } from "./amount.ts";
+
+export type WalletStatus = "ACTIVE" | "SUSPENDED" | "CLOSED";
+
+export type Rejection =
+  | { code: "wallet_not_found"; walletId: string }
+  | { code: "wallet_already_exists"; walletId: string }
+  | { code: "version_conflict"; walletId: string; expectedVersion: number; version: number }
+  | { code: "wallet_not_active"; walletId: string; status: WalletStatus }
+  | { code: "wallet_not_empty"; walletId: string; reason: string }
+  | { code: "invalid_amount"; amount: string; currency: string; decimalPlaces: number }
+  | { code: "amount_out_of_range"; amount: string; currency: string; walletId: string }
+  | { code: "same_wallet"; walletId: string }
+  | { code: "currency_mismatch"; walletId: string; currency: string; expectedCurrency: string }
+  | { code: "asset_not_found"; currency: string }
+  | {
+      code: "insufficient_funds";
+      walletId: string;
+      availableMinor: AmountMinor;
+      requestedMinor: AmountMinor;
+      currency: string;
+      decimalPlaces: number;
+    }
+  | { code: "idempotency_conflict"; commandId: string };
+
+export type RejectionCode = Rejection["code"];
+
+/** The sentence a person reads. */
+export function describe(rejection: Rejection): string {
+  switch (rejection.code) {
+    case "wallet_not_found":
+      return `Wallet ${rejection.walletId} does not exist`;
+    case "wallet_already_exists":
+      return `Wallet ${rejection.walletId} exists already`;
+    case "version_conflict":
+      return `Wallet ${rejection.walletId} is at version ${rejection.version}, expected ${rejection.expectedVersion}`;
+    case "wallet_not_active":
+      return `Wallet ${rejection.walletId} is ${rejection.status.toLowerCase()}, not active`;
+    case "wallet_not_empty":
+      return `Wallet ${rejection.walletId} cannot be closed: ${rejection.reason}`;
+    case "invalid_amount":
+      return `${rejection.amount} is not an amount of ${rejection.currency}, which has ${rejection.decimalPlaces} decimal places`;
+    case "amount_out_of_range":
+      return `${rejection.amount} ${rejection.currency} is out of range for wallet ${rejection.walletId}: amounts and balances stay under 10^15 minor units`;
+    case "same_wallet":
+      return `Wallet ${rejection.walletId} cannot pay itself`;
+    case "currency_mismatch":
+      return `Wallet ${rejection.walletId} holds ${rejection.currency}, not ${rejection.expectedCurrency}`;
+    case "asset_not_found":
+      return `${rejection.currency} is not a known asset`;
+    case "insufficient_funds": {
+      const { walletId, availableMinor, requestedMinor, currency, decimalPlaces } = rejection;
+      const available = `${formatAmount(availableMinor, decimalPlaces)} ${currency}`;
+      const requested = `${formatAmount(requestedMinor, decimalPlaces)} ${currency}`;
+      return `Wallet ${walletId} has insufficient funds: available ${available}, requested ${requested}`;
+    }
+    case "idempotency_conflict":
+      return `Idempotency key ${rejection.commandId} was used before with another input`;
+    default:
+      return rejection satisfies never;
+  }
+}

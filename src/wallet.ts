@@ -1,0 +1,395 @@
+/**
+ * The wallet: what a command may do to it and what an event did to it. `decide` says yes (events) or no (a rejection), `apply` folds
+ * one event into the state; both are pure, with the time as data, so that the actor, the simulator and a full replay agree on
+ * every bit. What money touches outside the wallet is named by an account (`system:world`, `system:transit`), never held here.
+ *
+ *     (none) --WalletCreated--> ACTIVE <--WalletActivated/WalletSuspended--> SUSPENDED
+ *                                 |                                              |
+ *                                 +----------------WalletClosed------------------+--> CLOSED (final)
+ *
+ * ACTIVE: money moves. SUSPENDED: no money in or out, except a transfer that comes back. CLOSED: balance and held are 0.
+ *
+ * Rejections, in order of precedence; the first that holds is the answer:
+ *   1. same_wallet            payer and payee are one (before any state is looked at)
+ *   2. wallet_not_found, wallet_already_exists
+ *   3. version_conflict       `expectedVersion` is not the wallet's version
+ *   4. wallet_not_active      (for suspend, activate and close: the status does not allow the step)
+ *   5. currency_mismatch      a transfer in another asset
+ *   6. invalid_amount, amount_out_of_range   the amount does not fit the wallet's asset
+ *   7. insufficient_funds     more than available (balance - held)
+ *   8. amount_out_of_range    the balance would leave the range
+ *   9. wallet_not_empty       close with a balance, holds or pending transfers
+ */
+import { formatAmount, inRange, toMinor, ZERO, type AmountMinor } from "./amount.ts";
+import type { Rejection, WalletStatus } from "./rejection.ts";
+
+export interface WalletState {
+  readonly walletId: string;
+  readonly ownerId: string | null;
+  readonly currency: string;
+  /** Decimal places of the asset, fixed at creation. */
+  readonly decimalPlaces: number;
+  readonly balanceMinor: AmountMinor;
+  /** Part of the balance that holds have set aside; 0 <= held <= balance. */
+  readonly heldMinor: AmountMinor;
+  readonly status: WalletStatus;
+  readonly version: number;
+  /** JSON text of the caller's metadata object; the core never looks inside. */
+  readonly metadata: string;
+  readonly createdAtMs: number;
+  readonly updatedAtMs: number;
+}
+
+/** What a command asks of one wallet. Amounts are canonical decimal text (`canonicalAmount`), since only the wallet knows its asset. */
+export type WalletCommand =
+  | {
+      readonly type: "create";
+      readonly ownerId: string | null;
+      readonly currency: string;
+      readonly decimalPlaces: number;
+      readonly initialBalance: string | null;
+      readonly metadata: string;
+    }
+  | { readonly type: "credit"; readonly amount: string; readonly kind: "CREDIT" | "FUND" }
+  | { readonly type: "debit"; readonly amount: string }
+  | {
+      readonly type: "transfer";
+      readonly transferId: string;
+      readonly toWalletId: string;
+      readonly amount: string;
+    }
+  | { readonly type: "suspend" }
+  | { readonly type: "activate" }
+  | { readonly type: "close" };
+
+/** Steps of the transfer protocol at the payee and back at the payer (transfer.ts); never sent by a caller. */
+export type TransferStep =
+  | {
+      readonly type: "receive";
+      readonly transferId: string;
+      readonly fromWalletId: string;
+      readonly amountMinor: AmountMinor;
+      readonly currency: string;
+      readonly decimalPlaces: number;
+    }
+  | {
+      readonly type: "return";
+      readonly transferId: string;
+      readonly toWalletId: string;
+      readonly amountMinor: AmountMinor;
+    };
+
+interface EventBase {
+  readonly occurredAtMs: number;
+}
+
+export type WalletEvent = EventBase &
+  (
+    | {
+        readonly type: "WalletCreated";
+        readonly ownerId: string | null;
+        readonly currency: string;
+        readonly decimalPlaces: number;
+        readonly metadata: string;
+      }
+    | {
+        readonly type: "WalletCredited";
+        readonly amountMinor: AmountMinor;
+        readonly kind: "CREDIT" | "FUND";
+      }
+    | { readonly type: "WalletDebited"; readonly amountMinor: AmountMinor }
+    | {
+        readonly type: "TransferSent" | "TransferReceived" | "TransferReturned";
+        readonly amountMinor: AmountMinor;
+        readonly transferId: string;
+        /** The other wallet: the payee of a sent or returned transfer, the payer of a received one. */
+        readonly counterpartyId: string;
+      }
+    | { readonly type: "WalletSuspended" | "WalletActivated" | "WalletClosed" }
+  );
+
+export type WalletEventType = WalletEvent["type"];
+
+/** What `decide` needs to know besides the state. */
+export interface Circumstances {
+  /** The actor's clock, milliseconds since 1970; events never go back behind the wallet's last one. */
+  readonly nowMs: number;
+  /** Precondition of the caller: the version the wallet must have. */
+  readonly expectedVersion: number | null;
+  /** Sum of the transfers out of this wallet without a settled verdict: money that may come back. */
+  readonly pendingOutMinor: AmountMinor;
+}
+
+export type Decision =
+  | { readonly ok: true; readonly events: readonly WalletEvent[] }
+  | { readonly ok: false; readonly rejection: Rejection };
+
+function no(rejection: Rejection): Decision {
+  return { ok: false, rejection };
+}
+
+function yes(...events: WalletEvent[]): Decision {
+  return { ok: true, events };
+}
+
+/** Says yes or no to a caller's command; see the precedence above. */
+export function decide(
+  walletId: string,
+  state: WalletState | null,
+  command: WalletCommand,
+  at: Circumstances,
+): Decision {
+  if (command.type === "transfer" && command.toWalletId === walletId) {
+    return no({ code: "same_wallet", walletId });
+  }
+  if (command.type === "create") return decideCreate(walletId, state, command, at);
+  if (state === null) return no({ code: "wallet_not_found", walletId });
+  if (at.expectedVersion !== null && at.expectedVersion !== state.version) {
+    const { expectedVersion } = at;
+    return no({ code: "version_conflict", walletId, expectedVersion, version: state.version });
+  }
+  const occurredAtMs = Math.max(at.nowMs, state.updatedAtMs);
+  switch (command.type) {
+    case "credit": {
+      const problem = checkActive(state);
+      if (problem !== null) return no(problem);
+      const amount = amountFor(state, command.amount);
+      if (typeof amount !== "number") return no(amount);
+      const tooLarge = checkRoom(state, amount, at.pendingOutMinor);
+      if (tooLarge !== null) return no(tooLarge);
+      return yes({ type: "WalletCredited", amountMinor: amount, kind: command.kind, occurredAtMs });
+    }
+    case "debit": {
+      const amount = amountOut(state, command.amount);
+      if (typeof amount !== "number") return no(amount);
+      return yes({ type: "WalletDebited", amountMinor: amount, occurredAtMs });
+    }
+    case "transfer": {
+      const amountMinor = amountOut(state, command.amount);
+      if (typeof amountMinor !== "number") return no(amountMinor);
+      const { transferId, toWalletId: counterpartyId } = command;
+      return yes({ type: "TransferSent", amountMinor, transferId, counterpartyId, occurredAtMs });
+    }
+    case "suspend":
+      if (state.status !== "ACTIVE") return no(notActive(state));
+      return yes({ type: "WalletSuspended", occurredAtMs });
+    case "activate":
+      if (state.status === "CLOSED") return no(notActive(state));
+      return yes({ type: "WalletActivated", occurredAtMs });
+    case "close": {
+      if (state.status === "CLOSED") return no(notActive(state));
+      const reason = whyNotEmpty(state, at.pendingOutMinor);
+      if (reason !== null) return no({ code: "wallet_not_empty", walletId, reason });
+      return yes({ type: "WalletClosed", occurredAtMs });
+    }
+    default:
+      return command satisfies never;
+  }
+}
+
+function decideCreate(
+  walletId: string,
+  state: WalletState | null,
+  command: Extract<WalletCommand, { type: "create" }>,
+  at: Circumstances,
+): Decision {
+  if (state !== null) return no({ code: "wallet_already_exists", walletId });
+  if (at.expectedVersion !== null) return no({ code: "wallet_not_found", walletId });
+  const { ownerId, currency, decimalPlaces, metadata } = command;
+  const occurredAtMs = at.nowMs;
+  const created: WalletEvent = {
+    type: "WalletCreated",
+    ownerId,
+    currency,
+    decimalPlaces,
+    metadata,
+    occurredAtMs,
+  };
+  if (command.initialBalance === null) return yes(created);
+  const amount = amountFor({ walletId, currency, decimalPlaces }, command.initialBalance);
+  if (typeof amount !== "number") return no(amount);
+  return yes(created, {
+    type: "WalletCredited",
+    amountMinor: amount,
+    kind: "CREDIT",
+    occurredAtMs,
+  });
+}
+
+/**
+ * Would this wallet take the transfer? The payee's rules, asked before money leaves the payer (binding nobody) and again when
+ * it arrives (final). Null is yes.
+ */
+export function checkReceive(
+  walletId: string,
+  state: WalletState | null,
+  step: Extract<TransferStep, { type: "receive" }>,
+  pendingOutMinor: AmountMinor,
+): Rejection | null {
+  if (state === null) return { code: "wallet_not_found", walletId };
+  if (state.status !== "ACTIVE") return notActive(state);
+  if (state.currency !== step.currency || state.decimalPlaces !== step.decimalPlaces) {
+    const { currency } = state;
+    return { code: "currency_mismatch", walletId, currency, expectedCurrency: step.currency };
+  }
+  return checkRoom(state, step.amountMinor, pendingOutMinor);
+}
+
+/** The event of a transfer step that the protocol has settled on; a return is always taken, also by a suspended payer. */
+export function transferEvent(
+  state: WalletState,
+  step: TransferStep,
+  nowMs: number,
+): Extract<WalletEvent, { transferId: string }> {
+  const { transferId, amountMinor } = step;
+  const occurredAtMs = Math.max(nowMs, state.updatedAtMs);
+  return step.type === "receive"
+    ? {
+        type: "TransferReceived",
+        transferId,
+        amountMinor,
+        counterpartyId: step.fromWalletId,
+        occurredAtMs,
+      }
+    : {
+        type: "TransferReturned",
+        transferId,
+        amountMinor,
+        counterpartyId: step.toWalletId,
+        occurredAtMs,
+      };
+}
+
+/** Folds one event. An event that breaks an invariant is a programmer error and throws: the lane must not go on. */
+export function apply(
+  walletId: string,
+  state: WalletState | null,
+  event: WalletEvent,
+): WalletState {
+  if (event.type === "WalletCreated") {
+    if (state !== null) throw new Error(`wallet ${walletId} was created twice`);
+    return {
+      walletId,
+      ownerId: event.ownerId,
+      currency: event.currency,
+      decimalPlaces: event.decimalPlaces,
+      balanceMinor: ZERO,
+      heldMinor: ZERO,
+      status: "ACTIVE",
+      version: 0,
+      metadata: event.metadata,
+      createdAtMs: event.occurredAtMs,
+      updatedAtMs: event.occurredAtMs,
+    };
+  }
+  if (state === null) throw new Error(`wallet ${walletId} does not begin with WalletCreated`);
+  switch (event.type) {
+    case "WalletCredited":
+    case "TransferReceived":
+    case "TransferReturned":
+      return moved(state, event.amountMinor, event.occurredAtMs);
+    case "WalletDebited":
+    case "TransferSent":
+      return moved(state, -event.amountMinor, event.occurredAtMs);
+    case "WalletSuspended":
+      return turned(state, "SUSPENDED", event.occurredAtMs);
+    case "WalletActivated":
+      return turned(state, "ACTIVE", event.occurredAtMs);
+    case "WalletClosed":
+      return turned(state, "CLOSED", event.occurredAtMs);
+    default:
+      return event satisfies never;
+  }
+}
+
+function moved(state: WalletState, deltaMinor: number, occurredAtMs: number): WalletState {
+  const balanceMinor = state.balanceMinor + deltaMinor;
+  if (!inRange(balanceMinor) || balanceMinor < state.heldMinor) {
+    throw new Error(`wallet ${state.walletId} would have balance ${balanceMinor}`);
+  }
+  // Written out, not spread: this is the hottest allocation of a lane, and one shape keeps it monomorphic.
+  return {
+    walletId: state.walletId,
+    ownerId: state.ownerId,
+    currency: state.currency,
+    decimalPlaces: state.decimalPlaces,
+    balanceMinor,
+    heldMinor: state.heldMinor,
+    status: state.status,
+    version: state.version + 1,
+    metadata: state.metadata,
+    createdAtMs: state.createdAtMs,
+    updatedAtMs: occurredAtMs,
+  };
+}
+
+function turned(state: WalletState, status: WalletStatus, occurredAtMs: number): WalletState {
+  return { ...state, status, version: state.version + 1, updatedAtMs: occurredAtMs };
+}
+
+/** What a caller may still spend, in minor units. */
+export function availableMinor(state: WalletState): AmountMinor {
+  return (state.balanceMinor - state.heldMinor) as AmountMinor;
+}
+
+function notActive(state: WalletState): Rejection {
+  return { code: "wallet_not_active", walletId: state.walletId, status: state.status };
+}
+
+function checkActive(state: WalletState): Rejection | null {
+  return state.status === "ACTIVE" ? null : notActive(state);
+}
+
+function amountFor(
+  wallet: Pick<WalletState, "walletId" | "currency" | "decimalPlaces">,
+  amount: string,
+): AmountMinor | Rejection {
+  const { walletId, currency, decimalPlaces } = wallet;
+  const parsed = toMinor(amount, decimalPlaces);
+  if (parsed.ok) return parsed.minor;
+  return parsed.problem === "invalid_amount"
+    ? { code: "invalid_amount", amount, currency, decimalPlaces }
+    : { code: "amount_out_of_range", amount, currency, walletId };
+}
+
+/** The amount of money that leaves: active, fits the asset, and is available. */
+function amountOut(state: WalletState, amount: string): AmountMinor | Rejection {
+  const problem = checkActive(state);
+  if (problem !== null) return problem;
+  const requestedMinor = amountFor(state, amount);
+  if (typeof requestedMinor !== "number") return requestedMinor;
+  const available = availableMinor(state);
+  if (requestedMinor <= available) return requestedMinor;
+  const { walletId, currency, decimalPlaces } = state;
+  return {
+    code: "insufficient_funds",
+    walletId,
+    availableMinor: available,
+    requestedMinor,
+    currency,
+    decimalPlaces,
+  };
+}
+
+/** Room for more money. What may still come back from pending transfers counts too: a return is always taken. */
+function checkRoom(
+  state: WalletState,
+  amount: AmountMinor,
+  pendingOutMinor: AmountMinor,
+): Rejection | null {
+  if (inRange(state.balanceMinor + pendingOutMinor + amount)) return null;
+  const { walletId, currency, decimalPlaces } = state;
+  return {
+    code: "amount_out_of_range",
+    amount: formatAmount(amount, decimalPlaces),
+    currency,
+    walletId,
+  };
+}
+
+function whyNotEmpty(state: WalletState, pendingOutMinor: AmountMinor): string | null {
+  if (state.balanceMinor !== 0) return "its balance is not 0";
+  if (state.heldMinor !== 0) return "it has active holds";
+  if (pendingOutMinor !== 0) return "it has pending transfers";
+  return null;
+}
