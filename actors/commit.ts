@@ -4,8 +4,8 @@
  * with it. What did not need the database (a rejection decided on state that another command in here has changed) waits in
  * here too.
  */
-import type { NewEvent, NewRejection, NewVerdict, Writes } from "../src/journal.ts";
-import type { Change, Outcome, Reply, ShardMessage } from "../src/protocol.ts";
+import type { CommandKey, NewEvent, NewRejection, NewVerdict, Writes } from "../src/journal.ts";
+import type { Change, CommandMessage, Outcome, Reply, ShardMessage } from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
 import type { Transfer } from "../src/transfer.ts";
 import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
@@ -40,6 +40,8 @@ export interface Item {
   known: KnownCommand | KnownVerdict | null;
   /** It was in a commit whose outcome was unknown: only the journal may say what became of it. */
   inDoubt: boolean;
+  /** Its command or transfer id may have an outcome in the journal: look before it is written. */
+  mayBeKnown: boolean;
   /** Repeats of the same command or transfer id that arrived while this one was under way. */
   followers: Item[];
   /** The idempotency key for which a creation of a wallet was reserved in this lane. */
@@ -47,7 +49,22 @@ export interface Item {
 }
 
 export function newItem(message: ShardMessage, turn: Turn | null): Item {
-  return { message, turn, known: null, inDoubt: false, followers: [], creationKey: null };
+  return {
+    message,
+    turn,
+    known: null,
+    inDoubt: false,
+    mayBeKnown: mayBeKnown(message),
+    followers: [],
+    creationKey: null,
+  };
+}
+
+function mayBeKnown(message: ShardMessage): boolean {
+  if (message.type === "post") return message.attempt !== 1;
+  if (message.type !== "command" && message.type !== "asked") return false;
+  const { attempt, command } = message.type === "command" ? message : message.origin;
+  return attempt !== 1 || command.fingerprint !== null;
 }
 
 export interface Commit {
@@ -56,6 +73,8 @@ export interface Commit {
   readonly events: NewEvent[];
   readonly wallets: Map<string, { state: WalletState; baseVersion: number }>;
   readonly rejections: NewRejection[];
+  readonly lookups: CommandKey[];
+  readonly verdictLookups: string[];
   readonly transfers: Transfer[];
   readonly verdicts: NewVerdict[];
   readonly settled: Transfer[];
@@ -73,6 +92,8 @@ export function newCommit(): Commit {
     events: [],
     wallets: new Map(),
     rejections: [],
+    lookups: [],
+    verdictLookups: [],
     transfers: [],
     verdicts: [],
     settled: [],
@@ -98,7 +119,7 @@ export interface Cause {
   readonly commandId: string | null;
   readonly fingerprint: string | null;
   readonly correlationId: string;
-  readonly causationId: string | null;
+  readonly causationId: string;
   readonly description: string | null;
   readonly metadata: string | null;
 }
@@ -130,7 +151,7 @@ export function record(
       commandId: isLast ? cause.commandId : null,
       fingerprint: isLast ? cause.fingerprint : null,
       correlationId: cause.correlationId,
-      causationId: isLast && cause.commandId !== null ? null : cause.causationId,
+      causationId: cause.causationId,
       description: cause.description,
       metadata: cause.metadata,
     });
@@ -149,17 +170,22 @@ export function record(
   return state;
 }
 
-/** Puts a rejection into the commit: recorded under its command id, and told once it is. */
-export function recordRejection(commit: Commit, command: CommandRef, rejection: Rejection): void {
-  const { commandId, fingerprint } = command.command;
-  const { walletId } = command.command;
+/**
+ * Puts a rejection into the commit: recorded under its command id, and told once it is. Its id is always looked for: an event
+ * and a rejection with the same id would not collide by themselves.
+ */
+export function recordRejection(
+  commit: Commit,
+  command: CommandMessage,
+  rejection: Rejection,
+): void {
+  const { walletId, commandId, fingerprint } = command.command;
   commit.rejections.push({ walletId, commandId, fingerprint, rejection });
+  commit.lookups.push({ walletId, commandId });
   reply(commit, command, { type: "rejected", rejection, replayed: false });
 }
 
-type CommandRef = Extract<ShardMessage, { type: "command" }>;
-
-export function reply(commit: Commit, to: CommandRef, outcome: Outcome): void {
+export function reply(commit: Commit, to: CommandMessage, outcome: Outcome): void {
   commit.replies.push({ inbox: to.inbox, seq: to.seq, outcome });
 }
 
@@ -168,6 +194,17 @@ export function writesOf(commit: Commit, epochs: ReadonlyMap<number, number>): W
   const fence = new Map<number, number>();
   // A shard that was lost meanwhile has no epoch; -1 is never a shard's epoch, so the journal refuses.
   for (const shard of commit.shards) fence.set(shard, epochs.get(shard) ?? -1);
-  const { events, wallets, rejections, transfers, verdicts, settled } = commit;
-  return { events, wallets, rejections, transfers, verdicts, settled, fence };
+  const { events, wallets, rejections, lookups, verdictLookups, transfers, verdicts, settled } =
+    commit;
+  return {
+    events,
+    wallets,
+    rejections,
+    lookups,
+    verdictLookups,
+    transfers,
+    verdicts,
+    settled,
+    fence,
+  };
 }

@@ -281,7 +281,7 @@ export function buildLane(deps: LaneDeps): Lane {
         staleCommits += 1;
         deps.log("warn", `a commit met another writer's rows: ${result.reason}`);
         if (staleCommits > STALE_COMMITS_MAX) throw new Error(`stale again: ${result.reason}`);
-        again(undo());
+        again(suspected(undo()));
         break;
       case "refused":
         mode = "pausing";
@@ -293,7 +293,7 @@ export function buildLane(deps: LaneDeps): Lane {
         const doubtful = new Set(commit.items);
         mode = "recovering";
         const items = undo();
-        for (const item of items) if (doubtful.has(item)) item.inDoubt = true;
+        for (const item of suspected(items)) if (doubtful.has(item)) item.inDoubt = true;
         backlog = [...items, ...backlog];
         recover();
         break;
@@ -519,6 +519,12 @@ function redirected(item: Item, message: CommandMessage, walletId: string): Item
   const { commandId } = message.command;
   const command = { ...message.command, walletId };
   return { ...item, message: { ...message, command }, creationKey: commandId };
+}
+
+/** Whatever these commands are, somebody may have written their outcome: from now on they are looked for. */
+function suspected(items: Item[]): Item[] {
+  for (const item of items) item.mayBeKnown = true;
+  return items;
 }
 
 function withKnown(

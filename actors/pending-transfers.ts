@@ -148,7 +148,7 @@ export function buildPendingTransfers(): PendingTransfers {
           payer: known?.payer ?? null,
           phase: "pending",
           waiters: known?.waiters ?? [],
-          attempts: 0,
+          attempts: 1, // by whoever wrote the record
           nextDriveMs: nowMs,
         });
         shift(transfer, 1);
@@ -165,11 +165,12 @@ export function buildPendingTransfers(): PendingTransfers {
 }
 
 /** The message that asks the payee for its verdict. */
-export function postOf({ transfer }: PendingTransfer): PostMessage {
+export function postOf({ transfer, attempts: attempt }: PendingTransfer): PostMessage {
   const { transferId, fromWalletId, amountMinor: amount, currency, decimalPlaces } = transfer;
   return {
     type: "post",
     walletId: transfer.toWalletId,
+    attempt,
     step: {
       type: "receive",
       transferId,

@@ -143,6 +143,7 @@ function stepCommand(
     return "dealt";
   }
   const commit = lead(context, actor, item);
+  if (item.mayBeKnown) commit.lookups.push(command);
   const wallet = record(commit, actor, decision.events, causeOf(message));
   reply(commit, message, { type: "done", wallet });
   return "waits";
@@ -190,6 +191,7 @@ function stepAsked(
   const event = decision.events[0]!;
   if (event.type !== "TransferSent") throw new Error(`a transfer decided ${event.type}`);
   const commit = lead(context, actor, item);
+  if (item.mayBeKnown) commit.lookups.push(command);
   const payer = record(commit, actor, decision.events, causeOf(origin));
   const transfer: Transfer = {
     transferId: event.transferId,
@@ -231,6 +233,7 @@ function stepPost(
   const rejection = checkReceive(actor.walletId, actor.state, post, pendingOutMinor);
   const commit = lead(context, actor, item);
   const { transferId } = post;
+  if (item.mayBeKnown) commit.verdictLookups.push(transferId);
   let verdict: Verdict;
   if (rejection === null && actor.state !== null) {
     const event = transferEvent(actor.state, post, context.nowMs());

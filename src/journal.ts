@@ -19,11 +19,17 @@ export interface NewEvent {
   readonly commandId: string | null;
   readonly fingerprint: string | null;
   readonly correlationId: string;
-  /** What caused an event that carries no command id itself. */
-  readonly causationId: string | null;
+  /** The command that caused it. */
+  readonly causationId: string;
   readonly description: string | null;
   /** JSON text, or null. */
   readonly metadata: string | null;
+}
+
+/** A command id within its wallet. */
+export interface CommandKey {
+  readonly walletId: string;
+  readonly commandId: string;
 }
 
 export interface NewRejection {
@@ -46,6 +52,10 @@ export interface Writes {
   /** Per wallet: its last state, and its version before the commit (-1: it did not exist). */
   readonly wallets: ReadonlyMap<string, { state: WalletState; baseVersion: number }>;
   readonly rejections: NewRejection[];
+  /** Command ids to look for first: all that may have an outcome already. One left out must be new, or nothing is written. */
+  readonly lookups: CommandKey[];
+  /** Transfer ids whose verdict may be given already, in the same way. */
+  readonly verdictLookups: string[];
   readonly transfers: Transfer[];
   readonly verdicts: NewVerdict[];
   /** Transfers that reached their end. */

@@ -39,8 +39,8 @@ export const LIMITS = {
   gatewayCommandsMax: 20_000,
   /** Levels of arrays and objects in `metadata`; canonical writing and PostgreSQL both recurse. */
   metadataDepthMax: 32,
-  /** Wrong fields that one validation error lists. */
-  validationProblemsMax: 20,
+  /** Wrong fields that one validation error lists; the library stops looking at 8. */
+  validationProblemsMax: 8,
   /** Time for a client to send one request completely. */
   httpRequestMs: 30_000,
   /** A connection on which nothing moves for this long is closed, also while a request is under way. */

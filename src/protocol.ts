@@ -37,6 +37,8 @@ export interface CommandMessage {
   readonly inbox: string;
   /** The gateway's number for this command; the reply carries it. */
   readonly seq: number;
+  /** 1 when the command is sent for the first time: then an id that the gateway made cannot be known to anybody yet. */
+  readonly attempt: number;
   /** Time left for an answer, in milliseconds, when sent. */
   readonly budgetMs: number;
   /** The receiver's clock at which the budget ends; 0 until the receiving host's lane stamps its own copy. */
@@ -67,6 +69,8 @@ export interface AskedMessage {
 export interface PostMessage {
   readonly type: "post";
   readonly walletId: string;
+  /** 1 when it is sent for the first time: then nobody can have given a verdict. */
+  readonly attempt: number;
   readonly step: Extract<TransferStep, { type: "receive" }>;
   readonly commandId: string;
   readonly correlationId: string;

@@ -24,8 +24,8 @@ CREATE TABLE events (
   command_id     text,                   -- on the last event of a caller's command
   fingerprint    text,
   occurred_at    timestamptz NOT NULL,
-  correlation_id text        NOT NULL,
-  causation_id   text,                   -- null: caused by command_id
+  correlation_id text,                   -- null: the same as command_id
+  causation_id   text,                   -- null: the same as command_id
   description    text,
   data           jsonb,                  -- what is particular to the type, and the caller's metadata
   PRIMARY KEY (wallet_id, version),
@@ -76,7 +76,7 @@ CREATE TABLE transfers (
   to_version     bigint,
   rejection      jsonb,
   command_id     text        NOT NULL,
-  correlation_id text        NOT NULL,
+  correlation_id text,                   -- null: the same as command_id
   description    text,
   created_at     timestamptz NOT NULL,
   settled_at     timestamptz,
@@ -123,9 +123,10 @@ END $$;
 
 -- One group commit: fence, then ids that must be new, then everything. Returns null when all was written, or else the
 -- outcomes that are known already, and then nothing was written. Each statement in here has its own snapshot (READ COMMITTED),
--- so the fence is read after the lock is held: a claim that committed before is seen.
+-- so the fence is read after the lock is held: a claim that committed before is seen. The arrays are unnested in the select list,
+-- not in FROM: that spares the executor a tuple store (measured: a sixth of the cost of an event).
 CREATE FUNCTION append_commit(
-  f_shard smallint[], f_epoch bigint[],
+  p_epochs bigint[],
   c_command text[], c_wallet text[],
   e_wallet text[], e_version bigint[], e_type text[], e_amount bigint[], e_balance bigint[], e_held bigint[],
   e_status text[], e_account text[], e_counterparty text[], e_transfer text[], e_command text[],
@@ -133,7 +134,12 @@ CREATE FUNCTION append_commit(
   e_description text[], e_data text[],
   w_wallet text[], w_base bigint[], w_version bigint[], w_balance bigint[], w_held bigint[], w_status text[],
   w_updated_ms double precision[],
-  p_created json, p_rejections json, p_transfers json, p_verdicts json, p_settled json
+  t_transfer text[], t_shard smallint[], t_from text[], t_to text[], t_amount bigint[], t_currency text[],
+  t_places smallint[], t_from_version bigint[], t_command text[], t_correlation text[], t_description text[],
+  t_created_ms double precision[],
+  v_transfer text[], v_to text[], v_version bigint[], v_rejection text[], v_decided_ms double precision[],
+  s_transfer text[], s_status text[], s_version bigint[], s_rejection text[], s_settled_ms double precision[],
+  l_transfer text[], p_created json, p_rejections json
 ) RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
   stale smallint[];
@@ -143,8 +149,8 @@ DECLARE
 BEGIN
   PERFORM pg_advisory_xact_lock_shared(1668245094);
 
-  SELECT array_agg(f.shard) INTO stale FROM unnest(f_shard, f_epoch) f(shard, epoch)
-  WHERE NOT EXISTS (SELECT FROM shards s WHERE s.shard = f.shard AND s.epoch = f.epoch);
+  SELECT array_agg(s.shard) INTO stale FROM shards s
+  WHERE p_epochs[s.shard + 1] <> 0 AND p_epochs[s.shard + 1] <> s.epoch;
   IF stale IS NOT NULL THEN
     RAISE EXCEPTION 'stale epoch' USING ERRCODE = 'CF001', DETAIL = array_to_string(stale, ',');
   END IF;
@@ -161,11 +167,10 @@ BEGIN
       JOIN rejections r ON r.command_id = c.command_id AND r.wallet_id = c.wallet_id
     ) k;
   END IF;
-  IF p_verdicts IS NOT NULL THEN
+  IF l_transfer <> '{}' THEN
     SELECT json_agg(k) INTO verdicts FROM (
       SELECT v.transfer_id AS "transferId", v.to_version AS "toVersion", v.rejection
-      FROM json_to_recordset(p_verdicts) p("transferId" text)
-      JOIN transfer_verdicts v ON v.transfer_id = p."transferId"
+      FROM unnest(l_transfer) l(transfer_id) JOIN transfer_verdicts v USING (transfer_id)
     ) k;
   END IF;
   IF commands IS NOT NULL OR verdicts IS NOT NULL THEN
@@ -175,16 +180,23 @@ BEGIN
   INSERT INTO events
   SELECT wallet_id, version, type, amount, balance, held, status, account, counterparty, transfer_id, command_id,
          fingerprint, to_timestamp(occurred_ms / 1000), correlation_id, causation_id, description, data::jsonb
-  FROM unnest(e_wallet, e_version, e_type, e_amount, e_balance, e_held, e_status, e_account, e_counterparty,
-              e_transfer, e_command, e_fingerprint, e_occurred_ms, e_correlation, e_causation, e_description, e_data)
-    e(wallet_id, version, type, amount, balance, held, status, account, counterparty, transfer_id, command_id,
-      fingerprint, occurred_ms, correlation_id, causation_id, description, data);
+  FROM (
+    SELECT unnest(e_wallet) AS wallet_id, unnest(e_version) AS version, unnest(e_type) AS type,
+           unnest(e_amount) AS amount, unnest(e_balance) AS balance, unnest(e_held) AS held,
+           unnest(e_status) AS status, unnest(e_account) AS account, unnest(e_counterparty) AS counterparty,
+           unnest(e_transfer) AS transfer_id, unnest(e_command) AS command_id, unnest(e_fingerprint) AS fingerprint,
+           unnest(e_occurred_ms) AS occurred_ms, unnest(e_correlation) AS correlation_id,
+           unnest(e_causation) AS causation_id, unnest(e_description) AS description, unnest(e_data) AS data
+  ) e;
 
   UPDATE wallets w
   SET version = u.version, balance = u.balance, held = u.held, status = u.status,
       updated_at = to_timestamp(u.updated_ms / 1000)
-  FROM unnest(w_wallet, w_base, w_version, w_balance, w_held, w_status, w_updated_ms)
-    u(wallet_id, base, version, balance, held, status, updated_ms)
+  FROM (
+    SELECT unnest(w_wallet) AS wallet_id, unnest(w_base) AS base, unnest(w_version) AS version,
+           unnest(w_balance) AS balance, unnest(w_held) AS held, unnest(w_status) AS status,
+           unnest(w_updated_ms) AS updated_ms
+  ) u
   WHERE w.wallet_id = u.wallet_id AND w.version = u.base;
   GET DIAGNOSTICS touched = ROW_COUNT;
   IF touched <> cardinality(w_wallet) THEN
@@ -208,35 +220,43 @@ BEGIN
     FROM json_to_recordset(p_rejections) r("commandId" text, "walletId" text, fingerprint text, rejection jsonb);
   END IF;
 
-  IF p_transfers IS NOT NULL THEN
+  IF t_transfer <> '{}' THEN
     INSERT INTO transfers
-    SELECT t."transferId", t.shard, t."fromWalletId", t."toWalletId", t."amountMinor", t.currency, t."decimalPlaces",
-           'pending', t."fromVersion", NULL, NULL, t."commandId", t."correlationId", t.description,
-           to_timestamp(t."createdAtMs" / 1000), NULL
-    FROM json_to_recordset(p_transfers) t(
-      "transferId" text, shard smallint, "fromWalletId" text, "toWalletId" text, "amountMinor" bigint, currency text,
-      "decimalPlaces" smallint, "fromVersion" bigint, "commandId" text, "correlationId" text, description text,
-      "createdAtMs" double precision);
+    SELECT t.transfer_id, t.shard, t.from_wallet, t.to_wallet, t.amount, t.currency, t.decimal_places, 'pending',
+           t.from_version, NULL, NULL, t.command_id, t.correlation_id, t.description,
+           to_timestamp(t.created_ms / 1000), NULL
+    FROM (
+      SELECT unnest(t_transfer) AS transfer_id, unnest(t_shard) AS shard, unnest(t_from) AS from_wallet,
+             unnest(t_to) AS to_wallet, unnest(t_amount) AS amount, unnest(t_currency) AS currency,
+             unnest(t_places) AS decimal_places, unnest(t_from_version) AS from_version,
+             unnest(t_command) AS command_id, unnest(t_correlation) AS correlation_id,
+             unnest(t_description) AS description, unnest(t_created_ms) AS created_ms
+    ) t;
   END IF;
 
-  IF p_verdicts IS NOT NULL THEN
+  IF v_transfer <> '{}' THEN
     INSERT INTO transfer_verdicts
-    SELECT v."transferId", v."toWalletId", v."toVersion", v.rejection, to_timestamp(v."decidedAtMs" / 1000)
-    FROM json_to_recordset(p_verdicts) v(
-      "transferId" text, "toWalletId" text, "toVersion" bigint, rejection jsonb, "decidedAtMs" double precision);
+    SELECT v.transfer_id, v.to_wallet, v.to_version, v.rejection::jsonb, to_timestamp(v.decided_ms / 1000)
+    FROM (
+      SELECT unnest(v_transfer) AS transfer_id, unnest(v_to) AS to_wallet, unnest(v_version) AS to_version,
+             unnest(v_rejection) AS rejection, unnest(v_decided_ms) AS decided_ms
+    ) v;
   END IF;
 
-  IF p_settled IS NOT NULL THEN
+  -- Pending is asked as "not settled", or else the partial index on pending rows would be scanned once per row.
+  IF s_transfer <> '{}' THEN
     UPDATE transfers t
-    SET status = s.status, to_version = s."toVersion", rejection = s.rejection,
-        settled_at = to_timestamp(s."settledAtMs" / 1000)
-    FROM json_to_recordset(p_settled) s(
-      "transferId" text, status text, "toVersion" bigint, rejection jsonb, "settledAtMs" double precision)
-    WHERE t.transfer_id = s."transferId" AND t.status = 'pending';
+    SET status = s.status, to_version = s.to_version, rejection = s.rejection::jsonb,
+        settled_at = to_timestamp(s.settled_ms / 1000)
+    FROM (
+      SELECT unnest(s_transfer) AS transfer_id, unnest(s_status) AS status, unnest(s_version) AS to_version,
+             unnest(s_rejection) AS rejection, unnest(s_settled_ms) AS settled_ms
+    ) s
+    WHERE t.transfer_id = s.transfer_id AND t.settled_at IS NULL;
     GET DIAGNOSTICS touched = ROW_COUNT;
-    IF touched <> json_array_length(p_settled) THEN
-      RAISE EXCEPTION '% of % transfers were not pending', json_array_length(p_settled) - touched,
-        json_array_length(p_settled) USING ERRCODE = 'CF002';
+    IF touched <> cardinality(s_transfer) THEN
+      RAISE EXCEPTION '% of % transfers were not pending', cardinality(s_transfer) - touched,
+        cardinality(s_transfer) USING ERRCODE = 'CF002';
     END IF;
   END IF;
 

@@ -1,0 +1,129 @@
+/** The settings as tables: what is read from what, and what a person is told about a bad one. */
+import { describe, expect, it } from "vitest";
+import { ConfigError, maskPasswords, readConfig } from "./config.ts";
+
+const postgres = "postgres://coffer:secret@db:5432/coffer";
+const cluster = {
+  DATABASE_URL: postgres,
+  NATS_URL: "nats://bus:4222",
+  REDIS_URL: "redis://r:6379",
+};
+
+function messageFor(env: Record<string, string>): string {
+  try {
+    readConfig(env);
+  } catch (error) {
+    expect(error).toBeInstanceOf(ConfigError);
+    return (error as ConfigError).message;
+  }
+  return "";
+}
+
+describe("readConfig", () => {
+  it("has a default for everything", () => {
+    const { hostId, lanes, ...rest } = readConfig({});
+    expect(rest).toEqual({
+      port: 3_000,
+      host: "127.0.0.1",
+      role: "all",
+      databaseUrls: [],
+      dataDir: ".coffer",
+      natsUrls: [],
+      redisUrl: undefined,
+      logLevel: "info",
+    });
+    expect(lanes).toBeGreaterThanOrEqual(1);
+    expect(hostId).toMatch(/^[A-Za-z0-9_-]{1,64}$/);
+    expect(hostId).toContain(String(process.pid));
+  });
+
+  it("is frozen, lists included", () => {
+    const config = readConfig(cluster);
+    expect(Object.isFrozen(config)).toBe(true);
+    expect(Object.isFrozen(config.databaseUrls)).toBe(true);
+  });
+
+  it("takes an empty or blank value for an unset one", () => {
+    const blank = { PORT: "", ROLE: "  ", DATABASE_URL: "", NATS_URL: " ", LANES: "" };
+    expect(readConfig({ ...blank, HOST_ID: "h" })).toEqual(readConfig({ HOST_ID: "h" }));
+  });
+
+  it.each([
+    [{ PORT: "0" }, { port: 0 }],
+    [{ PORT: "65535" }, { port: 65_535 }],
+    [{ HOST: "::1" }, { host: "::1" }],
+    [{ LANES: "64" }, { lanes: 64 }],
+    [{ HOST_ID: "host-1_b" }, { hostId: "host-1_b" }],
+    [{ LOG_LEVEL: "silent" }, { logLevel: "silent" }],
+    [{ DATA_DIR: "/var/lib/coffer" }, { dataDir: "/var/lib/coffer" }],
+    [{ DATABASE_URL: "postgresql://db/x," }, { databaseUrls: ["postgresql://db/x"] }],
+    [{ NATS_URL: "nats://a:1, tls://b:2" }, { natsUrls: ["nats://a:1", "tls://b:2"] }],
+    [
+      { ...cluster, ROLE: "host" },
+      { role: "host", redisUrl: "redis://r:6379" },
+    ],
+    [
+      { ...cluster, ROLE: "gateway", REDIS_URL: "" },
+      { role: "gateway", redisUrl: undefined },
+    ],
+  ])("reads %j", (env, expected) => {
+    expect(readConfig(env)).toMatchObject(expected);
+  });
+
+  it.each([
+    [{ PORT: "70000" }, 'PORT: got "70000", allowed: a whole number from 0 to 65535'],
+    [{ PORT: "-1" }, 'PORT: got "-1", allowed: a whole number from 0 to 65535'],
+    [{ PORT: "80.5" }, 'PORT: got "80.5", allowed: a whole number from 0 to 65535'],
+    [{ PORT: "0x50" }, 'PORT: got "0x50", allowed: a whole number from 0 to 65535'],
+    [{ HOST: "a b" }, 'HOST: got "a b", allowed: an IP address or host name to listen on'],
+    [{ ROLE: "server" }, 'ROLE: got "server", allowed: all, gateway, host'],
+    [{ LANES: "0" }, 'LANES: got "0", allowed: a whole number from 1 to 64'],
+    [{ LANES: "65" }, 'LANES: got "65", allowed: a whole number from 1 to 64'],
+    [{ HOST_ID: "a.b" }, 'HOST_ID: got "a.b", allowed: 1 to 64 letters, digits, - and _'],
+    [{ HOST_ID: "h".repeat(65) }, "allowed: 1 to 64 letters, digits, - and _"],
+    [{ LOG_LEVEL: "loud" }, "allowed: trace, debug, info, warn, error, fatal, silent"],
+    [{ DATABASE_URL: "mysql://db" }, "allowed: postgres://user:password@host:port/database"],
+    [{ DATABASE_URL: "," }, "allowed: postgres://user:password@host:port/database"],
+    [{ DATABASE_URL: `${postgres},${postgres}` }, "one database is supported"],
+    [{ NATS_URL: "bus:4222" }, "allowed: nats://host:port, or several"],
+    [{ REDIS_URL: "http://r" }, "allowed: redis://host:port"],
+    [{ ROLE: "gateway", NATS_URL: "nats://b" }, "DATABASE_URL: is not set"],
+    [{ ROLE: "gateway", DATABASE_URL: postgres }, "NATS_URL: is not set"],
+    [{ ...cluster, ROLE: "host", REDIS_URL: "" }, "REDIS_URL: is not set"],
+  ])("refuses %j", (env, expected) => {
+    expect(messageFor(env as Record<string, string>)).toContain(expected);
+  });
+
+  it("lists every bad variable, a line each", () => {
+    const message = messageFor({ PORT: "x", LANES: "y", LOG_LEVEL: "z", ROLE: "host" });
+    const names = message.split("\n").map((line) => line.trim().split(":")[0]);
+    const bad = ["PORT", "DATABASE_URL", "NATS_URL", "REDIS_URL", "LANES", "LOG_LEVEL"];
+    expect(names).toHaveLength(1 + bad.length);
+    expect(new Set(names.slice(1))).toEqual(new Set(bad));
+  });
+
+  it("never shows a password", () => {
+    const message = messageFor({
+      DATABASE_URL: `${postgres},${postgres}`,
+      NATS_URL: "nat://u:secret@bus",
+      REDIS_URL: "redi://:secret@r",
+    });
+    expect(message.split("\n")).toHaveLength(4);
+    expect(message).not.toContain("secret");
+  });
+});
+
+describe("maskPasswords", () => {
+  it.each([
+    ["postgres://u:p@db/x", "postgres://u:***@db/x"],
+    ["postgres://u:p@ss,w/o:rd@db/x", "postgres://u:***@db/x"],
+    ["postgres://u:p@a/x,postgres://u:q@b/x", "postgres://u:***@a/x,postgres://u:***@b/x"],
+    ["redis://:p@r:6379", "redis://:***@r:6379"],
+    ["nats://token@bus:4222", "nats://***@bus:4222"],
+    ["u:p@db", "u:***@db"],
+    ["postgres://db/x?user=u&password=p&a=b", "postgres://db/x?user=u&password=***&a=b"],
+    ["nats://a:4222,nats://b:4222", "nats://a:4222,nats://b:4222"],
+  ])("%s becomes %s", (text, masked) => {
+    expect(maskPasswords(text)).toBe(masked);
+  });
+});

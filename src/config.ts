@@ -1,0 +1,190 @@
+/**
+ * The settings: the environment, read once with envalid into a typed, frozen object. A bad setting ends the start with one
+ * message that lists every bad variable: its name, what was given, what is allowed. An empty value counts as unset, since
+ * that is what an unfilled line of an env file or a compose file gives. Passwords in addresses are never printed.
+ */
+import { availableParallelism, hostname } from "node:os";
+import { cleanEnv, makeExactValidator } from "envalid";
+
+export type Role = "all" | "gateway" | "host";
+export type LogLevel = "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
+
+export interface Config {
+  /** 0: any free port. */
+  readonly port: number;
+  readonly host: string;
+  readonly role: Role;
+  /** Empty: the embedded PostgreSQL under `dataDir`. */
+  readonly databaseUrls: readonly string[];
+  readonly dataDir: string;
+  /** Empty: the in-process bus. */
+  readonly natsUrls: readonly string[];
+  readonly redisUrl: string | undefined;
+  /** Worker threads that run actors. */
+  readonly lanes: number;
+  readonly hostId: string;
+  readonly logLevel: LogLevel;
+}
+
+/** Its message is meant for the person who started Coffer: one line for each bad variable. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+}
+
+const roles: readonly Role[] = ["all", "gateway", "host"];
+const logLevels: readonly LogLevel[] = [
+  "trace",
+  "debug",
+  "info",
+  "warn",
+  "error",
+  "fatal",
+  "silent",
+];
+const lanesMax = 64;
+const databasesMax = 1;
+
+/**
+ * @param env usually `process.env`
+ * @throws ConfigError that lists every bad variable
+ */
+export function readConfig(env: Readonly<Record<string, string | undefined>>): Config {
+  const given: Record<string, string> = {};
+  for (const name of Object.keys(specification)) {
+    const value = env[name]?.trim() ?? "";
+    if (value !== "") given[name] = value;
+  }
+  const problems: string[] = [];
+  const settings = cleanEnv(given, specification, {
+    reporter: ({ errors }) => {
+      for (const [name, error] of Object.entries(errors)) {
+        const value = given[name];
+        const got = value === undefined ? "is not set" : `got "${maskPasswords(value)}"`;
+        problems.push(`\n  ${name}: ${got}, allowed: ${error.message}`);
+      }
+    },
+  });
+  if (problems.length > 0) {
+    throw new ConfigError(`Coffer cannot start with these settings:${problems.join("")}`);
+  }
+  return Object.freeze({
+    port: settings.PORT,
+    host: settings.HOST,
+    role: settings.ROLE,
+    databaseUrls: Object.freeze(settings.DATABASE_URL ?? []),
+    dataDir: settings.DATA_DIR,
+    natsUrls: Object.freeze(settings.NATS_URL ?? []),
+    redisUrl: settings.REDIS_URL,
+    lanes: settings.LANES ?? Math.min(Math.max(availableParallelism() - 1, 1), lanesMax),
+    hostId: settings.HOST_ID ?? defaultHostId(),
+    logLevel: settings.LOG_LEVEL,
+  });
+}
+
+/**
+ * For every line that shows an address, or a comma-separated list of them, to a person. A user without a password goes too:
+ * NATS puts its token there. Rather hides too much than too little.
+ */
+export function maskPasswords(text: string): string {
+  const entries = text.split(/,(?=\s*[a-z][a-z0-9+.-]*:\/\/)/i);
+  const masked = entries.map((entry) =>
+    entry
+      .replace(/^(\s*(?:[a-z][a-z0-9+.-]*:\/\/)?)(?:([^:/@]*):.*|[^:/@]*)@/is, (_, scheme, user) =>
+        user === undefined ? `${scheme}***@` : `${scheme}${user}:***@`,
+      )
+      .replaceAll(/([?&](?:ssl)?password=)[^&]*/gi, "$1***"),
+  );
+  return masked.join(",");
+}
+
+/** The entries of a comma-separated list; empty ones are left out. */
+export function splitList(text: string): string[] {
+  const entries = text.split(",").map((entry) => entry.trim());
+  return entries.filter((entry) => entry !== "");
+}
+
+// --- What is allowed: each parser throws an Error whose message says it ---------------------------------------------------
+
+const integer = (lowest: number, highest: number) =>
+  makeExactValidator<number>((text) => {
+    const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+    if (value >= lowest && value <= highest) return value;
+    throw new Error(`a whole number from ${lowest} to ${highest}`);
+  });
+
+const matching = (pattern: RegExp, allowed: string) =>
+  makeExactValidator<string>((text) => {
+    if (pattern.test(text)) return text;
+    throw new Error(allowed);
+  });
+
+const oneOf = <T extends string>(values: readonly T[]) =>
+  makeExactValidator<T>((text) => {
+    const found = values.find((value) => value === text);
+    if (found !== undefined) return found;
+    throw new Error(values.join(", "));
+  });
+
+function parseAddress(text: string, schemes: string[], allowed: string): string {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  const isAllowed = url !== undefined && schemes.includes(url.protocol) && url.hostname !== "";
+  if (isAllowed) return text;
+  throw new Error(allowed);
+}
+
+const databases = makeExactValidator<string[]>((text) => {
+  const urls = splitList(text);
+  const allowed = "postgres://user:password@host:port/database";
+  for (const url of urls) parseAddress(url, ["postgres:", "postgresql:"], allowed);
+  if (urls.length === 0) throw new Error(allowed);
+  if (urls.length <= databasesMax) return urls;
+  throw new Error(`one address for now (one database is supported), not ${urls.length}`);
+});
+
+const natsServers = makeExactValidator<string[]>((text) => {
+  const allowed = "nats://host:port, or several such addresses with commas between them";
+  const urls = splitList(text);
+  for (const url of urls) parseAddress(url, ["nats:", "tls:"], allowed);
+  if (urls.length === 0) throw new Error(allowed);
+  return urls;
+});
+
+const redisServer = makeExactValidator<string>((text) =>
+  parseAddress(text, ["redis:", "rediss:"], "redis://host:port, or rediss:// for TLS"),
+);
+
+const anyText = matching(/^[^\0]+$/, "a folder");
+const hostName = matching(/^[A-Za-z0-9.:_%-]+$/, "an IP address or host name to listen on");
+const hostId = matching(/^[A-Za-z0-9_-]{1,64}$/, "1 to 64 letters, digits, - and _");
+
+/** When a variable must be set, and the text for a person who did not. */
+const neededBy = (needing: readonly Role[], example: string) => ({
+  requiredWhen: (env: Record<string, unknown>) => needing.includes(env["ROLE"] as Role),
+  desc: `${example} (needed when ROLE is ${needing.join(" or ")})`,
+});
+
+/** ROLE stands first: the others ask for it. */
+const specification = {
+  ROLE: oneOf(roles)({ default: "all" }),
+  PORT: integer(0, 65_535)({ default: 3_000 }),
+  HOST: hostName({ default: "127.0.0.1" }),
+  DATABASE_URL: databases({
+    default: undefined,
+    ...neededBy(["gateway", "host"], "postgres://user:password@host:port/database"),
+  }),
+  DATA_DIR: anyText({ default: ".coffer" }),
+  NATS_URL: natsServers({
+    default: undefined,
+    ...neededBy(["gateway", "host"], "nats://host:port"),
+  }),
+  REDIS_URL: redisServer({ default: undefined, ...neededBy(["host"], "redis://host:port") }),
+  LANES: integer(1, lanesMax)({ default: undefined }),
+  HOST_ID: hostId({ default: undefined }),
+  LOG_LEVEL: oneOf(logLevels)({ default: "info" }),
+};
+
+/** Another one for each process, readable in logs. */
+function defaultHostId(): string {
+  const name = hostname().replaceAll(/[^A-Za-z0-9_-]/g, "-");
+  return `${name.slice(0, 50)}-${process.pid}`;
+}

@@ -1,0 +1,210 @@
+/**
+ * Real starts of the embedded PostgreSQL in temporary folders. One folder serves most tests in turn, since initdb is what
+ * takes the time; each test leaves it stopped.
+ */
+import { spawn, spawnSync } from "node:child_process";
+import * as fs from "node:fs";
+import { createRequire } from "node:module";
+import { createServer, type AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import {
+  EmbeddedPostgresError,
+  startEmbeddedPostgres,
+  type EmbeddedPostgres,
+  type EmbeddedPostgresOptions,
+} from "./embedded-postgres.ts";
+
+const settings = { shared_buffers: "16MB", max_connections: "10" };
+const isRoot = process.getuid?.() === 0;
+let folder: string;
+let dataDir: string;
+
+beforeAll(() => {
+  folder = fs.mkdtempSync(join(tmpdir(), "coffer-postgres-"));
+  fs.chmodSync(folder, 0o755);
+  dataDir = join(folder, "data");
+});
+
+afterAll(() => fs.rmSync(folder, { recursive: true, force: true }));
+
+async function start(options: Partial<EmbeddedPostgresOptions> = {}): Promise<EmbeddedPostgres> {
+  const server = await startEmbeddedPostgres({ dataDir, settings, ...options });
+  onTestFinished(() => server.stop());
+  return server;
+}
+
+async function query(url: string, sql: string): Promise<unknown[]> {
+  const client = new pg.Client({ connectionString: url });
+  client.on("error", () => {});
+  await client.connect();
+  try {
+    const { rows } = await client.query<unknown[]>({ text: sql, rowMode: "array" });
+    return rows.map((row) => (row.length === 1 ? row[0] : row));
+  } finally {
+    await client.end();
+  }
+}
+
+async function failure(starting: Promise<unknown>): Promise<EmbeddedPostgresError> {
+  const error = await starting.then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  expect(error).toBeInstanceOf(EmbeddedPostgresError);
+  return error as EmbeddedPostgresError;
+}
+
+const isAlive = (pid: number): boolean => spawnSync("kill", ["-0", String(pid)]).status === 0;
+const lockFile = (): string => join(dataDir, "coffer.pid");
+
+/** A process id that certainly belonged to somebody and certainly no longer does. */
+const deadPid = (): number => spawnSync("true").pid;
+
+describe("embedded PostgreSQL", { timeout: 20_000 }, () => {
+  it("makes a cluster past the remains of an interrupted initdb, and keeps the data over a restart", async () => {
+    const remains = join(dataDir, "postgres.init-0123");
+    fs.mkdirSync(join(remains, "base"), { recursive: true });
+
+    const first = await start({ settings: { ...settings, fsync: "off" } });
+    expect(fs.existsSync(remains)).toBe(false);
+    expect(await query(first.url, "SHOW fsync")).toEqual(["on"]);
+    expect(await query(first.url, "SHOW unix_socket_directories")).toEqual([""]);
+    expect(await query(first.url, "SHOW listen_addresses")).toEqual(["127.0.0.1"]);
+    expect(await query(first.url, "SELECT current_database()")).toEqual(["coffer"]);
+    await query(first.url, "CREATE TABLE kept AS SELECT 42 AS answer");
+    await first.stop();
+    expect(await first.exited).toEqual({ code: 0, signal: null, expected: true });
+    expect(fs.existsSync(lockFile())).toBe(false);
+
+    const second = await start();
+    expect(await query(second.url, "SELECT answer FROM kept")).toEqual([42]);
+    const passwordFile = join(dataDir, "postgres", "coffer.password");
+    expect(fs.statSync(passwordFile).mode & 0o777).toBe(0o600);
+    const stranger = second.url.replace(/coffer:[^@]*@/, "coffer:guess@");
+    await expect(query(stranger, "SELECT 1")).rejects.toThrow("password authentication failed");
+  });
+
+  it("refuses a folder that a living Coffer uses, and says which process that is", async () => {
+    const owner = await start();
+    const error = await failure(startEmbeddedPostgres({ dataDir }));
+    expect(error.code).toBe("data_dir_in_use");
+    expect(error.message).toBe(
+      `DATA_DIR ${dataDir} is in use by process ${process.pid}; stop it, or set DATA_DIR to another folder`,
+    );
+    expect(await query(owner.url, "SELECT 1")).toEqual([1]);
+  });
+
+  it("stops the PostgreSQL that a killed Coffer left behind, and starts its own", async () => {
+    const orphan = await start();
+    await query(orphan.url, "CREATE TABLE committed AS SELECT 7 AS n");
+    fs.writeFileSync(lockFile(), `${deadPid()}\nsome boot 1\n`);
+
+    const server = await start();
+    expect((await orphan.exited).expected).toBe(false);
+    expect(isAlive(orphan.pid)).toBe(false);
+    expect(await query(server.url, "SELECT n FROM committed")).toEqual([7]);
+  });
+
+  it("takes over a lock whose process number now belongs to another process", async () => {
+    fs.writeFileSync(lockFile(), `${process.ppid}\nsome boot 1\n`);
+    await start();
+    expect(fs.readFileSync(lockFile(), "utf8")).toMatch(new RegExp(`^${process.pid}\n`));
+  });
+
+  it("starts over a postmaster.pid whose number now belongs to another process", async () => {
+    // PostgreSQL itself only minds a process of its own user.
+    const { uid, gid } = fs.statSync(join(dataDir, "postgres"));
+    const stranger = spawn("sleep", ["60"], { stdio: "ignore", ...(isRoot ? { uid, gid } : {}) });
+    onTestFinished(() => void stranger.kill());
+    const pidFile = join(dataDir, "postgres", "postmaster.pid");
+    const text = `${stranger.pid}\n${dataDir}/postgres\n1\n5432\n\n127.0.0.1\n`;
+    fs.writeFileSync(pidFile, text);
+
+    const server = await start();
+    expect(await query(server.url, "SELECT 1")).toEqual([1]);
+    expect(stranger.exitCode ?? stranger.signalCode).toBe(null);
+  });
+
+  it("loses no commit in a crash, and starts again on the same port", async () => {
+    const crashed = await start();
+    await query(crashed.url, "CREATE TABLE durable AS SELECT 1 AS n");
+    await crashed.kill();
+    expect(await crashed.exited).toEqual({ code: null, signal: "SIGKILL", expected: true });
+
+    const again = await start({ port: crashed.port });
+    expect(again.url).toBe(crashed.url);
+    expect(await query(again.url, "SELECT n FROM durable")).toEqual([1]);
+  });
+
+  it("tells its caller when PostgreSQL dies by itself", async () => {
+    const server = await start();
+    process.kill(server.pid, "SIGKILL");
+    expect(await server.exited).toEqual({ code: null, signal: "SIGKILL", expected: false });
+  });
+
+  it("names an occupied port", async () => {
+    const occupant = createServer();
+    await new Promise<void>((done) => occupant.listen(0, "127.0.0.1", done));
+    onTestFinished(() => void occupant.close());
+    const { port } = occupant.address() as AddressInfo;
+
+    const startedAtMs = Date.now();
+    const error = await failure(startEmbeddedPostgres({ dataDir, port }));
+    expect(Date.now() - startedAtMs).toBeLessThan(3_000);
+    expect(error.code).toBe("port_in_use");
+    expect(error.message).toContain(`Port ${port} on 127.0.0.1 is already in use`);
+    expect(fs.existsSync(lockFile())).toBe(false);
+  });
+
+  it("quotes PostgreSQL when it cannot start", async () => {
+    const error = await failure(
+      startEmbeddedPostgres({ dataDir, settings: { shared_bufers: "1" } }),
+    );
+    expect(error.code).toBe("start_failed");
+    expect(error.message).toContain('unrecognized configuration parameter "shared_bufers"');
+  });
+
+  it.runIf(isRoot)("says which parent folder the user postgres may not enter", async () => {
+    const closed = join(folder, "closed");
+    fs.mkdirSync(closed, { mode: 0o700 });
+    const error = await failure(startEmbeddedPostgres({ dataDir: join(closed, "data") }));
+    expect(error.code).toBe("no_access");
+    expect(error.message).toContain(`may not enter ${closed} `);
+  });
+
+  describe("with a package whose library links were never made", () => {
+    let packageFolder: string;
+    const links = (): string[] => {
+      const list = fs.readFileSync(join(packageFolder, "native", "pg-symlinks.json"), "utf8");
+      return (JSON.parse(list) as { target: string }[]).map((it) => join(packageFolder, it.target));
+    };
+
+    beforeAll(() => {
+      packageFolder = join(folder, "package");
+      const name = `@embedded-postgres/${process.platform}-${process.arch}`;
+      const installed = dirname(dirname(createRequire(import.meta.url).resolve(name)));
+      const filter = (source: string): boolean => !source.endsWith(".a");
+      fs.cpSync(installed, packageFolder, { recursive: true, filter, verbatimSymlinks: true });
+      for (const link of links()) fs.rmSync(link, { force: true });
+      fs.chmodSync(join(packageFolder, "native", "bin", "postgres"), 0o644);
+    });
+
+    it.skipIf(isRoot)("links them under DATA_DIR when the package is read-only", async () => {
+      fs.chmodSync(join(packageFolder, "native", "bin", "postgres"), 0o755);
+      fs.chmodSync(join(packageFolder, "native", "lib"), 0o555);
+      onTestFinished(() => fs.chmodSync(join(packageFolder, "native", "lib"), 0o755));
+      const server = await start({ packageFolder });
+      expect(await query(server.url, "SELECT 1")).toEqual([1]);
+      expect(links().some((link) => fs.existsSync(link))).toBe(false);
+    });
+
+    it("makes them, and the binaries executable", async () => {
+      const server = await start({ packageFolder });
+      expect(await query(server.url, "SELECT 1")).toEqual([1]);
+      expect(links().every((link) => fs.existsSync(link))).toBe(true);
+    });
+  });
+});

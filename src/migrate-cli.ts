@@ -1,0 +1,82 @@
+/**
+ * `node dist/src/migrate-cli.js status | up | down [n]`: migrations by hand, on each database that DATABASE_URL lists. Without
+ * it, on the embedded PostgreSQL under DATA_DIR, which is started for the duration; a running Coffer holds that folder, and
+ * the message says so. `down` takes back one migration unless told how many.
+ */
+import { maskPasswords, splitList } from "./config.ts";
+import { startEmbeddedPostgres } from "./embedded-postgres.ts";
+import { migrateDown, migrateUp, migrationStatus } from "./migrate.ts";
+
+type Command = { type: "status" } | { type: "up" } | { type: "down"; steps: number };
+
+const usage = `Usage: migrate status | up | down [n]
+  status    what has run and what is pending
+  up        run whatever is pending
+  down [n]  take back the latest n migrations (1)
+The database: DATABASE_URL (several with commas between them), or else the embedded one under DATA_DIR (.coffer).`;
+
+const print = (line: string): void => void process.stdout.write(`${line}\n`);
+
+process.exitCode = await main(process.argv.slice(2)).catch((error: unknown) => {
+  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  return 1;
+});
+
+async function main(args: string[]): Promise<number> {
+  const command = parse(args);
+  if (command === undefined) {
+    process.stderr.write(`${usage}\n`);
+    return 2;
+  }
+  const databaseUrls = splitList(process.env["DATABASE_URL"] ?? "");
+  if (databaseUrls.length > 0) {
+    for (const url of databaseUrls) {
+      print(maskPasswords(url));
+      await run(command, url);
+    }
+    return 0;
+  }
+  const dataDir = process.env["DATA_DIR"]?.trim() || ".coffer";
+  const server = await startEmbeddedPostgres({ dataDir });
+  try {
+    print(`Embedded PostgreSQL under ${dataDir}`);
+    await run(command, server.url);
+  } finally {
+    await server.stop();
+  }
+  return 0;
+}
+
+function parse(args: string[]): Command | undefined {
+  const [type, count, ...rest] = args;
+  if (rest.length > 0) return undefined;
+  if (type === "down" && /^[1-9]\d{0,5}$/.test(count ?? "1")) {
+    return { type, steps: Number(count ?? "1") };
+  }
+  return (type === "status" || type === "up") && count === undefined ? { type } : undefined;
+}
+
+async function run(command: Command, databaseUrl: string): Promise<void> {
+  switch (command.type) {
+    case "status": {
+      for (const { name, appliedAt, known } of await migrationStatus(databaseUrl)) {
+        const state = appliedAt === undefined ? "pending" : `applied ${appliedAt.toISOString()}`;
+        print(`  ${name}  ${state}${known ? "" : "  (no such file in this version)"}`);
+      }
+      return;
+    }
+    case "up": {
+      const done = await migrateUp(databaseUrl, { log: (line) => print(`  ${line}`) });
+      if (done.length === 0) print("  Nothing to do, the schema is up to date");
+      return;
+    }
+    case "down": {
+      const log = (line: string): void => print(`  ${line}`);
+      const done = await migrateDown(databaseUrl, command.steps, { log });
+      if (done.length === 0) print("  Nothing to take back");
+      return;
+    }
+    default:
+      command satisfies never;
+  }
+}
