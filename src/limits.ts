@@ -165,6 +165,10 @@ export const LIMITS = {
   /** Time for a client to answer a close frame before its socket is destroyed. */
   feedCloseMs: 2_000,
 
+  /** Pause between two signs of life of a host, and how long one lasts: two may be lost. */
+  heartbeatMs: 1_000,
+  heartbeatTtlMs: 3_000,
+
   /** Time from SIGTERM to exit: accepted commands are answered within it. */
   shutdownMs: 15_000,
 } as const;

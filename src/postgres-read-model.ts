@@ -216,7 +216,7 @@ interface EventRow extends pg.QueryResultRow {
 const EVENT_COLUMNS = `
   e.wallet_id AS "walletId", e.version, e.type, e.amount AS "amountMinor", e.balance AS "balanceMinor",
   e.held AS "heldMinor", e.status, e.account, e.counterparty AS "counterpartyId", e.transfer_id AS "transferId",
-  e.command_id AS "commandId", e.correlation_id AS "correlationId", e.causation_id AS "causationId", e.description, e.data,
+  e.command_id AS "commandId", coalesce(e.correlation_id, e.command_id) AS "correlationId", coalesce(e.causation_id, e.command_id) AS "causationId", e.description, e.data,
   ${milliseconds("e.occurred_at")} AS "occurredAtMs"`;
 
 type HistoryReads = Pick<ReadModel, "events" | "transactions" | "operations">;
@@ -291,7 +291,7 @@ interface TransferRow extends pg.QueryResultRow {
 const TRANSFER_COLUMNS = `
   t.transfer_id AS "transferId", t.from_wallet AS "fromWalletId", t.to_wallet AS "toWalletId", t.amount AS "amountMinor",
   t.currency, t.decimal_places AS "decimalPlaces", t.status, t.from_version AS "fromVersion", t.to_version AS "toVersion",
-  t.rejection, t.command_id AS "commandId", t.correlation_id AS "correlationId", t.description,
+  t.rejection, t.command_id AS "commandId", coalesce(t.correlation_id, t.command_id) AS "correlationId", t.description,
   ${milliseconds("t.created_at")} AS "createdAtMs", ${milliseconds("t.settled_at")} AS "settledAtMs"`;
 
 type TransferReads = Pick<ReadModel, "transfer" | "transfersOf">;

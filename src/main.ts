@@ -1,0 +1,253 @@
+/**
+ * The entry: reads the settings, makes the parts of the process's role, connects them, and takes them down in the order in which
+ * nothing accepted is lost: no new requests, then answers for the old ones, then the lanes, the bus and the database. It only
+ * wires; it is the one file that knows both actors and gateway.
+ */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import closeWithGrace from "close-with-grace";
+import type { FastifyInstance } from "fastify";
+import { pino, type Logger } from "pino";
+import { uuidv7 } from "uuidv7";
+import { startHeartbeat } from "../actors/heartbeat.ts";
+import { buildHost, type Host } from "../actors/host.ts";
+import { buildAnswers } from "../gateway/answers.ts";
+import { buildCommandIntake } from "../gateway/command-intake.ts";
+import { buildCommandDesk } from "../gateway/commands.ts";
+import { buildFeedHub } from "../gateway/feed.ts";
+import { addHealthRoutes, type HealthProbe } from "../gateway/health-routes.ts";
+import { buildServer } from "../gateway/http-server.ts";
+import { buildGateway } from "../gateway/http.ts";
+import { buildWalletService } from "../gateway/nats-service.ts";
+import { buildFeedSocket } from "../gateway/websocket.ts";
+import { allAssets, assetOf } from "./assets.ts";
+import type { Bus } from "./bus.ts";
+import { ConfigError, readConfig, type Config } from "./config.ts";
+import { openDatabase, type Database } from "./database.ts";
+import { EmbeddedPostgresError } from "./embedded-postgres.ts";
+import { LIMITS } from "./limits.ts";
+import { buildMemoryBus } from "./memory-bus.ts";
+import { migrateUp } from "./migrate.ts";
+import { buildNatsBus, type NatsBus } from "./nats-bus.ts";
+import { packageRoot } from "./package-root.ts";
+import { buildPostgresReadModel } from "./postgres-read-model.ts";
+import { SUBJECTS } from "./protocol.ts";
+
+/** What has to be closed, last opened first. */
+type Closing = Array<{ name: string; close: () => Promise<void> }>;
+
+interface Process {
+  readonly config: Config;
+  readonly version: string;
+  readonly log: Logger;
+  readonly database: Database;
+  readonly bus: Bus;
+  /** The same bus, when it is NATS. */
+  readonly natsBus: NatsBus | null;
+  readonly closing: Closing;
+}
+
+async function start(config: Config, log: Logger, closing: Closing): Promise<void> {
+  const database = await openDatabase(config.databaseUrls[0], config.dataDir, log);
+  closing.push({ name: "database", close: () => database.stop() });
+  if (config.role !== "gateway") {
+    await migrateUp(database.url, { log: (line) => log.info(line) });
+  }
+  const natsBus = openNatsBus(config, log);
+  const bus = natsBus ?? buildMemoryBus();
+  closing.push({ name: "bus", close: () => bus.drain() });
+  const version = versionOf(readFileSync(join(packageRoot, "package.json"), "utf8"));
+  const process: Process = { config, version, log, database, bus, natsBus, closing };
+  const host = config.role === "gateway" ? null : await startHost(process);
+  const server =
+    config.role === "host" ? startHostServer(process, host!) : await startGateway(process, host);
+  const address = await server.listen({ port: config.port, host: config.host });
+  announce(process, address);
+}
+
+function versionOf(packageJson: string): string {
+  return (JSON.parse(packageJson) as { version: string }).version;
+}
+
+/** At once, also while no server is there: it connects when it can, and health says so meanwhile. */
+function openNatsBus({ natsUrls, hostId }: Config, log: Logger): NatsBus | null {
+  if (natsUrls.length === 0) return null;
+  return buildNatsBus({ url: natsUrls.join(","), name: `coffer-${hostId}`, log });
+}
+
+async function startHost({ config, database, bus, log, closing }: Process): Promise<Host> {
+  const host = buildHost({
+    bus,
+    databaseUrl: database.url,
+    hostId: config.hostId,
+    laneCount: config.lanes,
+    log,
+    onFatal(reason) {
+      log.fatal(reason);
+      process.exit(1);
+    },
+  });
+  await host.start();
+  closing.push({ name: "host", close: () => host.drain() });
+  return host;
+}
+
+function hostProbe(host: Host): HealthProbe {
+  return {
+    name: "host",
+    isNeededForCommands: true,
+    probe: () =>
+      host.stats().ready
+        ? Promise.resolve(0)
+        : Promise.reject(new Error("the lanes do not serve now")),
+  };
+}
+
+/** A gateway without a host of its own: is anybody there to take a command? */
+function ownerProbe(bus: Bus): HealthProbe {
+  return {
+    name: "host",
+    isNeededForCommands: true,
+    probe: async () => {
+      const startedAtMs = performance.now();
+      let isMissing = false;
+      bus.publish(SUBJECTS.shard(0), [], () => {
+        isMissing = true;
+      });
+      await bus.ping(LIMITS.healthCheckMs);
+      if (isMissing) throw new Error("no host serves this gateway's commands");
+      return performance.now() - startedAtMs;
+    },
+  };
+}
+
+/** A host serves its health, so that an orchestrator can watch it; commands come over the bus. */
+function startHostServer(parts: Process, host: Host): FastifyInstance {
+  const { config, bus, natsBus, version, log, closing } = parts;
+  const heartbeat = startHeartbeat({
+    redisUrl: config.redisUrl!,
+    hostId: config.hostId,
+    content: () => host.stats(),
+    log,
+  });
+  closing.push({ name: "heartbeat", close: () => heartbeat.stop() });
+  const server = buildServer(log);
+  addHealthRoutes(server, {
+    version,
+    bus,
+    probes: [
+      hostProbe(host),
+      { name: "bus", isNeededForCommands: true, probe: () => bus.ping(LIMITS.healthCheckMs) },
+      { name: "redis", isNeededForCommands: false, probe: () => heartbeat.ping() },
+    ],
+    stats: () => ({ bus: natsBus?.stats() ?? {}, host: host.stats() }),
+  });
+  closing.push({ name: "health", close: () => server.close() });
+  return server;
+}
+
+async function startGateway(parts: Process, host: Host | null): Promise<FastifyInstance> {
+  const { config, database, bus, natsBus, version, log, closing } = parts;
+  const readModel = buildPostgresReadModel({ databaseUrl: database.url, log });
+  closing.push({ name: "reads", close: () => readModel.close() });
+  const gatewayId = `${config.hostId}-${uuidv7()}`;
+  const commands = buildCommandDesk({ bus, gatewayId, log });
+  closing.push({ name: "commands", close: () => commands.drain() });
+  const hub = buildFeedHub({
+    bus,
+    readModel,
+    clock: { nowMs: () => performance.now() },
+    timers: {
+      after(delayMs, task) {
+        const timer = setTimeout(task, delayMs);
+        return () => clearTimeout(timer);
+      },
+    },
+    log,
+  });
+  const assets = { assetOf, allAssets };
+  const server = buildGateway({
+    commands,
+    readModel,
+    bus,
+    assets,
+    version,
+    log,
+    probes: [host === null ? ownerProbe(bus) : hostProbe(host)],
+    ...(natsBus === null ? {} : { busStats: () => natsBus.stats() }),
+  });
+  await server.register(buildFeedSocket({ hub }));
+  closing.push({ name: "http", close: () => server.close() });
+  closing.push({ name: "feed", close: () => hub.drain() });
+  if (natsBus !== null) {
+    const service = natsBus.connection.then((connection) => {
+      const takeIn = buildCommandIntake(assetOf);
+      const answer = buildAnswers({ readModel, log });
+      return buildWalletService({ connection, commands, readModel, takeIn, answer, version, log });
+    });
+    service.catch((error: unknown) => log.error({ err: error }, "the NATS service did not start"));
+    closing.push({
+      name: "service",
+      close: () =>
+        service.then(
+          (it) => it.stop(),
+          () => undefined,
+        ),
+    });
+  }
+  return server;
+}
+
+/** The line a person reads. */
+function announce({ config, database, natsBus }: Process, address: string): void {
+  const parts = [
+    `Coffer serves at ${address}`,
+    `role ${config.role}`,
+    database.description,
+    natsBus === null ? "bus in-process" : `bus NATS`,
+  ];
+  if (config.role !== "gateway") parts.push(`${config.lanes} lane${config.lanes > 1 ? "s" : ""}`);
+  if (config.role !== "host") parts.push(`docs at ${address}/docs`);
+  process.stdout.write(`${parts.join(" | ")}\n`);
+}
+
+/** Closes everything, last opened first; what fails to close does not keep the rest open. */
+async function closeAll(closing: Closing, log: Logger): Promise<void> {
+  for (const { name, close } of closing.splice(0).toReversed()) {
+    await close().catch((error: unknown) => log.error({ err: error }, `${name} did not close`));
+  }
+}
+
+function fail(text: string): never {
+  process.stderr.write(`${text}\n`);
+  process.exit(1);
+}
+
+async function main(): Promise<void> {
+  let config: Config;
+  try {
+    config = readConfig(process.env);
+  } catch (error) {
+    if (error instanceof ConfigError) fail(error.message);
+    throw error;
+  }
+  const log = pino({ level: config.logLevel, base: null }, pino.destination(2));
+  const closing: Closing = [];
+  closeWithGrace({ delay: LIMITS.shutdownMs, logger: false }, async ({ err, signal }) => {
+    if (err) log.fatal({ err }, "an error that nobody expected ends the process");
+    else if (signal !== undefined) log.info(`${signal}: finishing what was accepted`);
+    await closeAll(closing, log);
+  });
+  try {
+    await start(config, log, closing);
+  } catch (error) {
+    await closeAll(closing, log);
+    if (error instanceof EmbeddedPostgresError) fail(error.message);
+    if (error instanceof Error && "code" in error && error.code === "EADDRINUSE") {
+      fail(`PORT ${config.port} on ${config.host} is in use; stop what uses it, or set PORT`);
+    }
+    throw error;
+  }
+}
+
+await main();
