@@ -93,6 +93,7 @@ export function buildHost(deps: HostDeps): Host {
     const atMs = Date.now();
     const taken: ShardMessage[] = [];
     for (const message of messages) {
+      if (message.type === "command" && isUnderWay(lane, message.inbox, message.seq)) continue;
       const bytes = bytesOf(message);
       const isFull =
         lane.outstandingCount >= LIMITS.laneCommandsMax ||
@@ -199,8 +200,13 @@ export function buildHost(deps: HostDeps): Host {
   function expect(lane: LaneHandle, inbox: string, seq: number, untilMs: number): void {
     let numbers = lane.outstanding.get(inbox);
     if (numbers === undefined) lane.outstanding.set(inbox, (numbers = new Map<number, number>()));
-    if (!numbers.has(seq)) lane.outstandingCount += 1;
+    lane.outstandingCount += 1;
     numbers.set(seq, untilMs);
+  }
+
+  /** A copy of a command that the bus repeated must not be answered beside the one that is under way. */
+  function isUnderWay(lane: LaneHandle, inbox: string, seq: number): boolean {
+    return lane.outstanding.get(inbox)?.has(seq) === true;
   }
 
   function forget(lane: LaneHandle, inbox: string, seq: number): void {

@@ -241,13 +241,15 @@ function buildHistoryReads(ask: Ask): HistoryReads {
                  AND ($3::float8 IS NULL OR e.occurred_at >= to_timestamp($3 / 1000))
                  AND ($4::float8 IS NULL OR e.occurred_at < to_timestamp($4 / 1000))
                  AND ($5::bigint IS NULL OR e.version < $5)
-               ORDER BY e.version DESC LIMIT $6`,
+                 AND ($6::text IS NULL OR coalesce(e.data ->> 'kind', 'CREDIT') = $6)
+               ORDER BY e.version DESC LIMIT $7`,
         values: [
           walletId,
           filter.types ?? null,
           filter.fromMs ?? null,
           filter.toMs ?? null,
           beforeVersion,
+          filter.kind ?? null,
           bounded(limit),
         ],
       });

@@ -46,6 +46,16 @@ export interface WalletFilter {
   readonly currency?: string;
 }
 
+export interface TransactionFilter {
+  readonly types?: readonly WalletEventType[];
+  /** Credits of this kind only. */
+  readonly kind?: "CREDIT" | "FUND";
+  /** Inclusive, milliseconds since 1970. */
+  readonly fromMs?: number;
+  /** Exclusive. */
+  readonly toMs?: number;
+}
+
 export interface ReadModel {
   wallet(walletId: string): Promise<WalletState | null>;
   /** The given wallets that exist, in no order. At most `LIMITS.queryRowsMax` ids. */
@@ -64,7 +74,7 @@ export interface ReadModel {
   /** Events that moved money, newest first, with `version < beforeVersion` (null: from the newest). */
   transactions(
     walletId: string,
-    filter: { types?: readonly WalletEventType[]; fromMs?: number; toMs?: number },
+    filter: TransactionFilter,
     limit: number,
     beforeVersion: number | null,
   ): Promise<StoredEvent[]>;

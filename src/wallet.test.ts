@@ -598,24 +598,36 @@ describe("every command in every status", () => {
   ];
   const funded = [null, wallet(), suspended, states[3]!];
 
-  it.each<[WalletCommand, none: Answer, active: Answer, suspended: Answer, closed: Answer]>([
+  const commands: Record<WalletCommand["type"], WalletCommand> = {
+    create: create(),
+    credit: credit("1"),
+    debit: debit("1"),
+    transfer: transfer("1"),
+    suspend,
+    activate,
+    close,
+  };
+
+  it.each<[WalletCommand["type"], none: Answer, active: Answer, suspended: Answer, closed: Answer]>(
     [
-      create(),
-      "WalletCreated",
-      "wallet_already_exists",
-      "wallet_already_exists",
-      "wallet_already_exists",
+      [
+        "create",
+        "WalletCreated",
+        "wallet_already_exists",
+        "wallet_already_exists",
+        "wallet_already_exists",
+      ],
+      ["credit", "wallet_not_found", "WalletCredited", "wallet_not_active", "wallet_not_active"],
+      ["debit", "wallet_not_found", "WalletDebited", "wallet_not_active", "wallet_not_active"],
+      ["transfer", "wallet_not_found", "TransferSent", "wallet_not_active", "wallet_not_active"],
+      ["suspend", "wallet_not_found", "WalletSuspended", "wallet_not_active", "wallet_not_active"],
+      ["activate", "wallet_not_found", "WalletActivated", "WalletActivated", "wallet_not_active"],
+      ["close", "wallet_not_found", "WalletClosed", "WalletClosed", "wallet_not_active"],
     ],
-    [credit("1"), "wallet_not_found", "WalletCredited", "wallet_not_active", "wallet_not_active"],
-    [debit("1"), "wallet_not_found", "WalletDebited", "wallet_not_active", "wallet_not_active"],
-    [transfer("1"), "wallet_not_found", "TransferSent", "wallet_not_active", "wallet_not_active"],
-    [suspend, "wallet_not_found", "WalletSuspended", "wallet_not_active", "wallet_not_active"],
-    [activate, "wallet_not_found", "WalletActivated", "WalletActivated", "wallet_not_active"],
-    [close, "wallet_not_found", "WalletClosed", "WalletClosed", "wallet_not_active"],
-  ])("$0.type: none $1, active $2, suspended $3, closed $4", (command, ...answers) => {
-    const given = command.type === "close" ? states : funded;
+  )("%s: none %s, active %s, suspended %s, closed %s", (type, ...answers) => {
+    const given = type === "close" ? states : funded;
     const got = given.map((state): Answer => {
-      const decision = decide("w1", state, command, at());
+      const decision = decide("w1", state, commands[type], at());
       return decision.ok ? decision.events[0]!.type : decision.rejection.code;
     });
     expect(got).toEqual(answers);

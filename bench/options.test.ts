@@ -1,0 +1,114 @@
+import { afterEach, describe, expect, it, vi } from "vitest";
+import { UsageError, parseBenchOptions, parseLoadOptions } from "./options.ts";
+
+describe("the command line of the benchmark", () => {
+  it("has defaults for everything", () => {
+    expect(parseBenchOptions([])).toEqual({
+      seconds: 8,
+      rounds: 3,
+      connections: 128,
+      shapes: ["credits", "hot-credits", "transfers", "hot-transfers", "latency"],
+      cpuProf: false,
+      rivals: true,
+      generator: "auto",
+      poolSize: 20,
+    });
+  });
+
+  it("takes every option, and shapes in their own order", () => {
+    const args = [
+      "--seconds=2",
+      "--rounds",
+      "1",
+      "--connections",
+      "16",
+      "--no-rivals",
+      "--cpu-prof",
+    ];
+    args.push("--only", "latency, credits", "--generator", "node", "--pool-size", "32");
+    args.push("--database-url", "postgres://u:p@localhost:5432/x");
+    expect(parseBenchOptions(args)).toEqual({
+      seconds: 2,
+      rounds: 1,
+      connections: 16,
+      shapes: ["credits", "latency"],
+      cpuProf: true,
+      rivals: false,
+      generator: "node",
+      poolSize: 32,
+      databaseUrl: "postgres://u:p@localhost:5432/x",
+    });
+  });
+
+  it.each([
+    [["--seconds", "0"], '--seconds must be a whole number from 1 to 600, not "0"'],
+    [["--seconds", "1.5"], '"1.5"'],
+    [["--rounds", "51"], "from 1 to 50"],
+    [["--connections", "many"], '"many"'],
+    [["--connections", ""], '""'],
+    [["--only", "credits,debits"], 'not "debits"'],
+    [["--generator", "ab"], "wrk or node"],
+    [["--database-url", "mysql://x"], "--database-url"],
+    [["--no-such-option"], "--no-such-option"],
+    [["extra"], "extra"],
+  ])("refuses %j", (args, message) => {
+    expect(() => parseBenchOptions(args)).toThrow(UsageError);
+    expect(() => parseBenchOptions(args)).toThrow(message);
+  });
+
+  it("gives help when asked", () => {
+    expect(parseBenchOptions(["--help"])).toBe("help");
+    expect(parseLoadOptions(["--help", "--seed", "1"])).toBe("help");
+  });
+});
+
+describe("the command line of the load", () => {
+  it("has defaults, and a random seed", () => {
+    expect(parseLoadOptions([])).toEqual({
+      url: new URL("http://127.0.0.1:3000"),
+      wallets: 1_000,
+      operations: 20_000,
+      workers: 20,
+      seed: expect.any(Number),
+    });
+  });
+
+  it("takes the seed back", () => {
+    expect(parseLoadOptions(["--seed", "4294967295"])).toMatchObject({ seed: 4_294_967_295 });
+  });
+
+  it.each([
+    [["--wallets", "1"], "from 2 to 100000"],
+    [["--operations", "-5"], "--operations"],
+    [["--workers", "1e3"], '"1e3"'],
+    [["--seed", "4294967296"], "--seed"],
+    [["--url", "localhost:3000"], "--url"],
+    [["--url", "https://localhost"], "http://"],
+    [["--url", "http://localhost/api"], "without a path"],
+  ])("refuses %j", (args, message) => {
+    expect(() => parseLoadOptions(args)).toThrow(UsageError);
+    expect(() => parseLoadOptions(args)).toThrow(message);
+  });
+});
+
+describe("a bad argument", () => {
+  const before = process.argv;
+  afterEach(() => {
+    process.argv = before;
+    process.exitCode = undefined;
+    vi.restoreAllMocks();
+  });
+
+  it.each([
+    ["bench", () => import("./bench.ts")],
+    ["bench:load", () => import("./load.ts")],
+  ])("ends %s with code 2, the reason and the usage", async (entry, start) => {
+    const written = vi.spyOn(console, "error").mockImplementation(() => {});
+    process.argv = ["node", entry, "--nonsense"];
+    await start();
+    expect(process.exitCode).toBe(2);
+    const text = written.mock.calls.flat().join("\n");
+    expect(text).toContain("--nonsense");
+    expect(text).toContain("Usage: npm run bench");
+  });
+});

@@ -1,0 +1,146 @@
+/**
+ * The command lines of the two benchmarks. Everything is checked before anything starts: a bad
+ * argument is a `UsageError` that says what was given and what is allowed, and the entry files turn
+ * it into the usage text and exit code 2.
+ */
+import { parseArgs } from "node:util";
+import { SHAPES, type ShapeName } from "./shapes.ts";
+
+export class UsageError extends Error {}
+
+export interface BenchOptions {
+  seconds: number;
+  rounds: number;
+  connections: number;
+  shapes: ShapeName[];
+  cpuProf: boolean;
+  rivals: boolean;
+  generator: "auto" | "wrk" | "node";
+  poolSize: number;
+  /** A PostgreSQL server to use in place of one of our own. */
+  databaseUrl?: string;
+}
+
+export const BENCH_USAGE = `Usage: npm run bench -- [options]
+  --seconds <1-600>        length of one measurement (8); a warm-up of a fourth of that precedes it
+  --rounds <1-50>          rounds over all shapes and systems, of which medians are taken (3)
+  --connections <1-1000>   connections of the shapes that do not fix it (128)
+  --only <shape,...>       only these: ${SHAPES.map((shape) => shape.name).join(", ")}
+  --no-rivals              only Coffer
+  --pool-size <1-90>       database connections of the row-lock rival (20)
+  --generator <wrk|node>   what makes the load (wrk; the Node generator where wrk cannot be had)
+  --cpu-prof               write CPU profiles of Coffer's process
+  --database-url <url>     use this PostgreSQL server (its superuser), not an embedded one
+  --help`;
+
+/** Throws `UsageError`; gives `help` when that was asked for. */
+export function parseBenchOptions(args: readonly string[]): BenchOptions | "help" {
+  const values = parseStrictly(args, {
+    seconds: { type: "string", default: "8" },
+    rounds: { type: "string", default: "3" },
+    connections: { type: "string", default: "128" },
+    only: { type: "string" },
+    "no-rivals": { type: "boolean", default: false },
+    "pool-size": { type: "string", default: "20" },
+    generator: { type: "string", default: "auto" },
+    "cpu-prof": { type: "boolean", default: false },
+    "database-url": { type: "string" },
+    help: { type: "boolean", default: false },
+  });
+  if (values.help) return "help";
+  const options: BenchOptions = {
+    seconds: wholeIn("--seconds", values.seconds, 1, 600),
+    rounds: wholeIn("--rounds", values.rounds, 1, 50),
+    connections: wholeIn("--connections", values.connections, 1, 1_000),
+    shapes: shapesOf(values.only),
+    cpuProf: values["cpu-prof"],
+    rivals: !values["no-rivals"],
+    generator: generatorOf(values.generator),
+    poolSize: wholeIn("--pool-size", values["pool-size"], 1, 90),
+  };
+  const databaseUrl = values["database-url"];
+  if (databaseUrl === undefined) return options;
+  urlOf("--database-url", databaseUrl, ["postgres:", "postgresql:"]);
+  return { ...options, databaseUrl };
+}
+
+export interface LoadOptions {
+  url: URL;
+  wallets: number;
+  operations: number;
+  workers: number;
+  seed: number;
+}
+
+export const LOAD_USAGE = `Usage: npm run bench:load -- [options]
+  --url <http://host:port>    the server (http://127.0.0.1:3000)
+  --wallets <2-100000>        wallets to create (1000)
+  --operations <1-10000000>   credits, debits and transfers together (20000)
+  --workers <1-1000>          connections, each with one operation at a time (20)
+  --seed <0-4294967295>       repeats the same operations (random)
+  --help`;
+
+/** Throws `UsageError`; gives `help` when that was asked for. */
+export function parseLoadOptions(args: readonly string[]): LoadOptions | "help" {
+  const values = parseStrictly(args, {
+    url: { type: "string", default: "http://127.0.0.1:3000" },
+    wallets: { type: "string", default: "1000" },
+    operations: { type: "string", default: "20000" },
+    workers: { type: "string", default: "20" },
+    seed: { type: "string" },
+    help: { type: "boolean", default: false },
+  });
+  if (values.help) return "help";
+  const url = urlOf("--url", values.url, ["http:"]);
+  if (url.pathname !== "/" || url.search !== "") {
+    throw new UsageError(`--url must be http://host:port without a path, not "${values.url}"`);
+  }
+  return {
+    url,
+    wallets: wholeIn("--wallets", values.wallets, 2, 100_000),
+    operations: wholeIn("--operations", values.operations, 1, 10_000_000),
+    workers: wholeIn("--workers", values.workers, 1, 1_000),
+    seed:
+      values.seed === undefined
+        ? Math.floor(Math.random() * 2 ** 32)
+        : wholeIn("--seed", values.seed, 0, 2 ** 32 - 1),
+  };
+}
+
+type ArgumentTable = NonNullable<NonNullable<Parameters<typeof parseArgs>[0]>["options"]>;
+
+function parseStrictly<const T extends ArgumentTable>(args: readonly string[], options: T) {
+  try {
+    return parseArgs({ args: [...args], options, strict: true, allowPositionals: false }).values;
+  } catch (error) {
+    throw new UsageError(error instanceof Error ? error.message : String(error));
+  }
+}
+
+function wholeIn(name: string, text: string, min: number, max: number): number {
+  const value = /^\d{1,12}$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= min && value <= max) return value;
+  throw new UsageError(`${name} must be a whole number from ${min} to ${max}, not "${text}"`);
+}
+
+function shapesOf(only: string | undefined): ShapeName[] {
+  const known = SHAPES.map((shape) => shape.name);
+  if (only === undefined) return known;
+  const asked = only.split(",").map((name) => name.trim());
+  const strange = asked.find((name) => !known.some((one) => one === name));
+  if (strange !== undefined) {
+    throw new UsageError(`--only takes shapes out of ${known.join(", ")}, not "${strange}"`);
+  }
+  return known.filter((name) => asked.includes(name));
+}
+
+function generatorOf(text: string): BenchOptions["generator"] {
+  if (text === "auto" || text === "wrk" || text === "node") return text;
+  throw new UsageError(`--generator must be wrk or node, not "${text}"`);
+}
+
+function urlOf(name: string, text: string, protocols: readonly string[]): URL {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (url !== undefined && protocols.includes(url.protocol)) return url;
+  throw new UsageError(`${name} must be a URL with ${protocols.join(" or ")}//, not "${text}"`);
+}

@@ -1,0 +1,149 @@
+/**
+ * What is measured: the shapes of load, the systems that carry each, and what Coffer has to reach
+ * beside them. A shape is plain data, so that the wrk script, the Node generator and the check
+ * afterwards all work from one description. Every system serves the same wallets under the same
+ * paths. Credits and transfers are small against the starting balances: no request of a measurement
+ * can fail for lack of money.
+ */
+export type SystemName = "coffer" | "rowlock" | "empty";
+export type ShapeName = "credits" | "hot-credits" | "transfers" | "hot-transfers" | "latency";
+
+/**
+ * Which requests a generator sends: each one picks its wallet or wallets at random, as far as the
+ * traffic leaves a choice.
+ */
+export type Traffic =
+  | { type: "credit"; to: "uniform" | "hot" }
+  | { type: "transfer"; from: "uniform" | "payer" };
+
+export interface Shape {
+  name: ShapeName;
+  title: string;
+  traffic: Traffic;
+  /** Undefined: as many as the command line says. */
+  connections?: number;
+  /** In the order in which they are shown; Coffer first. */
+  systems: readonly SystemName[];
+}
+
+export const UNIFORM_WALLETS = 10_000;
+export const INITIAL_BALANCE = 1_000_000;
+export const CREDIT_AMOUNT = 1;
+export const TRANSFER_AMOUNT = 0.01;
+
+export const SHAPES: readonly Shape[] = [
+  {
+    name: "credits",
+    title: "credits over 10,000 wallets",
+    traffic: { type: "credit", to: "uniform" },
+    systems: ["coffer", "rowlock", "empty"],
+  },
+  {
+    name: "hot-credits",
+    title: "credits on one hot wallet",
+    traffic: { type: "credit", to: "hot" },
+    systems: ["coffer", "rowlock"],
+  },
+  {
+    name: "transfers",
+    title: "transfers over 10,000 wallets",
+    traffic: { type: "transfer", from: "uniform" },
+    systems: ["coffer", "rowlock"],
+  },
+  {
+    name: "hot-transfers",
+    title: "transfers out of one wallet",
+    traffic: { type: "transfer", from: "payer" },
+    systems: ["coffer", "rowlock"],
+  },
+  {
+    name: "latency",
+    title: "one credit at a time",
+    traffic: { type: "credit", to: "uniform" },
+    connections: 1,
+    systems: ["coffer", "rowlock", "empty"],
+  },
+];
+
+/**
+ * The wallet that takes all credits of `hot-credits`, and the one that pays all transfers of
+ * `hot-transfers`.
+ */
+export const HOT_WALLET = "bench-hot";
+export const PAYER_WALLET = "bench-payer";
+
+/** Ids have one length, so that a request's parts can be made once and joined at random. */
+export function uniformWallet(n: number): string {
+  return `bench-${String(n).padStart(5, "0")}`;
+}
+
+export function allWallets(): string[] {
+  const uniform = Array.from({ length: UNIFORM_WALLETS }, (_, n) => uniformWallet(n));
+  return [HOT_WALLET, PAYER_WALLET, ...uniform];
+}
+
+/** What one system did in one shape: medians over the rounds, counts summed. */
+export interface Figures {
+  opsPerSecond: number;
+  p50Ms: number;
+  p90Ms: number;
+  p99Ms: number;
+  errors: number;
+}
+
+export interface ShapeResult {
+  shape: ShapeName;
+  figures: Partial<Record<SystemName, Figures>>;
+}
+
+export interface Judgement {
+  shape: ShapeName;
+  target: string;
+  measured: number;
+  /** `unmeasured`: the shape or its rival was left out of this run. */
+  verdict: "pass" | "fail" | "unmeasured";
+}
+
+type Target =
+  | { shape: ShapeName; type: "ratio"; rival: SystemName; atLeast: number }
+  | { shape: ShapeName; type: "p50"; belowMs: number };
+
+export const TARGETS: readonly Target[] = [
+  { shape: "credits", type: "ratio", rival: "rowlock", atLeast: 7 },
+  { shape: "credits", type: "ratio", rival: "empty", atLeast: 0.4 },
+  { shape: "hot-credits", type: "ratio", rival: "rowlock", atLeast: 22 },
+  { shape: "transfers", type: "ratio", rival: "rowlock", atLeast: 3.5 },
+  { shape: "hot-transfers", type: "ratio", rival: "rowlock", atLeast: 7 },
+  { shape: "latency", type: "p50", belowMs: 1.5 },
+];
+
+/** Coffer's throughput as a multiple of a rival's; NaN when either is missing. */
+export function ratioTo(result: ShapeResult | undefined, rival: SystemName): number {
+  const own = result?.figures.coffer?.opsPerSecond ?? Number.NaN;
+  return own / (result?.figures[rival]?.opsPerSecond ?? Number.NaN);
+}
+
+/**
+ * Holds the results against the targets. A shape in which Coffer answered with errors fails,
+ * however fast it was.
+ */
+export function judge(results: readonly ShapeResult[]): Judgement[] {
+  return TARGETS.map((target) => {
+    const result = results.find((one) => one.shape === target.shape);
+    const own = result?.figures.coffer;
+    const measured =
+      target.type === "ratio" ? ratioTo(result, target.rival) : (own?.p50Ms ?? Number.NaN);
+    const text =
+      target.type === "ratio"
+        ? `at least ${target.atLeast} x ${target.rival}`
+        : `p50 below ${target.belowMs} ms`;
+    const reached =
+      target.type === "ratio" ? measured >= target.atLeast : measured < target.belowMs;
+    const verdict = Number.isNaN(measured)
+      ? "unmeasured"
+      : reached && own?.errors === 0
+        ? "pass"
+        : "fail";
+    return { shape: target.shape, target: text, measured, verdict };
+  });
+}

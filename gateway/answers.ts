@@ -1,0 +1,126 @@
+/**
+ * Turns outcomes into what callers get, the same for HTTP and NATS. An answer is a function of a wallet and a version: a fresh
+ * outcome brings the wallet along, a replayed one is read back at the version that its command made, so a repeat gets the same
+ * body without any stored body. When that read fails, the outcome is known to have happened but cannot be told: `outcome_unknown`.
+ */
+import { toDecimal } from "../src/amount.ts";
+import type { Command, Outcome, TransferAnswer } from "../src/protocol.ts";
+import { ReadUnavailable } from "../src/postgres-read-model.ts";
+import type { ReadModel } from "../src/read-model.ts";
+import type { WalletState } from "../src/wallet.ts";
+import { faultError, rejectionError, type ApiError } from "./errors.ts";
+import type { WalletBody } from "./schemas.ts";
+
+/** A transfer as both wallets stand right after it; the payee is null while the transfer is pending. */
+export interface TransferOutcome {
+  readonly transferId: string;
+  readonly status: "posted" | "pending";
+  readonly from: WalletBody;
+  readonly to: WalletBody | null;
+}
+
+export type Answer =
+  | { readonly type: "wallet"; readonly wallet: WalletBody; readonly isReplay: boolean }
+  | { readonly type: "transfer"; readonly transfer: TransferOutcome; readonly isReplay: boolean }
+  | { readonly type: "error"; readonly error: ApiError; readonly isReplay: boolean };
+
+export type GiveAnswer = (outcome: Outcome, command: Command) => Answer | Promise<Answer>;
+
+export interface AnswersOptions {
+  readonly readModel: Pick<ReadModel, "walletAt" | "transfer">;
+  readonly log: { error(details: object, message: string): void };
+}
+
+export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
+  async function walletAt(walletId: string, version: number): Promise<WalletBody> {
+    const wallet = await readModel.walletAt(walletId, version);
+    if (wallet === null) throw new Error(`wallet ${walletId} has no version ${version}`);
+    return walletBody(wallet);
+  }
+
+  /** The payee was told again and did not come along: it is what its history says. */
+  async function transferred(answer: TransferAnswer): Promise<Answer> {
+    const { transferId, status, from, to, toWalletId, toVersion } = answer;
+    const payee =
+      to !== null
+        ? walletBody(to)
+        : toVersion === null
+          ? null
+          : await walletAt(toWalletId, toVersion);
+    const transfer = { transferId, status, from: walletBody(from), to: payee };
+    return { type: "transfer", transfer, isReplay: false };
+  }
+
+  async function replayedTransfer(transferId: string): Promise<Answer> {
+    const transfer = await readModel.transfer(transferId);
+    if (transfer === null) throw new Error(`transfer ${transferId} has an event and no record`);
+    const { fromWalletId, fromVersion, toWalletId, toVersion, status, rejection } = transfer;
+    if (status === "returned") {
+      return { type: "error", error: rejectionError(rejection!), isReplay: true };
+    }
+    const [from, to] = await Promise.all([
+      walletAt(fromWalletId, fromVersion),
+      toVersion === null ? null : walletAt(toWalletId, toVersion),
+    ]);
+    return { type: "transfer", transfer: { transferId, status, from, to }, isReplay: true };
+  }
+
+  async function replayed(outcome: Extract<Outcome, { type: "replayed" }>): Promise<Answer> {
+    const { walletId, version, transferId } = outcome;
+    if (transferId !== null) return replayedTransfer(transferId);
+    return { type: "wallet", wallet: await walletAt(walletId, version), isReplay: true };
+  }
+
+  function readBack(answer: Promise<Answer>, commandId: string): Promise<Answer> {
+    return answer.catch((error: unknown): Answer => {
+      if (!(error instanceof ReadUnavailable)) {
+        log.error({ err: error, commandId }, "a command's answer could not be read back");
+      }
+      return { type: "error", error: faultError("unknown", commandId), isReplay: false };
+    });
+  }
+
+  return (outcome, { commandId }) => {
+    switch (outcome.type) {
+      case "done":
+        return { type: "wallet", wallet: walletBody(outcome.wallet), isReplay: false };
+      case "transferred":
+        return readBack(transferred(outcome.transfer), commandId);
+      case "replayed":
+        return readBack(replayed(outcome), commandId);
+      case "rejected": {
+        const error = rejectionError(outcome.rejection);
+        return { type: "error", error, isReplay: outcome.replayed };
+      }
+      case "fault":
+        return { type: "error", error: faultError(outcome.fault, commandId), isReplay: false };
+      default:
+        return outcome satisfies never;
+    }
+  };
+}
+
+const NO_METADATA: { readonly [key: string]: unknown } = Object.freeze({});
+
+/** A wallet as callers see it: decimals, ISO times, metadata as an object. */
+export function walletBody(wallet: WalletState): WalletBody {
+  const { balanceMinor, heldMinor, decimalPlaces, metadata } = wallet;
+  return {
+    id: wallet.walletId,
+    ownerId: wallet.ownerId,
+    currency: wallet.currency,
+    balance: toDecimal(balanceMinor, decimalPlaces),
+    held: toDecimal(heldMinor, decimalPlaces),
+    available: toDecimal(balanceMinor - heldMinor, decimalPlaces),
+    status: wallet.status,
+    version: wallet.version,
+    metadata: metadata === "{}" ? NO_METADATA : (JSON.parse(metadata) as WalletBody["metadata"]),
+    createdAt: isoTime(wallet.createdAtMs),
+    updatedAt: isoTime(wallet.updatedAtMs),
+  };
+}
+
+/** ISO 8601 in UTC with milliseconds. */
+export function isoTime(atMs: number): string {
+  return new Date(atMs).toISOString();
+}

@@ -1,0 +1,317 @@
+/**
+ * Makes a `Command` of a request, the same for every way in: HTTP routes and NATS endpoints bring a body that fits its schema,
+ * and get a command or the error to answer with. It hides what schemas cannot say: one spelling for each input (so that `10` and
+ * "10.00" are the same command), the idempotency key and its fingerprint, text that PostgreSQL can store, and ids for what the
+ * caller left unnamed. It decides nothing about wallets.
+ */
+import { hash } from "node:crypto";
+import { uuidv7 } from "uuidv7";
+
+import { canonicalAmount } from "../src/amount.ts";
+import { LIMITS } from "../src/limits.ts";
+import type { Command } from "../src/protocol.ts";
+import { shardOf } from "../src/shard.ts";
+import type { WalletCommand } from "../src/wallet.ts";
+import { rejectionError, validationFailed, type ApiError } from "./errors.ts";
+import { wrongAmount } from "./validation.ts";
+
+export type RequestType =
+  | "create"
+  | "credit"
+  | "fund"
+  | "debit"
+  | "transfer"
+  | "suspend"
+  | "activate"
+  | "close";
+
+/** Fields of all request bodies, already of the right types. */
+export interface RequestFields {
+  readonly idempotencyKey?: string;
+  readonly description?: string;
+  readonly reason?: string;
+  readonly metadata?: { readonly [key: string]: unknown };
+  readonly expectedVersion?: number;
+  readonly amount?: number | string;
+  readonly toWalletId?: string;
+  readonly ownerId?: string;
+  readonly currency?: string;
+  readonly initialBalance?: number | string;
+}
+
+/** What a request says besides its body. */
+export interface RequestOrigin {
+  /** A UUIDv7 made for the request, or the caller's correlation id: see `correlationOf`. */
+  readonly correlationId: string;
+  /** Whether the gateway made `correlationId`; then it is new, and can name the command too. */
+  readonly isCorrelationNew: boolean;
+  /** Header `Idempotency-Key`. */
+  readonly key: string | undefined;
+}
+
+export type Intake =
+  | { readonly ok: true; readonly command: Command; readonly isKeyed: boolean }
+  | { readonly ok: false; readonly error: ApiError };
+
+/** The assets' decimal places, for creations. */
+export type AssetLookup = (code: string) => { readonly decimalPlaces: number } | null;
+
+export type TakeIn = (
+  type: RequestType,
+  walletId: string | null,
+  fields: RequestFields,
+  origin: RequestOrigin,
+) => Intake;
+
+function refused(error: ApiError): { readonly ok: false; readonly error: ApiError } {
+  return { ok: false, error };
+}
+
+/** `walletId` is null only for a creation that leaves the id to us. */
+export function buildCommandIntake(assetOf: AssetLookup): TakeIn {
+  return (type, walletId, fields, origin) => {
+    const key = keyOf(fields.idempotencyKey, origin.key);
+    if (key !== null && typeof key !== "string") return refused(key);
+    const description = fields.description ?? fields.reason ?? null;
+    if (description !== null && UNSTORABLE.test(description)) {
+      const field = fields.description === undefined ? "reason" : "description";
+      return refused(validationFailed([{ field, message: NOT_STORABLE }]));
+    }
+    let metadata: string | null = null;
+    if (fields.metadata !== undefined) {
+      const canonical = canonicalMetadata(fields.metadata);
+      if (!canonical.ok) {
+        return refused(validationFailed([{ field: "metadata", message: canonical.problem }]));
+      }
+      metadata = canonical.text;
+    }
+    const body = bodyOf(type, fields, metadata, assetOf);
+    if (!body.ok) return body;
+    const commandId = key ?? (origin.isCorrelationNew ? origin.correlationId : uuidv7());
+    const expectedVersion = fields.expectedVersion ?? null;
+    const fingerprint =
+      key === null
+        ? null
+        : fingerprintOf(type, walletId, body.command, description, metadata, expectedVersion);
+    const command: Command = {
+      commandId,
+      fingerprint,
+      walletId: walletId ?? (key === null ? uuidv7() : proposeWalletId(key)),
+      proposedId: walletId === null && key !== null,
+      expectedVersion,
+      description,
+      metadata: type === "create" ? null : metadata,
+      correlationId: origin.correlationId,
+      body: body.command,
+    };
+    return { ok: true, command, isKeyed: key !== null };
+  };
+}
+
+// --- What the command asks ------------------------------------------------------------------------------------------------
+
+type Body =
+  | { readonly ok: true; readonly command: WalletCommand }
+  | { readonly ok: false; readonly error: ApiError };
+
+function bodyOf(
+  type: RequestType,
+  fields: RequestFields,
+  metadata: string | null,
+  assetOf: AssetLookup,
+): Body {
+  switch (type) {
+    case "create":
+      return creationOf(fields, metadata, assetOf);
+    case "suspend":
+    case "activate":
+    case "close":
+      return { ok: true, command: { type } };
+    case "credit":
+    case "fund":
+    case "debit":
+    case "transfer": {
+      const canonical = canonicalAmount(fields.amount);
+      if (!canonical.ok) return refused(wrongAmount("amount", fields.amount)!);
+      const { amount } = canonical;
+      if (type === "credit") return { ok: true, command: { type, amount, kind: "CREDIT" } };
+      if (type === "fund") return { ok: true, command: { type: "credit", amount, kind: "FUND" } };
+      if (type === "debit") return { ok: true, command: { type, amount } };
+      const toWalletId = fields.toWalletId!;
+      return { ok: true, command: { type, transferId: uuidv7(), toWalletId, amount } };
+    }
+    default:
+      return type satisfies never;
+  }
+}
+
+const NO_MONEY = /^0{1,40}(\.0{1,40})?$/;
+
+function creationOf(fields: RequestFields, metadata: string | null, assetOf: AssetLookup): Body {
+  const { ownerId = null, currency = "USD", initialBalance = 0 } = fields;
+  const asset = assetOf(currency);
+  if (asset === null) return refused(rejectionError({ code: "asset_not_found", currency }));
+  let amount: string | null = null;
+  // A creation may say that it brings no money; everywhere else zero is a mistake.
+  if (
+    initialBalance !== 0 &&
+    !(typeof initialBalance === "string" && NO_MONEY.test(initialBalance))
+  ) {
+    const canonical = canonicalAmount(initialBalance);
+    if (!canonical.ok) return refused(wrongAmount("initialBalance", initialBalance)!);
+    amount = canonical.amount;
+  }
+  return {
+    ok: true,
+    command: {
+      type: "create",
+      ownerId,
+      currency,
+      decimalPlaces: asset.decimalPlaces,
+      initialBalance: amount,
+      metadata: metadata ?? "{}",
+    },
+  };
+}
+
+// --- Keys -----------------------------------------------------------------------------------------------------------------
+
+/** Characters that PostgreSQL's text and jsonb cannot hold: NUL, and halves of surrogate pairs. */
+const UNSTORABLE = /[\0\p{Surrogate}]/u;
+const NOT_STORABLE = "must not contain NUL characters or halves of surrogate pairs";
+const UNFIT_FOR_KEY = /[\p{Cc}\p{Surrogate}]/u;
+
+/** Null when the text can name a command, or else why not. */
+export function problemOfKey(key: string): string | null {
+  if (key.length === 0) return "must not be empty";
+  if (key.length > LIMITS.keyLengthMax) return `must not exceed ${LIMITS.keyLengthMax} characters`;
+  if (UNFIT_FOR_KEY.test(key)) return "must not contain control characters";
+  return null;
+}
+
+function keyOf(inBody: string | undefined, inHeader: string | undefined): string | null | ApiError {
+  if (inBody === undefined && inHeader === undefined) return null;
+  if (inBody !== undefined && inHeader !== undefined && inBody !== inHeader) {
+    const message = "differs from the header Idempotency-Key";
+    return validationFailed([{ field: "idempotencyKey", message }]);
+  }
+  const key = (inHeader ?? inBody)!;
+  const message = problemOfKey(key);
+  const field = inHeader === undefined ? "idempotencyKey" : "Idempotency-Key";
+  return message === null ? key : validationFailed([{ field, message }]);
+}
+
+/** Characters of a fingerprint: 132 bits of SHA-256 in base64url, too many for two inputs to meet. */
+const FINGERPRINT_LENGTH = 22;
+
+/**
+ * Digest of what the caller asked for, in one canonical spelling. Ids the gateway made (the transfer's, a proposed wallet's) and the
+ * correlation id are not part of it: a repeat has others.
+ */
+function fingerprintOf(
+  type: RequestType,
+  walletId: string | null,
+  command: WalletCommand,
+  description: string | null,
+  metadata: string | null,
+  expectedVersion: number | null,
+): string {
+  const meaning: unknown[] = [type, walletId, description, metadata, expectedVersion];
+  if (command.type === "create") {
+    meaning.push(command.ownerId, command.currency, command.initialBalance);
+  } else if (command.type === "transfer") {
+    meaning.push(command.toWalletId, command.amount);
+  } else if (command.type === "credit" || command.type === "debit") {
+    meaning.push(command.amount);
+  }
+  return hash("sha256", JSON.stringify(meaning), "base64url").slice(0, FINGERPRINT_LENGTH);
+}
+
+/**
+ * A new wallet id in the key's shard. The first command with a key decides the wallet's id; its repeats bring other proposals, and
+ * must reach the same owner to be recognised. The last 16 of a UUIDv7's random bits are tried in turn, from where they are: all
+ * 256 shards lie within a few hundred steps.
+ */
+export function proposeWalletId(key: string): string {
+  const shard = shardOf(key);
+  for (;;) {
+    const id = uuidv7();
+    const head = id.slice(0, -4);
+    const tail = Number.parseInt(id.slice(-4), 16);
+    for (let step = 0; step <= 0xffff; step++) {
+      const candidate = head + ((tail + step) & 0xffff).toString(16).padStart(4, "0");
+      if (shardOf(candidate) === shard) return candidate;
+    }
+  }
+}
+
+// --- Metadata -------------------------------------------------------------------------------------------------------------
+
+type Canonical =
+  | { readonly ok: true; readonly text: string }
+  | { readonly ok: false; readonly problem: string };
+
+/**
+ * JSON text in which equal objects are equal texts. Keys are in the order of PostgreSQL's jsonb (shorter first, then by bytes), so
+ * that a wallet reads the same whether its metadata comes from the command or back from the database.
+ */
+export function canonicalMetadata(metadata: { readonly [key: string]: unknown }): Canonical {
+  try {
+    const text = write(metadata, 1);
+    return Buffer.byteLength(text) <= LIMITS.metadataBytesMax
+      ? { ok: true, text }
+      : { ok: false, problem: `must not exceed ${LIMITS.metadataBytesMax} bytes as JSON` };
+  } catch (error) {
+    if (error instanceof Unwritable) return { ok: false, problem: error.message };
+    throw error;
+  }
+}
+
+class Unwritable extends Error {}
+
+function write(value: unknown, depth: number): string {
+  if (typeof value === "string") return writeText(value);
+  if (typeof value === "number" && !Number.isFinite(value)) {
+    throw new Unwritable("must not contain numbers beyond the range of a double");
+  }
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  if (depth > LIMITS.metadataDepthMax) {
+    throw new Unwritable(`must not be nested more than ${LIMITS.metadataDepthMax} levels deep`);
+  }
+  if (Array.isArray(value)) return `[${value.map((item) => write(item, depth + 1)).join(",")}]`;
+  const members = Object.entries(value).map(([name, member]) => ({
+    bytes: Buffer.from(name),
+    text: `${writeName(name)}:${write(member, depth + 1)}`,
+  }));
+  members.sort(
+    (one, other) => one.bytes.length - other.bytes.length || Buffer.compare(one.bytes, other.bytes),
+  );
+  return `{${members.map(({ text }) => text).join(",")}}`;
+}
+
+function writeName(name: string): string {
+  if (name === "__proto__") throw new Unwritable("must not contain the key __proto__");
+  return writeText(name);
+}
+
+function writeText(text: string): string {
+  if (UNSTORABLE.test(text)) throw new Unwritable(NOT_STORABLE);
+  return JSON.stringify(text);
+}
+
+// --- Correlation ----------------------------------------------------------------------------------------------------------
+
+/** W3C Trace Context: version, trace id, parent id, flags. */
+const TRACEPARENT = /^[\da-f]{2}-([\da-f]{32})-[\da-f]{16}-[\da-f]{2}/;
+const NO_TRACE = "0".repeat(32);
+
+/**
+ * The correlation id that the caller brought: `X-Correlation-Id`, or the trace id of `traceparent`. Null when there is none that
+ * can be kept; an unfit one is ignored, since it names nothing that money depends on.
+ */
+export function correlationOf(header: unknown, traceparent: unknown): string | null {
+  if (typeof header === "string" && problemOfKey(header) === null) return header;
+  if (typeof traceparent !== "string") return null;
+  const traceId = TRACEPARENT.exec(traceparent)?.[1];
+  return traceId === undefined || traceId === NO_TRACE ? null : traceId;
+}

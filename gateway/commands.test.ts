@@ -1,0 +1,311 @@
+/**
+ * The command desk on the real in-process bus, with small owners that answer, refuse or stay silent, and a clock that the test
+ * moves. What matters most: no answer ever says "nothing happened" while a sending may have done something.
+ */
+import { describe, expect, it } from "vitest";
+
+import { LIMITS } from "../src/limits.ts";
+import { buildMemoryBus } from "../src/memory-bus.ts";
+import { SUBJECTS } from "../src/protocol.ts";
+import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/protocol.ts";
+import { shardOf } from "../src/shard.ts";
+import { buildCommandDesk } from "./commands.ts";
+
+const { commandAttemptMs, commandDeadlineMs, commandRetryPauseMs, gatewayCommandsMax } = LIMITS;
+
+function commandFor(walletId: string, commandId = `c-${walletId}`): Command {
+  return {
+    commandId,
+    fingerprint: null,
+    walletId,
+    proposedId: false,
+    expectedVersion: null,
+    description: null,
+    metadata: null,
+    correlationId: "corr",
+    body: { type: "credit", amount: "1", kind: "CREDIT" },
+  };
+}
+
+const rejected: Outcome = {
+  type: "rejected",
+  rejection: { code: "wallet_not_found", walletId: "w" },
+  replayed: false,
+};
+const faultOf = (fault: Fault): Outcome => ({ type: "fault", fault });
+
+/** A desk, the bus under it, and hands on its clock. */
+function setUp() {
+  const bus = buildMemoryBus();
+  let nowMs = 1_000;
+  let sweep = (): void => undefined;
+  let isSweeping = true;
+  const desk = buildCommandDesk({
+    bus,
+    gatewayId: "g1",
+    clock: { nowMs: () => nowMs },
+    schedule: {
+      soon: (task) => void setImmediate(task),
+      every(_intervalMs, task) {
+        sweep = task;
+        return () => {
+          isSweeping = false;
+        };
+      },
+    },
+  });
+  /** Lets everything that is under way on the bus arrive. */
+  async function settle(): Promise<void> {
+    for (let turn = 0; turn < 6; turn++) await new Promise((resolve) => setImmediate(resolve));
+  }
+  async function pass(ms: number): Promise<void> {
+    nowMs += ms;
+    sweep();
+    await settle();
+  }
+  /** Subscribes an owner of all shards; `null` is silence. */
+  function own(answer: (message: CommandMessage, delivery: number) => Outcome | null) {
+    const batches: CommandMessage[][] = [];
+    const deliveries: CommandMessage[] = [];
+    const unsubscribe = bus.subscribe<CommandMessage[]>(SUBJECTS.shard("*" as never), (batch) => {
+      batches.push(batch);
+      for (const message of batch) {
+        deliveries.push(message);
+        const outcome = answer(message, deliveries.length);
+        if (outcome !== null) reply(message.seq, outcome);
+      }
+    });
+    return { batches, deliveries, unsubscribe };
+  }
+  function reply(seq: number, outcome: Outcome): void {
+    bus.publish(SUBJECTS.inbox("g1"), [{ inbox: "", seq, outcome } satisfies Reply]);
+  }
+  return { bus, desk, settle, pass, own, reply, isSweeping: () => isSweeping };
+}
+
+/** What a promise has come to, without waiting for it. */
+async function peek(promise: Promise<Outcome>): Promise<Outcome | "open"> {
+  return Promise.race([promise, Promise.resolve("open" as const)]);
+}
+
+describe("batching", () => {
+  it("sends what one turn brings for a shard as one message, and each shard its own", async () => {
+    const { desk, own } = setUp();
+    const { batches } = own(() => rejected);
+    const ids = ["a", "a", "b", "a"];
+    const outcomes = await Promise.all(
+      ids.map((id, nth) => desk.submit(commandFor(id, `c${nth}`))),
+    );
+    expect(outcomes).toEqual(ids.map(() => rejected));
+    expect(shardOf("a")).not.toBe(shardOf("b"));
+    expect(batches.map((batch) => batch.map(({ command }) => command.commandId))).toEqual([
+      ["c0", "c1", "c3"],
+      ["c2"],
+    ]);
+  });
+
+  it("splits a batch that would be too large for the bus", async () => {
+    const { desk, own } = setUp();
+    const { batches } = own(() => rejected);
+    const description = "é".repeat(LIMITS.descriptionLengthMax);
+    const commands = Array.from({ length: 400 }, () => ({ ...commandFor("a"), description }));
+    await Promise.all(commands.map((command) => desk.submit(command)));
+    expect(batches.length).toBeGreaterThan(1);
+    for (const batch of batches) {
+      expect(Buffer.byteLength(JSON.stringify(batch))).toBeLessThan(LIMITS.busMessageBytesMax);
+    }
+    expect(batches.flat()).toHaveLength(400);
+  });
+
+  it("tells the owner how much time is left, and which attempt this is", async () => {
+    const { desk, own, settle, pass } = setUp();
+    const { deliveries } = own(() => null);
+    void desk.submit(commandFor("a"));
+    await settle();
+    await pass(commandAttemptMs);
+    expect(deliveries.map(({ attempt }) => attempt)).toEqual([1, 2]);
+    expect(deliveries.map(({ budgetMs }) => budgetMs)).toEqual([
+      commandDeadlineMs,
+      commandDeadlineMs - commandAttemptMs,
+    ]);
+    expect(deliveries[1]!.command).toBe(deliveries[0]!.command);
+  });
+});
+
+describe("an owner that is away", () => {
+  it("gets the command when it comes back", async () => {
+    const { desk, own, settle, pass } = setUp();
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    expect(await peek(outcome)).toBe("open");
+    own(() => rejected);
+    await pass(commandRetryPauseMs);
+    expect(await outcome).toEqual(rejected);
+  });
+
+  it("for the whole time means unavailable: nothing was ever delivered", async () => {
+    const { desk, settle, pass } = setUp();
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    for (let ms = 0; ms < commandDeadlineMs - 500; ms += 250) await pass(250);
+    expect(await peek(outcome)).toBe("open");
+    await pass(500);
+    expect(await outcome).toEqual(faultOf("unavailable"));
+    expect(desk.pending).toBe(0);
+  });
+
+  it("is asked less and less often", async () => {
+    const { desk, own, settle, pass } = setUp();
+    const { deliveries } = own(() => faultOf("unavailable"));
+    void desk.submit(commandFor("a"));
+    await settle();
+    for (let ms = 0; ms < commandDeadlineMs; ms += 25) await pass(25);
+    expect(deliveries.length).toBeGreaterThan(10);
+    expect(deliveries.length).toBeLessThanOrEqual(LIMITS.commandSendsMax);
+  });
+});
+
+describe("silence", () => {
+  it("makes the desk send the same command again", async () => {
+    const { desk, own, settle, pass } = setUp();
+    own((_message, delivery) => (delivery === 1 ? null : rejected));
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    await pass(commandAttemptMs - 1);
+    expect(await peek(outcome)).toBe("open");
+    await pass(1);
+    expect(await outcome).toEqual(rejected);
+  });
+
+  it("until the deadline means unknown: it may have happened", async () => {
+    const { desk, own, settle, pass } = setUp();
+    own(() => null);
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    await pass(commandDeadlineMs);
+    expect(await outcome).toEqual(faultOf("unknown"));
+  });
+
+  it("is ended by the late reply to an earlier sending", async () => {
+    const { desk, own, reply, settle, pass } = setUp();
+    const { deliveries } = own(() => null);
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    await pass(commandAttemptMs);
+    expect(deliveries).toHaveLength(2);
+    reply(deliveries[0]!.seq, rejected);
+    expect(await outcome).toEqual(rejected);
+  });
+});
+
+describe("honest outcomes", () => {
+  it("answers overloaded at once when nothing is in doubt", async () => {
+    const { desk, own } = setUp();
+    own(() => faultOf("overloaded"));
+    expect(await desk.submit(commandFor("a"))).toEqual(faultOf("overloaded"));
+  });
+
+  it.each(["overloaded", "unavailable"] as const)(
+    "does not let a later %s hide an earlier sending in doubt",
+    async (fault) => {
+      const { desk, own, settle, pass } = setUp();
+      own((_message, delivery) => (delivery === 1 ? null : faultOf(fault)));
+      const outcome = desk.submit(commandFor("a"));
+      await settle();
+      await pass(commandAttemptMs);
+      expect(await peek(outcome)).toBe("open");
+      for (let ms = commandAttemptMs; ms < commandDeadlineMs; ms += 500) await pass(500);
+      expect(await outcome).toEqual(faultOf("unknown"));
+    },
+  );
+
+  it("does not let an owner that left hide an earlier sending in doubt", async () => {
+    const { desk, own, settle, pass } = setUp();
+    const owner = own(() => null);
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    owner.unsubscribe();
+    for (let ms = 0; ms < commandDeadlineMs; ms += 500) await pass(500);
+    expect(await outcome).toEqual(faultOf("unknown"));
+  });
+
+  it("reads one refusal told twice as the fate of one sending only", async () => {
+    const { desk, own, reply, settle, pass } = setUp();
+    const { deliveries } = own(() => null);
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    await pass(commandAttemptMs);
+    reply(deliveries[1]!.seq, faultOf("unavailable"));
+    reply(deliveries[1]!.seq, faultOf("overloaded"));
+    await settle();
+    expect(await peek(outcome)).toBe("open");
+    await pass(commandDeadlineMs);
+    expect(await outcome).toEqual(faultOf("unknown"));
+  });
+
+  it("asks again after unknown, and takes the answer", async () => {
+    const { desk, own, settle, pass } = setUp();
+    own((_message, delivery) => (delivery === 1 ? faultOf("unknown") : rejected));
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    await pass(commandRetryPauseMs);
+    expect(await outcome).toEqual(rejected);
+  });
+
+  it("gives up a command that ends as unknown each time it arrives", async () => {
+    const { desk, own, settle, pass } = setUp();
+    const { deliveries } = own(() => faultOf("unknown"));
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    for (let ms = 0; ms < commandDeadlineMs / 2; ms += 500) await pass(500);
+    expect(await outcome).toEqual(faultOf("unknown"));
+    expect(deliveries).toHaveLength(LIMITS.commandAttemptsMax);
+  });
+});
+
+describe("the inbox", () => {
+  it("drops replies to forgotten, foreign and never sent numbers, and junk", async () => {
+    const { bus, desk, own, reply, settle } = setUp();
+    const { deliveries } = own(() => null);
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    const { seq } = deliveries[0]!;
+    reply(seq + 1, rejected);
+    reply(seq + 3_200, rejected);
+    for (const junk of [null, 1, "x", {}, [null, 1, {}, { seq }, { seq, outcome: {} }]]) {
+      bus.publish(SUBJECTS.inbox("g1"), junk);
+    }
+    bus.publish(SUBJECTS.inbox("g1"), [{ seq, outcome: { type: "done" } }]);
+    bus.publish(SUBJECTS.inbox("g1"), [{ seq, outcome: { type: "fault", fault: "odd" } }]);
+    await settle();
+    expect(await peek(outcome)).toBe("open");
+    reply(seq, rejected);
+    reply(seq, faultOf("unknown"));
+    await settle();
+    expect(await outcome).toEqual(rejected);
+  });
+});
+
+describe("bounds", () => {
+  it("refuses more commands than it may have under way, at once", async () => {
+    const { desk } = setUp();
+    for (let nth = 0; nth < gatewayCommandsMax; nth++) void desk.submit(commandFor(`w${nth}`));
+    expect(await desk.submit(commandFor("one more"))).toEqual(faultOf("overloaded"));
+    expect(desk.pending).toBe(gatewayCommandsMax);
+  });
+
+  it("drains: refuses new commands, answers the old ones, and then sweeps no more", async () => {
+    const { desk, own, reply, settle, isSweeping } = setUp();
+    const { deliveries } = own(() => null);
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    const drained = desk.drain();
+    expect(await desk.submit(commandFor("b"))).toEqual(faultOf("unavailable"));
+    expect(isSweeping()).toBe(true);
+    reply(deliveries[0]!.seq, rejected);
+    await drained;
+    expect(await outcome).toEqual(rejected);
+    expect(isSweeping()).toBe(false);
+    expect(desk.drain()).toBe(desk.drain());
+  });
+});

@@ -1,0 +1,380 @@
+/**
+ * The command desk: asks the owners of shards to carry out commands, and stays with each until its answer or its deadline. It
+ * hides batching (what one event-loop turn brings for a shard travels as one message), owners that are away for a moment, lost and
+ * repeated messages, and clocks. It is the place where outcomes stay honest: each sending of a command is remembered
+ * as one bit, set while that sending may have done something, and only when no bit is set is the answer "nothing happened". One
+ * sweep serves all deadlines and pauses; a command costs one entry, one promise and no timer.
+ *
+ *     queued --flush--> sent --reply--> answered
+ *       ^                |
+ *       |                +--reached nobody, unavailable, unknown--> paused
+ *       +--no reply within commandAttemptMs-----+                     |
+ *       +--------------------------pause over-------------------------+
+ *
+ * queued: waits for the end of this event-loop turn. sent: a reply may come. paused: sent again later. answered: forgotten; from
+ * every state, at the latest at the deadline, as `unknown` if a bit is set and else as `unavailable`. A reply to any
+ * sending answers, in every state.
+ */
+import type { Bus } from "../src/bus.ts";
+import { LIMITS } from "../src/limits.ts";
+import { SUBJECTS } from "../src/protocol.ts";
+import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/protocol.ts";
+import { shardOf } from "../src/shard.ts";
+
+export interface CommandDesk {
+  /** Never rejects; answers within `LIMITS.commandDeadlineMs`. */
+  submit(command: Command): Promise<Outcome>;
+  /** Commands without an answer yet. */
+  readonly pending: number;
+  /** Refuses new commands as `unavailable`, resolves when all others are answered. Later calls get the same promise. */
+  drain(): Promise<void>;
+}
+
+/** When things happen; a simulator brings its own. */
+export interface Schedule {
+  /** Runs the task after the current event-loop turn's I/O. */
+  soon(task: () => void): void;
+  /** Runs the task every `intervalMs` until the returned function is called. */
+  every(intervalMs: number, task: () => void): () => void;
+}
+
+export interface CommandDeskOptions {
+  readonly bus: Bus;
+  /** Names this gateway's inbox; different in every process and after every restart. */
+  readonly gatewayId: string;
+  /** Milliseconds that never go back; from where they count does not matter. */
+  readonly clock?: { nowMs(): number };
+  readonly schedule?: Schedule;
+  readonly log?: { warn(details: object, message: string): void };
+}
+
+type State = "queued" | "sent" | "paused" | "answered";
+
+interface Entry {
+  readonly number: number;
+  readonly command: Command;
+  readonly shard: number;
+  readonly submittedAtMs: number;
+  readonly resolve: (outcome: Outcome) => void;
+  state: State;
+  /** Times it was sent; the sending n, counted from 0, is bit n of `doubt`. */
+  sendings: number;
+  doubt: number;
+  /** Bits that are set in `doubt`. */
+  doubts: number;
+  /** When it was sent last; while paused, when it goes again. */
+  atMs: number;
+  pauseMs: number;
+}
+
+/** What one turn has for one shard. */
+interface Outbox {
+  readonly shard: number;
+  entries: Entry[];
+  messages: CommandMessage[];
+  bytes: number;
+}
+
+/** Sequence numbers carry which command and which sending of it: `number * SENDINGS + sending`. */
+const SENDINGS = 32;
+
+const UNAVAILABLE: Outcome = { type: "fault", fault: "unavailable" };
+const OVERLOADED: Outcome = { type: "fault", fault: "overloaded" };
+const UNKNOWN: Outcome = { type: "fault", fault: "unknown" };
+
+const systemClock = { nowMs: () => performance.now() };
+const systemSchedule: Schedule = {
+  soon: (task) => void setImmediate(task),
+  every(intervalMs, task) {
+    const timer = setInterval(task, intervalMs).unref();
+    return () => clearInterval(timer);
+  },
+};
+
+/** Bytes of one command's message around its texts; each UTF-16 unit of a text becomes at most six bytes of JSON. */
+const MESSAGE_BYTES = 600;
+const BYTES_PER_UNIT = 6;
+
+function estimateBytes({
+  commandId,
+  correlationId,
+  walletId,
+  description,
+  metadata,
+  body,
+}: Command): number {
+  let units = commandId.length + correlationId.length + walletId.length;
+  if (description !== null) units += description.length;
+  if (metadata !== null) units += metadata.length;
+  if (body.type === "create") units += body.metadata.length + (body.ownerId?.length ?? 0);
+  if (body.type === "transfer") units += body.toWalletId.length;
+  return MESSAGE_BYTES + units * BYTES_PER_UNIT;
+}
+
+/** Builds the desk and subscribes its inbox. */
+export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
+  const { bus, gatewayId, clock = systemClock, schedule = systemSchedule, log } = options;
+  const inbox = SUBJECTS.inbox(gatewayId);
+  /** By number: in the order of submission, which is the order of deadlines. */
+  const entries = new Map<number, Entry>();
+  const outboxes = new Map<number, Outbox>();
+  let paused: Entry[] = [];
+  let lastNumber = 0;
+  let isFlushPlanned = false;
+  let drained: Promise<void> | undefined;
+  let onEmpty: (() => void) | undefined;
+
+  // One executor for all promises: a closure per command would be the desk's largest allocation.
+  let resolveNext: (outcome: Outcome) => void;
+  const executor = (resolve: (outcome: Outcome) => void): void => {
+    resolveNext = resolve;
+  };
+
+  // --- Sending ---
+
+  function enqueue(entry: Entry): void {
+    entry.state = "queued";
+    const { shard } = entry;
+    let outbox = outboxes.get(shard);
+    if (outbox === undefined) {
+      outbox = { shard, entries: [], messages: [], bytes: 0 };
+      outboxes.set(shard, outbox);
+    }
+    outbox.entries.push(entry);
+    if (isFlushPlanned) return;
+    isFlushPlanned = true;
+    schedule.soon(flush);
+  }
+
+  function flush(): void {
+    isFlushPlanned = false;
+    const nowMs = clock.nowMs();
+    for (const outbox of outboxes.values()) send(outbox, nowMs);
+    // Kept while commands come, so that a shard's outbox is not made anew each turn; dropped when all is quiet.
+    if (entries.size === 0) outboxes.clear();
+  }
+
+  function send(outbox: Outbox, nowMs: number): void {
+    const queued = outbox.entries;
+    if (queued.length === 0) return;
+    outbox.entries = [];
+    let batch: Entry[] = [];
+    for (const entry of queued) {
+      if (entry.state !== "queued") continue;
+      const bytes = estimateBytes(entry.command);
+      if (outbox.bytes + bytes > LIMITS.busMessageBytesMax) {
+        publish(outbox, batch);
+        batch = [];
+      }
+      outbox.bytes += bytes;
+      outbox.messages.push(messageOf(entry, nowMs));
+      batch.push(entry);
+    }
+    publish(outbox, batch);
+  }
+
+  function messageOf(entry: Entry, nowMs: number): CommandMessage {
+    const sending = entry.sendings;
+    entry.state = "sent";
+    entry.sendings = sending + 1;
+    entry.doubt |= 1 << sending;
+    entry.doubts += 1;
+    entry.atMs = nowMs;
+    return {
+      type: "command",
+      inbox,
+      seq: entry.number * SENDINGS + sending,
+      attempt: sending + 1,
+      budgetMs: Math.max(0, Math.round(entry.submittedAtMs + LIMITS.commandDeadlineMs - nowMs)),
+      expiresAtMs: 0,
+      command: entry.command,
+    };
+  }
+
+  function publish(outbox: Outbox, batch: readonly Entry[]): void {
+    const { messages, shard } = outbox;
+    if (messages.length === 0) return;
+    outbox.messages = [];
+    outbox.bytes = 0;
+    bus.publish(SUBJECTS.shard(shard), messages, () => {
+      for (let index = 0; index < batch.length; index++) {
+        takeBack(batch[index]!, messages[index]!.seq % SENDINGS);
+      }
+    });
+  }
+
+  /** This sending reached nobody. */
+  function takeBack(entry: Entry, sending: number): void {
+    ruleOut(entry, sending);
+    // An older sending's fate says nothing about a newer one that is under way.
+    if (entry.state === "sent" && sending === entry.sendings - 1) pause(entry);
+  }
+
+  function ruleOut(entry: Entry, sending: number): void {
+    const bit = 1 << sending;
+    if ((entry.doubt & bit) === 0) return;
+    entry.doubt &= ~bit;
+    entry.doubts -= 1;
+  }
+
+  function pause(entry: Entry): void {
+    entry.state = "paused";
+    entry.atMs = clock.nowMs() + entry.pauseMs;
+    entry.pauseMs = Math.min(entry.pauseMs * 2, LIMITS.commandRetryPauseMsMax);
+    paused.push(entry);
+  }
+
+  // --- Answers ---
+
+  function answer(entry: Entry, outcome: Outcome): void {
+    entry.state = "answered";
+    entries.delete(entry.number);
+    entry.resolve(outcome);
+    if (entries.size === 0) onEmpty?.();
+  }
+
+  function takeReplies(replies: readonly Reply[]): void {
+    if (!Array.isArray(replies)) {
+      log?.warn({ inbox }, "something that is no list of replies arrived in the inbox");
+      return;
+    }
+    for (const reply of replies) {
+      if (isReply(reply)) takeReply(reply);
+    }
+  }
+
+  function takeReply({ seq, outcome }: Reply): void {
+    const entry = entries.get(Math.floor(seq / SENDINGS));
+    if (entry === undefined) return;
+    const sending = seq % SENDINGS;
+    if (sending >= entry.sendings) return;
+    if (outcome.type === "fault") takeFault(entry, sending, outcome.fault);
+    else answer(entry, outcome);
+  }
+
+  function takeFault(entry: Entry, sending: number, fault: Fault): void {
+    const isLatest = sending === entry.sendings - 1;
+    if (fault !== "unknown") ruleOut(entry, sending);
+    if (entry.doubt === 0 && fault === "overloaded") {
+      answer(entry, OVERLOADED);
+    } else if (entry.state === "sent" && isLatest) {
+      pause(entry);
+    }
+  }
+
+  // --- Time ---
+
+  function sweep(): void {
+    const nowMs = clock.nowMs();
+    for (const entry of entries.values()) {
+      const ageMs = nowMs - entry.submittedAtMs;
+      // All that follow are younger, so none of them can be late either.
+      if (ageMs < LIMITS.commandAttemptMs) break;
+      if (ageMs >= LIMITS.commandDeadlineMs) giveUp(entry);
+      else if (entry.state === "sent" && nowMs - entry.atMs >= LIMITS.commandAttemptMs)
+        again(entry);
+    }
+    if (paused.length === 0) return;
+    const waiting = paused;
+    paused = [];
+    for (const entry of waiting) {
+      if (entry.state !== "paused") continue;
+      if (nowMs < entry.atMs) paused.push(entry);
+      else again(entry);
+    }
+  }
+
+  function again(entry: Entry): void {
+    if (entry.doubts >= LIMITS.commandAttemptsMax) {
+      // It may be the command itself that brings its owners down.
+      giveUp(entry);
+    } else if (entry.sendings < LIMITS.commandSendsMax) {
+      enqueue(entry);
+    } else {
+      entry.state = "sent";
+    }
+  }
+
+  function giveUp(entry: Entry): void {
+    answer(entry, entry.doubt === 0 ? UNAVAILABLE : UNKNOWN);
+  }
+
+  // --- The desk's own life ---
+
+  const stopSweeping = schedule.every(LIMITS.commandSweepMs, sweep);
+  const unsubscribe = bus.subscribe<readonly Reply[]>(inbox, takeReplies);
+  // Replies and commands may have been lost while the bus was away; the same ids again are harmless.
+  const unlisten = bus.onReconnect(() => {
+    for (const entry of entries.values()) if (entry.state === "sent") again(entry);
+  });
+
+  function close(): void {
+    stopSweeping();
+    unsubscribe();
+    unlisten();
+  }
+
+  return {
+    submit(command) {
+      if (drained !== undefined) return Promise.resolve(UNAVAILABLE);
+      if (entries.size >= LIMITS.gatewayCommandsMax) return Promise.resolve(OVERLOADED);
+      const promise = new Promise<Outcome>(executor);
+      const entry: Entry = {
+        number: ++lastNumber,
+        command,
+        shard: shardOf(command.walletId),
+        submittedAtMs: clock.nowMs(),
+        resolve: resolveNext,
+        state: "queued",
+        sendings: 0,
+        doubt: 0,
+        doubts: 0,
+        atMs: 0,
+        pauseMs: LIMITS.commandRetryPauseMs,
+      };
+      entries.set(entry.number, entry);
+      enqueue(entry);
+      return promise;
+    },
+    get pending() {
+      return entries.size;
+    },
+    drain() {
+      drained ??= (
+        entries.size === 0
+          ? Promise.resolve()
+          : new Promise<void>((resolve) => {
+              onEmpty = resolve;
+            })
+      ).then(close);
+      return drained;
+    },
+  };
+}
+
+const FAULTS = new Set<unknown>(["unavailable", "overloaded", "unknown"] satisfies Fault[]);
+
+/** NATS carries what anybody publishes; a reply that lacks its parts must not stop the others. */
+function isReply(reply: unknown): reply is Reply {
+  if (!isObject(reply) || !Number.isSafeInteger(reply["seq"])) return false;
+  const outcome = reply["outcome"];
+  if (!isObject(outcome)) return false;
+  switch (outcome["type"] as Outcome["type"]) {
+    case "done":
+      return isObject(outcome["wallet"]);
+    case "transferred":
+      return isObject(outcome["transfer"]);
+    case "replayed":
+      return typeof outcome["walletId"] === "string" && Number.isSafeInteger(outcome["version"]);
+    case "rejected":
+      return isObject(outcome["rejection"]);
+    case "fault":
+      return FAULTS.has(outcome["fault"]);
+    default:
+      return false;
+  }
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
+}

@@ -1,0 +1,99 @@
+/** Holds the error table, the business rejections and docs/errors.md together. */
+import { readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+
+import { amountMinor } from "../src/amount.ts";
+import type { Rejection, RejectionCode } from "../src/rejection.ts";
+import { apiError, ERRORS, errorBody, faultError, rejectionError, statusOf } from "./errors.ts";
+import type { ErrorCode } from "./errors.ts";
+
+const walletId = "w1";
+const currency = "USD";
+
+/** One of each; the type refuses a list that misses a code. */
+const rejections: { [Code in RejectionCode]: Extract<Rejection, { code: Code }> } = {
+  wallet_not_found: { code: "wallet_not_found", walletId },
+  wallet_already_exists: { code: "wallet_already_exists", walletId },
+  version_conflict: { code: "version_conflict", walletId, expectedVersion: 3, version: 4 },
+  wallet_not_active: { code: "wallet_not_active", walletId, status: "SUSPENDED" },
+  wallet_not_empty: { code: "wallet_not_empty", walletId, reason: "its balance is not 0" },
+  invalid_amount: { code: "invalid_amount", amount: "0.001", currency, decimalPlaces: 2 },
+  amount_out_of_range: { code: "amount_out_of_range", amount: "1", currency, walletId },
+  same_wallet: { code: "same_wallet", walletId },
+  currency_mismatch: { code: "currency_mismatch", walletId, currency, expectedCurrency: "EUR" },
+  asset_not_found: { code: "asset_not_found", currency: "ABC" },
+  insufficient_funds: {
+    code: "insufficient_funds",
+    walletId,
+    availableMinor: amountMinor(1_000),
+    requestedMinor: amountMinor(2_500),
+    currency,
+    decimalPlaces: 2,
+  },
+  idempotency_conflict: { code: "idempotency_conflict", commandId: "key" },
+};
+
+/** Rows of the page's table: code and status. */
+function documented(): Map<string, number> {
+  const page = readFileSync(new URL("../docs/errors.md", import.meta.url), "utf8");
+  const rows = page.matchAll(/^\| `(\w+)` *\| (\d+) *\| [^|]+ \| [^|]+ \|$/gm);
+  return new Map([...rows].map(([, code, status]) => [code!, Number(status)]));
+}
+
+describe("the error table", () => {
+  it.each(Object.values(rejections))("has a row and a sentence for $code", (rejection) => {
+    const error = rejectionError(rejection);
+    expect(ERRORS[error.code].status).toBeGreaterThanOrEqual(400);
+    expect(error.message).not.toContain("undefined");
+    expect(error.details).not.toHaveProperty("code");
+  });
+
+  it("is what docs/errors.md lists, code by code", () => {
+    const rows = Object.entries(ERRORS).map(([code, { status }]) => [code, status] as const);
+    expect(Object.fromEntries(documented())).toEqual(Object.fromEntries(rows));
+  });
+
+  it("never gives two kinds of answer one status", () => {
+    const codes = Object.keys(ERRORS) as ErrorCode[];
+    expect(codes.filter((code) => statusOf(code) === 503)).toEqual(["unavailable", "overloaded"]);
+    expect(codes.filter((code) => statusOf(code) === 504)).toEqual(["outcome_unknown"]);
+  });
+});
+
+it("an error tells amounts as decimals, in its sentence and in its details", () => {
+  const error = rejectionError(rejections.insufficient_funds);
+  expect(error.message).toBe(
+    "Wallet w1 has insufficient funds: available 10.00 USD, requested 25.00 USD",
+  );
+  expect(error.details).toEqual({ walletId, currency, available: 10, requested: 25 });
+});
+
+it("an error is the same to the letter for a rejection that was stored and read back", () => {
+  for (const rejection of Object.values(rejections)) {
+    const readBack = Object.fromEntries(Object.entries(rejection).toReversed()) as Rejection;
+    expect(JSON.stringify(rejectionError(readBack))).toBe(
+      JSON.stringify(rejectionError(rejection)),
+    );
+  }
+});
+
+it("an unknown outcome tells the id to ask with", () => {
+  expect(faultError("unknown", "id-1")).toMatchObject({
+    code: "outcome_unknown",
+    details: { idempotencyKey: "id-1" },
+  });
+  expect(faultError("overloaded", "id-1")).not.toHaveProperty("details");
+});
+
+it("an error body has a bounded path without the query, and no empty details", () => {
+  const body = errorBody(apiError("not_found"), `/${"x".repeat(9_000)}?secret=1`, "c1", 0);
+  expect(body).toMatchObject({
+    statusCode: 404,
+    error: "Not Found",
+    code: "not_found",
+    timestamp: "1970-01-01T00:00:00.000Z",
+    correlationId: "c1",
+  });
+  expect(body.path).toHaveLength(512);
+  expect(body).not.toHaveProperty("details");
+});

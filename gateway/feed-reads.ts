@@ -1,0 +1,116 @@
+/**
+ * The queue in which the feeds read the database: a few reads at a time, first come first served. A read that fails is put
+ * back and the whole queue rests, longer each time until one succeeds, since a database that is away fails them all. What waits
+ * here is bounded by what is watched: callers queue at most one read per wallet, owner or batch, and a queued read
+ * decides only when its turn comes what it asks for, so that it takes along all that came up meanwhile.
+ */
+import type { BaseLogger } from "pino";
+
+import { LIMITS } from "../src/limits.ts";
+
+/** Time as data: the simulator and the tests have their own. */
+export interface FeedTimers {
+  /** Runs `task` once after the delay; the returned function cancels it and may be called at any time. */
+  after(delayMs: number, task: () => void): () => void;
+}
+
+export interface FeedReads {
+  /**
+   * Reads when its turn comes, again and again until it works, then hands the result to `take`. An error thrown by `take` is
+   * not the read's: it is a broken invariant and left uncaught. Resolves after `take`, or when the queue is drained.
+   */
+  run<T>(read: () => Promise<T>, take: (result: T) => void): Promise<void>;
+  readonly failures: number;
+  /** Drops what waits, hands over no more results; resolves when no read is under way. */
+  drain(): Promise<void>;
+}
+
+interface QueuedRead {
+  readonly read: () => Promise<unknown>;
+  readonly take: (result: unknown) => void;
+  readonly end: () => void;
+}
+
+export function buildFeedReads(deps: {
+  readonly timers: FeedTimers;
+  readonly log: Pick<BaseLogger, "warn">;
+}): FeedReads {
+  const { timers, log } = deps;
+  let queue: QueuedRead[] = [];
+  let underWay = 0;
+  let failures = 0;
+  let failuresInRow = 0;
+  let isDrained = false;
+  let endPause: (() => void) | null = null;
+  let idle: (() => void)[] = [];
+
+  function rest(error: unknown): void {
+    failures++;
+    // Reads that were under way together fail together: one pause for all.
+    if (endPause !== null) return;
+    const doubledMs = LIMITS.feedReadRetryMs * 2 ** Math.min(failuresInRow++, 20);
+    const pauseMs = Math.min(doubledMs, LIMITS.feedReadRetryMsMax);
+    log.warn({ err: error, pauseMs }, "the feeds cannot read the database and will try again");
+    endPause = timers.after(pauseMs, () => {
+      endPause = null;
+      pump();
+    });
+  }
+
+  async function attempt(queued: QueuedRead): Promise<void> {
+    let result: unknown;
+    let isRead = false;
+    try {
+      result = await queued.read();
+      isRead = true;
+      failuresInRow = 0;
+    } catch (error) {
+      if (!isDrained) rest(error);
+    }
+    underWay--;
+    if (!isDrained) {
+      if (isRead) queued.take(result);
+      else queue.push(queued);
+    }
+    if (isRead || isDrained) queued.end();
+    if (underWay === 0) {
+      const waiting = idle;
+      idle = [];
+      for (const resolve of waiting) resolve();
+    }
+    pump();
+  }
+
+  function pump(): void {
+    while (underWay < LIMITS.feedReadsMax && endPause === null && !isDrained) {
+      const queued = queue.shift();
+      if (queued === undefined) return;
+      underWay++;
+      void attempt(queued);
+    }
+  }
+
+  return {
+    run<T>(read: () => Promise<T>, take: (result: T) => void) {
+      return new Promise<void>((end) => {
+        if (isDrained) {
+          end();
+          return;
+        }
+        queue.push({ read, take: take as (result: unknown) => void, end });
+        pump();
+      });
+    },
+    get failures() {
+      return failures;
+    },
+    drain() {
+      isDrained = true;
+      endPause?.();
+      endPause = null;
+      for (const queued of queue) queued.end();
+      queue = [];
+      return underWay === 0 ? Promise.resolve() : new Promise((resolve) => idle.push(resolve));
+    },
+  };
+}

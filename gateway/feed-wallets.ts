@@ -1,0 +1,367 @@
+/**
+ * The watched wallets of a gateway. Each has one unbroken sequence of revisions, shared by all clients that watch it: bus
+ * messages extend it, repetitions are dropped, and a gap is filled from the journal once for everybody. A client joins the
+ * sequence where the database, read after it subscribed, says the wallet is; or catches up from the journal, page by page
+ * at its own pace, while newer changes are held back for it. The bus is listened to only for shards with a watched wallet.
+ */
+import type { BaseLogger } from "pino";
+
+import type { Bus, Unsubscribe } from "../src/bus.ts";
+import { LIMITS } from "../src/limits.ts";
+import { SUBJECTS, type Change } from "../src/protocol.ts";
+import type { ReadModel, StoredEvent } from "../src/read-model.ts";
+import { shardOf } from "../src/shard.ts";
+import type { WalletState } from "../src/wallet.ts";
+import { isChange, revisionOfChange, revisionOfState, type Revision } from "./feed-frames.ts";
+import type { Outbox } from "./feed-outbox.ts";
+import type { FeedReads, FeedTimers } from "./feed-reads.ts";
+import {
+  extend,
+  isWatched,
+  jump,
+  keepEarly,
+  newTopic,
+  nextPage,
+  startAt,
+  takeEarly,
+  takePage,
+  moveWatch,
+  deliver,
+  versionOf,
+  type Page,
+  type PageWanted,
+  type Topic,
+  type Watch,
+} from "./feed-sequence.ts";
+
+export interface FeedWallets {
+  /** Begins a watch; its first frame comes later, never before this returns. */
+  watch(walletId: string, outbox: Outbox, from: number | null, onMissing: () => void): Watch;
+  end(watch: Watch): void;
+  /** The watch's client reads again: a replay that paused for it goes on. */
+  resume(watch: Watch): void;
+  /** Compares every watched wallet with the database once; what is behind is repaired. Resolves when all were read. */
+  sweep(): Promise<void>;
+  readonly watches: number;
+  stats(): { wallets: number; watches: number; repairs: number; resets: number; malformed: number };
+  stop(): void;
+}
+
+interface Deps {
+  readonly bus: Bus;
+  readonly readModel: Pick<ReadModel, "walletsById" | "events">;
+  readonly reads: FeedReads;
+  readonly timers: FeedTimers;
+  readonly log: Pick<BaseLogger, "warn">;
+}
+
+interface StateRead {
+  readonly topic: Topic;
+  /** Who subscribed before the read began, and so can rely on what it finds. */
+  readonly joining: readonly Watch[];
+}
+
+interface Counters {
+  watches: number;
+  repairs: number;
+  resets: number;
+  malformed: number;
+}
+
+/** Builds the sequences; a read begins only after a wallet's shard is listened to. */
+export function buildFeedWallets(deps: Deps): FeedWallets {
+  const { bus, readModel, reads, timers, log } = deps;
+  const topics = new Map<string, Topic>();
+  const shards = new Map<number, { count: number; unsubscribe: Unsubscribe }>();
+  const counters: Counters = { watches: 0, repairs: 0, resets: 0, malformed: 0 };
+  /** Topics whose state must be read, and the reads for them that have not begun. */
+  const stale = new Set<Topic>();
+  let queuedStateReads = 0;
+  /** Topics that the bus may still bring up to date by itself. */
+  const suspects = new Set<Topic>();
+  const cancels: { states: (() => void) | null; suspects: (() => void) | null } = {
+    states: null,
+    suspects: null,
+  };
+
+  // --- The bus ------------------------------------------------------------------------------------------------------------
+
+  function onChanges(message: unknown, subject: string): void {
+    for (const change of Array.isArray(message) ? (message as unknown[]) : [message]) {
+      if (isChange(change)) takeChange(change);
+      else if (counters.malformed++ === 0) {
+        log.warn({ subject }, "something that is not a change came over the bus");
+      }
+    }
+  }
+
+  function takeChange(change: Change): void {
+    const topic = topics.get(change.wallet.walletId);
+    if (topic === undefined) return;
+    const { version } = change.wallet;
+    topic.knownVersion = Math.max(topic.knownVersion, version);
+    if (topic.latest !== null && version <= versionOf(topic)) return;
+    if (topic.latest === null || version === versionOf(topic) + 1) {
+      extend(topic, revisionOfChange(change));
+      takeEarly(topic);
+    } else {
+      keepEarly(topic, change);
+      repair(topic);
+    }
+  }
+
+  function listen(walletId: string): void {
+    const shard = shardOf(walletId);
+    const listened = shards.get(shard);
+    if (listened !== undefined) listened.count++;
+    else {
+      const unsubscribe = bus.subscribe(SUBJECTS.changes(shard), onChanges);
+      shards.set(shard, { count: 1, unsubscribe });
+    }
+  }
+
+  function unlisten(walletId: string): void {
+    const shard = shardOf(walletId);
+    const listened = shards.get(shard);
+    if (listened === undefined || --listened.count > 0) return;
+    listened.unsubscribe();
+    shards.delete(shard);
+  }
+
+  // --- Current states: joins and sweeps -----------------------------------------------------------------------------------
+
+  /** Reads the topic's state soon, together with all others that need it in this turn of the event loop. */
+  function readState(topic: Topic): void {
+    stale.add(topic);
+    cancels.states ??= timers.after(0, () => {
+      cancels.states = null;
+      queueStateReads();
+    });
+  }
+
+  function queueStateReads(): void {
+    const needed = Math.ceil(stale.size / LIMITS.feedReadWalletsMax);
+    while (queuedStateReads < Math.min(needed, LIMITS.feedReadsMax)) queueStateRead();
+  }
+
+  function queueStateRead(): void {
+    let batch: StateRead[] = [];
+    const read = async (): Promise<WalletState[]> => {
+      queuedStateReads--;
+      batch = takeStale();
+      try {
+        if (batch.length === 0) return [];
+        return await readModel.walletsById(batch.map(({ topic }) => topic.walletId));
+      } catch (error) {
+        for (const { topic } of batch) if (isWatched(topic)) stale.add(topic);
+        queuedStateReads++;
+        throw error;
+      }
+    };
+    queuedStateReads++;
+    void reads.run(read, (wallets) => {
+      const byId = new Map(wallets.map((wallet) => [wallet.walletId, wallet]));
+      for (const { topic, joining } of batch) {
+        takeState(topic, joining, byId.get(topic.walletId) ?? null);
+      }
+      queueStateReads();
+    });
+  }
+
+  function takeStale(): StateRead[] {
+    const batch: StateRead[] = [];
+    for (const topic of stale) {
+      if (batch.length >= LIMITS.feedReadWalletsMax) break;
+      stale.delete(topic);
+      if (isWatched(topic)) batch.push({ topic, joining: [...topic.joining] });
+    }
+    return batch;
+  }
+
+  function takeState(topic: Topic, joining: readonly Watch[], wallet: WalletState | null): void {
+    if (!isWatched(topic)) return;
+    if (wallet !== null) compare(topic, wallet);
+    const { latest } = topic;
+    const newest =
+      wallet !== null && (latest === null || wallet.version > latest.wallet.version)
+        ? revisionOfState(wallet)
+        : latest;
+    for (const watch of joining) {
+      if (watch.state !== "joining") continue;
+      if (newest === null) {
+        end(watch);
+        watch.onMissing();
+      } else join(topic, watch, newest);
+    }
+    readJournal(topic);
+  }
+
+  function join(topic: Topic, watch: Watch, newest: Revision): void {
+    const { from } = watch;
+    const { version } = newest.wallet;
+    if (from === null) startAt(topic, watch, newest, "snapshot");
+    else if (from < 0 || from > version || version - from > LIMITS.feedReplayEventsMax) {
+      reset(topic, watch, newest);
+    } else {
+      watch.version = from;
+      watch.sentVersion = from;
+      moveWatch(topic, watch, "replaying");
+      catchUp(topic, watch);
+    }
+  }
+
+  function reset(topic: Topic, watch: Watch, revision: Revision): void {
+    counters.resets++;
+    startAt(topic, watch, revision, "reset");
+  }
+
+  /** Holds the sequence against a state from the database, which is never behind what was published. */
+  function compare(topic: Topic, wallet: WalletState): void {
+    const { version } = wallet;
+    topic.knownVersion = Math.max(topic.knownVersion, version);
+    const behind = topic.latest === null ? Infinity : version - versionOf(topic);
+    if (behind <= 0) return;
+    if (topic.live.size > 0 && behind <= LIMITS.feedReplayEventsMax) suspect(topic);
+    else counters.resets += jump(topic, wallet);
+  }
+
+  /** The database is ahead of the sequence: mostly the change is on its way, so it gets a little time. */
+  function suspect(topic: Topic): void {
+    suspects.add(topic);
+    cancels.suspects ??= timers.after(LIMITS.feedLagMs, () => {
+      cancels.suspects = null;
+      const due = [...suspects];
+      suspects.clear();
+      for (const each of due) if (isWatched(each)) repair(each);
+    });
+  }
+
+  // --- The journal: gaps and replays --------------------------------------------------------------------------------------
+
+  /** Fills the gap between the sequence and the version that is known to exist, if there is one. */
+  function repair(topic: Topic): void {
+    if (topic.knownVersion <= versionOf(topic)) return;
+    if (topic.knownVersion - versionOf(topic) > LIMITS.feedReplayEventsMax) readState(topic);
+    else readJournal(topic);
+  }
+
+  async function readEvents(walletId: string, page: PageWanted): Promise<StoredEvent[]> {
+    const { fromVersion, isRepair } = page;
+    const events = await readModel.events(walletId, fromVersion, LIMITS.feedReplayPageEvents);
+    if (!isRepair && events[0]?.version !== fromVersion) {
+      throw new Error(`the journal does not have version ${fromVersion} of wallet ${walletId}`);
+    }
+    return events;
+  }
+
+  function readJournal(topic: Topic): void {
+    if (topic.isReading || nextPage(topic) === null) return;
+    topic.isReading = true;
+    const read = async (): Promise<Page | null> => {
+      const page = nextPage(topic);
+      if (page === null) return null;
+      topic.held = [];
+      try {
+        return { ...page, events: await readEvents(topic.walletId, page) };
+      } catch (error) {
+        topic.held = null;
+        throw error;
+      }
+    };
+    void reads.run(read, (page) => {
+      if (page !== null) takeJournal(topic, page);
+      topic.isReading = false;
+      topic.held = null;
+      readJournal(topic);
+    });
+  }
+
+  function takeJournal(topic: Topic, page: Page): void {
+    if (page.isRepair) counters.repairs++;
+    // Whoever was served goes to the end of the queue, so that nobody's replay waits for everybody's.
+    for (const watch of takePage(topic, page)) {
+      if (watch.state !== "replaying") continue;
+      moveWatch(topic, watch, "replaying");
+      catchUp(topic, watch);
+    }
+  }
+
+  /** Lets a replay that reached the sequence, or what is held of its end, go on live. */
+  function catchUp(topic: Topic, watch: Watch): void {
+    const { latest, held } = topic;
+    if (latest === null) return;
+    const { version } = latest.wallet;
+    if (watch.version >= version) {
+      moveWatch(topic, watch, "live");
+    } else if (
+      held !== null &&
+      held[0] !== undefined &&
+      held[0].wallet.version <= watch.version + 1
+    ) {
+      moveWatch(topic, watch, "live");
+      for (const revision of held) deliver(watch, revision);
+    } else if (version - watch.version > LIMITS.feedReplayEventsMax) reset(topic, watch, latest);
+  }
+
+  // --- Watches ------------------------------------------------------------------------------------------------------------
+
+  function end(watch: Watch): void {
+    const topic = topics.get(watch.walletId);
+    if (watch.state === "ended" || topic === undefined) return;
+    moveWatch(topic, watch, "ended");
+    watch.outbox.forget(watch);
+    counters.watches--;
+    if (isWatched(topic)) return;
+    topics.delete(topic.walletId);
+    stale.delete(topic);
+    suspects.delete(topic);
+    unlisten(topic.walletId);
+  }
+
+  return {
+    watch(walletId, outbox, from, onMissing) {
+      let topic = topics.get(walletId);
+      if (topic === undefined) {
+        topic = newTopic(walletId);
+        topics.set(walletId, topic);
+        listen(walletId);
+      }
+      const start = { version: -1, sentVersion: -1, kept: null };
+      const watch: Watch = { walletId, outbox, from, onMissing, state: "joining", ...start };
+      topic.joining.add(watch);
+      counters.watches++;
+      readState(topic);
+      return watch;
+    },
+    end,
+    resume(watch) {
+      const topic = topics.get(watch.walletId);
+      if (topic !== undefined && watch.state === "replaying") readJournal(topic);
+    },
+    async sweep() {
+      const walletIds = [...topics.keys()];
+      for (let start = 0; start < walletIds.length; start += LIMITS.feedReadWalletsMax) {
+        const batch = walletIds.slice(start, start + LIMITS.feedReadWalletsMax);
+        await reads.run(
+          () => readModel.walletsById(batch),
+          (wallets) => {
+            for (const wallet of wallets) {
+              const topic = topics.get(wallet.walletId);
+              if (topic !== undefined && topic.latest !== null) compare(topic, wallet);
+            }
+          },
+        );
+      }
+    },
+    get watches() {
+      return counters.watches;
+    },
+    stats: () => ({ wallets: topics.size, ...counters }),
+    stop() {
+      cancels.states?.();
+      cancels.suspects?.();
+      for (const { unsubscribe } of shards.values()) unsubscribe();
+      shards.clear();
+    },
+  };
+}

@@ -1,0 +1,395 @@
+/**
+ * The feed hub: live balances for clients, whatever carries their frames. It knows who watches which wallets and owners, answers
+ * their frames, and keeps every bound; `feed-wallets.ts` makes the unbroken sequences, `feed-outbox.ts` the pace of each client.
+ * The bus may lose and repeat messages and the database may be away for a while: a sweep and every reconnect hold what is
+ * watched against the database, so a client misses nothing and is at most late.
+ *
+ * What a client has of one wallet:
+ *
+ *     (none) --subscribe to it--> direct --unsubscribe--> (none)
+ *     (none) --subscribe to its owner--> by owner --unsubscribe the wallet--> muted --subscribe to either--> watched again
+ *
+ * direct and by owner may hold at once; unsubscribing the owner ends only the second. Unsubscribing a wallet always silences
+ * it: one that came by its owner stays as muted, so that the owner's list does not bring it back.
+ */
+import type { BaseLogger } from "pino";
+
+import type { Bus } from "../src/bus.ts";
+import { LIMITS } from "../src/limits.ts";
+import type { ReadModel } from "../src/read-model.ts";
+import { describe } from "../src/rejection.ts";
+import {
+  answerText,
+  errorText,
+  parseClientFrame,
+  type ClientFrame,
+  type FeedProblem,
+} from "./feed-frames.ts";
+import { buildOutboxes, type FeedSink, type Outbox } from "./feed-outbox.ts";
+import { buildFeedOwners, type OwnerWatch } from "./feed-owners.ts";
+import { buildFeedReads, type FeedTimers } from "./feed-reads.ts";
+import type { Watch } from "./feed-sequence.ts";
+import { buildFeedWallets } from "./feed-wallets.ts";
+
+export type { FeedSink, FeedTimers };
+
+/** A connection as the hub sees it; the transport calls these. */
+export interface FeedClient {
+  /** A text frame arrived. */
+  receive(text: string): void;
+  /** A binary frame arrived; it is refused. */
+  receiveBinary(): void;
+  /** The connection is gone, for whatever reason; nothing is sent after it. Must be called once, also after `close`. */
+  closed(): void;
+}
+
+export interface FeedStats {
+  readonly clients: number;
+  readonly slowClients: number;
+  /** Distinct wallets and owners watched, and wallets counted per client. */
+  readonly wallets: number;
+  readonly owners: number;
+  readonly watches: number;
+  /** Since the start: journal pages read for gaps, resets, frames that cover several changes, clients cut off as too slow. */
+  readonly repairs: number;
+  readonly resets: number;
+  readonly conflatedFrames: number;
+  readonly tooSlow: number;
+  readonly readFailures: number;
+  /** Bus messages that were not changes. */
+  readonly malformed: number;
+}
+
+export interface FeedHub {
+  /** Takes a new connection; past `LIMITS.feedClientsMax` it is closed with 1013, after `drain` with 1001. */
+  connect(sink: FeedSink): FeedClient;
+  stats(): FeedStats;
+  /** Closes every connection with 1001 and stops; resolves when no read of the database is under way. */
+  drain(): Promise<void>;
+}
+
+export interface FeedHubDeps {
+  readonly bus: Bus;
+  readonly readModel: Pick<ReadModel, "walletsById" | "walletIdsOfOwner" | "events">;
+  readonly clock: { nowMs(): number };
+  readonly timers: FeedTimers;
+  readonly log: Pick<BaseLogger, "warn">;
+}
+
+/** WebSocket close codes. */
+const GOING_AWAY = 1001;
+const POLICY_VIOLATION = 1008;
+const TRY_AGAIN_LATER = 1013;
+
+interface WatchedWallet {
+  /** Null: muted. */
+  watch: Watch | null;
+  isDirect: boolean;
+  /** The watched owner that brought it. */
+  ownerId: string | null;
+}
+
+interface WatchedOwner {
+  watch: OwnerWatch;
+  /** Versions to start from, until the owner's list has been taken. */
+  from: ReadonlyMap<string, number>;
+  /** The client was told that not all of the owner's wallets fit. */
+  isToldFull: boolean;
+}
+
+interface Client {
+  readonly sink: FeedSink;
+  readonly outbox: Outbox;
+  readonly wallets: Map<string, WatchedWallet>;
+  readonly owners: Map<string, WatchedOwner>;
+  isOpen: boolean;
+  /** Frames that may still arrive now, and when that was true. */
+  frames: number;
+  framesAtMs: number;
+}
+
+const FROM_NOWHERE: ReadonlyMap<string, number> = new Map();
+
+/** Runs a task again and again with a pause between; `soon` does not wait for the pause to end. */
+function buildSweep(timers: FeedTimers, pauseMs: number, task: () => Promise<void>) {
+  let state: "resting" | "running" | "running, again" | "stopped" = "resting";
+  let endRest = timers.after(pauseMs, run);
+  function run(): void {
+    state = "running";
+    void task().then(() => {
+      if (state === "running, again") run();
+      else if (state === "running") {
+        state = "resting";
+        endRest = timers.after(pauseMs, run);
+      }
+    });
+  }
+  return {
+    soon(): void {
+      if (state === "running") state = "running, again";
+      if (state !== "resting") return;
+      endRest();
+      run();
+    },
+    stop(): void {
+      state = "stopped";
+      endRest();
+    },
+  };
+}
+
+/** Whether one more frame is within the client's rate; a bucket of `feedFramesBurst` that refills steadily. */
+function mayReceive(client: Client, nowMs: number): boolean {
+  const gained = (Math.max(0, nowMs - client.framesAtMs) * LIMITS.feedFramesPerSecond) / 1_000;
+  client.frames = Math.min(LIMITS.feedFramesBurst, client.frames + gained);
+  client.framesAtMs = nowMs;
+  if (client.frames < 1) return false;
+  client.frames--;
+  return true;
+}
+
+export function buildFeedHub(deps: FeedHubDeps): FeedHub {
+  const { bus, readModel, clock, timers, log } = deps;
+  const reads = buildFeedReads({ timers, log });
+  const outboxes = buildOutboxes({ clock, timers });
+  const feedWallets = buildFeedWallets({ bus, readModel, reads, timers, log });
+  const feedOwners = buildFeedOwners({ bus, readModel, reads });
+  const clients = new Set<Client>();
+  let isDrained = false;
+  let tooSlow = 0;
+
+  const sweeps = [
+    buildSweep(timers, LIMITS.feedSweepMs, () => feedWallets.sweep()),
+    buildSweep(timers, LIMITS.feedSweepMs, () => feedOwners.sweep()),
+  ];
+  const stopReconnect = bus.onReconnect(() => {
+    for (const sweep of sweeps) sweep.soon();
+  });
+
+  // --- Clients ------------------------------------------------------------------------------------------------------------
+
+  function open(sink: FeedSink): Client {
+    const outbox = outboxes.open(sink, {
+      onQuick: () => {
+        for (const { watch } of client.wallets.values()) {
+          if (watch !== null) feedWallets.resume(watch);
+        }
+      },
+      onTooSlow: (reason) => {
+        tooSlow++;
+        close(client, TRY_AGAIN_LATER, reason);
+      },
+    });
+    const client: Client = {
+      sink,
+      outbox,
+      wallets: new Map(),
+      owners: new Map(),
+      isOpen: true,
+      frames: LIMITS.feedFramesBurst,
+      framesAtMs: clock.nowMs(),
+    };
+    return client;
+  }
+
+  /** Lets go of all that a client has; it still counts until its connection is gone. */
+  function release(client: Client): void {
+    client.isOpen = false;
+    client.outbox.cut();
+    for (const { watch } of client.wallets.values()) if (watch !== null) feedWallets.end(watch);
+    for (const { watch } of client.owners.values()) feedOwners.end(watch);
+    client.wallets.clear();
+    client.owners.clear();
+  }
+
+  function close(client: Client, code: number, reason: string): void {
+    if (!client.isOpen) return;
+    release(client);
+    client.sink.close(code, reason);
+  }
+
+  function complain(client: Client, problem: FeedProblem, about: Parameters<typeof errorText>[1]) {
+    if (client.isOpen) client.outbox.say(errorText(problem, about));
+  }
+
+  // --- Subscriptions ------------------------------------------------------------------------------------------------------
+
+  /** Begins to watch, or to watch again from a version; false when there is no room. */
+  function watchWallet(
+    client: Client,
+    walletId: string,
+    by: { from: number | undefined; ownerId: string | null },
+  ): boolean {
+    const known = client.wallets.get(walletId);
+    if (known === undefined) {
+      if (client.wallets.size >= LIMITS.feedWalletsPerClientMax) return false;
+      if (feedWallets.watches >= LIMITS.feedWatchesMax) return false;
+    }
+    const entry = known ?? { watch: null, isDirect: false, ownerId: null };
+    if (by.ownerId === null) entry.isDirect = true;
+    else entry.ownerId = by.ownerId;
+    client.wallets.set(walletId, entry);
+    const former = entry.watch;
+    if (former !== null && by.from === undefined) return true;
+    entry.watch = feedWallets.watch(walletId, client.outbox, by.from ?? null, () => {
+      client.wallets.delete(walletId);
+      const message = describe({ code: "wallet_not_found", walletId });
+      complain(client, { code: "wallet_not_found", message }, { walletId });
+    });
+    // After the new one began, so that the wallet's sequence is not given up in between.
+    if (former !== null) feedWallets.end(former);
+    return true;
+  }
+
+  function takeOwnersWallets(
+    client: Client,
+    owner: WatchedOwner,
+    walletIds: readonly string[],
+    isList: boolean,
+  ): void {
+    const { ownerId } = owner.watch;
+    let missed = 0;
+    for (const walletId of walletIds) {
+      const from = owner.from.get(walletId);
+      const known = client.wallets.get(walletId);
+      // Muted by the client, or told before.
+      if (known !== undefined && known.ownerId === ownerId && from === undefined) continue;
+      if (!watchWallet(client, walletId, { from, ownerId })) missed++;
+    }
+    if (isList) owner.from = FROM_NOWHERE;
+    if (missed === 0 || owner.isToldFull) return;
+    owner.isToldFull = true;
+    const message = `Not all wallets of owner ${ownerId} are watched: ${noRoom()}`;
+    complain(client, { code: "too_many_subscriptions", message }, { ownerId });
+  }
+
+  function noRoom(): string {
+    return feedWallets.watches >= LIMITS.feedWatchesMax
+      ? `this gateway watches ${LIMITS.feedWatchesMax} wallets, its most`
+      : `a connection may watch ${LIMITS.feedWalletsPerClientMax} wallets`;
+  }
+
+  /** Begins to watch the owner, or reads its list again; false when there is no room. */
+  function watchOwner(client: Client, ownerId: string, from: ReadonlyMap<string, number>): boolean {
+    const known = client.owners.get(ownerId);
+    if (known === undefined && client.owners.size >= LIMITS.feedOwnersPerClientMax) return false;
+    for (const [walletId, entry] of client.wallets) {
+      if (entry.ownerId === ownerId && entry.watch === null) client.wallets.delete(walletId);
+    }
+    const watch = feedOwners.watch(ownerId, (walletIds, isList) => {
+      takeOwnersWallets(client, owner, walletIds, isList);
+    });
+    const owner: WatchedOwner = { watch, from, isToldFull: false };
+    client.owners.set(ownerId, owner);
+    if (known !== undefined) feedOwners.end(known.watch);
+    return true;
+  }
+
+  function subscribe(client: Client, frame: Extract<ClientFrame, { type: "subscribe" }>): void {
+    const { from } = frame;
+    const accept = (ids: ReadonlySet<string>, take: (id: string) => boolean) =>
+      [...ids].filter((id) => take(id));
+    const wallets = accept(frame.walletIds, (walletId) =>
+      watchWallet(client, walletId, { from: from.get(walletId), ownerId: null }),
+    );
+    const listed = new Map([...from].filter(([walletId]) => !frame.walletIds.has(walletId)));
+    const owners = accept(frame.ownerIds, (ownerId) => watchOwner(client, ownerId, listed));
+    client.outbox.say(answerText("subscribed", wallets, owners));
+    const walletsMissed = frame.walletIds.size - wallets.length;
+    if (walletsMissed > 0) {
+      const message = `${walletsMissed} of ${frame.walletIds.size} wallets are not watched: ${noRoom()}`;
+      complain(client, { code: "too_many_subscriptions", message }, {});
+    }
+    const ownersMissed = frame.ownerIds.size - owners.length;
+    if (ownersMissed > 0) {
+      const message = `${ownersMissed} of ${frame.ownerIds.size} owners are not watched: a connection may watch ${LIMITS.feedOwnersPerClientMax}`;
+      complain(client, { code: "too_many_subscriptions", message }, {});
+    }
+  }
+
+  function unsubscribe(client: Client, frame: Extract<ClientFrame, { type: "unsubscribe" }>): void {
+    for (const ownerId of frame.ownerIds) {
+      const owner = client.owners.get(ownerId);
+      if (owner === undefined) continue;
+      feedOwners.end(owner.watch);
+      client.owners.delete(ownerId);
+      for (const [walletId, entry] of client.wallets) {
+        if (entry.ownerId !== ownerId) continue;
+        entry.ownerId = null;
+        if (entry.isDirect) continue;
+        if (entry.watch !== null) feedWallets.end(entry.watch);
+        client.wallets.delete(walletId);
+      }
+    }
+    for (const walletId of frame.walletIds) {
+      const entry = client.wallets.get(walletId);
+      if (entry === undefined) continue;
+      if (entry.watch !== null) feedWallets.end(entry.watch);
+      entry.watch = null;
+      entry.isDirect = false;
+      if (entry.ownerId === null) client.wallets.delete(walletId);
+    }
+    client.outbox.say(answerText("unsubscribed", [...frame.walletIds], [...frame.ownerIds]));
+  }
+
+  // --- Frames -------------------------------------------------------------------------------------------------------------
+
+  /** Whether the client's frame is to be looked at. */
+  function admit(client: Client): boolean {
+    if (!client.isOpen) return false;
+    if (mayReceive(client, clock.nowMs())) return true;
+    const message = `More than ${LIMITS.feedFramesPerSecond} frames per second`;
+    complain(client, { code: "rate_limited", message }, {});
+    close(client, POLICY_VIOLATION, "rate limited");
+    return false;
+  }
+
+  function receive(client: Client, text: string): void {
+    if (!admit(client)) return;
+    const parsed = parseClientFrame(text);
+    if (!parsed.ok) complain(client, parsed.problem, {});
+    else if (parsed.frame.type === "subscribe") subscribe(client, parsed.frame);
+    else unsubscribe(client, parsed.frame);
+  }
+
+  return {
+    connect(sink) {
+      const client = open(sink);
+      if (isDrained) close(client, GOING_AWAY, "shutting down");
+      else if (clients.size >= LIMITS.feedClientsMax) {
+        close(client, TRY_AGAIN_LATER, "too many connections");
+      } else clients.add(client);
+      return {
+        receive: (text) => receive(client, text),
+        receiveBinary() {
+          if (!admit(client)) return;
+          const message = "The frame is binary; frames are JSON text";
+          complain(client, { code: "validation_failed", message }, {});
+        },
+        closed() {
+          release(client);
+          clients.delete(client);
+        },
+      };
+    },
+    stats: () => ({
+      ...feedWallets.stats(),
+      clients: clients.size,
+      slowClients: outboxes.slowClients,
+      conflatedFrames: outboxes.conflatedFrames,
+      owners: feedOwners.owners,
+      tooSlow,
+      readFailures: reads.failures,
+    }),
+    drain() {
+      isDrained = true;
+      stopReconnect();
+      for (const sweep of sweeps) sweep.stop();
+      for (const client of clients) close(client, GOING_AWAY, "shutting down");
+      feedWallets.stop();
+      feedOwners.stop();
+      outboxes.stop();
+      return reads.drain();
+    },
+  };
+}

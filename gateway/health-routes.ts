@@ -1,0 +1,98 @@
+/**
+ * The health endpoints: is the process there (`live`), can it serve commands (`ready`), and how does each dependency stand. Probes
+ * are bounded in time and shared: however many monitors ask at once, each dependency is probed once.
+ */
+import type { FastifyInstance } from "fastify";
+
+import type { Bus } from "../src/bus.ts";
+import { LIMITS } from "../src/limits.ts";
+
+export interface HealthProbe {
+  readonly name: string;
+  /** While this one is down, commands cannot be served and the process is not ready. */
+  readonly isNeededForCommands: boolean;
+  /** Resolves to the latency in milliseconds; rejects, with a reason for people, when the dependency is down. */
+  probe(): Promise<number>;
+}
+
+export interface HealthOptions {
+  readonly version: string;
+  readonly bus: Pick<Bus, "state" | "ping">;
+  readonly probes: readonly HealthProbe[];
+  /** What `/health/nats/stats` answers with. */
+  readonly stats: () => object;
+}
+
+interface Check {
+  readonly state: "up" | "down";
+  readonly latencyMs: number | null;
+  readonly reason?: string;
+}
+
+interface Health {
+  readonly status: "up" | "degraded" | "down";
+  readonly checks: Record<string, Check>;
+}
+
+export function addHealthRoutes(app: FastifyInstance, options: HealthOptions): void {
+  const { version, bus, probes, stats } = options;
+  const startedAtMs = Date.now();
+  let probing: Promise<Health> | undefined;
+
+  function health(): Promise<Health> {
+    probing ??= assess(probes).finally(() => {
+      probing = undefined;
+    });
+    return probing;
+  }
+
+  const schema = { tags: ["health"] };
+  for (const path of ["/health", "/health/ready", "/api/v1/health"]) {
+    app.get(path, { schema }, async (_request, reply) => {
+      const { status, checks } = await health();
+      reply.code(status === "down" ? 503 : 200).header("cache-control", "no-store");
+      if (status === "down") reply.header("retry-after", 1);
+      const uptimeSeconds = Math.floor((Date.now() - startedAtMs) / 1_000);
+      return { status, version, uptimeSeconds, checks };
+    });
+  }
+  app.get("/health/live", { schema }, () => ({ status: "up" }));
+  app.get("/health/nats", { schema }, async (_request, reply) => {
+    const check = await assessOne(() => bus.ping(LIMITS.healthCheckMs));
+    reply.code(check.state === "down" ? 503 : 200).header("cache-control", "no-store");
+    return { status: check.state, connection: bus.state, latencyMs: check.latencyMs };
+  });
+  app.get("/health/nats/stats", { schema }, () => stats());
+}
+
+async function assess(probes: readonly HealthProbe[]): Promise<Health> {
+  const results = await Promise.all(
+    probes.map(async (each) => {
+      const check = await assessOne(() => each.probe());
+      return { name: each.name, isNeededForCommands: each.isNeededForCommands, check };
+    }),
+  );
+  const failed = results.filter(({ check }) => check.state === "down");
+  const isDown = failed.some(({ isNeededForCommands }) => isNeededForCommands);
+  return {
+    status: isDown ? "down" : failed.length > 0 ? "degraded" : "up",
+    checks: Object.fromEntries(results.map(({ name, check }) => [name, check])),
+  };
+}
+
+async function assessOne(probe: () => Promise<number>): Promise<Check> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<never>((_resolve, reject) => {
+    const reason = new Error(`no answer within ${LIMITS.healthCheckMs} ms`);
+    timer = setTimeout(() => reject(reason), LIMITS.healthCheckMs);
+  });
+  try {
+    const latencyMs = await Promise.race([probe(), timeout]);
+    return { state: "up", latencyMs: Math.round(latencyMs * 100) / 100 };
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    return { state: "down", latencyMs: null, reason };
+  } finally {
+    clearTimeout(timer);
+  }
+}

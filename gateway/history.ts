@@ -1,0 +1,103 @@
+/**
+ * How history looks from outside: committed events, the transactions among them, and transfers, with decimals and ISO times. It
+ * holds the one mapping between event types and the transaction types that the API inherits.
+ */
+import { toDecimal } from "../src/amount.ts";
+import type { StoredEvent, TransactionFilter } from "../src/read-model.ts";
+import type { Transfer } from "../src/transfer.ts";
+import type { WalletEventType } from "../src/wallet.ts";
+import { isoTime } from "./answers.ts";
+import { rejectionError } from "./errors.ts";
+import type { EventBody, TransactionBody, TransferBody } from "./schemas.ts";
+
+type TransactionType = TransactionBody["type"];
+
+/** Events that move money: their name among transactions, and the sign of their amount in the balance. */
+const MOVEMENTS: { readonly [Type in WalletEventType]?: { name: TransactionType; sign: 1 | -1 } } =
+  {
+    WalletCredited: { name: "CREDIT", sign: 1 },
+    WalletDebited: { name: "DEBIT", sign: -1 },
+    TransferSent: { name: "TRANSFER_OUT", sign: -1 },
+    TransferReceived: { name: "TRANSFER_IN", sign: 1 },
+    TransferReturned: { name: "TRANSFER_RETURNED", sign: 1 },
+  };
+
+export function eventBody(event: StoredEvent, decimalPlaces: number): EventBody {
+  const { walletId, version, amountMinor } = event;
+  return {
+    id: `${walletId}:${version}`,
+    walletId,
+    version,
+    type: event.type,
+    amount: amountMinor === null ? null : toDecimal(amountMinor, decimalPlaces),
+    balance: toDecimal(event.balanceMinor, decimalPlaces),
+    held: toDecimal(event.heldMinor, decimalPlaces),
+    status: event.status,
+    account: event.account,
+    counterpartyId: event.counterpartyId,
+    transferId: event.transferId,
+    description: event.description,
+    data: event.data ?? {},
+    metadata: {
+      occurredAt: isoTime(event.occurredAtMs),
+      correlationId: event.correlationId,
+      causationId: event.causationId ?? event.commandId,
+    },
+  };
+}
+
+export function transactionBody(event: StoredEvent, decimalPlaces: number): TransactionBody {
+  const { walletId, version, balanceMinor } = event;
+  const movement = MOVEMENTS[event.type];
+  if (movement === undefined || event.amountMinor === null) {
+    throw new Error(`${event.type} of wallet ${walletId} moved no money`);
+  }
+  const balanceBeforeMinor = balanceMinor - movement.sign * event.amountMinor;
+  return {
+    id: `${walletId}:${version}`,
+    walletId,
+    type: isFund(event) ? "FUND" : movement.name,
+    amount: toDecimal(event.amountMinor, decimalPlaces),
+    balanceBefore: toDecimal(balanceBeforeMinor, decimalPlaces),
+    balanceAfter: toDecimal(balanceMinor, decimalPlaces),
+    status: "COMPLETED",
+    description: event.description,
+    reference: event.transferId ?? event.commandId ?? event.causationId ?? event.correlationId,
+    createdAt: isoTime(event.occurredAtMs),
+  };
+}
+
+function isFund(event: StoredEvent): boolean {
+  return event.type === "WalletCredited" && event.data?.["kind"] === "FUND";
+}
+
+/** Which events to read for a transaction type; a fund is a credit of a kind. */
+export function transactionFilter(type: TransactionType | undefined): TransactionFilter {
+  if (type === undefined) return {};
+  if (type === "FUND" || type === "CREDIT") return { types: ["WalletCredited"], kind: type };
+  const types = (Object.keys(MOVEMENTS) as WalletEventType[]).filter(
+    (each) => MOVEMENTS[each]?.name === type,
+  );
+  return { types };
+}
+
+export function transferBody(transfer: Transfer): TransferBody {
+  const { rejection, settledAtMs } = transfer;
+  const body = {
+    transferId: transfer.transferId,
+    fromWalletId: transfer.fromWalletId,
+    toWalletId: transfer.toWalletId,
+    amount: toDecimal(transfer.amountMinor, transfer.decimalPlaces),
+    currency: transfer.currency,
+    status: transfer.status,
+    fromVersion: transfer.fromVersion,
+    toVersion: transfer.toVersion,
+    description: transfer.description,
+    correlationId: transfer.correlationId,
+    createdAt: isoTime(transfer.createdAtMs),
+    settledAt: settledAtMs === null ? null : isoTime(settledAtMs),
+  };
+  if (rejection === null) return body;
+  const { code, message } = rejectionError(rejection);
+  return { ...body, reason: { code, message } };
+}

@@ -1,0 +1,217 @@
+/**
+ * The HTTP server under the routes: Fastify with Coffer's limits, ids, validation, and the one error body that every refusal shares.
+ * It hides the framework's own errors and formats, so that bad input of any kind ends in that body and never in a 500 or a hang.
+ * The hot path is kept bare: no logger child and no request line, one synchronous hook per request, and responses through
+ * compiled serialisers.
+ */
+import Fastify, {
+  LogController,
+  type FastifyBaseLogger,
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  type FastifyTypeProvider,
+} from "fastify";
+import { STATUS_CODES, type IncomingMessage } from "node:http";
+import type { Socket } from "node:net";
+import type { Static, TSchema } from "typebox";
+import { uuidv7 } from "uuidv7";
+
+import { LIMITS } from "../src/limits.ts";
+import { ReadUnavailable } from "../src/postgres-read-model.ts";
+import { correlationOf } from "./command-intake.ts";
+import {
+  apiError,
+  ApiException,
+  errorBody,
+  RETRY_AFTER_SECONDS,
+  statusOf,
+  validationFailed,
+  type ApiError,
+} from "./errors.ts";
+import { NAMED_SCHEMAS } from "./schemas.ts";
+import { checkOf, readQuery, type InputPart } from "./validation.ts";
+
+/** Types a route's input by its schemas. What goes out is typed where it is made, and cut to its schema by the serialiser. */
+export interface InputTypes extends FastifyTypeProvider {
+  readonly validator: this["schema"] extends TSchema ? Static<this["schema"]> : unknown;
+  readonly serializer: unknown;
+}
+
+/** A Fastify instance with Coffer's limits, ids, validation and errors, and no routes. */
+export function buildServer(log: FastifyBaseLogger): FastifyInstance {
+  const app: FastifyInstance = Fastify({
+    loggerInstance: log,
+    logController: new LogController({ disableRequestLogging: true }),
+    // A child per request would cost more than the request line that it serves; errors are logged with their id by hand.
+    childLoggerFactory: (logger) => logger,
+    genReqId: (raw) =>
+      correlationOf(raw.headers["x-correlation-id"], raw.headers["traceparent"]) ?? uuidv7(),
+    bodyLimit: LIMITS.httpBodyBytesMax,
+    requestTimeout: LIMITS.httpRequestMs,
+    connectionTimeout: LIMITS.httpSocketIdleMs,
+    keepAliveTimeout: LIMITS.httpKeepAliveMs,
+    forceCloseConnections: "idle",
+    // While closing, connections that are open still get Coffer's own answers: reads, and `unavailable` from the drained desk.
+    return503OnClosing: false,
+    // Long ids must meet their schema, which names them, instead of missing their route. Node bounds the request line.
+    routerOptions: { maxParamLength: 65_536 },
+    frameworkErrors: (error, request, reply) => {
+      void sendError(request, reply, asApiError(error));
+    },
+    clientErrorHandler: answerBrokenRequest,
+  });
+  app.addHook("onRequest", (request, reply, done) => {
+    reply.header("x-correlation-id", request.id);
+    done();
+  });
+  if (log.level === "debug" || log.level === "trace") {
+    app.addHook("onResponse", (request, reply, done) => {
+      const { method, url, id } = request;
+      log.debug({ method, url, status: reply.statusCode, correlationId: id }, "answered");
+      done();
+    });
+  }
+  takeJsonOnly(app);
+  app.setValidatorCompiler(({ schema, httpPart }) =>
+    compileValidator(schema as TSchema, httpPart as InputPart),
+  );
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    const known = asApiError(error);
+    if (known.code === "internal_error") {
+      log.error({ err: error, correlationId: request.id, url: request.url }, "a request failed");
+    }
+    return sendError(request, reply, known);
+  });
+  answerUnknownRoutes(app);
+  for (const schema of NAMED_SCHEMAS) app.addSchema(schema);
+  return app;
+}
+
+// --- Input ----------------------------------------------------------------------------------------------------------------
+
+/** JSON, or nothing at all, which reads as an object without fields. */
+function takeJsonOnly(app: FastifyInstance): void {
+  const parse = app.getDefaultJsonParser("error", "error");
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser<string>(
+    "application/json",
+    { parseAs: "string" },
+    (request, text, done) => (text.length === 0 ? done(null, {}) : parse(request, text, done)),
+  );
+}
+
+type Validated = true | { value: unknown } | { error: ApiException };
+
+function compileValidator(schema: TSchema, part: InputPart): (value: unknown) => Validated {
+  const check = checkOf(schema, part);
+  if (part !== "querystring") {
+    return (value) => {
+      const error = check(value);
+      return error === null ? true : { error: new ApiException(error) };
+    };
+  }
+  return (query) => {
+    const value = readQuery(schema, query);
+    const error = check(value);
+    return error === null ? { value } : { error: new ApiException(error) };
+  };
+}
+
+// --- Errors ---------------------------------------------------------------------------------------------------------------
+
+/** Answers with the error body that all refusals share. */
+export function sendError(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  error: ApiError,
+): FastifyReply {
+  const status = statusOf(error.code);
+  if (status === 503) reply.header("retry-after", RETRY_AFTER_SECONDS);
+  return reply.code(status).send(errorBody(error, request.url, request.id, Date.now()));
+}
+
+function asApiError(error: Error & { code?: string; statusCode?: number }): ApiError {
+  if (error instanceof ApiException) return error.apiError;
+  if (error instanceof ReadUnavailable) {
+    return apiError(error.reason, "The database gives no answer at the moment; try again");
+  }
+  switch (error.code) {
+    case "FST_ERR_CTP_INVALID_JSON_BODY":
+      return apiError("invalid_json");
+    case "FST_ERR_CTP_BODY_TOO_LARGE": {
+      const message = `The body is larger than ${LIMITS.httpBodyBytesMax} bytes`;
+      return apiError("payload_too_large", message);
+    }
+    case "FST_ERR_CTP_INVALID_MEDIA_TYPE":
+      return apiError("unsupported_media_type");
+    case "FST_ERR_BAD_URL":
+      return validationFailed([{ field: "path", message: "is not properly percent-encoded" }]);
+    case "FST_ERR_MAX_PARAM_LENGTH":
+      return validationFailed([{ field: "path", message: "is too long" }]);
+    default: {
+      const { statusCode = 500 } = error;
+      return statusCode >= 400 && statusCode < 500
+        ? apiError("bad_request", error.message)
+        : apiError("internal_error");
+    }
+  }
+}
+
+/** 404, or 405 when the path exists for other methods; their list goes into `Allow`, which also answers OPTIONS. */
+function answerUnknownRoutes(app: FastifyInstance): void {
+  const methods = new Map<string, Set<string>>();
+  app.addHook("onRoute", ({ url, method }) => {
+    const known = methods.get(url) ?? new Set();
+    for (const name of Array.isArray(method) ? method : [method]) known.add(name);
+    methods.set(url, known);
+  });
+  let patterns: { pattern: RegExp; allowed: Set<string> }[] | undefined;
+  app.setNotFoundHandler((request, reply) => {
+    patterns ??= [...methods].map(([url, allowed]) => ({ pattern: patternOf(url), allowed }));
+    const path = request.url.split("?", 1)[0]!;
+    const allowed = patterns
+      .filter(({ pattern }) => pattern.test(path))
+      .flatMap(({ allowed }) => Array.from(allowed));
+    if (allowed.length === 0) {
+      return sendError(request, reply, apiError("not_found", `There is nothing at this path`));
+    }
+    reply.header("allow", [...new Set([...allowed, "OPTIONS"])].toSorted().join(", "));
+    if (request.method === "OPTIONS") return reply.code(204).send();
+    const message = `This path does not take ${request.method}`;
+    return sendError(request, reply, apiError("method_not_allowed", message));
+  });
+}
+
+function patternOf(url: string): RegExp {
+  const escaped = url.replaceAll(/[.+?^${}()|[\]\\]/g, String.raw`\$&`);
+  return new RegExp(`^${escaped.replaceAll(/:\w+/g, "[^/]+").replaceAll("*", ".*")}$`);
+}
+
+/** What Node could not read as a request: there is no request object, only the socket. */
+function answerBrokenRequest(error: Error & { code?: string }, socket: Socket): void {
+  if (error.code === "ECONNRESET" || socket.destroyed || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const reason = ((): ApiError => {
+    if (error.code === "HPE_HEADER_OVERFLOW") return apiError("headers_too_large");
+    if (error.code === "ERR_HTTP_REQUEST_TIMEOUT") return apiError("request_timeout");
+    return apiError("bad_request");
+  })();
+  const status = statusOf(reason.code);
+  const body = JSON.stringify(errorBody(reason, "", uuidv7(), Date.now()));
+  const head = [
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+    "content-type: application/json; charset=utf-8",
+    `content-length: ${Buffer.byteLength(body)}`,
+    "connection: close",
+  ];
+  socket.end(`${head.join("\r\n")}\r\n\r\n${body}`, () => socket.destroy());
+}
+
+/** Whether the request brought a correlation id of its own (also an unfit one). */
+export function bringsCorrelation({ headers }: IncomingMessage): boolean {
+  return headers["x-correlation-id"] !== undefined || headers["traceparent"] !== undefined;
+}

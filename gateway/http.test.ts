@@ -1,0 +1,245 @@
+/**
+ * The HTTP gateway without anybody behind it: no host owns a shard, and there is no database. What is refused here is refused by the
+ * gateway alone, always with the one error body, and whatever would need the others says so.
+ */
+import { connect, type AddressInfo } from "node:net";
+import { pino } from "pino";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+
+import * as assets from "../src/assets.ts";
+import { LIMITS } from "../src/limits.ts";
+import { buildMemoryBus } from "../src/memory-bus.ts";
+import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
+import { buildCommandDesk } from "./commands.ts";
+import { buildGateway } from "./http.ts";
+
+const bus = buildMemoryBus();
+const commands = buildCommandDesk({ bus, gatewayId: "test" });
+/** Nothing listens there. */
+const readModel = buildPostgresReadModel({ databaseUrl: "postgres://nobody@127.0.0.1:1/none" });
+const app = buildGateway({
+  bus,
+  commands,
+  readModel,
+  assets,
+  version: "1.2.3",
+  log: pino({ level: "silent" }),
+});
+let port: number;
+
+beforeAll(async () => {
+  await app.listen({ port: 0, host: "127.0.0.1" });
+  port = (app.server.address() as AddressInfo).port;
+});
+
+afterAll(async () => {
+  await app.close();
+  await commands.drain();
+  await readModel.close();
+});
+
+interface Request {
+  readonly method?: "GET" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "HEAD";
+  readonly headers?: Record<string, string>;
+  readonly payload?: string;
+}
+
+async function ask(url: string, request: Request = {}) {
+  const response = await app.inject({ url, method: "GET", ...request });
+  const isJson = response.headers["content-type"]?.toString().startsWith("application/json");
+  const body = isJson === true && response.body !== "" ? response.json<Body>() : undefined;
+  return { status: response.statusCode, headers: response.headers, body };
+}
+
+interface Body {
+  readonly statusCode: number;
+  readonly code: string;
+  readonly message: string;
+  readonly correlationId: string;
+  readonly details?: { field: string }[];
+}
+
+const json = { "content-type": "application/json" };
+const post = (payload: string, headers: Record<string, string> = json): Request => ({
+  method: "POST",
+  payload,
+  headers,
+});
+
+describe("a body", () => {
+  it.each<[string, Request, number, string]>([
+    ["broken JSON", post('{"amount":'), 400, "invalid_json"],
+    ["a key __proto__", post('{"amount":1,"__proto__":{"a":1}}'), 400, "invalid_json"],
+    [
+      "a hidden __proto__",
+      post('{"amount":1,"metadata":{"\\u005f_proto__":1}}'),
+      400,
+      "invalid_json",
+    ],
+    ["nothing", post(""), 422, "validation_failed"],
+    ["nothing at all", { method: "POST" }, 422, "validation_failed"],
+    ["a list", post("[]"), 422, "validation_failed"],
+    ["null", post("null"), 422, "validation_failed"],
+    [
+      "a form",
+      post("a=1", { "content-type": "application/x-www-form-urlencoded" }),
+      415,
+      "unsupported_media_type",
+    ],
+    ["text", post("hi", { "content-type": "text/plain" }), 415, "unsupported_media_type"],
+    ["no type", post("{}", {}), 415, "unsupported_media_type"],
+    [
+      "too many bytes",
+      post(`{"amount":1,"description":"${"x".repeat(LIMITS.httpBodyBytesMax)}"}`),
+      413,
+      "payload_too_large",
+    ],
+    ["an unknown field", post('{"amount":1,"amuont":1}'), 422, "validation_failed"],
+    ["no amount of money", post('{"amount":0}'), 400, "invalid_amount"],
+    ["too large an amount", post('{"amount":1e400}'), 400, "amount_out_of_range"],
+    ["an amount of no number", post('{"amount":true}'), 422, "validation_failed"],
+  ])("of %s is refused", async (_name, request, status, code) => {
+    const { status: given, body } = await ask("/wallets/w1/credit", request);
+    expect(body).toMatchObject({ statusCode: status, code, path: "/wallets/w1/credit" });
+    expect(given).toBe(status);
+  });
+});
+
+describe("a path", () => {
+  it.each(["a%20b", "%00", "a%2Fb", "%E2%82%AC", "%zz", "%", "x".repeat(129), "x".repeat(9_000)])(
+    "with the id %s is refused by naming the field",
+    async (id) => {
+      const { status, body } = await ask(`/wallets/${id}`);
+      expect([status, body?.code]).toEqual([422, "validation_failed"]);
+      expect(body?.details?.[0]?.field).toMatch(/^(walletId|path)$/);
+    },
+  );
+
+  it("that leads nowhere is 404, and one for other methods 405 with their names", async () => {
+    expect((await ask("/nowhere?x=1")).body).toMatchObject({ code: "not_found", path: "/nowhere" });
+    const { status, headers, body } = await ask("/wallets/w1", { method: "DELETE" });
+    expect([status, body?.code, headers["allow"]]).toEqual([
+      405,
+      "method_not_allowed",
+      "GET, HEAD, OPTIONS",
+    ]);
+    const options = await ask("/wallets", { method: "OPTIONS" });
+    expect([options.status, options.headers["allow"]]).toEqual([204, "GET, HEAD, OPTIONS, POST"]);
+  });
+});
+
+describe("a query", () => {
+  it.each([
+    ["/wallets?limit=0", "limit"],
+    ["/wallets?limit=1&limit=2", "limit"],
+    ["/wallets?foo=1", "foo"],
+    ["/wallets?__proto__=1", "__proto__"],
+    ["/wallets?cursor=%00", "cursor"],
+    ["/wallets?cursor=ISEh", "cursor"],
+    ["/wallets/w1?include=everything", "include"],
+    ["/wallets/w1/transactions?from=yesterday", "from"],
+    ["/wallets/w1/transactions?cursor=eA", "cursor"],
+    ["/operations/k%07", "idempotencyKey"],
+  ])("%s is refused by naming the field", async (url, field) => {
+    const { status, body } = await ask(url);
+    expect([status, body?.details?.[0]?.field]).toEqual([422, field]);
+  });
+});
+
+describe("the correlation id", () => {
+  it("is the caller's, echoed also on errors", async () => {
+    const headers = { "x-correlation-id": "mine" };
+    const { headers: given, body } = await ask("/nowhere", { headers });
+    expect([given["x-correlation-id"], body?.correlationId]).toEqual(["mine", "mine"]);
+  });
+
+  it("is a new one when the caller's cannot be kept", async () => {
+    const headers = { "x-correlation-id": "x".repeat(LIMITS.keyLengthMax + 1) };
+    expect((await ask("/nowhere", { headers })).body?.correlationId).toHaveLength(36);
+  });
+});
+
+describe("without a database", () => {
+  it("reads are unavailable, and say when to come back", async () => {
+    const { status, headers, body } = await ask("/wallets/w1");
+    expect([status, body?.code, headers["retry-after"]]).toEqual([503, "unavailable", "1"]);
+  });
+
+  it("the process is alive and not ready, and names what is missing", async () => {
+    expect((await ask("/health/live")).status).toBe(200);
+    for (const url of ["/health", "/health/ready", "/api/v1/health"]) {
+      const { status, body } = await ask(url);
+      expect(status).toBe(503);
+      expect(body).toMatchObject({
+        status: "down",
+        version: "1.2.3",
+        checks: { database: { state: "down" }, bus: { state: "up" } },
+      });
+    }
+    expect((await ask("/health/nats")).body).toMatchObject({ status: "up" });
+    expect((await ask("/health/nats/stats")).body).toMatchObject({ bus: { kind: "in-process" } });
+  });
+
+  it("what needs none is answered", async () => {
+    expect((await ask("/assets")).body).toContainEqual({
+      code: "USD",
+      name: "US Dollar",
+      decimalPlaces: 2,
+    });
+    expect((await ask("/docs")).status).toBe(200);
+  });
+});
+
+it("the OpenAPI document comes from the schemas that validate", async () => {
+  const spec = (await ask("/openapi.json")).body as unknown as {
+    openapi: string;
+    paths: Record<string, Record<string, { requestBody?: object; responses: object }>>;
+    components: { schemas: Record<string, object> };
+  };
+  expect(spec.openapi).toBe("3.1.0");
+  expect(Object.keys(spec.components.schemas)).toEqual(
+    expect.arrayContaining(["Wallet", "Event", "Transaction", "Transfer", "Error"]),
+  );
+  const credit = spec.paths["/wallets/{walletId}/credit"]?.["post"];
+  expect(credit?.requestBody).toMatchObject({
+    content: { "application/json": { schema: { additionalProperties: false } } },
+  });
+  expect(Object.keys(credit?.responses ?? {})).toEqual(["200", "4XX", "5XX"]);
+});
+
+describe("what is no HTTP", () => {
+  async function send(bytes: string): Promise<string> {
+    const socket = connect(port, "127.0.0.1");
+    let answer = "";
+    socket.on("data", (chunk) => (answer += chunk.toString()));
+    socket.on("error", () => undefined);
+    socket.write(bytes);
+    await new Promise((resolve) => socket.once("close", resolve));
+    return answer;
+  }
+
+  it.each([
+    ["a broken request line", "HELLO\r\n\r\n", 400, "bad_request"],
+    ["a broken header", "GET / HTTP/1.1\r\nno colon here\r\n\r\n", 400, "bad_request"],
+    [
+      "two lengths",
+      "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+      400,
+      "bad_request",
+    ],
+    [
+      "too many header bytes",
+      `GET / HTTP/1.1\r\nhost: x\r\na: ${"x".repeat(20_000)}\r\n\r\n`,
+      431,
+      "headers_too_large",
+    ],
+  ])(
+    "such as %s gets the error body and a closed connection",
+    async (_name, bytes, status, code) => {
+      const [head, body] = (await send(bytes)).split("\r\n\r\n");
+      expect(head).toContain(`HTTP/1.1 ${status} `);
+      expect(head).toContain("connection: close");
+      expect(JSON.parse(body!)).toMatchObject({ statusCode: status, code });
+    },
+  );
+});

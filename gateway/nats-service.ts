@@ -1,0 +1,178 @@
+/**
+ * Request-reply over NATS: the service `wallets` of the NATS services API, with the same bodies, checks, commands and answers as
+ * HTTP. It hides that API; a caller finds the endpoints and their schemas with `nats micro ls`. Endpoints share the default queue
+ * group, so any number of gateways divide the work, and the command desk bounds what is under way.
+ */
+import { headers as newHeaders, Match } from "nats";
+import type { Msg, MsgHdrs, NatsConnection, ServiceMsg } from "nats";
+import type { TSchema } from "typebox";
+import { uuidv7 } from "uuidv7";
+
+import { LIMITS } from "../src/limits.ts";
+import { ReadUnavailable } from "../src/postgres-read-model.ts";
+import type { ReadModel } from "../src/read-model.ts";
+import { walletBody, type GiveAnswer, type TransferOutcome } from "./answers.ts";
+import { correlationOf, type RequestFields, type TakeIn } from "./command-intake.ts";
+import type { CommandDesk } from "./commands.ts";
+import { apiError, rejectionError, statusOf, type ApiError } from "./errors.ts";
+import { NATS_REQUESTS } from "./schemas.ts";
+import { checkOf, type Check } from "./validation.ts";
+
+export interface WalletServiceOptions {
+  readonly connection: NatsConnection;
+  readonly commands: Pick<CommandDesk, "submit">;
+  readonly readModel: Pick<ReadModel, "wallet">;
+  readonly takeIn: TakeIn;
+  readonly answer: GiveAnswer;
+  readonly version: string;
+  readonly log: { error(details: object, message: string): void };
+}
+
+export interface WalletService {
+  /** Takes no further requests; those under way are still answered. */
+  stop(): Promise<void>;
+}
+
+type EndpointName = keyof typeof NATS_REQUESTS;
+
+interface NatsAnswer {
+  readonly data?: unknown;
+  readonly error?: ApiError;
+  readonly isReplay: boolean;
+}
+
+const encoder = new TextEncoder();
+
+/** Makes the service known on the connection; resolves when its endpoints listen. */
+export async function buildWalletService(options: WalletServiceOptions): Promise<WalletService> {
+  const { connection, version } = options;
+  const service = await connection.services.add({
+    name: "wallets",
+    version,
+    description: "Coffer's wallets: commands and reads, with the bodies of the HTTP API",
+  });
+  const group = service.addGroup("wallets").addGroup("v1");
+  for (const name of Object.keys(NATS_REQUESTS) as EndpointName[]) {
+    const schema: TSchema = NATS_REQUESTS[name];
+    const check = checkOf(schema);
+    group.addEndpoint(name, {
+      metadata: { schema: JSON.stringify(schema) },
+      handler: (error, message) => {
+        // An error tells that the subscription has ended; there is nobody to answer.
+        if (error === null) void serve(options, name, check, message);
+      },
+    });
+  }
+  return {
+    async stop() {
+      await service.stop();
+    },
+  };
+}
+
+/** Answers one request. Never rejects: a connection that is gone by then takes no answer, and its client asks again. */
+async function serve(
+  options: WalletServiceOptions,
+  name: EndpointName,
+  check: Check,
+  message: ServiceMsg,
+): Promise<void> {
+  const { log } = options;
+  try {
+    respond(message, await carryOut(options, name, check, message));
+  } catch (failure) {
+    const isAway = failure instanceof ReadUnavailable;
+    if (!isAway) log.error({ err: failure, endpoint: name }, "a NATS request failed");
+    try {
+      const error = apiError(isAway ? failure.reason : "internal_error");
+      respond(message, { error, isReplay: false });
+    } catch (lost) {
+      log.error({ err: lost, endpoint: name }, "a NATS request could not be answered");
+    }
+  }
+}
+
+async function carryOut(
+  options: WalletServiceOptions,
+  name: EndpointName,
+  check: Check,
+  message: Msg,
+): Promise<NatsAnswer> {
+  const body = parse(message);
+  if (!body.ok) return { error: body.error, isReplay: false };
+  const problem = check(body.value);
+  if (problem !== null) return { error: problem, isReplay: false };
+  const { walletId = null, ...fields } = body.value as RequestFields & { walletId?: string };
+  if (name === "get") return read(options, walletId!);
+  const { headers } = message;
+  const correlation = correlationOf(
+    headerOf(headers, "X-Correlation-Id"),
+    headerOf(headers, "traceparent"),
+  );
+  const intake = options.takeIn(name, walletId, fields, {
+    correlationId: correlation ?? uuidv7(),
+    isCorrelationNew: correlation === null,
+    key: headerOf(headers, "Idempotency-Key"),
+  });
+  if (!intake.ok) return { error: intake.error, isReplay: false };
+  const outcome = await options.commands.submit(intake.command);
+  const answer = await options.answer(outcome, intake.command);
+  const isReplay = answer.isReplay && intake.isKeyed;
+  switch (answer.type) {
+    case "error":
+      return { error: answer.error, isReplay };
+    case "wallet":
+      return { data: answer.wallet, isReplay };
+    case "transfer":
+      return { data: transferData(answer.transfer), isReplay };
+    default:
+      return answer satisfies never;
+  }
+}
+
+async function read({ readModel }: WalletServiceOptions, walletId: string): Promise<NatsAnswer> {
+  const wallet = await readModel.wallet(walletId);
+  return wallet === null
+    ? { error: rejectionError({ code: "wallet_not_found", walletId }), isReplay: false }
+    : { data: walletBody(wallet), isReplay: false };
+}
+
+function transferData({ transferId, status, from, to }: TransferOutcome): object {
+  const data = { transferId, status, fromWallet: from };
+  return to === null ? data : { ...data, toWallet: to };
+}
+
+type Parsed =
+  | { readonly ok: true; readonly value: unknown }
+  | { readonly ok: false; readonly error: ApiError };
+
+function parse(message: Msg): Parsed {
+  if (message.data.length > LIMITS.httpBodyBytesMax) {
+    return { ok: false, error: apiError("payload_too_large") };
+  }
+  try {
+    return { ok: true, value: JSON.parse(message.string()) as unknown };
+  } catch {
+    return { ok: false, error: apiError("invalid_json") };
+  }
+}
+
+function headerOf(headers: MsgHdrs | undefined, name: string): string | undefined {
+  return headers?.has(name, Match.IgnoreCase) === true
+    ? headers.get(name, Match.IgnoreCase)
+    : undefined;
+}
+
+function respond(message: ServiceMsg, { data, error, isReplay }: NatsAnswer): void {
+  const headers = newHeaders();
+  if (isReplay) headers.set("Idempotent-Replayed", "true");
+  if (error === undefined) {
+    message.respond(encoder.encode(JSON.stringify({ ok: true, data })), { headers });
+    return;
+  }
+  const { code, message: sentence, details } = error;
+  const statusCode = statusOf(code);
+  const body = { code, message: sentence, statusCode, ...(details !== undefined && { details }) };
+  const payload = encoder.encode(JSON.stringify({ ok: false, error: body }));
+  message.respondError(statusCode, code, payload, { headers });
+}

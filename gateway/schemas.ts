@@ -1,0 +1,318 @@
+/**
+ * The shapes of everything that goes in and out, written once: they validate HTTP and NATS input, serialise responses and become
+ * the OpenAPI document. Unknown fields are refused by name. What a schema cannot say well (canonical amounts, storable text,
+ * the depth of metadata) is checked in `command-intake.ts`, which every write passes.
+ */
+import { Type, type Static, type TProperties, type TSchema } from "typebox";
+
+import { LIMITS } from "../src/limits.ts";
+
+// --- Parts ----------------------------------------------------------------------------------------------------------------
+
+/** Wallet, owner and asset ids. */
+export const ID_PATTERN = `^[A-Za-z0-9_.:@-]{1,${LIMITS.idLengthMax}}$`;
+
+const Id = Type.String({ pattern: ID_PATTERN, examples: ["wallet-1"] });
+const Currency = Type.String({ pattern: ID_PATTERN, examples: ["USD"], description: "Asset code" });
+const Time = Type.String({ format: "date-time" });
+
+// Unions with null are type arrays here: `anyOf` would make the serialiser validate every value.
+const NullableText = Type.Unsafe<string | null>({ type: ["string", "null"] });
+const NullableId = NullableText;
+const NullableInteger = Type.Unsafe<number | null>({ type: ["integer", "null"] });
+const NullableNumber = Type.Unsafe<number | null>({ type: ["number", "null"] });
+const NullableTime = NullableText;
+
+/** A closed set of words, as `enum`. */
+function words<const Word extends string>(...allowed: Word[]) {
+  return Type.Unsafe<Word>({ type: "string", enum: allowed });
+}
+
+/** A named schema (see `NAMED_SCHEMAS`) in its place. */
+export function ref<Schema extends TSchema>(schema: Schema) {
+  const { $id } = schema as { $id?: string };
+  return Type.Unsafe<Static<Schema>>({ $ref: `${$id}#` });
+}
+
+const JsonObject = Type.Unsafe<{ readonly [key: string]: unknown }>({
+  type: "object",
+  additionalProperties: true,
+  description: `JSON object of at most ${LIMITS.metadataBytesMax} bytes`,
+});
+
+const Amount = Type.Unsafe<number | string>({
+  type: ["number", "string"],
+  description:
+    "Positive decimal with at most the asset's decimal places, as a number or as text; never rounded",
+  examples: [10.5, "10.50"],
+});
+
+const WalletStatus = words("ACTIVE", "SUSPENDED", "CLOSED");
+
+// --- Request bodies -------------------------------------------------------------------------------------------------------
+
+/** What every command takes. */
+const everyCommand = {
+  idempotencyKey: Type.Optional(
+    Type.String({
+      minLength: 1,
+      maxLength: LIMITS.keyLengthMax,
+      description: "Same as the header `Idempotency-Key`: a repeat gets the first answer again",
+    }),
+  ),
+  description: Type.Optional(Type.String({ maxLength: LIMITS.descriptionLengthMax })),
+  metadata: Type.Optional(JsonObject),
+  expectedVersion: Type.Optional(
+    Type.Integer({ minimum: 0, description: "Refuse unless the wallet is at this version" }),
+  ),
+};
+
+function body<Properties extends TProperties>(properties: Properties) {
+  return Type.Object({ ...properties, ...everyCommand }, { additionalProperties: false });
+}
+
+export const CreateBody = body({
+  walletId: Type.Optional(Id),
+  ownerId: Type.Optional(Id),
+  currency: Type.Optional(Currency),
+  initialBalance: Type.Optional(Amount),
+});
+export const AmountBody = body({ amount: Amount });
+export const FundBody = body({ wallet_id: Id, amount: Amount });
+export const TransferBody = body({ toWalletId: Id, amount: Amount });
+export const SendBody = body({ senderWalletId: Id, receiverWalletId: Id, amount: Amount });
+export const StatusBody = body({
+  reason: Type.Optional(Type.String({ maxLength: LIMITS.descriptionLengthMax })),
+});
+
+/** Over NATS the wallet is named in the body. */
+function withWalletId<Properties extends TProperties>(properties: Properties) {
+  return body({ walletId: Id, ...properties });
+}
+
+export const NATS_REQUESTS = {
+  create: CreateBody,
+  credit: withWalletId({ amount: Amount }),
+  debit: withWalletId({ amount: Amount }),
+  transfer: withWalletId({ toWalletId: Id, amount: Amount }),
+  suspend: withWalletId(StatusBody.properties),
+  activate: withWalletId(StatusBody.properties),
+  close: withWalletId(StatusBody.properties),
+  get: Type.Object({ walletId: Id }, { additionalProperties: false }),
+};
+
+// --- Paths and queries ----------------------------------------------------------------------------------------------------
+
+export const WalletParams = Type.Object({ walletId: Id });
+export const TransferParams = Type.Object({ transferId: Id });
+export const KeyParams = Type.Object({
+  idempotencyKey: Type.String({ minLength: 1, maxLength: LIMITS.keyLengthMax }),
+});
+
+const paging = {
+  limit: Type.Optional(
+    Type.Integer({ minimum: 1, maximum: LIMITS.pageRowsMax, default: LIMITS.pageRowsDefault }),
+  ),
+  cursor: Type.Optional(
+    Type.String({ maxLength: 512, description: "From the `Link` of the page before" }),
+  ),
+};
+const closed = { additionalProperties: false };
+
+export const WalletQuery = Type.Object(
+  {
+    include: Type.Optional(
+      Type.String({
+        maxLength: 64,
+        description: `\`auditTrail\`, \`transactions\` or both, comma-separated: the latest ${LIMITS.includedRows}, oldest first`,
+      }),
+    ),
+  },
+  closed,
+);
+export const WalletsQuery = Type.Object(
+  {
+    ownerId: Type.Optional(Id),
+    status: Type.Optional(WalletStatus),
+    currency: Type.Optional(Currency),
+    ...paging,
+  },
+  closed,
+);
+
+export const TransactionType = words(
+  "CREDIT",
+  "FUND",
+  "DEBIT",
+  "TRANSFER_OUT",
+  "TRANSFER_IN",
+  "TRANSFER_RETURNED",
+);
+const Moment = Type.String({ maxLength: 64, description: "ISO 8601 date or time" });
+
+export const TransactionsQuery = Type.Object(
+  {
+    type: Type.Optional(TransactionType),
+    from: Type.Optional(Moment),
+    to: Type.Optional(Moment),
+    ...paging,
+  },
+  closed,
+);
+export const EventsQuery = Type.Object(
+  { fromVersion: Type.Optional(Type.Integer({ minimum: 0, default: 0 })), limit: paging.limit },
+  closed,
+);
+export const TransfersQuery = Type.Object(
+  { status: Type.Optional(words("pending", "posted", "returned")), limit: paging.limit },
+  closed,
+);
+export const OperationQuery = Type.Object({ walletId: Type.Optional(Id) }, closed);
+export const NoQuery = Type.Object({}, closed);
+
+// --- Answers --------------------------------------------------------------------------------------------------------------
+
+const walletFields = {
+  id: Id,
+  ownerId: NullableId,
+  currency: Currency,
+  balance: Type.Number(),
+  held: Type.Number(),
+  available: Type.Number({ description: "balance - held" }),
+  status: WalletStatus,
+  version: Type.Integer({ minimum: 0 }),
+  metadata: JsonObject,
+  createdAt: Time,
+  updatedAt: Time,
+};
+export const Wallet = Type.Object(walletFields, { $id: "Wallet" });
+export type WalletBody = Static<typeof Wallet>;
+
+export const Event = Type.Object(
+  {
+    id: Type.String({ description: "`walletId:version`" }),
+    walletId: Id,
+    version: Type.Integer({ minimum: 0 }),
+    type: Type.String(),
+    amount: NullableNumber,
+    balance: Type.Number({ description: "Balance, held and status right after the event" }),
+    held: Type.Number(),
+    status: WalletStatus,
+    account: NullableText,
+    counterpartyId: NullableId,
+    transferId: NullableId,
+    description: NullableText,
+    data: JsonObject,
+    metadata: Type.Object({
+      occurredAt: Time,
+      correlationId: Type.String(),
+      causationId: NullableText,
+    }),
+  },
+  { $id: "Event" },
+);
+export type EventBody = Static<typeof Event>;
+
+export const Transaction = Type.Object(
+  {
+    id: Type.String(),
+    walletId: Id,
+    type: TransactionType,
+    amount: Type.Number(),
+    balanceBefore: Type.Number(),
+    balanceAfter: Type.Number(),
+    status: words("COMPLETED"),
+    description: NullableText,
+    reference: Type.String({ description: "The transfer's id, or the idempotency key" }),
+    createdAt: Time,
+  },
+  { $id: "Transaction" },
+);
+export type TransactionBody = Static<typeof Transaction>;
+
+export const WalletWithHistory = Type.Object({
+  ...walletFields,
+  auditTrail: Type.Optional(Type.Array(ref(Event))),
+  transactions: Type.Optional(Type.Array(ref(Transaction))),
+});
+
+export const Problem = Type.Object(
+  {
+    statusCode: Type.Integer(),
+    error: Type.String(),
+    code: Type.String(),
+    message: Type.String(),
+    path: Type.String(),
+    timestamp: Time,
+    correlationId: Type.String(),
+    details: Type.Optional(Type.Unknown()),
+  },
+  { $id: "Error" },
+);
+
+const Reason = Type.Object({ code: Type.String(), message: Type.String() });
+
+export const Transfer = Type.Object(
+  {
+    transferId: Id,
+    fromWalletId: Id,
+    toWalletId: Id,
+    amount: Type.Number(),
+    currency: Currency,
+    status: words("pending", "posted", "returned"),
+    fromVersion: Type.Integer(),
+    toVersion: NullableInteger,
+    reason: Type.Optional(Reason),
+    description: NullableText,
+    correlationId: Type.String(),
+    createdAt: Time,
+    settledAt: NullableTime,
+  },
+  { $id: "Transfer" },
+);
+export type TransferBody = Static<typeof Transfer>;
+
+const TransferProgress = words("posted", "pending");
+/** The payee is left out while the transfer is pending. */
+export const TransferAnswer = Type.Object({
+  transferId: Id,
+  status: TransferProgress,
+  fromWallet: ref(Wallet),
+  toWallet: Type.Optional(ref(Wallet)),
+});
+export const SendAnswer = Type.Object({
+  transferId: Id,
+  status: TransferProgress,
+  sender: ref(Wallet),
+  receiver: Type.Optional(ref(Wallet)),
+});
+
+export const Operation = Type.Object({
+  idempotencyKey: Type.String(),
+  walletId: Id,
+  outcome: words("done", "pending", "rejected"),
+  version: NullableInteger,
+  transferId: NullableId,
+  wallet: Type.Optional(ref(Wallet)),
+  error: Type.Optional(
+    Type.Object({ statusCode: Type.Integer(), code: Type.String(), message: Type.String() }),
+  ),
+});
+
+export const Asset = Type.Object({
+  code: Currency,
+  name: Type.String(),
+  decimalPlaces: Type.Integer({ minimum: 0, maximum: 9 }),
+});
+
+export const WalletPage = Type.Array(ref(Wallet));
+export const EventPage = Type.Array(ref(Event));
+export const TransactionPage = Type.Array(ref(Transaction));
+export const TransferPage = Type.Array(ref(Transfer));
+export const AssetPage = Type.Array(Asset);
+
+/** Schemas that others refer to by name, for the serialiser and the OpenAPI document. */
+export const NAMED_SCHEMAS: readonly TSchema[] = [Wallet, Event, Transaction, Transfer, Problem];
+
+/** The answer of every route when it is no. */
+export const problems = { "4xx": ref(Problem), "5xx": ref(Problem) };

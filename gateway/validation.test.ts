@@ -1,0 +1,115 @@
+/** What the schemas refuse, and whether the refusal names the field and says why. */
+import { describe, expect, it } from "vitest";
+
+import { LIMITS } from "../src/limits.ts";
+import { AmountBody, CreateBody, WalletParams, WalletsQuery } from "./schemas.ts";
+import { checkOf, readQuery } from "./validation.ts";
+
+const amount = 1;
+
+describe("a body", () => {
+  const check = checkOf(AmountBody);
+
+  it.each([
+    { amount: 1 },
+    { amount: "1.50", description: "", metadata: {}, expectedVersion: 0, idempotencyKey: "k" },
+    { amount: -1 },
+    { amount: "abc" },
+  ])("%j has the right shape, whatever its amount is worth", (body) => {
+    expect(check(body)).toBeNull();
+  });
+
+  it.each<[unknown, string, string]>([
+    [{}, "amount", "is required"],
+    [{ amount: null }, "amount", "must be either number or string"],
+    [{ amount: true }, "amount", "must be either number or string"],
+    [{ amount: {} }, "amount", "must be either number or string"],
+    [{ amount, amuont: 1 }, "amuont", "is not known here"],
+    [JSON.parse('{"amount":1,"__proto__":{}}'), "__proto__", "is not known here"],
+    [{ amount, description: 1 }, "description", "must be string"],
+    [
+      { amount, description: "x".repeat(1_025) },
+      "description",
+      "must not have more than 1024 characters",
+    ],
+    [{ amount, metadata: [] }, "metadata", "must be object"],
+    [{ amount, metadata: null }, "metadata", "must be object"],
+    [{ amount, expectedVersion: "1" }, "expectedVersion", "must be integer"],
+    [{ amount, expectedVersion: 1.5 }, "expectedVersion", "must be integer"],
+    [{ amount, expectedVersion: -1 }, "expectedVersion", "must be >= 0"],
+    [[], "body", "must be object"],
+    [null, "body", "must be object"],
+    ["x", "body", "must be object"],
+  ])("%j is refused by naming %s", (body, field, message) => {
+    const error = check(body);
+    expect(error?.code).toBe("validation_failed");
+    expect(error?.details).toEqual([{ field, message }]);
+    expect(error?.message).toBe(`${field} ${message}`);
+  });
+
+  it("is refused as an amount when a number is beyond a double", () => {
+    expect(check(JSON.parse('{"amount":1e400}'))).toMatchObject({ code: "amount_out_of_range" });
+    expect(check(JSON.parse('{"amount":1e400,"foo":1}'))).toMatchObject({
+      code: "validation_failed",
+      details: [{ field: "foo" }],
+    });
+  });
+
+  it("gets a bounded list of its mistakes", () => {
+    const unknown = Object.fromEntries(Array.from({ length: 500 }, (_, nth) => [`f${nth}`, 1]));
+    const error = check({ amount, ["x".repeat(9_000)]: 1, ...unknown });
+    expect(error?.details).toHaveLength(LIMITS.validationProblemsMax);
+    expect(error?.details).toContainEqual({ field: "f0", message: "is not known here" });
+    expect(JSON.stringify(error).length).toBeLessThan(2_000);
+  });
+});
+
+describe("ids", () => {
+  const check = checkOf(WalletParams, "params");
+  it.each(["w1", "user-1:USD", "a_b.c:d@e", "x".repeat(128), "__proto__"])(
+    "take %j",
+    (walletId) => {
+      expect(check({ walletId })).toBeNull();
+    },
+  );
+  it.each(["", " ", "a b", "a/b", "\0", "ü", "x".repeat(129), "a\n", "a*", "a>"])(
+    "refuse %j",
+    (walletId) => {
+      expect(check({ walletId })?.message).toBe(
+        "walletId must be 1 to 128 characters of letters, digits and - _ . : @",
+      );
+      expect(checkOf(CreateBody)({ walletId })?.details).toMatchObject([{ field: "walletId" }]);
+    },
+  );
+});
+
+describe("a query", () => {
+  const check = checkOf(WalletsQuery, "querystring");
+  const ask = (query: string) => {
+    const parameters: Record<string, unknown> = {};
+    for (const [name, value] of new URLSearchParams(query)) {
+      parameters[name] = name in parameters ? [parameters[name], value] : value;
+    }
+    const read = readQuery(WalletsQuery, parameters);
+    return { read, error: check(read) };
+  };
+
+  it("has its integers read and its texts left alone", () => {
+    const { read, error } = ask("limit=7&ownerId=42");
+    expect(error).toBeNull();
+    expect(read).toEqual({ limit: 7, ownerId: "42" });
+  });
+
+  it.each([
+    ["limit=0", "limit", "must be >= 1"],
+    ["limit=1001", "limit", "must be <= 1000"],
+    ["limit=1e2", "limit", "must be integer"],
+    ["limit=", "limit", "must be integer"],
+    ["limit=1&limit=2", "limit", "is given twice"],
+    ["ownerId=a&ownerId=b", "ownerId", "is given twice"],
+    ["status=active", "status", "must be one of ACTIVE, SUSPENDED, CLOSED"],
+    ["foo=1", "foo", "is not known here"],
+  ])("%s is refused by naming %s", (query, field, message) => {
+    expect(ask(query).error?.details).toEqual([{ field, message }]);
+  });
+});

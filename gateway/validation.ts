@@ -1,0 +1,148 @@
+/**
+ * Turns the schemas into checks, and what is wrong into words that name the field. It hides the validation library: Fastify
+ * and the NATS service both call `checkOf`. Values are never changed, except that a query's integers, which arrive as text, become
+ * numbers. A wrong amount is reported as an amount (`invalid_amount`), all else as `validation_failed`, at most
+ * `LIMITS.validationProblemsMax` fields at a time.
+ */
+import type { TSchema } from "typebox";
+import { Compile } from "typebox/compile";
+
+import { canonicalAmount } from "../src/amount.ts";
+import { LIMITS } from "../src/limits.ts";
+import { apiError, validationFailed, type ApiError, type FieldProblem } from "./errors.ts";
+import { ID_PATTERN } from "./schemas.ts";
+
+/** Null when the value is as it should be. */
+export type Check = (value: unknown) => ApiError | null;
+
+/** Where a value came from: the name of the whole in messages, when it has no field to name. */
+export type InputPart = "body" | "params" | "querystring" | "headers";
+
+const compiled = new WeakMap<object, Check>();
+
+/** The check of a schema, compiled once. */
+export function checkOf(schema: TSchema, part: InputPart = "body"): Check {
+  const known = compiled.get(schema);
+  if (known !== undefined) return known;
+  const validator = Compile(schema);
+  const check: Check = (value) =>
+    validator.Check(value) ? null : refuse(validator.Errors(value), value, part);
+  compiled.set(schema, check);
+  return check;
+}
+
+interface SchemaError {
+  readonly keyword: string;
+  readonly instancePath: string;
+  readonly params: object;
+  readonly message: string;
+}
+
+/** Fields that are amounts of money; a number or a text there is a wrong amount, not a wrong type. */
+const AMOUNT_FIELDS = new Set(["amount", "initialBalance"]);
+
+function refuse(errors: readonly SchemaError[], value: unknown, part: InputPart): ApiError {
+  const problems: FieldProblem[] = [];
+  let amountError: ApiError | null = null;
+  for (const error of errors) {
+    if (problems.length >= LIMITS.validationProblemsMax) break;
+    // JSON such as 1e400 is read as Infinity: a number, and out of range.
+    const field = fieldOf(error.instancePath);
+    if (AMOUNT_FIELDS.has(field)) {
+      const amount = (value as Record<string, unknown>)[field];
+      if (typeof amount === "number") {
+        amountError = wrongAmount(field, amount);
+        continue;
+      }
+    }
+    addProblems(problems, error, value, part);
+  }
+  if (problems.length === 0 && amountError !== null) return amountError;
+  return validationFailed(problems);
+}
+
+/** The error for an amount that `canonicalAmount` refuses; null for one that it takes. */
+export function wrongAmount(field: string, amount: unknown): ApiError | null {
+  const canonical = canonicalAmount(amount);
+  if (canonical.ok) return null;
+  const shown = String(amount).slice(0, 64);
+  const quoted = typeof amount === "string" ? JSON.stringify(shown) : shown;
+  const problem =
+    canonical.problem === "invalid_amount"
+      ? `${quoted} is not a positive decimal number`
+      : `${quoted} is out of range: amounts stay under 10^15 minor units`;
+  return apiError(canonical.problem, `${field} ${problem}`, { field, amount: shown });
+}
+
+function fieldOf(instancePath: string): string {
+  return instancePath.slice(1).replaceAll("~1", "/").replaceAll("~0", "~").slice(0, 128);
+}
+
+function isListAt(value: unknown, field: string): boolean {
+  return Array.isArray((value as Record<string, unknown>)[field]);
+}
+
+function addProblems(
+  problems: FieldProblem[],
+  error: SchemaError,
+  value: unknown,
+  part: InputPart,
+): void {
+  const { keyword, instancePath, message } = error;
+  const add = (field: string, text: string): void => {
+    if (problems.length >= LIMITS.validationProblemsMax) return;
+    problems.push({ field: field === "" ? part : field, message: text });
+  };
+  const params = error.params as {
+    requiredProperties?: string[];
+    allowedValues?: unknown[];
+    pattern?: string;
+  };
+  const field = fieldOf(instancePath);
+  const inside = (name: string): string => (field === "" ? name : `${field}/${name}`).slice(0, 128);
+  switch (keyword) {
+    case "required":
+      for (const name of params.requiredProperties ?? []) add(inside(name), "is required");
+      return;
+    case "boolean":
+      // A field that the schema has no place for; `additionalProperties` names the same ones once more.
+      add(field, "is not known here");
+      return;
+    case "additionalProperties":
+      return;
+    case "enum":
+      add(field, `must be one of ${(params.allowedValues ?? []).join(", ")}`);
+      return;
+    case "pattern":
+      add(
+        field,
+        params.pattern === ID_PATTERN
+          ? `must be 1 to ${LIMITS.idLengthMax} characters of letters, digits and - _ . : @`
+          : message,
+      );
+      return;
+    case "type":
+      // Only a query's parser makes lists of single values.
+      add(field, part === "querystring" && isListAt(value, field) ? "is given twice" : message);
+      return;
+    default:
+      add(field, message);
+  }
+}
+
+const INTEGER = /^-?\d{1,15}$/;
+
+/**
+ * A query with its integers read; the parser gives text, and a list for a parameter that was given twice, which no schema
+ * here allows.
+ */
+export function readQuery(schema: TSchema, query: unknown): unknown {
+  const { properties = {} } = schema as { properties?: Record<string, { type?: unknown }> };
+  const read: Record<string, unknown> = { ...(query as object) };
+  for (const name of Object.keys(properties)) {
+    const value = read[name];
+    if (properties[name]?.type !== "integer" || typeof value !== "string") continue;
+    if (INTEGER.test(value)) read[name] = Number(value);
+  }
+  return read;
+}

@@ -1,0 +1,192 @@
+/**
+ * The writing routes: each makes a command of a request, asks for it and tells what became of it. They differ in where the wallet's
+ * id stands and in how the answer is laid out; everything else is the intake's, the desk's and the answers' work. `run` is
+ * the hot path of the gateway.
+ */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+
+import type { Answer, GiveAnswer, TransferOutcome } from "./answers.ts";
+import type { RequestFields, RequestType, TakeIn } from "./command-intake.ts";
+import type { CommandDesk } from "./commands.ts";
+import { bringsCorrelation, sendError, type InputTypes } from "./http-server.ts";
+import {
+  AmountBody,
+  CreateBody,
+  FundBody,
+  problems,
+  ref,
+  SendAnswer,
+  SendBody,
+  StatusBody,
+  TransferAnswer,
+  TransferBody,
+  Wallet,
+  WalletParams,
+} from "./schemas.ts";
+
+export interface WalletRoutesDeps {
+  readonly commands: Pick<CommandDesk, "submit">;
+  readonly takeIn: TakeIn;
+  readonly answer: GiveAnswer;
+}
+
+/** How an answer that is a yes becomes a response: its body, and its status when that is not 200. */
+type Respond = (answer: Exclude<Answer, { type: "error" }>, reply: FastifyReply) => unknown;
+
+type Run = (
+  request: FastifyRequest,
+  reply: FastifyReply,
+  type: RequestType,
+  walletId: string | null,
+  fields: RequestFields,
+  respond: Respond,
+) => Promise<unknown>;
+
+export function addWalletRoutes(app: FastifyInstance, deps: WalletRoutesDeps): void {
+  const run = buildRun(deps);
+  addOwnRoutes(app, run);
+  addTransferRoutes(app, run);
+}
+
+/** From a request to its response: the one path that every command takes. */
+function buildRun({ commands, takeIn, answer }: WalletRoutesDeps): Run {
+  return async (request, reply, type, walletId, fields, respond) => {
+    const { headers } = request;
+    const intake = takeIn(type, walletId, fields, {
+      correlationId: request.id,
+      isCorrelationNew: !bringsCorrelation(request.raw),
+      key: headers["idempotency-key"] as string | undefined,
+    });
+    if (!intake.ok) return sendError(request, reply, intake.error);
+    const { command } = intake;
+    const given = answer(await commands.submit(command), command);
+    const settled = given instanceof Promise ? await given : given;
+    if (settled.isReplay && intake.isKeyed) reply.header("idempotent-replayed", "true");
+    if (settled.type === "error") return sendError(request, reply, settled.error);
+    return respond(settled, reply);
+  };
+}
+
+/** Commands that concern one wallet. */
+function addOwnRoutes(app: FastifyInstance, run: Run): void {
+  const routes = app.withTypeProvider<InputTypes>();
+  const tags = ["wallets"];
+  const walletAnswer = { 200: ref(Wallet), ...problems };
+
+  routes.post(
+    "/wallets",
+    {
+      schema: {
+        tags,
+        summary: "Create a wallet",
+        body: CreateBody,
+        response: { 201: ref(Wallet), ...problems },
+      },
+      preValidation: takeNoBody,
+    },
+    (request, reply) => {
+      const { walletId = null } = request.body;
+      return run(request, reply, "create", walletId, request.body, respondCreated);
+    },
+  );
+  routes.post(
+    "/wallets/fund",
+    { schema: { tags, summary: "Fund a wallet", body: FundBody, response: walletAnswer } },
+    (request, reply) =>
+      run(request, reply, "fund", request.body.wallet_id, request.body, respondWallet),
+  );
+  for (const type of ["credit", "debit"] as const) {
+    const summary = type === "credit" ? "Put money in" : "Take money out";
+    routes.post(
+      `/wallets/:walletId/${type}`,
+      { schema: { tags, summary, params: WalletParams, body: AmountBody, response: walletAnswer } },
+      (request, reply) =>
+        run(request, reply, type, request.params.walletId, request.body, respondWallet),
+    );
+  }
+  for (const type of ["suspend", "activate", "close"] as const) {
+    const summary = `${type[0]!.toUpperCase()}${type.slice(1)} a wallet`;
+    routes.post(
+      `/wallets/:walletId/${type}`,
+      {
+        schema: { tags, summary, params: WalletParams, body: StatusBody, response: walletAnswer },
+        preValidation: takeNoBody,
+      },
+      (request, reply) =>
+        run(request, reply, type, request.params.walletId, request.body, respondWallet),
+    );
+  }
+}
+
+function addTransferRoutes(app: FastifyInstance, run: Run): void {
+  const routes = app.withTypeProvider<InputTypes>();
+  const tags = ["transfers"];
+  routes.post(
+    "/wallets/:walletId/transfer",
+    {
+      schema: {
+        tags,
+        summary: "Pay another wallet",
+        params: WalletParams,
+        body: TransferBody,
+        response: { 200: TransferAnswer, 202: TransferAnswer, ...problems },
+      },
+    },
+    (request, reply) =>
+      run(request, reply, "transfer", request.params.walletId, request.body, respondTransfer),
+  );
+  routes.post(
+    "/wallets/transfer",
+    {
+      schema: {
+        tags,
+        summary: "Pay from one wallet to another",
+        body: SendBody,
+        response: { 200: SendAnswer, 202: SendAnswer, ...problems },
+      },
+    },
+    (request, reply) => {
+      const { senderWalletId, receiverWalletId } = request.body;
+      const fields = { ...request.body, toWalletId: receiverWalletId };
+      return run(request, reply, "transfer", senderWalletId, fields, respondSent);
+    },
+  );
+}
+
+/** Commands whose fields are all optional may come without a body. */
+function takeNoBody(request: FastifyRequest, _reply: FastifyReply, done: () => void): void {
+  if (request.body === undefined) request.body = {};
+  done();
+}
+
+const respondWallet: Respond = (answer) => (answer.type === "wallet" ? answer.wallet : mismatch());
+
+const respondCreated: Respond = (answer, reply) => {
+  if (answer.type !== "wallet") return mismatch();
+  return reply.code(201).header("location", `/wallets/${answer.wallet.id}`).send(answer.wallet);
+};
+
+const respondTransfer: Respond = (answer, reply) => {
+  const { transferId, status, from, to } = transferOf(answer, reply);
+  return to === null
+    ? { transferId, status, fromWallet: from }
+    : { transferId, status, fromWallet: from, toWallet: to };
+};
+
+const respondSent: Respond = (answer, reply) => {
+  const { transferId, status, from, to } = transferOf(answer, reply);
+  return to === null
+    ? { transferId, status, sender: from }
+    : { transferId, status, sender: from, receiver: to };
+};
+
+function transferOf(answer: Answer, reply: FastifyReply): TransferOutcome {
+  if (answer.type !== "transfer") return mismatch();
+  if (answer.transfer.status === "pending") reply.code(202);
+  return answer.transfer;
+}
+
+/** A command was answered with the outcome of another kind of command: one of our own mistakes. */
+function mismatch(): never {
+  throw new Error("the outcome does not belong to the command");
+}

@@ -1,0 +1,133 @@
+/**
+ * The feed at `GET /ws`: sockets into the hub and frames out. It hides the WebSocket library and what a peer may do to a
+ * connection: frames that are too large or binary, silence (pings find the dead), close frames that are never answered. What
+ * is slow, too much or wrong inside a frame is the hub's to judge. Compression is off: it would cost each client its own
+ * compressor, and a shared frame's text could no longer be sent to all as it is.
+ */
+import { IncomingMessage } from "node:http";
+
+import fastifyWebsocket, { type WebSocket } from "@fastify/websocket";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+
+import { LIMITS } from "../src/limits.ts";
+import type { FeedHub, FeedSink } from "./feed.ts";
+
+const PATH = "/ws";
+
+/**
+ * Requests of a server that has a feed: `Fastify({ http: { IncomingMessage: UpgradableRequest } })`. As soon as somebody listens
+ * for upgrades, Node takes every request with an `Upgrade` header out of HTTP: its body is not read and its connection
+ * has no timeout. HTTP clients send such headers to offer HTTP/2 (Java's does by default), so here only the feed's are upgrades
+ * and all others are plain requests, as RFC 9110, section 7.8, allows. A class because Node asks for one.
+ */
+export class UpgradableRequest extends IncomingMessage {
+  #isUpgrade: unknown = null;
+
+  get upgrade(): unknown {
+    if (this.method === "CONNECT") return this.#isUpgrade;
+    return this.#isUpgrade === true && isForFeed(this);
+  }
+
+  // Node's parser writes it, and so does the constructor of the base class, before this class has fields.
+  set upgrade(value: unknown) {
+    if (#isUpgrade in this) this.#isUpgrade = value;
+  }
+}
+
+function isForFeed(request: IncomingMessage): boolean {
+  const path = request.url?.split("?", 1)[0];
+  return path === PATH && request.headers.upgrade?.toLowerCase() === "websocket";
+}
+
+export interface FeedSocketOptions {
+  readonly hub: FeedHub;
+  /** Pause between two pings to one client; default `LIMITS.feedPingMs`. */
+  readonly pingMs?: number;
+}
+
+function sinkOf(socket: WebSocket): FeedSink {
+  return {
+    send(frameText) {
+      if (socket.readyState === socket.OPEN) socket.send(frameText);
+    },
+    bufferedBytes: () => socket.bufferedAmount,
+    close: (code, reason) => socket.close(code, reason),
+  };
+}
+
+/** Pings from time to time, each socket on its own beat; one that has not answered by the next ping is dead. */
+function keepAlive(socket: WebSocket, pingMs: number): void {
+  let isAlive = true;
+  socket.on("pong", () => {
+    isAlive = true;
+  });
+  const beat = setInterval(() => {
+    if (!isAlive) {
+      socket.terminate();
+      return;
+    }
+    isAlive = false;
+    socket.ping();
+  }, pingMs);
+  socket.once("close", () => clearInterval(beat));
+}
+
+/** All listeners are attached before this returns: a message may arrive in the same read as the upgrade request. */
+function serve(socket: WebSocket, hub: FeedHub, pingMs: number): void {
+  const client = hub.connect(sinkOf(socket));
+  socket.on("message", (data: Buffer, isBinary: boolean) => {
+    if (isBinary) client.receiveBinary();
+    // `nodebuffer`, the default `binaryType`: a message is always one Buffer, and text is valid UTF-8.
+    else client.receive(data.toString());
+  });
+  socket.once("close", () => client.closed());
+  keepAlive(socket, pingMs);
+}
+
+/** What a plain HTTP request to `/ws` gets. */
+function refuse(request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  return reply.code(426).header("upgrade", "websocket").send({
+    statusCode: 426,
+    error: "Upgrade Required",
+    code: "upgrade_required",
+    message: "This path speaks WebSocket",
+    path: request.url,
+    timestamp: new Date().toISOString(),
+    correlationId: request.id,
+  });
+}
+
+/**
+ * A plugin that adds `/ws`: `app.register(buildFeedSocket({ hub }))`. Closing the server drains the hub, so that every client
+ * gets 1001.
+ */
+export function buildFeedSocket({ hub, pingMs = LIMITS.feedPingMs }: FeedSocketOptions) {
+  const serverOptions = {
+    maxPayload: LIMITS.feedFrameBytesMax,
+    perMessageDeflate: false,
+    // A peer that does not answer a close frame is destroyed after it.
+    closeTimeout: LIMITS.feedCloseMs,
+  };
+  return async function feedSocket(app: FastifyInstance): Promise<void> {
+    await app.register(fastifyWebsocket, {
+      options: serverOptions,
+      errorHandler: (error, socket, request) => {
+        // Broken frames and connections. Where a close frame is due, such as 1009 for one too large, it was sent already.
+        request.log.debug({ err: error }, "a feed connection broke");
+        socket.close(1011);
+      },
+      preClose: () => hub.drain(),
+    });
+    // Without `UpgradableRequest` others may get here, and nobody would ever close their sockets.
+    app.server.on("upgrade", (request, socket) => {
+      if (!isForFeed(request)) socket.destroy();
+    });
+    app.route({
+      method: "GET",
+      url: PATH,
+      schema: { hide: true },
+      handler: refuse,
+      wsHandler: (socket) => serve(socket, hub, pingMs),
+    });
+  };
+}

@@ -1,0 +1,329 @@
+/**
+ * The read model on a real PostgreSQL, over histories that the real core decided and the real journal committed: what readers
+ * see is what happened. Then the database is killed under it.
+ */
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+
+import { ZERO } from "./amount.ts";
+import { startEmbeddedPostgres, type EmbeddedPostgres } from "./embedded-postgres.ts";
+import type { Journal, NewEvent } from "./journal.ts";
+import { LIMITS } from "./limits.ts";
+import { migrateUp } from "./migrate.ts";
+import { buildPostgresJournal } from "./postgres-journal.ts";
+import { buildPostgresReadModel, ReadUnavailable } from "./postgres-read-model.ts";
+import type { ReadModel } from "./read-model.ts";
+import { ALL_SHARDS } from "./shard.ts";
+import { settle, type Transfer } from "./transfer.ts";
+import { apply, decide, transferEvent } from "./wallet.ts";
+import type { TransferStep, WalletCommand, WalletEvent, WalletState } from "./wallet.ts";
+
+const settings = { shared_buffers: "16MB", max_connections: "20" };
+/** A moment with milliseconds, to see whether they survive. */
+const T0 = Date.UTC(2026, 0, 2, 3, 4, 5, 678);
+
+let folder: string;
+let server: EmbeddedPostgres;
+let journal: Journal;
+let reads: ReadModel;
+let fence: Map<number, number>;
+const wallets = new Map<string, WalletState>();
+
+interface Extra {
+  readonly transfers?: Transfer[];
+  readonly settled?: Transfer[];
+  readonly metadata?: string;
+  readonly description?: string;
+}
+
+/** Commits events as one command's; returns the wallet after each. */
+async function commit(
+  walletId: string,
+  events: readonly WalletEvent[],
+  commandId: string | null,
+  extra: Extra = {},
+): Promise<WalletState[]> {
+  const base = wallets.get(walletId) ?? null;
+  const states: WalletState[] = [];
+  const rows = events.map((event, nth): NewEvent => {
+    const state = apply(walletId, states.at(-1) ?? base, event);
+    states.push(state);
+    const isLast = nth === events.length - 1;
+    return {
+      walletId,
+      version: state.version,
+      event,
+      balanceMinor: state.balanceMinor,
+      heldMinor: state.heldMinor,
+      status: state.status,
+      commandId: isLast ? commandId : null,
+      fingerprint: null,
+      correlationId: `corr-${commandId}`,
+      causationId: commandId ?? "cause",
+      description: extra.description ?? null,
+      metadata: extra.metadata ?? null,
+    };
+  });
+  const state = states.at(-1)!;
+  const result = await journal.append({
+    events: rows,
+    wallets: new Map([[walletId, { state, baseVersion: base?.version ?? -1 }]]),
+    rejections: [],
+    transfers: extra.transfers ?? [],
+    verdicts: [],
+    lookups: [],
+    verdictLookups: [],
+    settled: extra.settled ?? [],
+    fence,
+  });
+  expect(result).toEqual({ type: "committed" });
+  wallets.set(walletId, state);
+  return states;
+}
+
+async function carryOut(
+  walletId: string,
+  command: WalletCommand,
+  commandId: string,
+  nowMs: number,
+  extra: Extra = {},
+): Promise<WalletState[]> {
+  const at = { nowMs, expectedVersion: null, pendingOutMinor: ZERO };
+  const decision = decide(walletId, wallets.get(walletId) ?? null, command, at);
+  if (!decision.ok) throw new Error(decision.rejection.code);
+  return commit(walletId, decision.events, commandId, extra);
+}
+
+function creation(fields: Partial<Extract<WalletCommand, { type: "create" }>> = {}): WalletCommand {
+  return {
+    type: "create",
+    ownerId: null,
+    currency: "USD",
+    decimalPlaces: 2,
+    initialBalance: null,
+    metadata: "{}",
+    ...fields,
+  };
+}
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), "coffer-read-model-"));
+  chmodSync(folder, 0o755);
+  server = await startEmbeddedPostgres({ dataDir: join(folder, "data"), settings });
+  await migrateUp(server.url);
+  journal = buildPostgresJournal(server.url);
+  reads = buildPostgresReadModel({ databaseUrl: server.url });
+  fence = await journal.claim("test", ALL_SHARDS, true);
+}, 60_000);
+
+afterAll(async () => {
+  await reads.close();
+  await journal.close();
+  await server.stop();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+describe("wallets", () => {
+  it("reads a wallet as it is, and as it was at each version", async () => {
+    const metadata = '{"b":1,"aa":{"x":null}}';
+    const states = await carryOut(
+      "past",
+      creation({ ownerId: "o1", initialBalance: "9999999999999.98", metadata }),
+      "past-1",
+      T0,
+    );
+    states.push(...(await carryOut("past", { type: "debit", amount: "0.99" }, "past-2", T0 + 1)));
+    states.push(...(await carryOut("past", { type: "suspend" }, "past-3", T0 + 2)));
+    const read = (wallet: WalletState | null) => ({
+      ...wallet,
+      metadata: JSON.stringify(JSON.parse(wallet!.metadata)),
+    });
+
+    expect(read(await reads.wallet("past"))).toEqual(states.at(-1));
+    for (const state of states) {
+      expect(read(await reads.walletAt("past", state.version))).toEqual(state);
+    }
+    expect(await reads.walletAt("past", states.length)).toBeNull();
+    expect(await reads.wallet("nobody")).toBeNull();
+    expect(await reads.walletAt("nobody", 0)).toBeNull();
+  });
+
+  it("lists wallets by filter, in the order of ids, page by page", async () => {
+    for (const [nth, currency] of ["USD", "EUR", "USD", "USD"].entries()) {
+      const walletId = `list-${nth}`;
+      await carryOut(walletId, creation({ ownerId: "o2", currency }), `list-${nth}`, T0);
+    }
+    await carryOut("list-3", { type: "suspend" }, "list-suspend", T0);
+    const ids = async (...query: Parameters<ReadModel["wallets"]>) =>
+      (await reads.wallets(...query)).map(({ walletId }) => walletId);
+
+    expect(await ids({ ownerId: "o2" }, 10, null)).toEqual([
+      "list-0",
+      "list-1",
+      "list-2",
+      "list-3",
+    ]);
+    expect(await ids({ ownerId: "o2" }, 2, "list-1")).toEqual(["list-2", "list-3"]);
+    expect(await ids({ ownerId: "o2", currency: "EUR" }, 10, null)).toEqual(["list-1"]);
+    expect(await ids({ ownerId: "o2", status: "SUSPENDED" }, 10, null)).toEqual(["list-3"]);
+    expect(await ids({ ownerId: "'; DROP TABLE wallets" }, 10, null)).toEqual([]);
+    expect(await reads.walletIdsOfOwner("o2", 3)).toEqual(["list-0", "list-1", "list-2"]);
+    const some = await reads.walletsById(["list-1", "list-3", "nobody"]);
+    expect(
+      some.map(({ walletId }) => walletId).toSorted((one, other) => (one < other ? -1 : 1)),
+    ).toEqual(["list-1", "list-3"]);
+    await expect(reads.walletsById(Array(LIMITS.queryRowsMax + 1).fill("x"))).rejects.toThrow(
+      RangeError,
+    );
+  });
+});
+
+describe("history", () => {
+  it("reads events with what they carried, and transactions newest first", async () => {
+    await carryOut("hist", creation({ initialBalance: "10" }), "hist-1", T0);
+    const fund: WalletCommand = { type: "credit", amount: "1.50", kind: "FUND" };
+    await carryOut("hist", fund, "hist-2", T0 + 10, { metadata: '{"a":1}', description: "gift" });
+    await carryOut("hist", { type: "suspend" }, "hist-3", T0 + 20);
+    await carryOut("hist", { type: "activate" }, "hist-4", T0 + 30);
+    await carryOut("hist", { type: "debit", amount: "2" }, "hist-5", T0 + 40);
+
+    const events = await reads.events("hist", 0, 10);
+    expect(events.map(({ version }) => version)).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(events[0]).toMatchObject({
+      type: "WalletCreated",
+      commandId: null,
+      causationId: "hist-1",
+    });
+    expect(events[2]).toEqual({
+      walletId: "hist",
+      version: 2,
+      type: "WalletCredited",
+      amountMinor: 150,
+      balanceMinor: 1_150,
+      heldMinor: 0,
+      status: "ACTIVE",
+      account: "system:world",
+      counterpartyId: null,
+      transferId: null,
+      commandId: "hist-2",
+      correlationId: "corr-hist-2",
+      causationId: "hist-2",
+      description: "gift",
+      data: { kind: "FUND", metadata: { a: 1 } },
+      occurredAtMs: T0 + 10,
+    });
+    expect((await reads.events("hist", 4, 1)).map(({ version }) => version)).toEqual([4]);
+
+    const versions = async (...query: Parameters<ReadModel["transactions"]>) =>
+      (await reads.transactions(...query)).map(({ version }) => version);
+    expect(await versions("hist", {}, 10, null)).toEqual([5, 2, 1]);
+    expect(await versions("hist", {}, 1, 5)).toEqual([2]);
+    expect(await versions("hist", { types: ["WalletDebited"] }, 10, null)).toEqual([5]);
+    expect(await versions("hist", { fromMs: T0 + 10, toMs: T0 + 40 }, 10, null)).toEqual([2]);
+  });
+
+  it("knows what became of command ids, in each wallet that used them", async () => {
+    await carryOut("op-1", creation(), "shared", T0);
+    await carryOut("op-2", creation(), "shared", T0);
+    const rejection = { code: "wallet_not_found", walletId: "op-3" } as const;
+    await journal.append({
+      events: [],
+      wallets: new Map(),
+      rejections: [{ walletId: "op-3", commandId: "shared", fingerprint: "f", rejection }],
+      transfers: [],
+      verdicts: [],
+      lookups: [],
+      verdictLookups: [],
+      settled: [],
+      fence,
+    });
+    const all = await reads.operations("shared", null);
+    expect(all).toHaveLength(3);
+    const nothing = { rejection: null, transferId: null };
+    expect(await reads.operations("shared", "op-2")).toEqual([
+      { commandId: "shared", walletId: "op-2", version: 0, ...nothing },
+    ]);
+    expect(await reads.operations("shared", "op-3")).toEqual([
+      { commandId: "shared", walletId: "op-3", version: null, rejection, transferId: null },
+    ]);
+    expect(await reads.operations("never", null)).toEqual([]);
+  });
+});
+
+describe("transfers", () => {
+  it("reads each as it stands, and a wallet's newest first", async () => {
+    await carryOut("payer", creation({ initialBalance: "10" }), "payer-1", T0);
+    const send = async (transferId: string, nowMs: number) => {
+      const command = { type: "transfer", transferId, toWalletId: "payee", amount: "3" } as const;
+      const at = { nowMs, expectedVersion: null, pendingOutMinor: ZERO };
+      const decision = decide("payer", wallets.get("payer")!, command, at);
+      if (!decision.ok) throw new Error(decision.rejection.code);
+      const pending: Transfer = {
+        transferId,
+        fromWalletId: "payer",
+        toWalletId: "payee",
+        amountMinor: 300 as Transfer["amountMinor"],
+        currency: "USD",
+        decimalPlaces: 2,
+        status: "pending",
+        fromVersion: wallets.get("payer")!.version + 1,
+        toVersion: null,
+        rejection: null,
+        commandId: `c-${transferId}`,
+        correlationId: "corr",
+        description: "rent",
+        createdAtMs: nowMs,
+        settledAtMs: null,
+      };
+      await commit("payer", decision.events, pending.commandId, { transfers: [pending] });
+      return pending;
+    };
+    const first = await send("t1", T0 + 1);
+    const second = await send("t2", T0 + 2);
+    const rejection = { code: "wallet_not_found", walletId: "payee" } as const;
+    const returned = settle(first, { type: "refused", rejection }, T0 + 3);
+    const step: TransferStep = {
+      type: "return",
+      transferId: "t1",
+      toWalletId: "payee",
+      amountMinor: first.amountMinor,
+    };
+    const comeBack = transferEvent(wallets.get("payer")!, step, T0 + 3);
+    await commit("payer", [comeBack], null, { settled: [returned] });
+
+    expect(await reads.transfer("t1")).toEqual(returned);
+    expect(await reads.transfer("t2")).toEqual(second);
+    expect(await reads.transfer("t3")).toBeNull();
+    expect(await reads.transfersOf("payer", null, 10)).toEqual([second, returned]);
+    expect(await reads.transfersOf("payer", "returned", 10)).toEqual([returned]);
+    expect(await reads.transfersOf("payee", null, 10)).toEqual([]);
+  });
+});
+
+describe("a database that goes away", () => {
+  it("is told as such, refuses nobody for ever, and serves again after its restart", async () => {
+    expect(await reads.ping()).toBeGreaterThan(0);
+    const { port } = server;
+    await server.kill();
+    for (let nth = 0; nth < 3; nth++) {
+      const error: unknown = await reads.wallet("past").catch((reason: unknown) => reason);
+      expect(error).toBeInstanceOf(ReadUnavailable);
+      expect((error as ReadUnavailable).reason).toBe("unavailable");
+    }
+    server = await startEmbeddedPostgres({ dataDir: join(folder, "data"), port, settings });
+    expect((await reads.wallet("past"))?.walletId).toBe("past");
+  }, 30_000);
+
+  it("is spared when too many readers wait for it already", async () => {
+    const readers = LIMITS.queryWaitingMax + LIMITS.queryConnectionsMax * 3;
+    const results = await Promise.allSettled(
+      Array.from({ length: readers }, () => reads.wallet("past")),
+    );
+    const refused = results.filter((result) => result.status === "rejected");
+    expect(refused.length).toBeGreaterThan(0);
+    for (const { reason } of refused) expect((reason as ReadUnavailable).reason).toBe("overloaded");
+    expect((await reads.wallet("past"))?.walletId).toBe("past");
+  });
+});

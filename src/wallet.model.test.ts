@@ -1,0 +1,693 @@
+/**
+ * Arbitrary walks over several wallets: any commands in any order, transfers whose payees decide and whose payers settle whenever it
+ * pleases, suspensions and closures in between, clocks that go back, amounts up to the last minor unit in range. Beside the
+ * code runs a model that is written another way: one book of BigInt balances with double entry, and a flat list of rules. After
+ * every step the answer, the balances and the invariants of a wallet are compared.
+ *
+ * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run src/wallet.model.test.ts` runs the same cases.
+ */
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+
+import {
+  AMOUNT_MINOR_BOUND,
+  amountMinor,
+  canonicalAmount,
+  formatAmount,
+  type AmountMinor,
+} from "./amount.ts";
+import { describe as sentenceOf, type RejectionCode } from "./rejection.ts";
+import { settle, type Transfer, type Verdict } from "./transfer.ts";
+import {
+  apply,
+  checkReceive,
+  decide,
+  transferEvent,
+  type Circumstances,
+  type WalletCommand,
+  type WalletEvent,
+  type WalletState,
+} from "./wallet.ts";
+
+const seed = process.env["FC_SEED"];
+fc.configureGlobal(seed === undefined ? {} : { seed: Number(seed) });
+
+const BOUND = 10n ** 15n;
+
+/** What a step of a walk asks for. Amounts may depend on how the wallet stands, so that walks meet the edges. */
+type AmountPlan =
+  | { is: "exactly"; minor: bigint }
+  | { is: "all that is available, plus"; minor: bigint }
+  | { is: "all that there is room for, plus"; minor: bigint }
+  | { is: "too fine" };
+
+type CommandPlan =
+  | { type: "create"; asset: number; amount: AmountPlan | null }
+  | { type: "credit" | "debit"; amount: AmountPlan }
+  | { type: "transfer"; to: number; amount: AmountPlan }
+  | { type: "suspend" | "activate" | "close" };
+
+type Step = { elapsedMs: number } & (
+  | { step: "command"; on: number; plan: CommandPlan; expects: "any" | "current" | "another" }
+  /** The payee of one of the transfers under way gives its verdict. */
+  | { step: "verdict"; pick: number }
+  /** The payer of one of the transfers with a verdict settles it. */
+  | { step: "settle"; pick: number }
+);
+
+const IDS = ["a", "b", "c", "d", "e"] as const;
+const ASSETS = [
+  { currency: "USD", decimalPlaces: 2 },
+  { currency: "GOLD", decimalPlaces: 0 },
+  { currency: "EUR", decimalPlaces: 2 },
+] as const;
+
+const amountPlan: fc.Arbitrary<AmountPlan> = fc.oneof(
+  { weight: 4, arbitrary: exactly(fc.bigInt(1n, 1_000n)) },
+  { weight: 2, arbitrary: exactly(fc.bigInt(BOUND / 4n, BOUND / 2n)) },
+  { weight: 2, arbitrary: exactly(fc.bigInt(BOUND - 3n, BOUND + 1n)) },
+  { weight: 1, arbitrary: exactly(fc.bigInt(1n, BOUND - 1n)) },
+  { weight: 4, arbitrary: near("all that is available, plus") },
+  { weight: 4, arbitrary: near("all that there is room for, plus") },
+  { weight: 1, arbitrary: fc.constant({ is: "too fine" as const }) },
+);
+
+function exactly(minor: fc.Arbitrary<bigint>): fc.Arbitrary<AmountPlan> {
+  return minor.map((minor) => ({ is: "exactly", minor }));
+}
+
+function near(
+  is: "all that is available, plus" | "all that there is room for, plus",
+): fc.Arbitrary<AmountPlan> {
+  return fc.constantFrom(0n, 0n, -1n, 1n).map((minor) => ({ is, minor }));
+}
+
+const commandPlan: fc.Arbitrary<CommandPlan> = fc.oneof(
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      type: fc.constant("create" as const),
+      asset: fc.constantFrom(0, 0, 0, 0, 1, 2),
+      amount: fc.option(amountPlan),
+    }),
+  },
+  {
+    weight: 5,
+    arbitrary: fc.record({ type: fc.constantFrom("credit", "debit"), amount: amountPlan }),
+  },
+  {
+    weight: 8,
+    arbitrary: fc.record({
+      type: fc.constant("transfer" as const),
+      to: fc.nat(IDS.length - 1),
+      amount: amountPlan,
+    }),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      type: fc.constantFrom("suspend", "suspend", "activate", "activate", "activate", "close"),
+    }),
+  },
+);
+
+const elapsedMs = fc.integer({ min: -1_000, max: 2_000 });
+const anyStep: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      elapsedMs,
+      step: fc.constant("command" as const),
+      on: fc.nat(IDS.length - 1),
+      plan: commandPlan,
+      expects: fc.constantFrom("any", "any", "any", "any", "current", "another"),
+    }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      elapsedMs,
+      step: fc.constantFrom("verdict", "settle"),
+      pick: fc.nat(99),
+    }),
+  },
+);
+
+/** Most walks begin with wallets under all ids but the last, one of them of another asset. */
+const opening: fc.Arbitrary<Step[]> = fc
+  .tuple(
+    fc.constantFrom(1, 2),
+    fc.array(fc.option(amountPlan), { minLength: IDS.length - 1, maxLength: IDS.length - 1 }),
+  )
+  .map(([other, amounts]) =>
+    amounts.map((amount, on) => ({
+      elapsedMs: 1,
+      step: "command",
+      on,
+      plan: { type: "create", asset: on === 3 ? other : 0, amount },
+      expects: "any",
+    })),
+  );
+
+/** Without the generator's bias to small values, which would keep walks short and on the first wallet. */
+const walks = fc.noBias(
+  fc
+    .tuple(
+      fc.oneof({ weight: 9, arbitrary: opening }, { weight: 1, arbitrary: fc.constant([]) }),
+      fc.array(anyStep, { minLength: 1, maxLength: 60, size: "max" }),
+    )
+    .map(([first, rest]) => first.concat(rest)),
+);
+
+interface Page {
+  readonly currency: string;
+  readonly places: number;
+  status: "ACTIVE" | "SUSPENDED" | "CLOSED";
+}
+
+/** The model: what wallets must do, said as a book of balances and a list of rules. */
+function buildModel() {
+  const pages = new Map<string, Page>();
+  /** By account: a wallet's id, `world:<currency>` or `transit:<currency>`. */
+  const book = new Map<string, bigint>();
+  /** By payer: what it has sent and not settled, so what may still come back for all it knows. */
+  const unsettled = new Map<string, bigint>();
+  const balance = (account: string) => book.get(account) ?? 0n;
+  const sentBy = (walletId: string) => unsettled.get(walletId) ?? 0n;
+  const roomOf = (walletId: string) => BOUND - 1n - balance(walletId) - sentBy(walletId);
+
+  function post(from: string, to: string, minor: bigint): void {
+    book.set(from, balance(from) - minor);
+    book.set(to, balance(to) + minor);
+  }
+
+  /** An amount as a caller writes it; `minor` is null when the asset has not that many decimals. */
+  function amountOf(plan: AmountPlan, walletId: string, places: number) {
+    if (plan.is === "too fine") return { text: `0.${"0".repeat(places)}1`, minor: null };
+    let { minor } = plan;
+    if (plan.is === "all that is available, plus") minor += balance(walletId);
+    if (plan.is === "all that there is room for, plus") minor += roomOf(walletId);
+    if (minor < 1n) minor = 1n;
+    const one = 10n ** BigInt(places);
+    const cents = minor % one;
+    const fraction = cents === 0n ? "" : `.${`${cents + one}`.slice(1).replace(/0+$/, "")}`;
+    return { text: `${minor / one}${fraction}`, minor };
+  }
+
+  /** The first rule that a command breaks, or null. `minor` is undefined when it has no amount. */
+  function answer(
+    walletId: string,
+    plan: CommandPlan,
+    minor: bigint | null | undefined,
+    isExpected: boolean | null,
+  ): RejectionCode | null {
+    const page = pages.get(walletId);
+    const { type } = plan;
+    const isCreate = type === "create";
+    const isOut = type === "debit" || type === "transfer";
+    const mayBeSuspended = type === "activate" || type === "close";
+    const isAllowed = mayBeSuspended ? page?.status !== "CLOSED" : page?.status === "ACTIVE";
+    const hasMoney = balance(walletId) > 0n || sentBy(walletId) > 0n;
+    const rules: Array<[RejectionCode, isBroken: boolean]> = [
+      ["same_wallet", type === "transfer" && IDS[plan.to] === walletId],
+      ["wallet_already_exists", isCreate && page !== undefined],
+      ["wallet_not_found", isCreate ? isExpected !== null : page === undefined],
+      ["version_conflict", isExpected === false],
+      ["wallet_not_active", !isCreate && !isAllowed],
+      ["invalid_amount", minor === null],
+      ["amount_out_of_range", (minor ?? 0n) >= BOUND],
+      ["insufficient_funds", isOut && (minor ?? 0n) > balance(walletId)],
+      ["amount_out_of_range", type === "credit" && (minor ?? 0n) > roomOf(walletId)],
+      ["wallet_not_empty", type === "close" && hasMoney],
+    ];
+    return rules.find(([, isBroken]) => isBroken)?.[0] ?? null;
+  }
+
+  /** The same for the payee of a transfer. */
+  function welcome({ toWalletId, currency, amountMinor }: Transfer): RejectionCode | null {
+    const page = pages.get(toWalletId);
+    if (page === undefined) return "wallet_not_found";
+    if (page.status !== "ACTIVE") return "wallet_not_active";
+    if (page.currency !== currency) return "currency_mismatch";
+    return BigInt(amountMinor) > roomOf(toWalletId) ? "amount_out_of_range" : null;
+  }
+
+  /** A command that breaks no rule. */
+  function carryOut(walletId: string, plan: CommandPlan, minor: bigint): void {
+    if (plan.type === "create") {
+      const { currency, decimalPlaces } = ASSETS[plan.asset]!;
+      pages.set(walletId, { currency, places: decimalPlaces, status: "ACTIVE" });
+      return post(`world:${currency}`, walletId, minor);
+    }
+    const page = pages.get(walletId)!;
+    if (plan.type === "credit") post(`world:${page.currency}`, walletId, minor);
+    else if (plan.type === "debit") post(walletId, `world:${page.currency}`, minor);
+    else if (plan.type === "transfer") {
+      post(walletId, `transit:${page.currency}`, minor);
+      unsettled.set(walletId, sentBy(walletId) + minor);
+    } else if (plan.type === "suspend") page.status = "SUSPENDED";
+    else page.status = plan.type === "activate" ? "ACTIVE" : "CLOSED";
+  }
+
+  function arrive({ toWalletId, currency, amountMinor }: Transfer): void {
+    post(`transit:${currency}`, toWalletId, BigInt(amountMinor));
+  }
+
+  function settled({ fromWalletId, currency, amountMinor }: Transfer, isReturn: boolean): void {
+    const minor = BigInt(amountMinor);
+    unsettled.set(fromWalletId, sentBy(fromWalletId) - minor);
+    if (isReturn) post(`transit:${currency}`, fromWalletId, minor);
+  }
+
+  return { pages, balance, sentBy, amountOf, answer, welcome, carryOut, arrive, settled };
+}
+
+type Model = ReturnType<typeof buildModel>;
+
+function must(holds: boolean, text: string): void {
+  if (!holds) throw new Error(text);
+}
+
+/** How often each event, rejection and landmark was met, over all walks. */
+const met = new Map<string, number>();
+const meet = (what: string) => met.set(what, (met.get(what) ?? 0) + 1);
+
+/** The code under test, carried by as little as an actor must add: states, histories and transfers. */
+function buildWallets() {
+  const histories = new Map<string, WalletEvent[]>();
+  const states = new Map<string, WalletState>();
+  const transfers: Array<{ transfer: Transfer; verdict: Verdict | null }> = [];
+  const pending = () => transfers.filter(({ transfer }) => transfer.status === "pending");
+
+  function happen(walletId: string, event: WalletEvent): WalletState {
+    const state = Object.freeze(apply(walletId, states.get(walletId) ?? null, event));
+    states.set(walletId, state);
+    histories.set(walletId, [...(histories.get(walletId) ?? []), Object.freeze(event)]);
+    meet(event.type);
+    return state;
+  }
+
+  function pendingOutMinor(walletId: string): AmountMinor {
+    const own = pending().filter(({ transfer }) => transfer.fromWalletId === walletId);
+    return amountMinor(own.reduce((sum, { transfer }) => sum + transfer.amountMinor, 0));
+  }
+
+  /** Sum per currency of wallets, world and transit, from the states and events alone. */
+  function totals(): Map<string, { wallets: bigint; world: bigint; transit: bigint }> {
+    const sums = new Map<string, { wallets: bigint; world: bigint; transit: bigint }>();
+    for (const [walletId, { currency, balanceMinor }] of states) {
+      const sum = sums.get(currency) ?? { wallets: 0n, world: 0n, transit: 0n };
+      sums.set(currency, sum);
+      sum.wallets += BigInt(balanceMinor);
+      for (const event of histories.get(walletId)!) {
+        const minor = "amountMinor" in event ? BigInt(event.amountMinor) : 0n;
+        if (event.type === "WalletCredited") sum.world -= minor;
+        if (event.type === "WalletDebited") sum.world += minor;
+        if (event.type === "TransferSent") sum.transit += minor;
+        if (event.type === "TransferReceived") sum.transit -= minor;
+        if (event.type === "TransferReturned") sum.transit -= minor;
+      }
+    }
+    return sums;
+  }
+
+  return { histories, states, transfers, pending, happen, pendingOutMinor, totals };
+}
+
+type Wallets = ReturnType<typeof buildWallets>;
+
+function command(
+  { states, transfers, happen, pendingOutMinor }: Wallets,
+  model: Model,
+  { on, plan, expects }: Extract<Step, { step: "command" }>,
+  nowMs: number,
+): void {
+  const walletId = IDS[on]!;
+  const state = states.get(walletId) ?? null;
+  const amountPlan = "amount" in plan ? plan.amount : null;
+  const places =
+    plan.type === "create" ? ASSETS[plan.asset]!.decimalPlaces : model.pages.get(walletId)?.places;
+  const amount = amountPlan === null ? null : model.amountOf(amountPlan, walletId, places ?? 2);
+  const version = state?.version ?? 0;
+  const expectedVersion = { any: null, current: version, another: version + 1 }[expects];
+  const isExpected = expects === "any" ? null : expects === "current";
+
+  const want = model.answer(walletId, plan, amount?.minor, isExpected);
+  const at = { nowMs, expectedVersion, pendingOutMinor: pendingOutMinor(walletId) };
+  const transferId = `t${transfers.length}`;
+  const decision = decide(walletId, state, commandOf(plan, amount?.text, transferId), at);
+  expect(decision.ok ? null : decision.rejection.code).toBe(want);
+  if (!decision.ok) return void meet(decision.rejection.code);
+
+  for (const event of decision.events) {
+    const { currency, decimalPlaces, version } = happen(walletId, event);
+    if (event.type !== "TransferSent") continue;
+    const transfer: Transfer = {
+      transferId: event.transferId,
+      fromWalletId: walletId,
+      toWalletId: event.counterpartyId,
+      amountMinor: event.amountMinor,
+      currency,
+      decimalPlaces,
+      status: "pending",
+      fromVersion: version,
+      toVersion: null,
+      rejection: null,
+      commandId: transferId,
+      correlationId: transferId,
+      description: null,
+      createdAtMs: event.occurredAtMs,
+      settledAtMs: null,
+    };
+    transfers.push({ transfer, verdict: null });
+  }
+  model.carryOut(walletId, plan, amount?.minor ?? 0n);
+}
+
+function commandOf(plan: CommandPlan, text: string | undefined, transferId: string): WalletCommand {
+  const amount = text ?? "";
+  switch (plan.type) {
+    case "create": {
+      const { currency, decimalPlaces } = ASSETS[plan.asset]!;
+      const given = { ownerId: "o", metadata: "{}", initialBalance: text ?? null };
+      return { type: "create", currency, decimalPlaces, ...given };
+    }
+    case "credit":
+      return { type: "credit", amount, kind: "CREDIT" };
+    case "debit":
+      return { type: "debit", amount };
+    case "transfer":
+      return { type: "transfer", transferId, toWalletId: IDS[plan.to]!, amount };
+    default:
+      return { type: plan.type };
+  }
+}
+
+/** Phase 2 at the payee: the verdict, given once. */
+function giveVerdict(wallets: Wallets, model: Model, pick: number, nowMs: number): void {
+  const open = wallets.pending().filter(({ verdict }) => verdict === null);
+  const entry = open[pick % open.length];
+  if (entry === undefined) return;
+  const { transfer } = entry;
+  const { transferId, fromWalletId, toWalletId, amountMinor, currency, decimalPlaces } = transfer;
+  const about = { transferId, fromWalletId, amountMinor, currency, decimalPlaces };
+  const step = { type: "receive", ...about } as const;
+  const payee = wallets.states.get(toWalletId) ?? null;
+  const rejection = checkReceive(toWalletId, payee, step, wallets.pendingOutMinor(toWalletId));
+  expect(rejection?.code ?? null).toBe(model.welcome(transfer));
+  if (rejection !== null) {
+    meet(`refused: ${rejection.code}`);
+    entry.verdict = { type: "refused", rejection };
+    return;
+  }
+  const { version } = wallets.happen(toWalletId, transferEvent(payee!, step, nowMs));
+  entry.verdict = { type: "posted", toVersion: version };
+  model.arrive(transfer);
+}
+
+/** Phase 3 at the payer: a refused transfer comes back, whatever happened to the payer meanwhile. */
+function settleOne(wallets: Wallets, model: Model, pick: number, nowMs: number): void {
+  const decided = wallets.pending().filter(({ verdict }) => verdict !== null);
+  const entry = decided[pick % decided.length];
+  if (entry === undefined) return;
+  const { transfer, verdict } = entry;
+  const { transferId, fromWalletId, toWalletId, amountMinor } = transfer;
+  const isReturn = verdict!.type === "refused";
+  if (isReturn) {
+    const payer = wallets.states.get(fromWalletId)!;
+    const filled = payer.balanceMinor + wallets.pendingOutMinor(fromWalletId);
+    if (payer.status === "SUSPENDED") meet("returned to a suspended payer");
+    if (filled === AMOUNT_MINOR_BOUND - 1) meet("returned to a payer without other room");
+    const step = { type: "return", transferId, toWalletId, amountMinor } as const;
+    wallets.happen(fromWalletId, transferEvent(payer, step, nowMs));
+  }
+  entry.transfer = settle(transfer, verdict!, nowMs);
+  meet(entry.transfer.status);
+  model.settled(transfer, isReturn);
+}
+
+/** What design section 1 promises of wallets, after each step. */
+function check(wallets: Wallets, model: Model): void {
+  for (const [walletId, state] of wallets.states) {
+    const { balanceMinor, heldMinor, status } = state;
+    const pendingOut = wallets.pendingOutMinor(walletId);
+    const history = wallets.histories.get(walletId)!;
+    must(state.version === history.length - 1, `${walletId}: versions are not contiguous`);
+    must(balanceMinor >= 0 && balanceMinor < AMOUNT_MINOR_BOUND, `${walletId}: ${balanceMinor}`);
+    must(heldMinor >= 0 && heldMinor <= balanceMinor, `${walletId}: held ${heldMinor}`);
+    must(balanceMinor + pendingOut < AMOUNT_MINOR_BOUND, `${walletId}: no room for a return`);
+    must(BigInt(balanceMinor) === model.balance(walletId), `${walletId}: not the model's balance`);
+    must(BigInt(pendingOut) === model.sentBy(walletId), `${walletId}: not the model's transfers`);
+    must(status === model.pages.get(walletId)!.status, `${walletId}: not the model's status`);
+    const isEmpty = balanceMinor === 0 && pendingOut === 0;
+    must(status !== "CLOSED" || isEmpty, `${walletId}: closed with money`);
+  }
+  for (const [currency, { wallets: sum, world, transit }] of wallets.totals()) {
+    must(sum + world + transit === 0n, `${currency}: ${sum} + ${world} + ${transit} is not 0`);
+    must(transit === model.balance(`transit:${currency}`), `${currency}: ${transit} in transit`);
+    must(transit >= 0n, `${currency}: ${transit} in transit`);
+  }
+}
+
+/** Refolds what a journal would give back. */
+function checkHistory(walletId: string, state: WalletState, history: readonly WalletEvent[]): void {
+  const stored = JSON.parse(JSON.stringify(history)) as WalletEvent[];
+  const kinds = stored.map(({ type }) => type);
+  const times = stored.map(({ occurredAtMs }) => occurredAtMs);
+  expect(kinds.indexOf("WalletCreated")).toBe(0);
+  expect(kinds.lastIndexOf("WalletCreated")).toBe(0);
+  expect(times).toEqual(times.toSorted((a, b) => a - b));
+  let folded: WalletState | null = null;
+  for (const event of stored) folded = apply(walletId, folded, event);
+  expect(folded).toEqual(state);
+  expect([state.createdAtMs, state.updatedAtMs]).toEqual([times[0], times.at(-1)]);
+  // Closed is final.
+  expect([-1, kinds.length - 1]).toContain(kinds.indexOf("WalletClosed"));
+}
+
+/** Walks and checks; returns how many times it has checked. */
+function walk(steps: readonly Step[]): number {
+  const wallets = buildWallets();
+  const model = buildModel();
+  let nowMs = 1_000_000;
+  let checks = 0;
+  for (const step of steps) {
+    nowMs += step.elapsedMs;
+    if (step.step === "command") command(wallets, model, step, nowMs);
+    else if (step.step === "verdict") giveVerdict(wallets, model, step.pick, nowMs);
+    else settleOne(wallets, model, step.pick, nowMs);
+    check(wallets, model);
+    checks += 1;
+  }
+  // Whatever is still under way can always be brought to its end.
+  while (wallets.pending().length > 0) {
+    giveVerdict(wallets, model, 0, nowMs);
+    settleOne(wallets, model, 0, nowMs);
+    check(wallets, model);
+    checks += 1;
+  }
+  for (const sum of wallets.totals().values()) expect(sum.transit).toBe(0n);
+  for (const [walletId, state] of wallets.states) {
+    checkHistory(walletId, state, wallets.histories.get(walletId)!);
+  }
+  return checks;
+}
+
+/** What walks must meet, or they prove little. */
+const LANDMARKS = [
+  "WalletCreated",
+  "WalletCredited",
+  "WalletDebited",
+  "TransferSent",
+  "TransferReceived",
+  "TransferReturned",
+  "WalletSuspended",
+  "WalletActivated",
+  "WalletClosed",
+  "same_wallet",
+  "wallet_already_exists",
+  "wallet_not_found",
+  "version_conflict",
+  "wallet_not_active",
+  "invalid_amount",
+  "amount_out_of_range",
+  "insufficient_funds",
+  "wallet_not_empty",
+  "refused: wallet_not_found",
+  "refused: wallet_not_active",
+  "refused: currency_mismatch",
+  "refused: amount_out_of_range",
+  "posted",
+  "returned",
+  "returned to a suspended payer",
+  "returned to a payer without other room",
+];
+
+it("on any walk over several wallets every answer is the model's, and no invariant breaks", () => {
+  fc.assert(
+    fc.property(walks, (steps) => {
+      expect(walk(steps)).toBeGreaterThanOrEqual(steps.length);
+    }),
+    { numRuns: 300 },
+  );
+  expect(LANDMARKS.filter((landmark) => (met.get(landmark) ?? 0) < 2)).toEqual([]);
+});
+
+describe("on any input of their types", () => {
+  const text = fc.oneof(
+    fc.string(),
+    fc.stringMatching(/^-?[0-9]{0,20}\.?[0-9]{0,12}$/),
+    fc.constantFrom("", ".", "NaN", "Infinity", "-1", "1e999", "__proto__", "9".repeat(400)),
+  );
+  const minor = fc.oneof(
+    fc.integer({ min: 0, max: AMOUNT_MINOR_BOUND - 1 }),
+    fc.constantFrom(0, 1, AMOUNT_MINOR_BOUND - 1),
+  );
+  const decimalPlaces = fc.integer({ min: 0, max: 9 });
+  const currency = fc.constantFrom("USD", "GOLD");
+  const timeMs = fc.integer({ min: 0, max: 10 ** 13 });
+  const version = fc.integer({ min: 0, max: 3 });
+  /** Any wallet and what it has in transit: held <= balance, and room for what may come back. */
+  const standing = fc
+    .record({
+      parts: fc.tuple(minor, minor, minor),
+      status: fc.constantFrom("ACTIVE", "ACTIVE", "ACTIVE", "SUSPENDED", "CLOSED"),
+      ownerId: fc.option(text),
+      currency,
+      decimalPlaces,
+      version,
+      metadata: text,
+      times: fc.tuple(timeMs, timeMs),
+    })
+    .map(({ parts, times, ...rest }) => {
+      // Three cuts of the range: held, not held, in transit.
+      const [held, balance, filled] = parts.toSorted((a, b) => a - b) as [number, number, number];
+      const [createdAtMs, updatedAtMs] = times.toSorted((a, b) => a - b) as [number, number];
+      const isClosed = rest.status === "CLOSED";
+      const state: WalletState = Object.freeze({
+        ...rest,
+        walletId: "a",
+        balanceMinor: amountMinor(isClosed ? 0 : balance),
+        heldMinor: amountMinor(isClosed ? 0 : held),
+        createdAtMs,
+        updatedAtMs,
+      });
+      return { state, pendingOutMinor: amountMinor(isClosed ? 0 : filled - balance) };
+    });
+  const anyCommand = (amount: fc.Arbitrary<string>): fc.Arbitrary<WalletCommand> =>
+    fc.oneof(
+      fc.record({
+        type: fc.constant("create" as const),
+        ownerId: fc.option(text),
+        currency: text,
+        decimalPlaces,
+        initialBalance: fc.option(amount),
+        metadata: text,
+      }),
+      fc.record({
+        type: fc.constant("credit" as const),
+        amount,
+        kind: fc.constantFrom("CREDIT", "FUND"),
+      }),
+      fc.record({ type: fc.constant("debit" as const), amount }),
+      fc.record({
+        type: fc.constant("transfer" as const),
+        transferId: text,
+        toWalletId: fc.oneof(fc.constant("a"), text),
+        amount,
+      }),
+      fc.record({ type: fc.constantFrom("suspend", "activate", "close") }),
+    );
+  const circumstances = (pendingOutMinor: AmountMinor): fc.Arbitrary<Circumstances> =>
+    fc.record({
+      nowMs: timeMs,
+      expectedVersion: fc.option(version, { freq: 2 }),
+      pendingOutMinor: fc.constant(pendingOutMinor),
+    });
+  const situation = fc.option(standing, { freq: 8 }).chain((given) =>
+    circumstances(given?.pendingOutMinor ?? amountMinor(0)).map((at) => ({
+      state: given?.state ?? null,
+      at,
+    })),
+  );
+
+  it("decide answers with events or with a rejection that has a sentence, and never throws", () => {
+    fc.assert(
+      fc.property(situation, anyCommand(text), ({ state, at }, body) => {
+        const decision = decide("a", state, body, at);
+        if (decision.ok) expect(decision.events.length).toBeGreaterThan(0);
+        else expect(sentenceOf(decision.rejection)).not.toMatch(/undefined|\[object/);
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+
+  it("what decide says yes to, apply takes, when the amounts are canonical", () => {
+    const wellFormed = situation.chain((given) => {
+      const { balanceMinor = 0, heldMinor = 0, decimalPlaces = 2 } = given.state ?? {};
+      // Next to what is available, what is there, and what there is room for.
+      const edges = [balanceMinor - heldMinor, balanceMinor, AMOUNT_MINOR_BOUND - balanceMinor];
+      const near = fc.tuple(fc.constantFrom(...edges), fc.constantFrom(-1, 0, 1));
+      const amount = fc
+        .oneof(
+          minor,
+          near.map(([edge, delta]) => edge + delta),
+          near.map(([edge, delta]) => edge + delta - given.at.pendingOutMinor),
+        )
+        .map((minor) => canonicalAmount(formatAmount(Math.max(minor, 1), decimalPlaces)))
+        .map((answer) => (answer.ok ? answer.amount : "1"));
+      return fc.tuple(fc.constant(given), anyCommand(amount));
+    });
+    fc.assert(
+      fc.property(wellFormed, ([{ state, at }, body]) => {
+        const decision = decide("a", state, body, at);
+        if (!decision.ok) return;
+        let after = state;
+        for (const event of decision.events) {
+          const before = after;
+          after = apply("a", before, event);
+          expect(after.version).toBe(before === null ? 0 : before.version + 1);
+          expect(after.updatedAtMs).toBeGreaterThanOrEqual(before?.updatedAtMs ?? 0);
+          if ("amountMinor" in event) {
+            expect(event.amountMinor).toBeGreaterThan(0);
+            const delta = after.balanceMinor - before!.balanceMinor;
+            expect(Math.abs(delta)).toBe(event.amountMinor);
+          }
+        }
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+
+  it("checkReceive answers and never throws, and what it takes fits, together with all that may come back", () => {
+    const step = fc.record({
+      type: fc.constant("receive" as const),
+      transferId: text,
+      fromWalletId: text,
+      amountMinor: minor.map((minor) => amountMinor(Math.max(minor, 1))),
+      currency,
+      decimalPlaces: fc.constantFrom(0, 2),
+    });
+    fc.assert(
+      fc.property(situation, step, ({ state, at }, step) => {
+        const rejection = checkReceive("a", state, step, at.pendingOutMinor);
+        if (rejection !== null) {
+          expect(sentenceOf(rejection)).not.toMatch(/undefined|\[object/);
+          return;
+        }
+        const received = apply("a", state, transferEvent(state!, step, at.nowMs));
+        const amount = at.pendingOutMinor;
+        if (amount === 0) return;
+        const back = {
+          type: "return",
+          transferId: "t",
+          toWalletId: "b",
+          amountMinor: amount,
+        } as const;
+        const returned = apply("a", received, transferEvent(received, back, at.nowMs));
+        expect(returned.balanceMinor).toBe(state!.balanceMinor + step.amountMinor + amount);
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+});

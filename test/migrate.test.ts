@@ -1,0 +1,100 @@
+/** Migrations against a real database, with a throwaway folder of SQL files, and once with the real ones. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import pg from "pg";
+import { afterEach, beforeEach, expect, inject, it } from "vitest";
+import { migrateDown, migrateUp, migrationStatus } from "../src/migrate.ts";
+import { createDatabase, dropDatabase } from "./servers.ts";
+
+const name = "migrate_test";
+let folder: string;
+let url: string;
+
+function write(file: string, up: string, down: string): void {
+  writeFileSync(join(folder, file), `-- Up Migration\n${up}\n-- Down Migration\n${down}\n`);
+}
+
+async function tables(): Promise<string[]> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  const { rows } = await client.query<{ relname: string }>(
+    "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1",
+  );
+  await client.end();
+  return rows.map(({ relname }) => relname);
+}
+
+beforeEach(async () => {
+  url = await createDatabase(inject("postgresUrl"), name);
+  folder = mkdtempSync(join(tmpdir(), "coffer-migrations-"));
+  write("0001_first.sql", "CREATE TABLE first (n int);", "DROP TABLE first;");
+  write("0002_second.sql", "SELECT pg_sleep(0.2); CREATE TABLE second ();", "DROP TABLE second;");
+  writeFileSync(join(folder, "README.md"), "not a migration");
+});
+
+afterEach(async () => {
+  rmSync(folder, { recursive: true, force: true });
+  await dropDatabase(inject("postgresUrl"), name);
+});
+
+it("runs what is pending, once, and says so", async () => {
+  const lines: string[] = [];
+  const log = (line: string): void => void lines.push(line);
+  expect(await migrateUp(url, { folder, log })).toEqual(["0001_first", "0002_second"]);
+  expect(lines).toEqual(["Applied 0001_first", "Applied 0002_second"]);
+  expect(await migrateUp(url, { folder })).toEqual([]);
+  expect(await tables()).toEqual(["first", "migrations", "second"]);
+});
+
+it("lets four processes that start at once all succeed", async () => {
+  const starts = Array.from({ length: 4 }, () => migrateUp(url, { folder }));
+  const ran = (await Promise.all(starts)).map((names) => names.length);
+  expect(ran.toSorted((a, b) => a - b)).toEqual([0, 0, 0, 2]);
+});
+
+it("takes back the latest steps, latest first", async () => {
+  await migrateUp(url, { folder });
+  expect(await migrateDown(url, 1, { folder })).toEqual(["0002_second"]);
+  expect(await tables()).toEqual(["first", "migrations"]);
+  expect(await migrateDown(url, 5, { folder })).toEqual(["0001_first"]);
+  await expect(migrateDown(url, 0, { folder })).rejects.toThrow("from 1, got 0");
+});
+
+it("shows what has run, what is pending, and what only a newer version knows", async () => {
+  expect(await migrationStatus(url, { folder })).toEqual([
+    { name: "0001_first", appliedAt: undefined, known: true },
+    { name: "0002_second", appliedAt: undefined, known: true },
+  ]);
+  await migrateUp(url, { folder });
+  rmSync(join(folder, "0002_second.sql"));
+  write("0003_third.sql", "SELECT 1;", "SELECT 1;");
+  const states = await migrationStatus(url, { folder });
+  expect(states.map((it) => [it.name, it.appliedAt !== undefined, it.known])).toEqual([
+    ["0001_first", true, true],
+    ["0003_third", false, true],
+    ["0002_second", true, false],
+  ]);
+  expect(Math.abs(Number(states[0]?.appliedAt) - Date.now())).toBeLessThan(60_000);
+});
+
+it("leaves nothing of a run that fails", async () => {
+  write("0003_broken.sql", "CREATE TABLE third (); SELECT broken;", "");
+  await expect(migrateUp(url, { folder })).rejects.toThrow('column "broken" does not exist');
+  expect(await tables()).toEqual(["migrations"]);
+});
+
+it("refuses a file slipped in before one that has run", async () => {
+  rmSync(join(folder, "0001_first.sql"));
+  await migrateUp(url, { folder });
+  write("0001_late.sql", "SELECT 1;", "SELECT 1;");
+  await expect(migrateUp(url, { folder })).rejects.toThrow("0001_late is preceding");
+});
+
+it("takes the real schema up, down to nothing and up again", async () => {
+  const names = await migrateUp(url);
+  expect(names.length).toBeGreaterThan(0);
+  await migrateDown(url, names.length);
+  expect(await tables()).toEqual(["migrations"]);
+  expect(await migrateUp(url)).toEqual(names);
+});

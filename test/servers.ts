@@ -1,0 +1,380 @@
+/**
+ * Real servers for tests and benches: NATS, Redis and PostgreSQL on free ports of 127.0.0.1 with temporary folders. A server is
+ * stopped by `stop()`, or at the latest when this process ends, also by a signal. Binaries come from the PATH; where they are
+ * missing, root on Debian or Ubuntu gets them by apt-get, once. A shared server may also be one that already runs, named by
+ * TEST_NATS_URL, TEST_REDIS_URL or TEST_DATABASE_URL; it is never stopped, killed or restarted from here.
+ */
+import { spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { accessSync, constants, existsSync, mkdtempSync, rmSync } from "node:fs";
+import { connect, createServer, type AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { delimiter, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import pg from "pg";
+import { startEmbeddedPostgres, type EmbeddedPostgres } from "../src/embedded-postgres.ts";
+
+const readyMsMax = 15_000;
+const stopMsMax = 5_000;
+const portAttemptsMax = 5;
+
+export interface TestServer {
+  readonly url: string;
+  readonly port: number;
+  /** Of the process that runs now; 0 when none does, or when it is not ours. */
+  readonly pid: number;
+  /** Ends it in order and removes its folder. */
+  stop(): Promise<void>;
+  /** A crash: SIGKILL. Port and data stay for `restart()`. */
+  kill(): Promise<void>;
+  /** Starts it again on the same port and data, after stopping it if it still runs. */
+  restart(): Promise<void>;
+}
+
+export interface ServerOptions {
+  /** Default: a free one. */
+  port?: number;
+  /** True when the caller only uses the server: then one that already runs will do. */
+  shared?: boolean;
+}
+
+export async function startNats(
+  options: ServerOptions & { jetstream?: boolean } = {},
+): Promise<TestServer> {
+  return await startBinary(options, {
+    name: "NATS",
+    binary: "nats-server",
+    variable: "TEST_NATS_URL",
+    scheme: "nats",
+    args: (port, folder) => [
+      "-a",
+      "127.0.0.1",
+      "-p",
+      String(port),
+      ...(options.jetstream === true ? ["-js", "-sd", folder] : []),
+    ],
+    greeting: "",
+    answer: /^INFO \{/,
+  });
+}
+
+export async function startRedis(options: ServerOptions = {}): Promise<TestServer> {
+  return await startBinary(options, {
+    name: "Redis",
+    binary: "redis-server",
+    variable: "TEST_REDIS_URL",
+    scheme: "redis",
+    args: (port, folder) =>
+      `--bind 127.0.0.1 --port ${port} --appendonly no`
+        .split(" ")
+        .concat("--save", "", "--dir", folder),
+    greeting: "PING\r\n",
+    answer: /^\+PONG/,
+  });
+}
+
+/** The embedded PostgreSQL in a temporary folder. `kill()` ends the whole process tree. */
+export async function startPostgres(
+  options: ServerOptions & { settings?: Record<string, string> } = {},
+): Promise<TestServer> {
+  const running = process.env["TEST_DATABASE_URL"];
+  if (options.shared === true && running) return outsideServer("PostgreSQL", running);
+
+  const { folder, removeFolder } = temporaryFolder("postgres");
+  const start = (port: number | undefined): Promise<EmbeddedPostgres> =>
+    startEmbeddedPostgres({
+      dataDir: folder,
+      settings: { shared_buffers: "128MB", max_wal_size: "1GB", ...options.settings },
+      ...(port === undefined ? {} : { port }),
+    });
+  let server: EmbeddedPostgres | undefined;
+  try {
+    server = await start(options.port);
+  } catch (error) {
+    removeFolder();
+    throw error;
+  }
+  const { url, port } = server;
+  removeFolder.again();
+  return {
+    url,
+    port,
+    get pid() {
+      return server?.pid ?? 0;
+    },
+    async stop() {
+      await server?.stop();
+      server = undefined;
+      removeFolder();
+    },
+    async kill() {
+      await server?.kill();
+      server = undefined;
+    },
+    async restart() {
+      await server?.stop();
+      server = await start(port);
+    },
+  };
+}
+
+/** Makes a fresh database (an old one of that name goes) on a running server and returns its address. */
+export async function createDatabase(serverUrl: string, name: string): Promise<string> {
+  await dropDatabase(serverUrl, name);
+  await onServer(serverUrl, `CREATE DATABASE ${pg.escapeIdentifier(name)}`);
+  const url = new URL(serverUrl);
+  url.pathname = `/${encodeURIComponent(name)}`;
+  return url.href;
+}
+
+/** Ends the sessions that use it, too. */
+export async function dropDatabase(serverUrl: string, name: string): Promise<void> {
+  await onServer(serverUrl, `DROP DATABASE IF EXISTS ${pg.escapeIdentifier(name)} WITH (FORCE)`);
+}
+
+async function onServer(serverUrl: string, sql: string): Promise<void> {
+  const client = new pg.Client({ connectionString: serverUrl, connectionTimeoutMillis: 10_000 });
+  client.on("error", () => {});
+  await client.connect();
+  try {
+    await client.query(sql);
+  } finally {
+    await client.end();
+  }
+}
+
+// --- Servers that are one binary ----------------------------------------------------------------------------------------
+
+interface BinarySpec {
+  name: string;
+  binary: string;
+  variable: string;
+  scheme: string;
+  args: (port: number, folder: string) => string[];
+  /** Sent after connecting; what comes back proves that the server is ready. */
+  greeting: string;
+  answer: RegExp;
+}
+
+async function startBinary(options: ServerOptions, spec: BinarySpec): Promise<TestServer> {
+  const running = process.env[spec.variable];
+  if (options.shared === true && running) return outsideServer(spec.name, running);
+  const binary = provideBinary(spec);
+  const { folder, removeFolder } = temporaryFolder(spec.binary);
+  let child: ChildProcess | undefined;
+  let port = 0;
+  try {
+    for (let attempt = 1; child === undefined; attempt += 1) {
+      port = options.port ?? (await freePort());
+      try {
+        child = await spawnReady(binary, spec, port, folder);
+      } catch (error) {
+        if (options.port !== undefined || attempt >= portAttemptsMax) throw error;
+      }
+    }
+  } catch (error) {
+    removeFolder();
+    throw error;
+  }
+  const end = async (signal: NodeJS.Signals): Promise<void> => {
+    if (child !== undefined) await endChild(child, signal);
+    child = undefined;
+  };
+  return {
+    url: `${spec.scheme}://127.0.0.1:${port}`,
+    port,
+    get pid() {
+      return child?.pid ?? 0;
+    },
+    async stop() {
+      await end("SIGTERM");
+      removeFolder();
+    },
+    kill: () => end("SIGKILL"),
+    async restart() {
+      await end("SIGTERM");
+      child = await spawnReady(binary, spec, port, folder);
+    },
+  };
+}
+
+async function spawnReady(
+  binary: string,
+  spec: BinarySpec,
+  port: number,
+  folder: string,
+): Promise<ChildProcess> {
+  const child = spawn(binary, spec.args(port, folder), {
+    cwd: folder,
+    detached: true,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const forget = atExit(() => void child.kill("SIGKILL"));
+  let output = "";
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on("data", (chunk: Buffer) => (output = (output + chunk.toString()).slice(-2_048)));
+  }
+  let hasEnded = false;
+  child.once("error", (error) => (output += error.message));
+  child.once("close", () => {
+    hasEnded = true;
+    forget();
+  });
+  const deadlineMs = Date.now() + readyMsMax;
+  while (!(await answers(port, spec))) {
+    if (hasEnded || Date.now() > deadlineMs) {
+      if (!hasEnded) child.kill("SIGKILL");
+      throw new Error(`${spec.name} did not start on port ${port}:\n${output.trim()}`);
+    }
+    await sleep(20);
+  }
+  // Something else may have answered on the port while our process found it taken.
+  await sleep(10);
+  if (hasEnded) throw new Error(`${spec.name} ended on port ${port}:\n${output.trim()}`);
+  return child;
+}
+
+function answers(port: number, spec: BinarySpec): Promise<boolean> {
+  return new Promise((done) => {
+    const socket = connect({ host: "127.0.0.1", port });
+    const finish = (isReady: boolean): void => {
+      socket.destroy();
+      done(isReady);
+    };
+    socket.setTimeout(1_000, () => finish(false));
+    socket.once("error", () => finish(false));
+    socket.once("close", () => finish(false));
+    socket.once("connect", () => socket.write(spec.greeting));
+    socket.once("data", (chunk) => finish(spec.answer.test(chunk.toString())));
+  });
+}
+
+async function endChild(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const ended = new Promise<void>((done) => child.once("exit", () => done()));
+  child.kill(signal);
+  const timer = setTimeout(() => child.kill("SIGKILL"), stopMsMax);
+  await ended;
+  clearTimeout(timer);
+}
+
+function outsideServer(name: string, url: string): TestServer {
+  const refuse = async (): Promise<void> => {
+    throw new Error(`This ${name} was running before the tests; they must not stop it`);
+  };
+  return {
+    url,
+    port: Number(new URL(url).port),
+    pid: 0,
+    stop: async () => {},
+    kill: refuse,
+    restart: refuse,
+  };
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((done, fail) => {
+    server.once("error", fail);
+    server.listen(0, "127.0.0.1", done);
+  });
+  const { port } = server.address() as AddressInfo;
+  await new Promise<void>((done) => server.close(() => done()));
+  return port;
+}
+
+// --- Finding and installing ---------------------------------------------------------------------------------------------
+
+function provideBinary(spec: BinarySpec): string {
+  const found = findBinary(spec.binary);
+  if (found !== undefined) return found;
+  const isInstallable = process.getuid?.() === 0 && findBinary("apt-get") !== undefined;
+  if (isInstallable) install();
+  const installed = findBinary(spec.binary);
+  if (installed !== undefined) return installed;
+  throw new Error(
+    `The tests need ${spec.name}, and ${spec.binary} is not on the PATH. Any one of these helps:\n` +
+      `  - install it: apt-get install nats-server redis-server, or brew install nats-server redis\n` +
+      `  - run the tests as root on Debian or Ubuntu: then they install it themselves` +
+      `${isInstallable ? " (tried just now, and failed)" : ""}\n` +
+      `  - set ${spec.variable} to a running one (only for tests that do not stop it)`,
+  );
+}
+
+function findBinary(name: string): string | undefined {
+  const folders = (process.env["PATH"] ?? "").split(delimiter).filter((it) => it !== "");
+  for (const folder of [...folders, "/usr/sbin", "/usr/local/sbin", "/usr/local/bin"]) {
+    try {
+      accessSync(join(folder, name), constants.X_OK);
+      return join(folder, name);
+    } catch {
+      // Not in this folder.
+    }
+  }
+  return undefined;
+}
+
+/** Under a file lock: whoever comes second finds the binaries there and installs nothing. */
+function install(): void {
+  process.stderr.write("Installing nats-server and redis-server with apt-get for the tests\n");
+  const script =
+    "PATH=$PATH:/usr/sbin; command -v nats-server && command -v redis-server && exit 0; " +
+    "apt-get update && apt-get install -y --no-install-recommends nats-server redis-server";
+  const lock = join(tmpdir(), "coffer-tests-install.lock");
+  const { status, stdout, stderr } = spawnSync("flock", [lock, "sh", "-c", script], {
+    encoding: "utf8",
+    env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" },
+    timeout: 300_000,
+  });
+  if (status !== 0) process.stderr.write(`${(stdout + stderr).slice(-2_000)}\n`);
+}
+
+// --- Nothing left behind ------------------------------------------------------------------------------------------------
+
+const cleanups = new Set<() => void>();
+const exitSignals = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
+let areSignalsHandled = false;
+
+function runCleanups(): void {
+  for (const cleanup of cleanups) cleanup();
+}
+
+/** Always the last of the exit handlers, so that a folder goes after the server that writes into it. */
+function atExit(cleanup: () => void): () => void {
+  cleanups.add(cleanup);
+  process.off("exit", runCleanups);
+  process.on("exit", runCleanups);
+  if (!areSignalsHandled) {
+    areSignalsHandled = true;
+    for (const [signal, code] of Object.entries(exitSignals)) {
+      // Where somebody else listens too, ending the process is up to them; the exit handler follows.
+      const onSignal = (): void => {
+        if (process.listenerCount(signal) === 1) process.exit(code);
+      };
+      process.on(signal, onSignal);
+    }
+  }
+  return () => void cleanups.delete(cleanup);
+}
+
+interface RemoveFolder {
+  (): void;
+  /** Moves the removal behind exit handlers that were added since. */
+  again(): void;
+}
+
+function temporaryFolder(name: string): { folder: string; removeFolder: RemoveFolder } {
+  const folder = mkdtempSync(join(tmpdir(), `coffer-${name}-`));
+  const remove = (): void => {
+    if (existsSync(folder)) rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+  };
+  let forget = atExit(remove);
+  const now = (): void => {
+    forget();
+    remove();
+  };
+  const again = (): void => {
+    forget();
+    forget = atExit(remove);
+  };
+  return { folder, removeFolder: Object.assign(now, { again }) };
+}

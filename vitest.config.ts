@@ -1,0 +1,38 @@
+/**
+ * Two projects. `unit` stands beside the sources and needs no server (the embedded PostgreSQL's own test starts one).
+ * `integration` runs against real servers that the global setup starts, few files at a time, since they share two cores with
+ * the servers and measure deadlines.
+ */
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    pool: "forks",
+    maxWorkers: 2,
+    coverage: {
+      provider: "v8",
+      include: ["src/**/*.ts", "actors/**/*.ts", "gateway/**/*.ts"],
+      exclude: ["**/*.test.ts"],
+    },
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: "unit",
+          include: ["{src,actors,gateway,bench}/**/*.test.ts"],
+          testTimeout: 15_000,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: "integration",
+          include: ["test/**/*.test.ts"],
+          globalSetup: ["test/global-setup.ts"],
+          testTimeout: 30_000,
+          hookTimeout: 60_000,
+        },
+      },
+    ],
+  },
+});
