@@ -47,8 +47,9 @@ function expandExponent(text: string): string | null {
 
 /**
  * The one spelling of an amount given from outside: digits, and a fraction without trailing zeros ("10", "0.5").
- * `input` is a JSON number or a decimal string. Zero, negatives, NaN, infinities, signs, blanks and exponents in strings are
- * `invalid_amount`; what no asset can hold (10^15 and more) is `amount_out_of_range`.
+ * `input` is a JSON number or a decimal string. Zero, negatives, NaN, signs, blanks and exponents in strings are `invalid_amount`;
+ * what no asset can hold (10^15 and more, also infinity) is `amount_out_of_range`. A JSON number has passed through a double when it
+ * arrives here, so an amount of more than 15 significant digits must be sent as a string to be refused and not rounded.
  */
 export function canonicalAmount(
   input: unknown,
@@ -90,6 +91,7 @@ export function toMinor(
   if (fraction.length > decimalPlaces) return { ok: false, problem: "invalid_amount" };
   if (whole.length + decimalPlaces > 30) return { ok: false, problem: "amount_out_of_range" };
   const minor = Number(whole + fraction.padEnd(decimalPlaces, "0"));
+  if (!(minor > 0)) return { ok: false, problem: "invalid_amount" };
   if (!(minor < AMOUNT_MINOR_BOUND)) return { ok: false, problem: "amount_out_of_range" };
   return { ok: true, minor: minor as AmountMinor };
 }

@@ -153,7 +153,10 @@ const opening: fc.Arbitrary<Step[]> = fc
 const walks = fc.noBias(
   fc
     .tuple(
-      fc.oneof({ weight: 9, arbitrary: opening }, { weight: 1, arbitrary: fc.constant([]) }),
+      fc.oneof(
+        { weight: 9, arbitrary: opening },
+        { weight: 1, arbitrary: fc.constant<Step[]>([]) },
+      ),
       fc.array(anyStep, { minLength: 1, maxLength: 60, size: "max" }),
     )
     .map(([first, rest]) => first.concat(rest)),

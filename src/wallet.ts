@@ -9,16 +9,19 @@
  *
  * ACTIVE: money moves. SUSPENDED: no money in or out, except a transfer that comes back. CLOSED: balance and held are 0.
  *
+ * `activate` on an active wallet is recorded and changes nothing.
+ *
  * Rejections, in order of precedence; the first that holds is the answer:
  *   1. same_wallet            payer and payee are one (before any state is looked at)
  *   2. wallet_not_found, wallet_already_exists
  *   3. version_conflict       `expectedVersion` is not the wallet's version
  *   4. wallet_not_active      (for suspend, activate and close: the status does not allow the step)
- *   5. currency_mismatch      a transfer in another asset
- *   6. invalid_amount, amount_out_of_range   the amount does not fit the wallet's asset
- *   7. insufficient_funds     more than available (balance - held)
- *   8. amount_out_of_range    the balance would leave the range
- *   9. wallet_not_empty       close with a balance, holds or pending transfers
+ *   5. invalid_amount, amount_out_of_range   the amount does not fit the wallet's asset
+ *   6. insufficient_funds     more than available (balance - held)
+ *   7. amount_out_of_range    the balance would leave the range
+ *   8. wallet_not_empty       close with a balance, holds or pending transfers
+ * For a transfer that is the payer's list; then come the payee's rules: wallet_not_found, wallet_not_active, currency_mismatch,
+ * amount_out_of_range.
  */
 import { formatAmount, inRange, toMinor, ZERO, type AmountMinor } from "./amount.ts";
 import type { Rejection, WalletStatus } from "./rejection.ts";
@@ -283,6 +286,10 @@ export function apply(
     };
   }
   if (state === null) throw new Error(`wallet ${walletId} does not begin with WalletCreated`);
+  if (state.status === "CLOSED") throw new Error(`wallet ${walletId} is closed for ever`);
+  if (event.occurredAtMs < state.updatedAtMs) {
+    throw new Error(`the clock of wallet ${walletId} went back`);
+  }
   switch (event.type) {
     case "WalletCredited":
     case "TransferReceived":
@@ -296,6 +303,7 @@ export function apply(
     case "WalletActivated":
       return turned(state, "ACTIVE", event.occurredAtMs);
     case "WalletClosed":
+      if (state.balanceMinor !== 0) throw new Error(`wallet ${walletId} is closed with money`);
       return turned(state, "CLOSED", event.occurredAtMs);
     default:
       return event satisfies never;
