@@ -96,7 +96,7 @@ export function buildHost(deps: HostDeps): Host {
       if (message.type === "command" && isUnderWay(lane, message.inbox, message.seq)) continue;
       const bytes = bytesOf(message);
       const isFull =
-        lane.outstandingCount >= LIMITS.laneCommandsMax ||
+        (message.type === "command" && lane.outstandingCount >= LIMITS.laneCommandsMax) ||
         lane.queuedMessages >= LIMITS.laneBacklogMax ||
         lane.queuedBytes + bytes > LIMITS.laneBytesMax;
       if (isFull) {

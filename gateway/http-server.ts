@@ -32,6 +32,7 @@ import {
 } from "./errors.ts";
 import { NAMED_SCHEMAS } from "./schemas.ts";
 import { checkOf, readQuery, type InputPart } from "./validation.ts";
+import { UpgradableRequest } from "./websocket.ts";
 
 /** Types a route's input by its schemas. What goes out is typed where it is made, and cut to its schema by the serialiser. */
 export interface InputTypes extends FastifyTypeProvider {
@@ -42,6 +43,7 @@ export interface InputTypes extends FastifyTypeProvider {
 /** A Fastify instance with Coffer's limits, ids, validation and errors, and no routes. */
 export function buildServer(log: FastifyBaseLogger): FastifyInstance {
   const app: FastifyInstance = Fastify({
+    http: { IncomingMessage: UpgradableRequest },
     loggerInstance: log,
     logController: new LogController({ disableRequestLogging: true }),
     // A child per request would cost more than the request line that it serves; errors are logged with their id by hand.

@@ -76,8 +76,8 @@ function keepAlive(socket: WebSocket, pingMs: number): void {
 function serve(socket: WebSocket, hub: FeedHub, pingMs: number): void {
   const client = hub.connect(sinkOf(socket));
   socket.on("message", (data: Buffer, isBinary: boolean) => {
-    if (isBinary) client.receiveBinary();
     // `nodebuffer`, the default `binaryType`: a message is always one Buffer, and text is valid UTF-8.
+    if (isBinary) client.receiveBinary();
     else client.receive(data.toString());
   });
   socket.once("close", () => client.closed());

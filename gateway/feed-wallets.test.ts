@@ -1,0 +1,148 @@
+/**
+ * The sequences of watched wallets: what the bus loses is found, once for all who watch, and neither a busy wallet nor a long
+ * replay keeps anybody out.
+ */
+import { describe, expect, test } from "vitest";
+
+import { LIMITS } from "../src/limits.ts";
+import { SUBJECTS } from "../src/protocol.ts";
+import { shardOf } from "../src/shard.ts";
+import { balances, buildSetting, connect, versions } from "../test/feed-setting.ts";
+
+describe("what the bus loses", () => {
+  async function watchW1() {
+    const setting = buildSetting();
+    setting.world.commit("w1");
+    const others = connect(setting.hub);
+    others.say({ type: "subscribe", wallets: ["w1"] });
+    const { sink, say } = connect(setting.hub);
+    say({ type: "subscribe", wallets: ["w1"] });
+    await setting.advance(10);
+    return { ...setting, sink };
+  }
+
+  test("in between is read from the journal at the next change, once for all who watch", async () => {
+    const { world, hub, change, advance, sink } = await watchW1();
+    for (let n = 0; n < 10; n++) world.commit("w1");
+    change("w1");
+    await advance(10);
+    expect(versions(balances(sink))).toEqual(Array.from({ length: 12 }, (_, n) => n));
+    expect(hub.stats().repairs).toBe(1);
+    expect(world.asked.events).toBe(1);
+  });
+
+  test("at the end is found by the sweep", async () => {
+    const { world, advance, sink } = await watchW1();
+    world.commit("w1");
+    await advance(LIMITS.feedSweepMs + LIMITS.feedLagMs + 10);
+    expect(versions(balances(sink))).toEqual([0, 1]);
+  });
+
+  test("while the bus was away is found at its reconnect", async () => {
+    const { world, reconnect, advance, sink } = await watchW1();
+    world.commit("w1");
+    reconnect();
+    await advance(LIMITS.feedLagMs + 10);
+    expect(versions(balances(sink))).toEqual([0, 1]);
+  });
+
+  test("in thousands is not told one by one: a reset", async () => {
+    const { world, change, advance, sink } = await watchW1();
+    for (let n = 0; n < LIMITS.feedReplayEventsMax; n++) world.commit("w1");
+    change("w1");
+    await advance(100);
+    change("w1");
+    await advance(100);
+    const last = world.version("w1");
+    expect(versions(balances(sink))).toEqual([0, last - 1, last]);
+    expect(balances(sink)[1]).toMatchObject({ snapshot: true, reset: true });
+  });
+
+  test("is no excuse to read again and again for a version that never was", async () => {
+    const { world, publish, change, advance, sink } = await watchW1();
+    const real = world.commit("w1");
+    publish({ ...real, wallet: { ...real.wallet, version: 900 } });
+    await advance(20_000);
+    expect(world.asked.events).toBeLessThan(5);
+    change("w1");
+    await advance(10);
+    expect(versions(balances(sink))).toEqual([0, 1, 2]);
+  });
+
+  test("or garbles does no harm", async () => {
+    const { bus, hub, change, advance, sink } = await watchW1();
+    const subject = SUBJECTS.changes(shardOf("w1"));
+    for (const junk of [
+      null,
+      1,
+      "x",
+      {},
+      [null],
+      [{ wallet: null }],
+      [{ type: "X", wallet: {} }],
+    ]) {
+      bus.publish(subject, junk);
+    }
+    change("w1");
+    await advance(10);
+    expect(versions(balances(sink))).toEqual([0, 1]);
+    expect(hub.stats().malformed).toBe(7);
+  });
+});
+
+test("a busy wallet's newcomers get in although each read is out of date when it arrives", async () => {
+  const { world, hub, change, advance } = buildSetting();
+  for (let n = 0; n <= 500; n++) world.commit("w1");
+  world.readDelayMs = 40;
+  const { sink, say } = connect(hub);
+  say({ type: "subscribe", wallets: ["w1"], from: { w1: 0 } });
+  for (let n = 0; n < 400; n++) {
+    change("w1", 2);
+    await advance(2);
+  }
+  // Not at the end only: it must have been live long before.
+  expect(balances(sink).at(-1)!.version).toBeGreaterThanOrEqual(world.version("w1") - 2);
+  expect(world.asked.events).toBeLessThan(12);
+});
+
+test("a busy wallet's gap is closed although changes arrive during the read", async () => {
+  const { world, hub, change, advance } = buildSetting();
+  world.commit("w1");
+  const { sink, say } = connect(hub);
+  say({ type: "subscribe", wallets: ["w1"] });
+  await advance(10);
+  world.readDelayMs = 40;
+  world.commit("w1");
+  for (let n = 0; n < 200; n++) {
+    change("w1");
+    await advance(2);
+  }
+  expect(versions(balances(sink))).toEqual(Array.from({ length: 202 }, (_, n) => n));
+  expect(world.asked.events).toBe(1);
+});
+
+test("a snapshot is never older than what the database held when the client subscribed", async () => {
+  const { world, hub, advance } = buildSetting();
+  world.commit("w1");
+  connect(hub).say({ type: "subscribe", wallets: ["w1"] });
+  await advance(10);
+  // Race: answered to the caller, not yet published.
+  world.commit("w1");
+  const { sink, say } = connect(hub);
+  say({ type: "subscribe", wallets: ["w1"] });
+  await advance(10);
+  expect(versions(balances(sink))).toEqual([1]);
+});
+
+test("a long replay does not hold up a short one of the same wallet", async () => {
+  const { world, hub, advance } = buildSetting();
+  for (let n = 0; n <= 9_000; n++) world.commit("w1");
+  world.readDelayMs = 10;
+  const long = connect(hub);
+  const short = connect(hub);
+  long.say({ type: "subscribe", wallets: ["w1"], from: { w1: 0 } });
+  short.say({ type: "subscribe", wallets: ["w1"], from: { w1: 8_990 } });
+  await advance(35);
+  expect(versions(balances(short.sink)).at(-1)).toBe(9_000);
+  expect(balances(long.sink).length).toBeLessThan(1_000);
+});

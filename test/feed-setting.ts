@@ -1,0 +1,109 @@
+/**
+ * The hub's setting for its tests: the in-process bus with a record of who listens, a virtual clock, the tests' own world as the
+ * database, and clients that remember their frames. Each test gets its own; all are drained when it ends.
+ */
+import { afterEach } from "vitest";
+
+import { buildFeedHub, type FeedClient, type FeedHub } from "../gateway/feed.ts";
+import type { Bus } from "../src/bus.ts";
+import { buildMemoryBus } from "../src/memory-bus.ts";
+import { SUBJECTS, type Change } from "../src/protocol.ts";
+import { shardOf } from "../src/shard.ts";
+import {
+  buildRecordingSink,
+  buildVirtualTime,
+  buildWorld,
+  type BalanceFrame,
+  type RecordingSink,
+  type ServerFrame,
+} from "./feed-world.ts";
+
+const stops: (() => Promise<void>)[] = [];
+
+afterEach(async () => {
+  for (const stop of stops.splice(0)) await stop();
+});
+
+export function buildSetting() {
+  const time = buildVirtualTime();
+  const world = buildWorld(time.timers);
+  const inner = buildMemoryBus();
+  const listeners = new Set<() => void>();
+  const subscribed = new Map<string, number>();
+  const count = (subject: string, by: number): void => {
+    subscribed.set(subject, (subscribed.get(subject) ?? 0) + by);
+  };
+  const bus: Bus = {
+    ...inner,
+    state: "connected",
+    subscribe(subject, handler) {
+      count(subject, 1);
+      const unsubscribe = inner.subscribe(subject, handler);
+      return () => {
+        count(subject, -1);
+        unsubscribe();
+      };
+    },
+    onReconnect(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+  };
+  const warnings: unknown[] = [];
+  const log = { warn: (...line: unknown[]) => void warnings.push(line) };
+  const hub = buildFeedHub({ bus, readModel: world.readModel, ...time, log });
+  const stop = async (): Promise<void> => {
+    const drained = hub.drain();
+    // Reads under way end in virtual time.
+    await time.advance(60_000);
+    await drained;
+  };
+  stops.push(stop);
+  const publish = (change: Change): void => {
+    const { walletId, ownerId } = change.wallet;
+    bus.publish(SUBJECTS.changes(shardOf(walletId)), [change]);
+    if (change.type === "WalletCreated" && ownerId !== null) {
+      bus.publish(SUBJECTS.owners(shardOf(ownerId)), [change]);
+    }
+  };
+  return {
+    ...time,
+    world,
+    bus,
+    hub,
+    warnings,
+    publish,
+    reconnect: () => {
+      for (const listener of listeners) listener();
+    },
+    listenedTo: () => [...subscribed].filter(([, n]) => n > 0).map(([subject]) => subject),
+    /** Commits and publishes n changes. */
+    change: (walletId: string, times = 1, options: { ownerId?: string } = {}): void => {
+      for (let n = 0; n < times; n++) publish(world.commit(walletId, options));
+    },
+  };
+}
+
+export function connect(hub: FeedHub): {
+  sink: RecordingSink;
+  client: FeedClient;
+  say: (frame: object) => void;
+} {
+  const sink = buildRecordingSink();
+  const client = hub.connect(sink);
+  return { sink, client, say: (frame) => client.receive(JSON.stringify(frame)) };
+}
+
+export function balances(sink: RecordingSink, walletId?: string): BalanceFrame[] {
+  return sink.frames.filter(
+    (frame): frame is BalanceFrame =>
+      frame.type === "balance" && (walletId === undefined || frame.walletId === walletId),
+  );
+}
+
+export function errors(sink: RecordingSink): Extract<ServerFrame, { type: "error" }>[] {
+  return sink.frames.filter((frame) => frame.type === "error");
+}
+
+export const versions = (frames: readonly BalanceFrame[]): number[] =>
+  frames.map(({ version }) => version);

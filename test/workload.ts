@@ -1,0 +1,602 @@
+/**
+ * A bank at work: callers that credit, debit and transfer over a few wallets, one hotter than the others, each command under a key
+ * of its own, and a record of every answer. When the faults are over, `resolve` repeats what is unknown under the same key
+ * until it has an outcome. `checkBank` then holds the record against PostgreSQL, with a fold of its own, so that it shares no code with
+ * what it judges. How commands travel is a port: over HTTP here, through a command desk where a test brings that.
+ *
+ *     acknowledged, rejected: outcomes, for ever. unavailable: nothing happened by this sending. unknown: ask again.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import pg from "pg";
+import { HttpConnection, HttpFault, headerOf, type HttpAnswer } from "../bench/http-client.ts";
+
+export interface BankCommand {
+  /** The idempotency key. */
+  readonly key: string;
+  readonly kind: "open" | "credit" | "debit" | "transfer";
+  readonly walletId: string;
+  /** Of a transfer. */
+  readonly toWalletId: string | null;
+  readonly amountMinor: number;
+  readonly expectedVersion: number | null;
+}
+
+export type BankAnswer =
+  | {
+      readonly type: "acknowledged";
+      /** Of the wallet, right after the command. */
+      readonly version: number;
+      /** Null where the way does not tell it. */
+      readonly balanceMinor: number | null;
+      /** Of a transfer's payee; null while it is pending. */
+      readonly toVersion: number | null;
+      /** A transfer without verdict: the money has left and not arrived. */
+      readonly isPending: boolean;
+      readonly isReplay: boolean;
+      /** The whole answer; a repeat must be equal. */
+      readonly text: string | null;
+    }
+  | {
+      readonly type: "rejected";
+      readonly code: string;
+      /** What an `insufficient_funds` says was available. */
+      readonly availableMinor: number | null;
+      readonly text: string | null;
+    }
+  | { readonly type: "unavailable"; readonly reason: string }
+  | { readonly type: "unknown"; readonly reason: string }
+  /** Nothing that Coffer may answer, whatever happens around it. */
+  | { readonly type: "wrong"; readonly reason: string };
+
+/** Sends a command and waits for what comes back; never rejects. `caller` counts from 0. */
+export type Ask = (command: BankCommand, caller: number) => Promise<BankAnswer>;
+
+export interface Entry {
+  readonly command: BankCommand;
+  /** In the order in which they came. */
+  readonly answers: BankAnswer[];
+  /** Versions of the two wallets that somebody had been told of when this was sent first. */
+  readonly floor: number;
+  readonly toFloor: number;
+}
+
+export interface WorkloadPlan {
+  readonly ask: Ask;
+  /** Different for each workload on a database. */
+  readonly name: string;
+  readonly callers?: number;
+  readonly wallets?: number;
+  readonly initialMinor?: number;
+  /** Pause of a caller between two commands. */
+  readonly pauseMs?: number;
+}
+
+export interface Workload {
+  readonly entries: readonly Entry[];
+  readonly seed: number;
+  /** Opens the wallets; fails unless all are there. */
+  open(): Promise<void>;
+  /** Sets the callers to work until `stop`. */
+  start(): void;
+  /** Resolves when every caller has the answer to its last command. */
+  stop(): Promise<void>;
+  /** Answers of a type so far. */
+  count(type: BankAnswer["type"]): number;
+  /** Resolves when so many further commands have been acknowledged. */
+  progress(acknowledged: number, withinMs?: number): Promise<void>;
+  /** Repeats what is unknown or pending until it has an outcome, and every other one that was unavailable. */
+  resolve(withinMs?: number): Promise<void>;
+}
+
+const PAUSE_AFTER_TROUBLE_MS = 100;
+
+export function buildWorkload(plan: WorkloadPlan): Workload {
+  const { ask, name, callers = 8, wallets = 8, initialMinor = 3_000, pauseMs = 2 } = plan;
+  const given = process.env["WORKLOAD_SEED"];
+  const seed = given === undefined ? Date.now() % 2 ** 31 : Number(given);
+  const random = randomFrom(seed);
+  const below = (bound: number): number => Math.floor(random() * bound);
+  const walletIds = Array.from({ length: wallets }, (_, index) => `${name}-${index}`);
+  const entries: Entry[] = [];
+  /** Highest version of each wallet that somebody was told of. */
+  const told = new Map<string, number>();
+  const counts = { acknowledged: 0, rejected: 0, unavailable: 0, unknown: 0, wrong: 0 };
+  let working: Promise<unknown> | undefined;
+  let isStopping = false;
+
+  function enter(command: BankCommand): Entry {
+    const floor = told.get(command.walletId) ?? -1;
+    const toFloor = told.get(command.toWalletId ?? "") ?? -1;
+    const entry = { command, answers: [], floor, toFloor };
+    entries.push(entry);
+    return entry;
+  }
+
+  async function send({ command, answers }: Entry, caller: number): Promise<BankAnswer> {
+    const answer = await ask(command, caller);
+    answers.push(answer);
+    counts[answer.type] += 1;
+    if (answer.type === "acknowledged") {
+      raise(command.walletId, answer.version);
+      if (answer.toVersion !== null) raise(command.toWalletId!, answer.toVersion);
+    }
+    return answer;
+  }
+
+  function raise(walletId: string, version: number): void {
+    told.set(walletId, Math.max(told.get(walletId) ?? -1, version));
+  }
+
+  function nextCommand(): BankCommand {
+    const payer = below(3) === 0 ? 0 : below(wallets);
+    const walletId = walletIds[payer]!;
+    const kind = (["credit", "debit", "transfer", "transfer"] as const)[below(4)]!;
+    const payee = (payer + 1 + below(wallets - 1)) % wallets;
+    return {
+      key: `${name}-${entries.length}-${below(2 ** 31)}`,
+      kind,
+      walletId,
+      toWalletId: kind === "transfer" ? walletIds[payee]! : null,
+      amountMinor: 1 + below(kind === "debit" ? initialMinor * 0.7 : initialMinor * 0.6),
+      expectedVersion: below(8) === 0 ? (told.get(walletId) ?? null) : null,
+    };
+  }
+
+  async function work(caller: number): Promise<void> {
+    while (!isStopping) {
+      const answer = await send(enter(nextCommand()), caller);
+      const isTrouble = answer.type === "unavailable" || answer.type === "unknown";
+      await sleep(isTrouble ? PAUSE_AFTER_TROUBLE_MS : pauseMs);
+    }
+  }
+
+  return {
+    entries,
+    seed,
+    async open() {
+      for (const walletId of walletIds) {
+        const key = `open-${walletId}`;
+        const amountMinor = initialMinor;
+        const parts = { kind: "open", toWalletId: null, expectedVersion: null } as const;
+        const answer = await send(enter({ key, walletId, amountMinor, ...parts }), 0);
+        if (answer.type !== "acknowledged") throw new Error(JSON.stringify(answer));
+      }
+    },
+    start() {
+      isStopping = false;
+      working = Promise.all(Array.from({ length: callers }, (_, caller) => work(caller)));
+    },
+    async stop() {
+      isStopping = true;
+      await working;
+    },
+    count: (type) => counts[type],
+    async progress(acknowledged, withinMs = 20_000) {
+      const goal = counts.acknowledged + acknowledged;
+      const deadlineMs = Date.now() + withinMs;
+      while (counts.acknowledged < goal) {
+        if (Date.now() > deadlineMs) throw new Error(`no progress: ${JSON.stringify(counts)}`);
+        await sleep(10);
+      }
+    },
+    async resolve(withinMs = 30_000) {
+      const deadlineMs = Date.now() + withinMs;
+      const open = entries.filter((entry, index) => {
+        const fate = fateOf(entry);
+        return (
+          fate === "unresolved" || fate === "pending" || (fate === "absent" && index % 2 === 0)
+        );
+      });
+      const resolveAs = async (caller: number): Promise<void> => {
+        for (let entry = open.pop(); entry !== undefined; entry = open.pop()) {
+          for (;;) {
+            // By another way than the first time, where there are several.
+            const { type } = await send(entry, caller + 1);
+            if (type === "wrong") break;
+            const fate = fateOf(entry);
+            if (fate === "acknowledged" || fate === "rejected" || Date.now() > deadlineMs) break;
+            await sleep(PAUSE_AFTER_TROUBLE_MS);
+          }
+        }
+      };
+      await Promise.all(Array.from({ length: callers }, (_, caller) => resolveAs(caller)));
+    },
+  };
+}
+
+/** What the answers prove about a command. */
+export function fateOf({
+  answers,
+}: Entry): "acknowledged" | "pending" | "rejected" | "absent" | "unresolved" {
+  const outcome = answers.findLast(({ type }) => type === "acknowledged" || type === "rejected");
+  if (outcome?.type === "acknowledged") return outcome.isPending ? "pending" : "acknowledged";
+  if (outcome !== undefined) return "rejected";
+  return answers.every(({ type }) => type === "unavailable") ? "absent" : "unresolved";
+}
+
+/** Mulberry32: numbers in [0, 1) that a seed repeats. */
+function randomFrom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+// --- Over HTTP ------------------------------------------------------------------------------------------------------------
+
+/** Rejections that a workload can meet; any other one means that something else is wrong. */
+const REJECTIONS = new Set(["insufficient_funds", "version_conflict"]);
+
+/** Longer than a command's deadline: who gives up earlier sees nothing of honest answers. */
+const silenceMsMax = 20_000;
+
+/** Each caller has a connection of its own; several ports: the callers take turns. */
+export function askOverHttp(...ports: readonly number[]): Ask & { close(): void } {
+  const connections = new Map<number, HttpConnection>();
+  const connectionOf = (caller: number): HttpConnection => {
+    let connection = connections.get(caller);
+    if (connection === undefined) {
+      const port = ports[caller % ports.length]!;
+      connection = new HttpConnection("127.0.0.1", port, silenceMsMax);
+      connections.set(caller, connection);
+    }
+    return connection;
+  };
+  /** While a caller resolves as its neighbour, the neighbour may be at work itself. */
+  const tails = new Map<number, Promise<unknown>>();
+  const ask = async (command: BankCommand, caller: number): Promise<BankAnswer> => {
+    const before = tails.get(caller) ?? Promise.resolve();
+    const asked = before.then(() => askOnce(connectionOf(caller), command));
+    tails.set(caller, asked);
+    return await asked;
+  };
+  return Object.assign(ask, {
+    close() {
+      for (const connection of connections.values()) connection.close();
+      connections.clear();
+    },
+  });
+}
+
+async function askOnce(connection: HttpConnection, command: BankCommand): Promise<BankAnswer> {
+  const { key, kind, walletId, toWalletId, amountMinor, expectedVersion } = command;
+  const amount = amountMinor / 100;
+  const path = kind === "open" ? "/wallets" : `/wallets/${walletId}/${kind}`;
+  const body = {
+    ...(kind === "open" ? { walletId, initialBalance: amount } : { amount }),
+    ...(toWalletId === null ? {} : { toWalletId }),
+    ...(expectedVersion === null ? {} : { expectedVersion }),
+  };
+  try {
+    return readAnswer(
+      await connection.post(path, JSON.stringify(body), `Idempotency-Key: ${key}\r\n`),
+    );
+  } catch (error) {
+    if (!(error instanceof HttpFault)) throw error;
+    if (error.kind === "unreachable") return { type: "unavailable", reason: error.message };
+    if (error.kind === "lost") return { type: "unknown", reason: error.message };
+    return { type: "wrong", reason: `${error.kind} ${error.message}` };
+  }
+}
+
+interface WalletText {
+  readonly version: number;
+  readonly balance: number;
+}
+
+function readAnswer(answer: HttpAnswer): BankAnswer {
+  const text = answer.body.toString();
+  const body = JSON.parse(text) as Partial<WalletText> & {
+    fromWallet?: WalletText;
+    toWallet?: WalletText;
+    code?: string;
+    details?: { available?: number };
+  };
+  const { code = "" } = body;
+  switch (answer.status) {
+    case 200:
+    case 201:
+    case 202: {
+      const { version, balance } = body.fromWallet ?? (body as WalletText);
+      return {
+        type: "acknowledged",
+        version,
+        balanceMinor: Math.round(balance * 100),
+        toVersion: body.toWallet?.version ?? null,
+        isPending: answer.status === 202,
+        isReplay: headerOf(answer, "idempotent-replayed") === "true",
+        text,
+      };
+    }
+    case 400:
+    case 409: {
+      if (!REJECTIONS.has(code)) return { type: "wrong", reason: text };
+      const available = body.details?.available;
+      const availableMinor = available === undefined ? null : Math.round(available * 100);
+      return { type: "rejected", code, availableMinor, text };
+    }
+    case 503:
+      return (code === "unavailable" || code === "overloaded") &&
+        Number(headerOf(answer, "retry-after")) > 0
+        ? { type: "unavailable", reason: code }
+        : { type: "wrong", reason: `${answer.head}\n${text}` };
+    case 504:
+      return code === "outcome_unknown"
+        ? { type: "unknown", reason: code }
+        : { type: "wrong", reason: text };
+    default:
+      return { type: "wrong", reason: `${answer.status} ${text}` };
+  }
+}
+
+// --- The check ------------------------------------------------------------------------------------------------------------
+
+/** A transfer whose verdict was lost is driven again after this long at most, and that again. */
+const settleMsMax = 25_000;
+
+const SIGNS: Readonly<Record<string, number>> = {
+  WalletCreated: 0,
+  WalletCredited: 1,
+  WalletDebited: -1,
+  TransferSent: -1,
+  TransferReceived: 1,
+  TransferReturned: 1,
+};
+const EVENT_OF = {
+  open: "WalletCredited",
+  credit: "WalletCredited",
+  debit: "WalletDebited",
+  transfer: "TransferSent",
+} as const;
+
+interface EventRow {
+  readonly wallet_id: string;
+  readonly version: number;
+  readonly type: string;
+  readonly amount: number;
+  readonly balance: number;
+  readonly transfer_id: string | null;
+  readonly command_id: string | null;
+}
+
+interface TransferRow {
+  readonly transfer_id: string;
+  readonly command_id: string;
+  readonly status: string;
+  readonly to_wallet: string;
+  readonly to_version: number | null;
+  readonly verdict_version: number | null;
+}
+
+interface Books {
+  readonly events: readonly EventRow[];
+  readonly byCommand: ReadonlyMap<string, readonly EventRow[]>;
+  readonly rejections: ReadonlyMap<string, number>;
+  readonly transfers: ReadonlyMap<string, readonly TransferRow[]>;
+  readonly wallets: ReadonlyMap<string, { version: number; balance: number }>;
+}
+
+/** Holds what callers were told against what is in the database. Returns what is wrong, at best nothing. */
+export async function checkBank(databaseUrl: string, workload: Workload): Promise<string[]> {
+  const { entries } = workload;
+  const client = new pg.Client({ connectionString: databaseUrl });
+  client.on("error", () => undefined);
+  await client.connect();
+  try {
+    const problems = await checkSettled(client);
+    const books = await readBooks(client, entries);
+    problems.push(...checkHistory(books), ...(await checkMoney(client, books, entries)));
+    for (const entry of entries) problems.push(...checkEntry(entry, books));
+    const known = new Set(entries.map(({ command }) => command.key));
+    for (const key of books.byCommand.keys()) {
+      if (!known.has(key)) problems.push(`nobody sent ${key}`);
+    }
+    if (problems.length > 0) problems.unshift(`WORKLOAD_SEED=${workload.seed}`);
+    return problems.slice(0, 20);
+  } finally {
+    await client.end();
+  }
+}
+
+async function checkSettled(client: pg.Client): Promise<string[]> {
+  const deadlineMs = Date.now() + settleMsMax;
+  for (;;) {
+    const { rows } = await client.query<{ transfer_id: string }>(
+      "SELECT transfer_id FROM transfers WHERE status = 'pending'",
+    );
+    if (rows.length === 0) return [];
+    if (Date.now() > deadlineMs) return rows.map((row) => `${row.transfer_id} is never settled`);
+    await sleep(50);
+  }
+}
+
+async function readBooks(client: pg.Client, entries: readonly Entry[]): Promise<Books> {
+  const walletIds = [...new Set(entries.map(({ command }) => command.walletId))];
+  const read = async <Row extends pg.QueryResultRow>(sql: string): Promise<Row[]> =>
+    (await client.query<Row>(sql, [walletIds])).rows;
+  const events = await read<EventRow>(
+    `SELECT wallet_id, version::int4, type, coalesce(amount, 0)::float8 AS amount, balance::float8,
+            transfer_id, command_id
+     FROM events WHERE wallet_id = ANY ($1) ORDER BY wallet_id, version`,
+  );
+  const rejections = await read<{ command_id: string; count: number }>(
+    `SELECT command_id, count(*)::int4 AS count
+     FROM rejections WHERE wallet_id = ANY ($1) GROUP BY command_id`,
+  );
+  const transfers = await read<TransferRow>(
+    `SELECT t.transfer_id, t.command_id, t.status, t.to_wallet, t.to_version::int4,
+            v.to_version::int4 AS verdict_version
+     FROM transfers t LEFT JOIN transfer_verdicts v USING (transfer_id)
+     WHERE t.from_wallet = ANY ($1)`,
+  );
+  const wallets = await read<{ wallet_id: string; version: number; balance: number }>(
+    "SELECT wallet_id, version::int4, balance::float8 FROM wallets WHERE wallet_id = ANY ($1)",
+  );
+  const named = events.filter(({ command_id }) => command_id !== null);
+  return {
+    events,
+    byCommand: Map.groupBy(named, ({ command_id }) => command_id!),
+    rejections: new Map(rejections.map((row) => [row.command_id, row.count])),
+    transfers: Map.groupBy(transfers, ({ command_id }) => command_id),
+    wallets: new Map(wallets.map((row) => [row.wallet_id, row])),
+  };
+}
+
+/** Versions are contiguous, each event's balance is the fold up to it, and the wallet's row is the fold of all. */
+function checkHistory({ events, wallets }: Books): string[] {
+  const problems: string[] = [];
+  const folded = new Map<string, { version: number; balance: number }>();
+  for (const { wallet_id, version, type, amount, balance } of events) {
+    const before = folded.get(wallet_id) ?? { version: -1, balance: 0 };
+    const sign = SIGNS[type] ?? Number.NaN;
+    const now = { version: before.version + 1, balance: before.balance + sign * amount };
+    folded.set(wallet_id, now);
+    if (now.version !== version || now.balance !== balance) {
+      problems.push(`${wallet_id}:${version} ${type} does not follow: ${JSON.stringify(now)}`);
+    }
+  }
+  for (const [walletId, { version, balance }] of wallets) {
+    const fold = folded.get(walletId);
+    if (fold?.version === version && fold.balance === balance) continue;
+    problems.push(`${walletId} is at ${version} with ${balance}, not ${JSON.stringify(fold)}`);
+  }
+  return problems;
+}
+
+/** All accounts sum to zero, nothing is in transit, and the wallets hold what was put in and not taken out. */
+async function checkMoney(
+  client: pg.Client,
+  { wallets }: Books,
+  entries: readonly Entry[],
+): Promise<string[]> {
+  const { rows } = await client.query<{ currency: string; sum: number; transit: number }>(
+    `SELECT currency, sum(balance)::float8 AS sum,
+            coalesce(sum(balance) FILTER (WHERE account = 'system:transit'), 0)::float8 AS transit
+     FROM trial_balance GROUP BY currency`,
+  );
+  const problems = rows
+    .filter(({ sum, transit }) => sum !== 0 || transit !== 0)
+    .map((row) => `the books do not balance: ${JSON.stringify(row)}`);
+  let expected = 0;
+  for (const entry of entries) {
+    const { kind, amountMinor } = entry.command;
+    if (fateOf(entry) !== "acknowledged" || kind === "transfer") continue;
+    expected += kind === "debit" ? -amountMinor : amountMinor;
+  }
+  const held = [...wallets.values()].reduce((sum, { balance }) => sum + balance, 0);
+  if (held !== expected) problems.push(`the wallets hold ${held}, callers were told ${expected}`);
+  return problems;
+}
+
+/** What one caller was told, against what is there. */
+function checkEntry(entry: Entry, books: Books): string[] {
+  const { command, answers } = entry;
+  const problems: string[] = [];
+  const must = (holds: boolean, text: string): void => {
+    if (!holds) problems.push(`${JSON.stringify(command)}: ${text}; ${JSON.stringify(answers)}`);
+  };
+  const events = books.byCommand.get(command.key) ?? [];
+  const rejections = books.rejections.get(command.key) ?? 0;
+  for (const answer of answers) must(answer.type !== "wrong", "was answered wrongly");
+  const fate = fateOf(entry);
+  switch (fate) {
+    case "acknowledged":
+      must(events.length === 1 && rejections === 0, `is there ${events.length} times`);
+      if (events.length === 1) checkAcknowledged(entry, events[0]!, books, must);
+      break;
+    case "rejected":
+      must(events.length === 0 && rejections === 1, "was rejected, and is there");
+      checkRejected(entry, books, must);
+      break;
+    case "absent":
+      must(events.length === 0 && rejections === 0, "was unavailable, and is there");
+      break;
+    case "pending":
+    case "unresolved":
+      must(false, `stays ${fate}`);
+      break;
+    default:
+      fate satisfies never;
+  }
+  return problems;
+}
+
+type Must = (holds: boolean, text: string) => void;
+
+function checkAcknowledged(entry: Entry, event: EventRow, books: Books, must: Must): void {
+  const { command, answers, floor, toFloor } = entry;
+  const { kind, walletId, amountMinor, expectedVersion } = command;
+  const isIt =
+    event.wallet_id === walletId && event.type === EVENT_OF[kind] && event.amount === amountMinor;
+  must(isIt, `became ${JSON.stringify(event)}`);
+  must(expectedVersion === null || event.version === expectedVersion + 1, "ignored its condition");
+  must(event.version > floor, `is at ${event.version}, after ${floor} had been told`);
+  const transfers = books.transfers.get(command.key) ?? [];
+  must(transfers.length === (kind === "transfer" ? 1 : 0), `made ${transfers.length} transfers`);
+  const transfer = transfers[0];
+  if (transfer !== undefined) {
+    const { transfer_id, status, to_wallet, to_version, verdict_version } = transfer;
+    const received = books.events.filter(
+      (one) => one.transfer_id === transfer_id && one.type === "TransferReceived",
+    );
+    const [arrival] = received;
+    must(status === "posted" && to_wallet === command.toWalletId, `is ${JSON.stringify(transfer)}`);
+    must(received.length === 1 && arrival?.amount === amountMinor, "did not arrive once");
+    must(arrival?.version === to_version && to_version === verdict_version, "versions differ");
+    must((to_version ?? -1) > toFloor, `arrived at ${to_version}, after ${toFloor} had been told`);
+  }
+  const texts = new Set<string>();
+  for (const answer of answers) {
+    must(answer.type !== "rejected", "was rejected and acknowledged");
+    if (answer.type !== "acknowledged") continue;
+    const { version, balanceMinor, toVersion, isPending, text } = answer;
+    must(version === event.version, `was told as ${version}, is ${event.version}`);
+    must(balanceMinor === null || balanceMinor === event.balance, "was told another balance");
+    must(toVersion === null || toVersion === transfer?.to_version, "was told another arrival");
+    if (text !== null && !isPending) texts.add(text);
+  }
+  must(texts.size <= 1, "was answered differently when it was repeated");
+}
+
+/** Available must be a balance that the wallet really had: what was decided on state that never came to be is no truth. */
+function checkRejected({ command, answers }: Entry, books: Books, must: Must): void {
+  for (const answer of answers) {
+    must(answer.type !== "acknowledged", "was acknowledged and rejected");
+    if (answer.type !== "rejected" || answer.code !== "insufficient_funds") continue;
+    const { availableMinor } = answer;
+    if (availableMinor === null) continue;
+    const wasThere = books.events.some(
+      (event) => event.wallet_id === command.walletId && event.balance === availableMinor,
+    );
+    must(wasThere && availableMinor < command.amountMinor, "was rejected for a wrong reason");
+  }
+}
+
+const sampleMax = 60;
+
+/** The same from outside, for a sample: the operation is known by its key, and a repeat gets the first answer again. */
+export async function checkOverHttp(port: number, { entries }: Workload): Promise<string[]> {
+  const problems: string[] = [];
+  const ask = askOverHttp(port);
+  const every = Math.max(1, Math.floor(entries.length / sampleMax));
+  for (const entry of entries.filter((_, index) => index % every === 0)) {
+    const { command, answers } = entry;
+    const fate = fateOf(entry);
+    const path = `/operations/${command.key}?walletId=${command.walletId}`;
+    const operation = await fetch(`http://127.0.0.1:${port}${path}`);
+    const text = await operation.text();
+    const outcome = operation.ok ? (JSON.parse(text) as { outcome: string }).outcome : null;
+    const told = { acknowledged: "done", rejected: "rejected", absent: null }[fate as "absent"];
+    if (outcome !== told) problems.push(`${command.key} is ${fate}, known as ${text}`);
+    if (fate !== "acknowledged" && fate !== "rejected") continue;
+    const repeat = await ask(command, 0);
+    answers.push(repeat);
+    if (repeat.type === "acknowledged" && !repeat.isReplay) problems.push(`${command.key} again`);
+    if (repeat.type !== fate) problems.push(`${command.key} is ${fate}, repeated ${repeat.type}`);
+  }
+  ask.close();
+  return problems;
+}
