@@ -4,12 +4,10 @@
  * with it. What did not need the database (a rejection decided on state that another command in here has changed) waits in
  * here too.
  */
-import type { CommandKey, NewEvent, NewRejection, NewVerdict, Writes } from "../src/journal.ts";
+import type { KnownCommand, KnownVerdict, Writes } from "../src/journal.ts";
 import type { Change, CommandMessage, Outcome, Reply, ShardMessage } from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
-import type { Transfer } from "../src/transfer.ts";
 import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
-import type { KnownCommand, KnownVerdict } from "../src/journal.ts";
 
 /** A wallet's actor: its state with everything applied that was decided, committed or not. */
 export interface Actor {
@@ -67,17 +65,10 @@ function mayBeKnown(message: ShardMessage): boolean {
   return attempt !== 1 || command.fingerprint !== null;
 }
 
-export interface Commit {
+export interface Commit extends Omit<Writes, "fence" | "wallets"> {
   readonly items: Item[];
   readonly actors: Set<Actor>;
-  readonly events: NewEvent[];
   readonly wallets: Map<string, { state: WalletState; baseVersion: number }>;
-  readonly rejections: NewRejection[];
-  readonly lookups: CommandKey[];
-  readonly verdictLookups: string[];
-  readonly transfers: Transfer[];
-  readonly verdicts: NewVerdict[];
-  readonly settled: Transfer[];
   /** Shards spoken for; the epochs are filled in when the commit is sent. */
   readonly shards: Set<number>;
   readonly replies: Reply[];
@@ -194,17 +185,5 @@ export function writesOf(commit: Commit, epochs: ReadonlyMap<number, number>): W
   const fence = new Map<number, number>();
   // A shard that was lost meanwhile has no epoch; -1 is never a shard's epoch, so the journal refuses.
   for (const shard of commit.shards) fence.set(shard, epochs.get(shard) ?? -1);
-  const { events, wallets, rejections, lookups, verdictLookups, transfers, verdicts, settled } =
-    commit;
-  return {
-    events,
-    wallets,
-    rejections,
-    lookups,
-    verdictLookups,
-    transfers,
-    verdicts,
-    settled,
-    fence,
-  };
+  return { ...commit, fence };
 }

@@ -92,6 +92,7 @@ function describeApi(app: FastifyInstance, version: string): void {
   });
   void app.register(fastifySwaggerUi, { routePrefix: "/docs" });
   void app.register((routes, _options, done) => {
+    routes.get("/", { schema: { hide: true } }, (_request, reply) => reply.redirect("/docs"));
     routes.get("/openapi.json", { schema: { hide: true } }, () => app.swagger());
     done();
   });
