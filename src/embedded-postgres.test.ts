@@ -7,7 +7,7 @@ import * as fs from "node:fs";
 import { createRequire } from "node:module";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import {
@@ -167,12 +167,16 @@ describe("embedded PostgreSQL", { timeout: 20_000 }, () => {
     expect(error.message).toContain('unrecognized configuration parameter "shared_bufers"');
   });
 
-  it.runIf(isRoot)("says which parent folder the user postgres may not enter", async () => {
+  it("says which parent folder of DATA_DIR is closed to the user who runs PostgreSQL", async () => {
     const closed = join(folder, "closed");
-    fs.mkdirSync(closed, { mode: 0o700 });
-    const error = await failure(startEmbeddedPostgres({ dataDir: join(closed, "data") }));
+    fs.mkdirSync(closed, { mode: 0o000 });
+    onTestFinished(() => fs.chmodSync(closed, 0o755));
+    const inside = join(closed, "data");
+    const error = await failure(startEmbeddedPostgres({ dataDir: inside }));
     expect(error.code).toBe("no_access");
-    expect(error.message).toContain(`may not enter ${closed} `);
+    // As root we get in ourselves, but the user postgres does not.
+    const complaint = isRoot ? `may not enter ${closed} ` : `DATA_DIR ${inside} cannot be written`;
+    expect(error.message).toContain(complaint);
   });
 
   describe("with a package whose library links were never made", () => {
@@ -189,19 +193,27 @@ describe("embedded PostgreSQL", { timeout: 20_000 }, () => {
       const filter = (source: string): boolean => !source.endsWith(".a");
       fs.cpSync(installed, packageFolder, { recursive: true, filter, verbatimSymlinks: true });
       for (const link of links()) fs.rmSync(link, { force: true });
-      fs.chmodSync(join(packageFolder, "native", "bin", "postgres"), 0o644);
     });
 
-    it.skipIf(isRoot)("links them under DATA_DIR when the package is read-only", async () => {
-      fs.chmodSync(join(packageFolder, "native", "bin", "postgres"), 0o755);
-      fs.chmodSync(join(packageFolder, "native", "lib"), 0o555);
-      onTestFinished(() => fs.chmodSync(join(packageFolder, "native", "lib"), 0o755));
+    it("links them under DATA_DIR when the package cannot take them", async () => {
+      // A folder's mode does not keep root out. A file in the folder's place keeps everybody out.
+      const made = links();
+      const list = join(packageFolder, "native", "pg-symlinks.json");
+      const text = fs.readFileSync(list, "utf8");
+      onTestFinished(() => fs.writeFileSync(list, text));
+      fs.writeFileSync(list, text.replaceAll('"target":"native/lib/', '"target":"native/closed/'));
+      fs.writeFileSync(join(packageFolder, "native", "closed"), "");
+      expect(links().every((link) => dirname(link).endsWith("closed"))).toBe(true);
+
       const server = await start({ packageFolder });
       expect(await query(server.url, "SELECT 1")).toEqual([1]);
-      expect(links().some((link) => fs.existsSync(link))).toBe(false);
+      const linked = fs.readdirSync(join(dataDir, "postgres-libraries"));
+      expect(linked.toSorted()).toEqual(made.map((link) => basename(link)).toSorted());
+      expect(made.some((link) => fs.existsSync(link))).toBe(false);
     });
 
     it("makes them, and the binaries executable", async () => {
+      fs.chmodSync(join(packageFolder, "native", "bin", "postgres"), 0o644);
       const server = await start({ packageFolder });
       expect(await query(server.url, "SELECT 1")).toEqual([1]);
       expect(links().every((link) => fs.existsSync(link))).toBe(true);

@@ -169,6 +169,31 @@ export const LIMITS = {
   heartbeatMs: 1_000,
   heartbeatTtlMs: 3_000,
 
+  // Embedded PostgreSQL.
+  /** How long a start may take: recovery after a crash replays up to `max_wal_size` of WAL. */
+  postgresStartMs: 300_000,
+  /** One attempt to connect while PostgreSQL starts, and the pause before the next one. */
+  postgresProbeMs: 5_000,
+  postgresProbePauseMs: 50,
+  /** A fast shutdown ends sessions and writes a checkpoint; past this it becomes an immediate one, which loses nothing. */
+  postgresFastShutdownMs: 20_000,
+  /** An immediate shutdown, or SIGKILL, writes nothing; past this something is wrong. */
+  postgresImmediateShutdownMs: 5_000,
+  /** How often a process that was told to end is looked at: finer than a person or a test notices. */
+  processPollMs: 10,
+  /** The same in an exit handler, which blocks the thread. */
+  postgresExitPollMs: 20,
+  /** `postgres.log` is put aside as `postgres.log.1` at this size in bytes, so both together stay under twice of it. */
+  postgresLogBytesMax: 8_388_608,
+  /** Lines of PostgreSQL's own output that an error message quotes: its last words, with detail and hint. */
+  postgresQuotedLinesMax: 12,
+  /** Characters of initdb's output kept for the error message, the latest ones. */
+  postgresInitOutputCharsMax: 4_096,
+  /** Starts on a free port: another process may take it between our look and PostgreSQL's bind. */
+  postgresPortAttemptsMax: 5,
+  /** Time for a migration to connect, to the embedded PostgreSQL or another. */
+  migrationConnectMs: 10_000,
+
   /** Time from SIGTERM to exit: accepted commands are answered within it. */
   shutdownMs: 15_000,
 } as const;

@@ -8,10 +8,10 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { runner } from "node-pg-migrate";
 import pg from "pg";
+import { LIMITS } from "./limits.ts";
 import { packageRoot } from "./package-root.ts";
 
 const migrationsTable = "migrations";
-const connectMsMax = 10_000;
 
 export interface MigrateOptions {
   /** Takes lines about what is done; nothing is printed without it. */
@@ -117,7 +117,7 @@ async function withClient<T>(
 ): Promise<T> {
   const client = new pg.Client({
     connectionString: databaseUrl,
-    connectionTimeoutMillis: connectMsMax,
+    connectionTimeoutMillis: LIMITS.migrationConnectMs,
     keepAlive: true,
     application_name: "coffer-migrate",
   });
