@@ -32,6 +32,8 @@ export interface Turn {
 /** A message on its way through the lane. */
 export interface Item {
   readonly message: ShardMessage;
+  /** Names what must happen once: a command within its wallet, or the verdict on a transfer. Null: repeats need no guard. */
+  readonly flightKey: string | null;
   /** The batch that waits for it; null for a message between two actors of this lane. */
   readonly turn: Turn | null;
   /** What the journal said about its command id or transfer id when an append met it. */
@@ -49,6 +51,7 @@ export interface Item {
 export function newItem(message: ShardMessage, turn: Turn | null): Item {
   return {
     message,
+    flightKey: flightKeyOf(message),
     turn,
     known: null,
     inDoubt: false,
@@ -56,6 +59,22 @@ export function newItem(message: ShardMessage, turn: Turn | null): Item {
     followers: [],
     creationKey: null,
   };
+}
+
+function flightKeyOf(message: ShardMessage): string | null {
+  switch (message.type) {
+    case "command":
+      return `${message.command.walletId} ${message.command.commandId}`;
+    case "asked":
+      return `${message.walletId} ${message.origin.command.commandId}`;
+    case "post":
+      return `!${message.step.transferId}`; // no wallet id begins with "!"
+    case "ask":
+    case "verdict":
+      return null;
+    default:
+      return message satisfies never;
+  }
 }
 
 function mayBeKnown(message: ShardMessage): boolean {

@@ -25,7 +25,7 @@ import {
 import { shardOf } from "../src/shard.ts";
 import { newCommit, newItem, writesOf, type Actor, type Item, type Turn } from "./commit.ts";
 import { answerOf, buildPendingTransfers, postOf } from "./pending-transfers.ts";
-import { flightKey, isExpired, step, type StepContext } from "./steps.ts";
+import { isExpired, step, type StepContext } from "./steps.ts";
 
 export interface LaneDeps {
   readonly journal: Journal;
@@ -319,8 +319,7 @@ export function buildLane(deps: LaneDeps): Lane {
     append(outbox.changes, commit.changes);
     for (const message of commit.messages) context.send(message);
     for (const item of commit.items) {
-      const key = flightKey(item.message);
-      if (key !== null) inFlight.delete(key);
+      if (item.flightKey !== null) inFlight.delete(item.flightKey);
       for (const follower of item.followers) {
         follower.known = outcomeIn(commit, follower.message);
         local.push(follower);
@@ -518,7 +517,8 @@ function newActor(walletId: string, shard: number): Actor {
 function redirected(item: Item, message: CommandMessage, walletId: string): Item {
   const { commandId } = message.command;
   const command = { ...message.command, walletId };
-  return { ...item, message: { ...message, command }, creationKey: commandId };
+  const found = newItem({ ...message, command }, item.turn);
+  return { ...found, creationKey: commandId, inDoubt: item.inDoubt };
 }
 
 /** Whatever these commands are, somebody may have written their outcome: from now on they are looked for. */
@@ -535,7 +535,7 @@ function withKnown(
   const byKey = new Map<string, KnownCommand | KnownVerdict>();
   for (const known of commands) byKey.set(`${known.walletId} ${known.commandId}`, known);
   for (const known of verdicts) byKey.set(`!${known.transferId}`, known);
-  for (const item of items) item.known = byKey.get(flightKey(item.message) ?? "") ?? item.known;
+  for (const item of items) item.known = byKey.get(item.flightKey ?? "") ?? item.known;
   return items;
 }
 

@@ -36,7 +36,7 @@ export interface StepContext {
   /** The commit that is filling now. */
   open(): Commit;
   readonly pending: PendingTransfers;
-  /** Command and transfer ids in commits under way, by `flightKey`. */
+  /** Command and transfer ids in commits under way, by `Item.flightKey`. */
   readonly inFlight: Map<string, Item>;
   /** Sends to another wallet's actor, in this lane or elsewhere, now: only for what is durable or binds nobody. */
   send(message: ShardMessage): void;
@@ -67,26 +67,10 @@ export function step(context: StepContext, actor: Actor, item: Item): StepResult
   }
 }
 
-/** Names what must happen once: a command within its wallet, or the verdict on a transfer. Null: repeats need no guard. */
-export function flightKey(message: ShardMessage): string | null {
-  switch (message.type) {
-    case "command":
-      return `${message.command.walletId} ${message.command.commandId}`;
-    case "asked":
-      return `${message.walletId} ${message.origin.command.commandId}`;
-    case "post":
-      return `!${message.step.transferId}`; // no wallet id begins with "!"
-    case "ask":
-    case "verdict":
-      return null;
-    default:
-      return message satisfies never;
-  }
-}
-
 /** Whether the same id is in a commit under way; then the item is dealt with after that one, as a repeat. */
 function follows(context: StepContext, item: Item): boolean {
-  const leader = context.inFlight.get(flightKey(item.message) ?? "");
+  if (item.flightKey === null) return false;
+  const leader = context.inFlight.get(item.flightKey);
   if (leader === undefined || leader === item) return false;
   leader.followers.push(item);
   return true;
@@ -95,8 +79,7 @@ function follows(context: StepContext, item: Item): boolean {
 function lead(context: StepContext, actor: Actor, item: Item): Commit {
   const commit = context.open();
   enlist(commit, actor, item);
-  const key = flightKey(item.message);
-  if (key !== null) context.inFlight.set(key, item);
+  if (item.flightKey !== null) context.inFlight.set(item.flightKey, item);
   return commit;
 }
 
