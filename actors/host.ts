@@ -360,7 +360,13 @@ export function buildHost(deps: HostDeps): Host {
         subscriptions.delete(shard);
       }
       const untilMs = Date.now() + LIMITS.commandDeadlineMs;
-      const isBusy = (): boolean => lanes.some((lane) => lane.outstandingCount > 0);
+      const isBusy = (): boolean =>
+        lanes.some(
+          ({ queue, batchesUnderWay, outstandingCount, stats }) =>
+            queue.length > 0 ||
+            batchesUnderWay > 0 ||
+            (outstandingCount > 0 && stats !== null && stats.pendingTransfers > 0),
+        );
       while (isBusy() && Date.now() < untilMs) {
         await new Promise((resolve) => setTimeout(resolve, LIMITS.laneTickMs / 10));
       }

@@ -77,6 +77,9 @@ export function buildPendingTransfers(): PendingTransfers {
     get: (transferId) => byId.get(transferId),
     outOf: (walletId) => inTransit.get(walletId) ?? ZERO,
     reserve(transfer, payer, waiter) {
+      if (byId.has(transfer.transferId)) {
+        throw new Error(`transfer ${transfer.transferId} is reserved twice`);
+      }
       const waiters = [waiter];
       const nextDriveMs = 0;
       byId.set(transfer.transferId, {

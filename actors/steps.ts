@@ -173,6 +173,15 @@ function stepAsked(
   if (!decision.ok) return reject(context, actor, item, origin, decision.rejection);
   const event = decision.events[0]!;
   if (event.type !== "TransferSent") throw new Error(`a transfer decided ${event.type}`);
+  // An earlier copy of this command committed unheard, and its record was read back: it must not be made anew.
+  const earlier = context.pending.get(event.transferId);
+  if (earlier !== undefined) {
+    const { commandId, fingerprint } = command;
+    const { transferId, fromVersion: version } = earlier.transfer;
+    const rejection = null;
+    const known = { walletId, commandId, fingerprint, version, transferId, rejection };
+    return answerKnown(context, origin, known);
+  }
   const commit = lead(context, actor, item);
   if (item.mayBeKnown) commit.lookups.push(command);
   const payer = record(commit, actor, decision.events, causeOf(origin));

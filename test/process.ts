@@ -92,6 +92,9 @@ export async function runCoffer(
   return { ...exit, output: output(), elapsedMs: performance.now() - startedAtMs };
 }
 
+/** With the data folder that each was given. */
+const running = new Map<ChildProcess, string | undefined>();
+
 function launch(env: Environment): {
   child: ChildProcess;
   exited: Promise<Exit>;
@@ -102,6 +105,7 @@ function launch(env: Environment): {
     env: { PATH, NODE_ENV: "production", LANES: "1", ...env },
     stdio: ["pipe", "pipe", "pipe"],
   });
+  running.set(child, env["DATA_DIR"]);
   const forget = atExit(() => void child.kill("SIGKILL"));
   let text = "";
   for (const stream of [child.stdout, child.stderr]) {
@@ -117,7 +121,10 @@ function launch(env: Environment): {
     // Not `exit`: what it wrote last must have been read.
     child.once("close", (code, signal) => done({ code, signal }));
   });
-  void exited.then(forget);
+  void exited.then(() => {
+    running.delete(child);
+    forget();
+  });
   return { child, exited, output: () => text };
 }
 
@@ -153,7 +160,7 @@ export interface DataFolder {
   postgresPid(): number;
   /** Address of the embedded PostgreSQL that runs in there now, Coffer's or the orphan of one. */
   databaseUrl(): string;
-  /** Ends the PostgreSQL that may still run in there, and removes everything. */
+  /** Ends the Coffer and the PostgreSQL that may still run in there, and removes everything. */
   remove(): Promise<void>;
 }
 
@@ -165,8 +172,9 @@ export function dataFolder(): DataFolder {
     return existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
   };
   const postgresPid = (): number => Number(pidLines()[0] ?? 0);
-  /** An immediate shutdown: the postmaster takes its children along. */
-  const endPostgres = (): void => {
+  /** PostgreSQL gets an immediate shutdown: the postmaster takes its children along. */
+  const endAll = (): void => {
+    for (const [child, folder] of running) if (folder === path) child.kill("SIGKILL");
     const pid = postgresPid();
     if (isPostgresOf(pid, cluster)) process.kill(pid, "SIGQUIT");
   };
@@ -174,7 +182,7 @@ export function dataFolder(): DataFolder {
     rmSync(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 });
   };
   const forget = atExit(() => {
-    endPostgres();
+    endAll();
     removeNow();
   });
   return {
@@ -186,7 +194,7 @@ export function dataFolder(): DataFolder {
     },
     async remove() {
       const pid = postgresPid();
-      endPostgres();
+      endAll();
       for (let tries = 0; tries < 500 && isPostgresOf(pid, cluster); tries += 1) await sleep(10);
       removeNow();
       forget();

@@ -6,7 +6,7 @@
  */
 import { setImmediate as turn } from "node:timers/promises";
 import pg from "pg";
-import { expect, inject } from "vitest";
+import { expect, inject, onTestFinished } from "vitest";
 import { buildLane, type Lane } from "../actors/lane.ts";
 import type { AppendResult, Journal, Writes } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -99,6 +99,13 @@ export function repeated(command: Command): Command {
     : command;
 }
 
+/** Puts other bounds in force until the test ends. */
+export function withLimits(changed: Partial<Record<keyof typeof LIMITS, number>>): void {
+  const before = { ...LIMITS };
+  Object.assign(LIMITS, changed);
+  onTestFinished(() => void Object.assign(LIMITS, before));
+}
+
 // --- The stage ------------------------------------------------------------------------------------------------------------
 
 /** What becomes of a message between two lanes. */
@@ -147,6 +154,10 @@ export interface Stage {
   readonly sent: ShardMessage[];
   readonly changes: Change[];
   lane(name: string): StagedLane;
+  /** Those whose thread has not ended, oldest first. */
+  living(): StagedLane[];
+  /** One more lane, which takes its shards over; the others are not told. */
+  add(plan: LanePlan): Promise<StagedLane>;
   /** An unused wallet id that lives in this lane. */
   idIn(name: string): string;
   /** Makes a wallet in this lane; returns its id. */
@@ -176,7 +187,7 @@ export interface Stage {
 
 /** What a call gives to a lane whose thread is gone. */
 export const NEVER = new Promise<never>(() => undefined);
-const SETTLE_TICKS_MAX = 300;
+const SETTLE_TICKS_MAX = 100;
 
 export interface StagePlan {
   readonly databaseUrl: string;
@@ -316,6 +327,8 @@ export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Sta
       if (staged === undefined) throw new Error(`no lane ${name}`);
       return staged;
     },
+    living: () => [...byName.values()].filter(({ isAlive }) => isAlive),
+    add: (plan) => addLane(plan, true),
     idIn: (name) => idIn(stage.lane(name).shards),
     async open(name, balance, rest = {}) {
       const walletId = stage.idIn(name);
@@ -371,13 +384,14 @@ export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Sta
       if (crashes.length > 0) throw crashes[0];
     },
     async settle() {
-      const isBusy = (): boolean =>
-        [...byName.values()].some(({ isAlive, lane }) => {
-          const { pendingTransfers, backlog, serving } = lane.stats();
-          return isAlive && (pendingTransfers > 0 || backlog > 0 || !serving);
-        });
+      // Not by what lanes say of transfers: one that was superseded and does not know it may wait for ever.
+      const isBusy = async (): Promise<boolean> => {
+        const lanes = stage.living().map(({ lane }) => lane.stats());
+        if (lanes.some(({ backlog, serving }) => backlog > 0 || !serving)) return true;
+        return (await journals[0]!.loadPendingTransfers(ALL_SHARDS)).length > 0;
+      };
       await stage.quiet();
-      for (let ticks = 0; isBusy(); ticks += 1) {
+      for (let ticks = 0; await isBusy(); ticks += 1) {
         if (ticks === SETTLE_TICKS_MAX) throw new Error(`does not settle:\n${log.join("\n")}`);
         await stage.tick(500);
       }
@@ -509,10 +523,11 @@ const VIOLATIONS = {
     WHERE v.transfer_id IS NULL OR t.to_version IS DISTINCT FROM v.to_version
        OR t.rejection IS DISTINCT FROM v.rejection OR t.to_wallet <> v.to_wallet`,
   "a transfer without exactly its two events": `
-    SELECT t.transfer_id, t.status FROM transfers t WHERE t.status <> 'pending' AND (
-      SELECT array_agg(e.type || ' ' || e.wallet_id || ' ' || e.amount ORDER BY e.type DESC) FROM events e
-      WHERE e.transfer_id = t.transfer_id
-    ) IS DISTINCT FROM ARRAY[
+    SELECT t.transfer_id, t.status, e.events FROM transfers t LEFT JOIN (
+      SELECT transfer_id, array_agg(type || ' ' || wallet_id || ' ' || amount ORDER BY type DESC) AS events
+      FROM events WHERE transfer_id IS NOT NULL GROUP BY transfer_id
+    ) e USING (transfer_id)
+    WHERE t.status <> 'pending' AND e.events IS DISTINCT FROM ARRAY[
       'TransferSent ' || t.from_wallet || ' ' || t.amount,
       CASE t.status WHEN 'posted' THEN 'TransferReceived ' || t.to_wallet
                     ELSE 'TransferReturned ' || t.from_wallet END || ' ' || t.amount]`,
@@ -523,14 +538,22 @@ const VIOLATIONS = {
     SELECT command_id FROM rejections JOIN events USING (command_id, wallet_id)`,
 };
 
-/** Conservation, one history, settled transfers, one outcome per command: over everything in the database. */
+const reported = new WeakMap<TestDatabase, Set<string>>();
+
+/**
+ * Conservation, one history, settled transfers, one outcome per command: over everything in the database. What one test left
+ * behind is held against it alone, and not against those after it.
+ */
 export async function checkBooks(database: TestDatabase): Promise<void> {
-  const found: Record<string, object[]> = {};
+  const known = reported.get(database) ?? new Set();
+  reported.set(database, known);
+  const found: string[] = [];
   for (const [what, sql] of Object.entries(VIOLATIONS)) {
-    const rows = await database.query(sql);
-    if (rows.length > 0) found[what] = rows;
+    for (const row of await database.query(sql)) found.push(`${what}: ${JSON.stringify(row)}`);
   }
-  expect(found).toEqual({});
+  const news = found.filter((violation) => !known.has(violation));
+  for (const violation of news) known.add(violation);
+  expect(news.join("\n")).toBe("");
 
   const folded = new Map<string, WalletState>();
   for (const row of await database.query<EventRow>(EVENTS)) {
@@ -538,7 +561,9 @@ export async function checkBooks(database: TestDatabase): Promise<void> {
     const metadata = JSON.stringify(data?.walletMetadata);
     const event = { kind: "CREDIT", ...rest, ...data, metadata } as unknown as WalletEvent;
     const state = apply(walletId, folded.get(walletId) ?? null, event);
-    expect(state).toMatchObject({ version, ...after });
+    // Compared by hand first: an expectation for each of thousands of events takes seconds.
+    const isEqual = state.balanceMinor === after.balanceMinor && state.status === after.status;
+    if (!isEqual || state.version !== version) expect({ version, ...after }).toEqual(state);
     folded.set(walletId, state);
   }
   const wallets = await database.query<{ metadata: object }>(WALLETS);

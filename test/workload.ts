@@ -8,6 +8,10 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
+import { buildCommandIntake } from "../gateway/command-intake.ts";
+import type { CommandDesk } from "../gateway/commands.ts";
+import { assetOf } from "../src/assets.ts";
+import type { Command, Outcome } from "../src/protocol.ts";
 import { HttpConnection, HttpFault, headerOf, type HttpAnswer } from "../bench/http-client.ts";
 
 export interface BankCommand {
@@ -41,7 +45,6 @@ export type BankAnswer =
       readonly code: string;
       /** What an `insufficient_funds` says was available. */
       readonly availableMinor: number | null;
-      readonly text: string | null;
     }
   | { readonly type: "unavailable"; readonly reason: string }
   | { readonly type: "unknown"; readonly reason: string }
@@ -245,14 +248,7 @@ export function askOverHttp(...ports: readonly number[]): Ask & { close(): void 
     }
     return connection;
   };
-  /** While a caller resolves as its neighbour, the neighbour may be at work itself. */
-  const tails = new Map<number, Promise<unknown>>();
-  const ask = async (command: BankCommand, caller: number): Promise<BankAnswer> => {
-    const before = tails.get(caller) ?? Promise.resolve();
-    const asked = before.then(() => askOnce(connectionOf(caller), command));
-    tails.set(caller, asked);
-    return await asked;
-  };
+  const ask: Ask = (command, caller) => askOnce(connectionOf(caller), command);
   return Object.assign(ask, {
     close() {
       for (const connection of connections.values()) connection.close();
@@ -316,7 +312,7 @@ function readAnswer(answer: HttpAnswer): BankAnswer {
       if (!REJECTIONS.has(code)) return { type: "wrong", reason: text };
       const available = body.details?.available;
       const availableMinor = available === undefined ? null : Math.round(available * 100);
-      return { type: "rejected", code, availableMinor, text };
+      return { type: "rejected", code, availableMinor };
     }
     case 503:
       return (code === "unavailable" || code === "overloaded") &&
@@ -329,6 +325,72 @@ function readAnswer(answer: HttpAnswer): BankAnswer {
         : { type: "wrong", reason: text };
     default:
       return { type: "wrong", reason: `${answer.status} ${text}` };
+  }
+}
+
+// --- Through a command desk -----------------------------------------------------------------------------------------------
+
+export type Desk = Pick<CommandDesk, "submit">;
+
+const takeIn = buildCommandIntake(assetOf);
+const decimal = (amountMinor: number): string => (amountMinor / 100).toFixed(2);
+
+/** What a gateway makes of the command; a repeat is another one with the same key and fingerprint. */
+export function commandOf(command: BankCommand): Command {
+  const { key, kind, walletId, toWalletId, amountMinor, expectedVersion } = command;
+  const amount = decimal(amountMinor);
+  const intake = takeIn(
+    kind === "open" ? "create" : kind,
+    walletId,
+    {
+      ...(kind === "open" ? { initialBalance: amount } : { amount }),
+      ...(toWalletId === null ? {} : { toWalletId }),
+      ...(expectedVersion === null ? {} : { expectedVersion }),
+    },
+    { correlationId: key, isCorrelationNew: false, key },
+  );
+  if (!intake.ok) throw new Error(intake.error.message);
+  return intake.command;
+}
+
+export function askDesk(desk: Desk): Ask {
+  return async (command) => readOutcome(await desk.submit(commandOf(command)));
+}
+
+function readOutcome(outcome: Outcome): BankAnswer {
+  const known = { type: "acknowledged", isReplay: false, isPending: false, text: null } as const;
+  switch (outcome.type) {
+    case "done": {
+      const { version, balanceMinor } = outcome.wallet;
+      return { ...known, version, balanceMinor, toVersion: null };
+    }
+    case "transferred": {
+      const { from, toVersion, status } = outcome.transfer;
+      const { version, balanceMinor } = from;
+      return { ...known, version, balanceMinor, toVersion, isPending: status === "pending" };
+    }
+    case "replayed":
+      return {
+        ...known,
+        version: outcome.version,
+        balanceMinor: null,
+        toVersion: null,
+        isReplay: true,
+      };
+    case "rejected": {
+      const { rejection } = outcome;
+      const { code } = rejection;
+      if (!REJECTIONS.has(code)) return { type: "wrong", reason: JSON.stringify(rejection) };
+      const availableMinor = "availableMinor" in rejection ? rejection.availableMinor : null;
+      return { type: "rejected", code, availableMinor };
+    }
+    case "fault":
+      return {
+        type: outcome.fault === "unknown" ? "unknown" : "unavailable",
+        reason: outcome.fault,
+      };
+    default:
+      return outcome satisfies never;
   }
 }
 
@@ -380,8 +442,10 @@ interface Books {
 }
 
 /** Holds what callers were told against what is in the database. Returns what is wrong, at best nothing. */
-export async function checkBank(databaseUrl: string, workload: Workload): Promise<string[]> {
-  const { entries } = workload;
+export async function checkBank(
+  databaseUrl: string,
+  { entries, seed }: Pick<Workload, "entries" | "seed">,
+): Promise<string[]> {
   const client = new pg.Client({ connectionString: databaseUrl });
   client.on("error", () => undefined);
   await client.connect();
@@ -394,7 +458,7 @@ export async function checkBank(databaseUrl: string, workload: Workload): Promis
     for (const key of books.byCommand.keys()) {
       if (!known.has(key)) problems.push(`nobody sent ${key}`);
     }
-    if (problems.length > 0) problems.unshift(`WORKLOAD_SEED=${workload.seed}`);
+    if (problems.length > 0) problems.unshift(`WORKLOAD_SEED=${seed}`);
     return problems.slice(0, 20);
   } finally {
     await client.end();
@@ -414,7 +478,8 @@ async function checkSettled(client: pg.Client): Promise<string[]> {
 }
 
 async function readBooks(client: pg.Client, entries: readonly Entry[]): Promise<Books> {
-  const walletIds = [...new Set(entries.map(({ command }) => command.walletId))];
+  const named = entries.flatMap(({ command }) => [command.walletId, command.toWalletId]);
+  const walletIds = [...new Set(named.filter((walletId) => walletId !== null))];
   const read = async <Row extends pg.QueryResultRow>(sql: string): Promise<Row[]> =>
     (await client.query<Row>(sql, [walletIds])).rows;
   const events = await read<EventRow>(
@@ -435,14 +500,22 @@ async function readBooks(client: pg.Client, entries: readonly Entry[]): Promise<
   const wallets = await read<{ wallet_id: string; version: number; balance: number }>(
     "SELECT wallet_id, version::int4, balance::float8 FROM wallets WHERE wallet_id = ANY ($1)",
   );
-  const named = events.filter(({ command_id }) => command_id !== null);
   return {
     events,
-    byCommand: Map.groupBy(named, ({ command_id }) => command_id!),
+    byCommand: byCommandOf(events.filter(({ command_id }) => command_id !== null)),
     rejections: new Map(rejections.map((row) => [row.command_id, row.count])),
-    transfers: Map.groupBy(transfers, ({ command_id }) => command_id),
+    transfers: byCommandOf(transfers),
     wallets: new Map(wallets.map((row) => [row.wallet_id, row])),
   };
+}
+
+function byCommandOf<Row extends { command_id: string | null }>(
+  rows: readonly Row[],
+): Map<string, Row[]> {
+  const groups = new Map<string, Row[]>();
+  for (const row of rows)
+    groups.set(row.command_id!, [...(groups.get(row.command_id!) ?? []), row]);
+  return groups;
 }
 
 /** Versions are contiguous, each event's balance is the fold up to it, and the wallet's row is the fold of all. */

@@ -1,0 +1,910 @@
+/**
+ * The journal on a real PostgreSQL: what one commit is, and who may not make it. The races are staged with sessions of the test's
+ * own that hold the lock which a claim takes alone and every append shares, so that each happens in the order its name tells.
+ */
+import { once } from "node:events";
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
+import type pg from "pg";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { amountMinor } from "../src/amount.ts";
+import type { Journal, NewEvent, Writes } from "../src/journal.ts";
+import { buildPostgresJournal } from "../src/postgres-journal.ts";
+import type { Rejection } from "../src/rejection.ts";
+import { ALL_SHARDS, shardOf } from "../src/shard.ts";
+import type { Transfer, Verdict } from "../src/transfer.ts";
+import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
+import { checkBooks, openDatabase, unique, withLimits, type TestDatabase } from "./staging.ts";
+
+const CLAIM_LOCK = 1_668_245_094;
+const OWNER = "host-1";
+const NOW_MS = Date.UTC(2030, 0, 1, 12, 30, 15, 123);
+
+let database: TestDatabase;
+let journal: Journal;
+let epochs: Map<number, number>;
+
+beforeAll(async () => {
+  database = await openDatabase("journal_test");
+  journal = buildPostgresJournal(database.url);
+});
+
+afterAll(async () => {
+  await journal.close();
+  await database.close();
+});
+
+beforeEach(async () => {
+  epochs = await journal.claim(OWNER, ALL_SHARDS, true);
+});
+
+// --- Writing commits by hand ----------------------------------------------------------------------------------------------
+
+type Draft = {
+  -readonly [K in keyof Writes]: Writes[K] extends ReadonlyMap<infer Key, infer Value>
+    ? Map<Key, Value>
+    : Writes[K];
+};
+
+/** A commit in the making, under the epochs of now. */
+function draft(): Draft {
+  return {
+    events: [],
+    wallets: new Map(),
+    rejections: [],
+    lookups: [],
+    verdictLookups: [],
+    transfers: [],
+    verdicts: [],
+    settled: [],
+    fence: new Map(),
+  };
+}
+
+function speakFor(writes: Draft, walletId: string): void {
+  const shard = shardOf(walletId);
+  writes.fence.set(shard, epochs.get(shard)!);
+}
+
+/** Puts one event into the commit, applied to the wallet as the commit or `state` has it. */
+function put(
+  writes: Draft,
+  walletId: string,
+  event: WalletEvent,
+  rest: Partial<NewEvent> = {},
+  state: WalletState | null = null,
+): WalletState {
+  const before = writes.wallets.get(walletId);
+  const after = apply(walletId, before?.state ?? state, event);
+  const baseVersion = before?.baseVersion ?? state?.version ?? -1;
+  const { version, balanceMinor, heldMinor, status } = after;
+  writes.events.push({
+    walletId,
+    version,
+    event,
+    balanceMinor,
+    heldMinor,
+    status,
+    commandId: null,
+    fingerprint: null,
+    correlationId: "correlation",
+    causationId: "cause",
+    description: null,
+    metadata: null,
+    ...rest,
+  });
+  writes.wallets.set(walletId, { state: after, baseVersion });
+  const { commandId } = rest;
+  if (commandId !== undefined && commandId !== null) writes.lookups.push({ walletId, commandId });
+  speakFor(writes, walletId);
+  return after;
+}
+
+const CREATED: WalletEvent = {
+  type: "WalletCreated",
+  ownerId: "owner",
+  currency: "USD",
+  decimalPlaces: 2,
+  metadata: '{"tier": "gold"}',
+  occurredAtMs: NOW_MS,
+};
+
+function credited(minor: number): WalletEvent {
+  const amount = amountMinor(minor);
+  return { type: "WalletCredited", amountMinor: amount, kind: "CREDIT", occurredAtMs: NOW_MS };
+}
+
+function moved(
+  type: "TransferSent" | "TransferReceived" | "TransferReturned",
+  { transferId, amountMinor }: Transfer,
+  counterpartyId: string,
+): WalletEvent {
+  return { type, amountMinor, transferId, counterpartyId, occurredAtMs: NOW_MS };
+}
+
+/** A wallet with a balance, created by a command. */
+function putWallet(writes: Draft, walletId: string, minor: number, commandId: string): WalletState {
+  put(writes, walletId, CREATED, { causationId: commandId });
+  return put(writes, walletId, credited(minor), { commandId, fingerprint: "input" });
+}
+
+async function openWallet(minor = 10_000): Promise<WalletState> {
+  const writes = draft();
+  const state = putWallet(writes, unique("w"), minor, unique("command"));
+  expect(await journal.append(writes)).toEqual({ type: "committed" });
+  return state;
+}
+
+function creditOf(state: WalletState, minor: number, commandId = unique("command")): Draft {
+  const writes = draft();
+  put(writes, state.walletId, credited(minor), { commandId, fingerprint: "input" }, state);
+  return writes;
+}
+
+function transferBetween(from: WalletState, toWalletId: string, minor: number): Transfer {
+  return {
+    transferId: unique("transfer"),
+    fromWalletId: from.walletId,
+    toWalletId,
+    amountMinor: amountMinor(minor),
+    currency: "USD",
+    decimalPlaces: 2,
+    status: "pending",
+    fromVersion: from.version + 1,
+    toVersion: null,
+    rejection: null,
+    commandId: unique("command"),
+    correlationId: "correlation",
+    description: "rent",
+    createdAtMs: NOW_MS,
+    settledAtMs: null,
+  };
+}
+
+function reserveOf(from: WalletState, transfer: Transfer): Draft {
+  const writes = draft();
+  const { commandId } = transfer;
+  put(
+    writes,
+    from.walletId,
+    moved("TransferSent", transfer, transfer.toWalletId),
+    { commandId },
+    from,
+  );
+  writes.transfers.push(transfer);
+  return writes;
+}
+
+function putVerdict(writes: Draft, { transferId, toWalletId }: Transfer, verdict: Verdict): void {
+  writes.verdicts.push({ transferId, toWalletId, verdict, decidedAtMs: NOW_MS });
+  writes.verdictLookups.push(transferId);
+  speakFor(writes, toWalletId);
+}
+
+function missing(transfer: Transfer): Rejection {
+  return { code: "wallet_not_found", walletId: transfer.toWalletId };
+}
+
+function refusalOf(transfer: Transfer): Draft {
+  const writes = draft();
+  putVerdict(writes, transfer, { type: "refused", rejection: missing(transfer) });
+  return writes;
+}
+
+function putReceipt(writes: Draft, transfer: Transfer, payee: WalletState): WalletState {
+  const event = moved("TransferReceived", transfer, transfer.fromWalletId);
+  const received = put(writes, payee.walletId, event, {}, payee);
+  putVerdict(writes, transfer, { type: "posted", toVersion: received.version });
+  return received;
+}
+
+function putReturn(writes: Draft, transfer: Transfer, payer: WalletState): void {
+  put(writes, payer.walletId, moved("TransferReturned", transfer, transfer.toWalletId), {}, payer);
+  const rejection = missing(transfer);
+  writes.settled.push({ ...transfer, status: "returned", rejection, settledAtMs: NOW_MS });
+}
+
+/** Refused, returned and settled, so that the books are in order. */
+async function giveBack(transfer: Transfer): Promise<void> {
+  await journal.append(refusalOf(transfer));
+  const writes = draft();
+  putReturn(writes, transfer, await walletNow(transfer.fromWalletId));
+  expect(await journal.append(writes)).toEqual({ type: "committed" });
+}
+
+/** A pending transfer of 1.00 to a wallet that does not exist. */
+async function reserved(): Promise<Transfer> {
+  const payer = await openWallet();
+  const transfer = transferBetween(payer, unique("w"), 100);
+  expect(await journal.append(reserveOf(payer, transfer))).toEqual({ type: "committed" });
+  return transfer;
+}
+
+async function walletNow(walletId: string): Promise<WalletState> {
+  return (await journal.loadWallets([walletId])).get(walletId)!;
+}
+
+async function versionOf(walletId: string): Promise<number | undefined> {
+  return (await journal.loadWallets([walletId])).get(walletId)?.version;
+}
+
+const COUNTS = `
+  SELECT (SELECT count(*) FROM events) AS events, (SELECT count(*) FROM wallets) AS wallets,
+         (SELECT sum(version) FROM wallets) AS versions, (SELECT count(*) FROM rejections) AS rejections,
+         (SELECT count(*) FROM transfers) AS transfers, (SELECT count(*) FROM transfer_verdicts) AS verdicts,
+         (SELECT count(*) FROM transfers WHERE status <> 'pending') AS settled`;
+
+/** Runs the work and sees that no table has changed by it. */
+async function writingNothing<T>(work: () => Promise<T>): Promise<T> {
+  const before = await database.query(COUNTS);
+  const result = await work();
+  expect(await database.query(COUNTS)).toEqual(before);
+  return result;
+}
+
+/** Waits until so many sessions wait for the lock of claims and appends. */
+async function untilWaiting(count = 1): Promise<void> {
+  const sql = `SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+               WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()`;
+  await expect.poll(() => database.query(sql), { interval: 5 }).toEqual([{ count }]);
+}
+
+async function holdLock(mode: "alone" | "shared"): Promise<pg.Client> {
+  const session = await database.session();
+  await session.query("BEGIN");
+  const suffix = mode === "shared" ? "_shared" : "";
+  await session.query(`SELECT pg_advisory_xact_lock${suffix}(${CLAIM_LOCK})`);
+  return session;
+}
+
+// --- One commit -----------------------------------------------------------------------------------------------------------
+
+describe("one commit", () => {
+  it("holds everything it was given, and it all reads back", async () => {
+    // Given two pending transfers of one payer
+    const [payer, payee] = [await openWallet(10_000), await openWallet(500)];
+    const kept = transferBetween(payer, payee.walletId, 700);
+    await journal.append(reserveOf(payer, kept));
+    const sent = await walletNow(payer.walletId);
+    const returned = transferBetween(sent, unique("w"), 300);
+    await journal.append(reserveOf(sent, returned));
+    const shard = shardOf(payer.walletId);
+    expect(await journal.loadPendingTransfers([shard])).toEqual(
+      expect.arrayContaining([kept, returned]),
+    );
+    expect(await journal.loadPendingTransfers([(shard + 1) % 256])).toEqual([]);
+
+    // When one commit brings a creation, a rejection, a receipt, a refusal and two settlements
+    const writes = refusalOf(returned);
+    const newId = unique("w");
+    const created = putWallet(writes, newId, 1, unique("command"));
+    const { walletId } = payee;
+    const rejection: Rejection = { code: "wallet_already_exists", walletId };
+    const commandId = unique("command");
+    writes.rejections.push({ walletId, commandId, fingerprint: "input", rejection });
+    writes.lookups.push({ walletId, commandId });
+    const received = putReceipt(writes, kept, payee);
+    const { version: toVersion } = received;
+    writes.settled.push({ ...kept, status: "posted", toVersion, settledAtMs: NOW_MS + 1 });
+    putReturn(writes, returned, await walletNow(payer.walletId));
+    expect(await journal.append(writes)).toEqual({ type: "committed" });
+
+    // Then all of it is there, and the books are in order
+    const missingId = unique("w");
+    const states = await journal.loadWallets([newId, walletId, missingId]);
+    expect(Object.fromEntries(states)).toEqual({
+      [newId]: created,
+      [walletId]: received,
+      [missingId]: null,
+    });
+    expect(await journal.loadPendingTransfers([shard])).toEqual([]);
+    const sql = "SELECT rejection FROM rejections WHERE command_id = $1";
+    expect(await database.query(sql, [commandId])).toEqual([{ rejection }]);
+    await checkBooks(database);
+  });
+
+  it("finds the wallet that a command created, with or without an initial balance", async () => {
+    const [plain, funded, credit] = [unique("command"), unique("command"), unique("command")];
+    const writes = draft();
+    const [plainId, fundedId] = [unique("w"), unique("w")];
+    put(writes, plainId, CREATED, { commandId: plain });
+    const state = putWallet(writes, fundedId, 500, funded);
+    await journal.append(writes);
+    await journal.append(creditOf(state, 1, credit));
+    // A first credit is at version 1 too, and creates nothing.
+    const bare = draft();
+    const bareId = unique("w");
+    const [creation, firstCredit] = [unique("command"), unique("command")];
+    const created = put(bare, bareId, CREATED, { commandId: creation });
+    await journal.append(bare);
+    await journal.append(creditOf(created, 5, firstCredit));
+
+    const found = await journal.loadCreated([plain, funded, credit, firstCredit, "never seen"]);
+
+    expect(Object.fromEntries(found)).toEqual({ [plain]: plainId, [funded]: fundedId });
+  });
+
+  it.each([
+    ["an amount of zero", { amount: 0 }, "events_amount_check"],
+    ["a balance below zero", { balance: -1 }, "balance_check"],
+    ["more held than there is", { held: 1_000_000 }, "events_check"],
+    ["a balance of 10^15", { balance: 1_000_000_000_000_000 }, "balance_check"],
+  ])("leaves nothing of itself when one row has %s", async (_what, wrong, constraint) => {
+    const good = await openWallet();
+    const writes = creditOf(good, 100);
+    const badId = unique("w");
+    putWallet(writes, badId, 100, unique("command"));
+    const last = writes.events.at(-1)!;
+    const event = { ...last.event, ...("amount" in wrong && { amountMinor: wrong.amount }) };
+    writes.events[writes.events.length - 1] = {
+      ...last,
+      event: event as WalletEvent,
+      ...("balance" in wrong && { balanceMinor: wrong.balance }),
+      ...("held" in wrong && { heldMinor: wrong.held }),
+    };
+
+    await writingNothing(() =>
+      expect(journal.append(writes)).rejects.toThrow(new RegExp(constraint)),
+    );
+    expect(await versionOf(good.walletId)).toBe(good.version);
+    expect(await versionOf(badId)).toBeUndefined();
+  });
+
+  it("keeps texts of every kind to the letter", async () => {
+    const texts = [
+      "quotes \" and ' and `",
+      'back\\slashes \\" \\n \\',
+      "line\nbreaks\r\n\tand tabs",
+      "emoji 🪙💶 and Ünïcödé, العربية",
+      "{",
+      "}",
+      "{}",
+      "NULL",
+      "null",
+      '"NULL"',
+      "a,b",
+      "",
+      " ",
+      "$1; DROP TABLE events; --",
+      "\u0001\u001f\u007f",
+    ];
+    const wallet = await openWallet();
+    const writes = draft();
+    let state: WalletState | null = wallet;
+    const sent = texts.map((text) => {
+      const metadata = JSON.stringify({ text, [`key ${text}`]: [text, null] });
+      const commandId = `${text} ${unique("command")}`;
+      const rest = { description: text, fingerprint: text, correlationId: text, causationId: text };
+      put(writes, wallet.walletId, credited(1), { ...rest, metadata, commandId }, state);
+      state = null;
+      return { ...rest, commandId, metadata: JSON.parse(metadata) as object };
+    });
+
+    expect(await journal.append(writes)).toEqual({ type: "committed" });
+
+    const rows = await database.query(
+      `SELECT description, fingerprint, correlation_id AS "correlationId", causation_id AS "causationId",
+              command_id AS "commandId", data->'metadata' AS metadata
+       FROM events WHERE wallet_id = $1 AND version > 1 ORDER BY version`,
+      [wallet.walletId],
+    );
+    expect(rows).toEqual(sent);
+    // And in what is written by other ways: a transfer, a rejection, a creation
+    const all = texts.join();
+    const { walletId } = wallet;
+    const current = await walletNow(walletId);
+    const transfer = { ...transferBetween(current, unique("w"), 1), description: all };
+    const others = reserveOf(current, transfer);
+    const rejection: Rejection = { code: "wallet_not_empty", walletId, reason: all };
+    const commandId = unique("command");
+    others.rejections.push({ walletId, commandId, fingerprint: null, rejection });
+    const newId = unique("w");
+    put(others, newId, { ...CREATED, ownerId: all });
+    expect(await journal.append(others)).toEqual({ type: "committed" });
+    expect(await journal.loadPendingTransfers([shardOf(walletId)])).toEqual([transfer]);
+    expect((await walletNow(newId)).ownerId).toBe(all);
+    const again = creditOf(current, 1, commandId);
+    expect(await journal.append(again)).toMatchObject({ commands: [{ rejection }] });
+    await giveBack(transfer);
+  });
+
+  it("keeps numbers up to the bound exactly", async () => {
+    const largest = 999_999_999_999_999;
+    const wallet = await openWallet(largest - 1);
+    expect(await journal.append(creditOf(wallet, 1))).toEqual({ type: "committed" });
+    const state = await walletNow(wallet.walletId);
+    expect(state).toMatchObject({ balanceMinor: largest, version: 2, createdAtMs: NOW_MS });
+    const rows = await database.query(
+      "SELECT balance::text, amount::text FROM events WHERE wallet_id = $1 AND version > 0 ORDER BY version",
+      [wallet.walletId],
+    );
+    expect(rows).toEqual([
+      { balance: "999999999999998", amount: "999999999999998" },
+      { balance: "999999999999999", amount: "1" },
+    ]);
+  });
+});
+
+// --- Who may write --------------------------------------------------------------------------------------------------------
+
+describe("the fence", () => {
+  it("refuses a superseded epoch and names the shards that were lost, no others", async () => {
+    const [lost, kept] = [await openWallet(), await openWallet()];
+    const writes = creditOf(lost, 1);
+    put(writes, kept.walletId, credited(1), {}, kept);
+    expect(shardOf(lost.walletId)).not.toBe(shardOf(kept.walletId));
+    await journal.claim("host-2", [shardOf(lost.walletId)], true);
+
+    const result = await writingNothing(() => journal.append(writes));
+
+    expect(result).toEqual({ type: "fenced", shards: [shardOf(lost.walletId)] });
+  });
+
+  it("refuses a superseded writer that has nothing to write", async () => {
+    const { walletId } = await openWallet();
+    const writes = draft();
+    speakFor(writes, walletId);
+    expect(await journal.append(writes)).toEqual({ type: "committed" });
+    await journal.claim(OWNER, [shardOf(walletId)], false);
+    expect(await journal.append(writes)).toEqual({ type: "fenced", shards: [shardOf(walletId)] });
+  });
+
+  it("gives an owner what it holds, and others only what they take over", async () => {
+    const [one, two, three] = [17, 18, 19];
+    await journal.claim("host-2", [three], true);
+
+    const again = await journal.claim(OWNER, [one, two, three], false);
+    const taken = await journal.claim("host-3", [two, three], true);
+
+    expect([...again.keys()].toSorted()).toEqual([one, two]);
+    expect(again.get(one)).toBe(epochs.get(one)! + 1);
+    expect(Object.fromEntries(taken)).toEqual({
+      [two]: epochs.get(two)! + 2,
+      [three]: epochs.get(three)! + 2,
+    });
+    expect(await journal.claim(OWNER, [two, three], false)).toEqual(new Map());
+  });
+
+  it("race: an append that waits while a claim is under way is refused once the claim commits", async () => {
+    const wallet = await openWallet();
+    const shard = shardOf(wallet.walletId);
+    // Given a claim that has the lock and has not committed
+    const claim = await holdLock("alone");
+    await claim.query("UPDATE shards SET owner = 'host-2', epoch = epoch + 1 WHERE shard = $1", [
+      shard,
+    ]);
+    // When an append under the old epoch begins, and the claim commits
+    const append = journal.append(creditOf(wallet, 1));
+    await untilWaiting();
+    await claim.query("COMMIT");
+    // Then it sees the new epoch although it began before
+    expect(await append).toEqual({ type: "fenced", shards: [shard] });
+    expect(await versionOf(wallet.walletId)).toBe(wallet.version);
+  });
+
+  it("race: an append that waits for a claim which fails is committed", async () => {
+    const wallet = await openWallet();
+    const claim = await holdLock("alone");
+    await claim.query("UPDATE shards SET epoch = epoch + 1");
+    const append = journal.append(creditOf(wallet, 1));
+    await untilWaiting();
+    await claim.query("ROLLBACK");
+    expect(await append).toEqual({ type: "committed" });
+  });
+
+  it("race: a claim waits for an append under way, and sees what it wrote", async () => {
+    const wallet = await openWallet();
+    // Given an append of another session that has written and not committed
+    const append = await holdLock("shared");
+    await append.query("UPDATE wallets SET metadata = '{\"late\": true}' WHERE wallet_id = $1", [
+      wallet.walletId,
+    ]);
+    // When a claim begins
+    let isClaimed = false;
+    const claim = journal.claim("host-2", [shardOf(wallet.walletId)], true).then((claimed) => {
+      isClaimed = true;
+      return claimed;
+    });
+    await untilWaiting();
+    await delay(50);
+    expect(isClaimed).toBe(false);
+    // Then it ends after that append, and what was written is visible
+    await append.query("COMMIT");
+    await claim;
+    const state = await walletNow(wallet.walletId);
+    expect(state.metadata).toBe('{"late": true}');
+    const restore = "UPDATE wallets SET metadata = $2 WHERE wallet_id = $1";
+    await database.query(restore, [wallet.walletId, wallet.metadata]);
+  });
+
+  it("lets two writers of different shards commit at the same time", async () => {
+    const [one, two] = [await openWallet(), await openWallet()];
+    const other = buildPostgresJournal(database.url);
+    onTestFinished(() => other.close());
+    const held = await holdLock("shared");
+    expect(await journal.append(creditOf(one, 1))).toEqual({ type: "committed" });
+    expect(await other.append(creditOf(two, 1))).toEqual({ type: "committed" });
+    await held.query("COMMIT");
+  });
+});
+
+// --- What must be new -----------------------------------------------------------------------------------------------------
+
+describe("ids and versions that exist already", () => {
+  it("writes nothing and tells the outcome of a command that committed before", async () => {
+    const wallet = await openWallet();
+    const bystander = await openWallet();
+    const commandId = unique("command");
+    await journal.append(creditOf(wallet, 100, commandId));
+    const again = creditOf(await walletNow(wallet.walletId), 100, commandId);
+    put(again, bystander.walletId, credited(1), {}, bystander);
+
+    const result = await writingNothing(() => journal.append(again));
+
+    expect(result).toEqual({
+      type: "known",
+      commands: [
+        {
+          walletId: wallet.walletId,
+          commandId,
+          fingerprint: "input",
+          version: 2,
+          transferId: null,
+          rejection: null,
+        },
+      ],
+      verdicts: [],
+    });
+  });
+
+  it("writes nothing and repeats the rejection of a command that was rejected before", async () => {
+    const { walletId, version, ...rest } = await openWallet();
+    const commandId = unique("command");
+    const rejection: Rejection = {
+      code: "version_conflict",
+      walletId,
+      expectedVersion: 7,
+      version,
+    };
+    const writes = draft();
+    writes.rejections.push({ walletId, commandId, fingerprint: "input", rejection });
+    writes.lookups.push({ walletId, commandId });
+    speakFor(writes, walletId);
+    expect(await journal.append(writes)).toEqual({ type: "committed" });
+
+    for (const again of [writes, creditOf({ walletId, version, ...rest }, 1, commandId)]) {
+      const result = await writingNothing(() => journal.append(again));
+      const fingerprint = "input";
+      const known = {
+        walletId,
+        commandId,
+        fingerprint,
+        version: null,
+        transferId: null,
+        rejection,
+      };
+      expect(result).toEqual({ type: "known", commands: [known], verdicts: [] });
+    }
+  });
+
+  it("takes the same command id for another wallet as another command", async () => {
+    const [one, two] = [await openWallet(), await openWallet()];
+    const commandId = unique("command");
+    expect(await journal.append(creditOf(one, 1, commandId))).toEqual({ type: "committed" });
+    expect(await journal.append(creditOf(two, 1, commandId))).toEqual({ type: "committed" });
+  });
+
+  it("writes nothing and repeats a refusal, when the payee would take the money now", async () => {
+    const [payer, payee] = [await openWallet(), await openWallet()];
+    const transfer = transferBetween(payer, payee.walletId, 100);
+    await journal.append(reserveOf(payer, transfer));
+    const refusal = refusalOf(transfer);
+    expect(await journal.append(refusal)).toEqual({ type: "committed" });
+    const posting = draft();
+    putReceipt(posting, transfer, payee);
+
+    const { transferId } = transfer;
+    const { verdict } = refusal.verdicts[0]!;
+    const known = { type: "known", commands: [], verdicts: [{ transferId, verdict }] };
+    expect(await writingNothing(() => journal.append(posting))).toEqual(known);
+    // And without looking first, the key is in the way
+    posting.verdictLookups.length = 0;
+    expect(await writingNothing(() => journal.append(posting))).toMatchObject({ type: "stale" });
+    await giveBack(transfer);
+  });
+
+  it("writes nothing and repeats a posting, when the payee would refuse now", async () => {
+    const [payer, payee] = [await openWallet(), await openWallet()];
+    const transfer = transferBetween(payer, payee.walletId, 100);
+    await journal.append(reserveOf(payer, transfer));
+    const posting = draft();
+    const { version: toVersion } = putReceipt(posting, transfer, payee);
+    posting.settled.push({ ...transfer, status: "posted", toVersion, settledAtMs: NOW_MS });
+    expect(await journal.append(posting)).toEqual({ type: "committed" });
+
+    const verdict = { type: "posted", toVersion };
+    const { transferId } = transfer;
+    const known = { type: "known", commands: [], verdicts: [{ transferId, verdict }] };
+    expect(await writingNothing(() => journal.append(refusalOf(transfer)))).toEqual(known);
+    await checkBooks(database);
+  });
+
+  it.each(["carried out", "rejected"])(
+    "is stale, and not carried out again, when an id was %s before and is not looked for",
+    async (outcome) => {
+      const wallet = await openWallet();
+      const { walletId } = wallet;
+      const commandId = unique("command");
+      const first = outcome === "rejected" ? draft() : creditOf(wallet, 1, commandId);
+      if (outcome === "rejected") {
+        const rejection: Rejection = { code: "wallet_already_exists", walletId };
+        first.rejections.push({ walletId, commandId, fingerprint: null, rejection });
+        speakFor(first, walletId);
+      }
+      expect(await journal.append(first)).toEqual({ type: "committed" });
+      const again = creditOf(await walletNow(walletId), 1, commandId);
+      again.lookups.length = 0;
+      expect(await writingNothing(() => journal.append(again))).toMatchObject({ type: "stale" });
+    },
+  );
+
+  it("is stale when a wallet is not at its base version", async () => {
+    const wallet = await openWallet();
+    await journal.append(creditOf(wallet, 1));
+    const result = await writingNothing(() => journal.append(creditOf(wallet, 1)));
+    expect(result.type).toBe("stale");
+    // And without an event in the way
+    const writes = creditOf(wallet, 1);
+    writes.events.length = 0;
+    expect(await writingNothing(() => journal.append(writes))).toMatchObject({ type: "stale" });
+  });
+
+  it("is stale when a wallet exists that was to be created", async () => {
+    const { walletId } = await openWallet();
+    const writes = draft();
+    putWallet(writes, walletId, 1, unique("command"));
+    expect(await writingNothing(() => journal.append(writes))).toMatchObject({ type: "stale" });
+  });
+
+  it("is stale when one batch has a command id twice", async () => {
+    const wallet = await openWallet();
+    const writes = creditOf(wallet, 1, "twice");
+    put(writes, wallet.walletId, credited(1), { commandId: "twice" });
+    expect(await writingNothing(() => journal.append(writes))).toMatchObject({ type: "stale" });
+  });
+
+  it("is stale when a settled transfer is settled again", async () => {
+    const transfer = await reserved();
+    await giveBack(transfer);
+    const writes = draft();
+    putReturn(writes, transfer, await walletNow(transfer.fromWalletId));
+    expect(await writingNothing(() => journal.append(writes))).toMatchObject({ type: "stale" });
+  });
+
+  it("race: of two writers at one version, one commits and the other is stale", async () => {
+    // Given two that believe in the same epoch: what the fence would let pass, the key does not
+    const wallet = await openWallet();
+    const other = buildPostgresJournal(database.url);
+    onTestFinished(() => other.close());
+    const held = await holdLock("alone");
+    const appends = [journal.append(creditOf(wallet, 5)), other.append(creditOf(wallet, 7))];
+    await untilWaiting(2);
+    await held.query("ROLLBACK");
+
+    const types = (await Promise.all(appends)).map(({ type }) => type);
+
+    expect(types.toSorted()).toEqual(["committed", "stale"]);
+    expect(await versionOf(wallet.walletId)).toBe(wallet.version + 1);
+  });
+});
+
+// --- The database looks again ---------------------------------------------------------------------------------------------
+
+describe("the tables themselves", () => {
+  it.each([
+    "UPDATE events SET amount = amount + 1",
+    "DELETE FROM events WHERE version = 0",
+    "TRUNCATE events",
+    "UPDATE transfer_verdicts SET to_wallet = 'other'",
+    "DELETE FROM transfer_verdicts",
+    "TRUNCATE transfer_verdicts",
+  ])("are append-only: %s is refused", async (sql) => {
+    await giveBack(await reserved());
+    await writingNothing(() => expect(database.query(sql)).rejects.toThrow(/append-only/));
+  });
+
+  const INSERT_EVENT = `
+    INSERT INTO events (wallet_id, version, type, balance, held, status, occurred_at, correlation_id, amount, account)
+    VALUES ('checked', $1, 'WalletCredited', $2, $3, 'ACTIVE', now(), '', $4, $5)`;
+  it.each([
+    ["a negative version", [-1, 0, 0, 1, "system:world"]],
+    ["a negative balance", [1, -1, 0, 1, "system:world"]],
+    ["a balance of 10^15", [1, "1000000000000000", 0, 1, "system:world"]],
+    ["more held than the balance", [1, 5, 6, 1, "system:world"]],
+    ["an amount of 10^15", [1, 0, 0, "1000000000000000", "system:world"]],
+    ["an amount below zero", [1, 0, 0, -1, "system:world"]],
+    ["an amount without the other side", [1, 0, 0, 1, null]],
+  ])("refuse an event with %s", async (_what, values) => {
+    await expect(database.query(INSERT_EVENT, values)).rejects.toThrow(/violates check constraint/);
+  });
+
+  it.each([
+    "balance = -1",
+    "balance = 1000000000000000",
+    "held = balance + 1",
+    "status = 'FROZEN'",
+    "status = 'CLOSED'",
+    "version = -1",
+    "decimal_places = 10",
+  ])("refuse a wallet with %s", async (assignment) => {
+    const { walletId } = await openWallet();
+    const sql = `UPDATE wallets SET ${assignment} WHERE wallet_id = $1`;
+    await expect(database.query(sql, [walletId])).rejects.toThrow(/violates check constraint/);
+  });
+
+  it.each([
+    "to_wallet = from_wallet",
+    "amount = 0",
+    "status = 'lost'",
+    "status = 'posted'",
+    "status = 'returned'",
+    "settled_at = now()",
+    "status = 'posted', settled_at = now(), to_version = 1, rejection = '{}'",
+  ])("refuse a pending transfer with %s", async (assignment) => {
+    const transfer = await reserved();
+    const sql = `UPDATE transfers SET ${assignment} WHERE transfer_id = $1`;
+    await expect(database.query(sql, [transfer.transferId])).rejects.toThrow(/check constraint/);
+    await giveBack(transfer);
+  });
+
+  it("refuse a verdict that is both or neither, and a second one", async () => {
+    const sql = `INSERT INTO transfer_verdicts VALUES ('verdict', 'w', $1, $2, now())`;
+    await expect(database.query(sql, [1, "{}"])).rejects.toThrow(/check constraint/);
+    await expect(database.query(sql, [null, null])).rejects.toThrow(/check constraint/);
+    const session = await database.session();
+    await session.query("BEGIN");
+    await session.query(sql, [1, null]);
+    await expect(session.query(sql, [null, "{}"])).rejects.toThrow(/duplicate key/);
+    await session.query("ROLLBACK");
+  });
+
+  it("show in the trial balance that a wallet was changed behind the journal's back", async () => {
+    const { walletId } = await openWallet(500);
+    const sum = "SELECT sum(balance) FROM trial_balance";
+    expect(await database.query(sum)).toEqual([{ sum: 0 }]);
+    const change = "UPDATE wallets SET balance = balance + $2 WHERE wallet_id = $1";
+    await database.query(change, [walletId, 1]);
+    expect(await database.query(sum)).toEqual([{ sum: 1 }]);
+    await expect(checkBooks(database)).rejects.toThrow();
+    await database.query(change, [walletId, -1]);
+    expect(await database.query(sum)).toEqual([{ sum: 0 }]);
+  });
+});
+
+// --- A database that fails ------------------------------------------------------------------------------------------------
+
+describe("when the database fails", () => {
+  function journalFor(url: string): Journal {
+    const built = buildPostgresJournal(url);
+    onTestFinished(() => built.close());
+    return built;
+  }
+
+  it("does not know the outcome when its connection is ended during the append, and goes on with another", async () => {
+    const wallet = await openWallet();
+    const held = await holdLock("alone");
+    const append = journal.append(creditOf(wallet, 1));
+    await untilWaiting();
+    await database.query(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+       WHERE datname = current_database() AND application_name = 'coffer-writer' AND wait_event_type = 'Lock'`,
+    );
+    expect(await append).toMatchObject({ type: "unknown" });
+    await held.query("ROLLBACK");
+    expect(await versionOf(wallet.walletId)).toBe(wallet.version);
+    expect(await journal.append(creditOf(wallet, 1))).toEqual({ type: "committed" });
+  });
+
+  it("goes on after its connections were ended while idle", async () => {
+    const wallet = await openWallet();
+    await database.query(
+      `SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity
+       WHERE datname = current_database() AND application_name LIKE 'coffer-%'`,
+    );
+    await delay(20);
+    expect(await journal.append(creditOf(wallet, 1))).toEqual({ type: "committed" });
+    expect(await versionOf(wallet.walletId)).toBe(wallet.version + 1);
+  });
+
+  it("has written nothing when the append is cancelled, and may try again", async () => {
+    const wallet = await openWallet();
+    const held = await holdLock("alone");
+    const append = journal.append(creditOf(wallet, 1));
+    await untilWaiting();
+    await database.query(
+      `SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+       WHERE datname = current_database() AND application_name = 'coffer-writer' AND wait_event_type = 'Lock'`,
+    );
+    expect(await append).toMatchObject({ type: "refused" });
+    await held.query("ROLLBACK");
+    expect(await versionOf(wallet.walletId)).toBe(wallet.version);
+  });
+
+  it("ends a statement by its bound, and has written nothing", async () => {
+    withLimits({ journalStatementMs: 200 });
+    const bounded = journalFor(database.url);
+    const wallet = await openWallet();
+    const held = await holdLock("alone");
+    const result = await bounded.append(creditOf(wallet, 1));
+    expect(result).toMatchObject({ type: "refused" });
+    await held.query("ROLLBACK");
+    await delay(50);
+    expect(await versionOf(wallet.walletId)).toBe(wallet.version);
+    expect(await bounded.append(creditOf(wallet, 1))).toEqual({ type: "committed" });
+  });
+
+  it("refuses when nobody listens there", async () => {
+    const wallet = await openWallet();
+    const away = journalFor("postgres://coffer:secret@127.0.0.1:1/coffer");
+    expect(await away.append(creditOf(wallet, 1))).toMatchObject({ type: "refused" });
+    await expect(away.claim(OWNER, [1], false)).rejects.toThrow(/ECONNREFUSED/);
+  });
+
+  /** A wire to the server that can swallow what the server says, and cut. */
+  async function wireTap(): Promise<{ url: string; swallow(cut: boolean): void; heal(): void }> {
+    let mode: "through" | "swallow" | "cut" = "through";
+    const sockets = new Set<Socket>();
+    const { hostname, port } = new URL(database.url);
+    const server = createServer((client) => {
+      const upstream = connect({ host: hostname, port: Number(port) });
+      for (const socket of [client, upstream]) {
+        sockets.add(socket);
+        socket.on("error", () => undefined);
+      }
+      client.pipe(upstream);
+      client.on("close", () => upstream.destroy());
+      upstream.on("close", () => client.destroy());
+      upstream.on("data", (chunk) => {
+        if (mode === "through") client.write(chunk);
+        if (mode === "cut") client.destroy();
+      });
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    onTestFinished(() => {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+    });
+    const url = new URL(database.url);
+    url.port = String((server.address() as AddressInfo).port);
+    return {
+      url: url.href,
+      swallow: (cut) => void (mode = cut ? "cut" : "swallow"),
+      heal: () => void (mode = "through"),
+    };
+  }
+
+  it.each([
+    ["the connection is cut", true],
+    ["the server falls silent", false],
+  ])("does not know the outcome when it commits and %s before it says so", async (_what, cut) => {
+    withLimits({ journalStatementMs: 300, journalConnectMs: 300 });
+    const wire = await wireTap();
+    const tapped = journalFor(wire.url);
+    const wallet = await openWallet();
+    const commandId = unique("command");
+    const other = await openWallet();
+    expect(await tapped.append(creditOf(other, 1))).toEqual({ type: "committed" });
+
+    wire.swallow(cut);
+    const result = await tapped.append(creditOf(wallet, 1, commandId));
+
+    // Then only the journal can tell, and it does: the append is there
+    expect(result).toMatchObject({ type: "unknown" });
+    wire.heal();
+    await tapped.claim(OWNER, ALL_SHARDS, false).then((claimed) => (epochs = claimed));
+    expect(await versionOf(wallet.walletId)).toBe(wallet.version + 1);
+    const again = await tapped.append(creditOf(wallet, 1, commandId));
+    expect(again).toMatchObject({ type: "known", commands: [{ commandId, version: 2 }] });
+  });
+});

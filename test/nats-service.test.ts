@@ -1,0 +1,334 @@
+/**
+ * The service over a real NATS server with two gateways behind it: found by the services API, the same checks and answers as HTTP,
+ * errors in headers too, one answer per key whichever way it comes in, and callers in other processes.
+ */
+import { spawn } from "node:child_process";
+
+import {
+  connect,
+  headers as newHeaders,
+  RequestStrategy,
+  type Msg,
+  type NatsConnection,
+} from "nats";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+
+import { NATS_REQUESTS } from "../gateway/schemas.ts";
+import { LIMITS } from "../src/limits.ts";
+import { packageRoot } from "../src/package-root.ts";
+import { startNats, type TestServer } from "./servers.ts";
+import { openStake, startStack, unique, until, type AnyBody, type Stack } from "./stack.ts";
+
+const ENDPOINTS = Object.keys(NATS_REQUESTS);
+
+interface ServiceReply {
+  readonly ok: boolean;
+  readonly data: AnyBody;
+  readonly error: Pick<AnyBody, "code" | "message" | "statusCode" | "details">;
+}
+
+let server: TestServer;
+let stacks: [Stack, Stack];
+let nats: NatsConnection;
+
+beforeAll(async () => {
+  server = await startNats();
+  const first = await startStack({ natsUrl: server.url });
+  stacks = [first, await startStack({ besides: first })];
+  nats = await connect({ servers: server.url });
+});
+
+afterAll(async () => {
+  for (const { errors } of stacks) expect(errors).toEqual([]);
+  await nats.close();
+  await stacks[1].close();
+  await stacks[0].close();
+  await server.stop();
+});
+
+/** A request with its payload as it is; the message is there for its headers. */
+async function send(
+  endpoint: string,
+  payload: string | Uint8Array,
+  headers: Record<string, string> = {},
+): Promise<{ message: Msg; reply: ServiceReply }> {
+  const given = newHeaders();
+  for (const [name, value] of Object.entries(headers)) given.set(name, value);
+  const options = { timeout: 5_000, headers: given };
+  const message = await nats.request(`wallets.v1.${endpoint}`, payload, options);
+  return { message, reply: message.json<ServiceReply>() };
+}
+
+const ask = (endpoint: string, body: object, headers?: Record<string, string>) =>
+  send(endpoint, JSON.stringify(body), headers);
+
+async function data(endpoint: string, body: object): Promise<AnyBody> {
+  const { reply, message } = await ask(endpoint, body);
+  expect(reply, message.string()).toMatchObject({ ok: true });
+  expect(message.headers?.has("Nats-Service-Error-Code")).not.toBe(true);
+  return reply.data;
+}
+
+async function collected<T>(iterator: AsyncIterable<T> | Promise<AsyncIterable<T>>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const one of await iterator) all.push(one);
+  return all;
+}
+
+const discovery = () => nats.services.client({ maxWait: 500, strategy: RequestStrategy.Timer });
+
+describe("the service", () => {
+  it("is found with its endpoints and their schemas, once for each gateway", async () => {
+    const infos = await collected(discovery().info("wallets"));
+    expect(infos.length).toBe(2);
+    expect(new Set(infos.map(({ id }) => id)).size).toBe(2);
+    for (const { name, version, description, endpoints } of infos) {
+      expect([name, version]).toEqual(["wallets", "1.2.3"]);
+      expect(description).toMatch(/\w/);
+      expect(endpoints.map((one) => one.subject).toSorted()).toEqual(
+        ENDPOINTS.map((one) => `wallets.v1.${one}`).toSorted(),
+      );
+      for (const { metadata } of endpoints) {
+        expect(JSON.parse(metadata!["schema"]!)).toMatchObject({
+          type: "object",
+          additionalProperties: false,
+        });
+      }
+    }
+    expect((await collected(discovery().ping("wallets"))).length).toBe(2);
+  });
+
+  it("carries out every command and reads", async () => {
+    const [id, to] = [unique("n"), unique("n")];
+    const created = await data("create", { walletId: id, ownerId: "u", initialBalance: "10.00" });
+    expect(created).toMatchObject({ id, ownerId: "u", balance: 10, version: 1, status: "ACTIVE" });
+    await data("create", { walletId: to });
+    expect(await data("credit", { walletId: id, amount: 5 })).toMatchObject({ balance: 15 });
+    expect(await data("debit", { walletId: id, amount: 0.5 })).toMatchObject({ balance: 14.5 });
+    expect(await data("transfer", { walletId: id, toWalletId: to, amount: 4.5 })).toMatchObject({
+      status: "posted",
+      fromWallet: { id, balance: 10, version: 4 },
+      toWallet: { id: to, balance: 4.5, version: 1 },
+    });
+    expect(await data("suspend", { walletId: id, reason: "r" })).toMatchObject({ version: 5 });
+    expect(await data("activate", { walletId: id })).toMatchObject({ status: "ACTIVE" });
+    await data("debit", { walletId: id, amount: 10 });
+    const closed = await data("close", { walletId: id });
+    expect(closed).toMatchObject({ status: "CLOSED", balance: 0, version: 8 });
+    expect(await data("get", { walletId: id })).toEqual(closed);
+    for (const stack of stacks) expect(await stack.wallet(id)).toEqual(closed);
+    const anonymous = await data("create", {});
+    expect(anonymous.id).toMatch(/^[\da-f-]{36}$/);
+  });
+
+  it("takes over the caller's correlation id", async () => {
+    const { id } = await stacks[0].open();
+    await ask("credit", { walletId: id, amount: 1 }, { "x-correlation-id": "order-8" });
+    const { body } = await stacks[1].get<{ metadata: object }[]>(
+      `/wallets/${id}/events?fromVersion=1`,
+    );
+    expect(body[0]!.metadata).toMatchObject({ correlationId: "order-8" });
+  });
+
+  it("carries out a request to which nobody wants an answer", async () => {
+    const { id } = await stacks[0].open();
+    nats.publish("wallets.v1.credit", JSON.stringify({ walletId: id, amount: 3 }));
+    await until("it is done", async () => (await stacks[0].wallet(id)).balance === 3);
+  });
+});
+
+describe("a refusal", () => {
+  /** Each input over both ways in: the HTTP path for the wallet, and the fields of the body. */
+  it.each<[endpoint: string, fields: Record<string, unknown>]>([
+    ...[
+      0,
+      -1,
+      0.001,
+      1e21,
+      1e-9,
+      "NaN",
+      "1e3",
+      " 1",
+      "",
+      null,
+      true,
+      {},
+      [],
+      "9".repeat(1_000),
+    ].map((amount): [string, Record<string, unknown>] => ["credit", { amount }]),
+    ["debit", { amount: 1_000.01 }],
+    ["debit", {}],
+    ["credit", { amount: 1, amuont: 2 }],
+    ["credit", { amount: 1, expectedVersion: 7 }],
+    ["credit", { amount: 1, expectedVersion: "1" }],
+    ["credit", { amount: 1, description: "a\0" }],
+    ["credit", { amount: 1, description: "x".repeat(LIMITS.descriptionLengthMax + 1) }],
+    ["credit", { amount: 1, metadata: [] }],
+    ["credit", { amount: 1, metadata: { a: "\ud800" } }],
+    ["credit", { amount: 1, metadata: { a: "x".repeat(LIMITS.metadataBytesMax) } }],
+    ["credit", { amount: 1, idempotencyKey: "" }],
+    ["transfer", { toWalletId: "nobody", amount: 1 }],
+    ["transfer", { toWalletId: "a b", amount: 1 }],
+    ["transfer", { amount: 1 }],
+    ["close", {}],
+    ["suspend", { reason: 1 }],
+  ])("of %s %j is the same as over HTTP", async (endpoint, fields) => {
+    const { from: walletId } = await openStake(stacks[0]);
+    const { message, reply } = await ask(endpoint, { walletId, ...fields });
+    const { body } = await stacks[1].post(`/wallets/${walletId}/${endpoint}`, fields);
+    const { code, message: sentence, statusCode, details } = body;
+    expect(reply).toEqual({
+      ok: false,
+      error: { code, message: sentence, statusCode, ...(details !== undefined && { details }) },
+    });
+    expect(statusCode).toBeLessThan(500);
+    expect(message.headers?.get("Nats-Service-Error-Code")).toBe(String(statusCode));
+    expect(message.headers?.get("Nats-Service-Error")).toBe(code);
+    expect(await stacks[0].wallet(walletId)).toMatchObject({ balance: 1_000, version: 1 });
+  });
+
+  it.each(ENDPOINTS)("of junk comes at once from %s", async (endpoint) => {
+    const nothing = endpoint === "create" ? "[1]" : "{}";
+    const junk: [string | Uint8Array, string][] = [
+      ...["", "x", "{", "undefined", "NaN", "{}{}"].map((text): [string, string] => [
+        text,
+        "invalid_json",
+      ]),
+      [Buffer.from([0xff, 0xfe, 0]), "invalid_json"],
+      ...["null", "1", '"w"', "[]", "true", nothing].map((text): [string, string] => [
+        text,
+        "validation_failed",
+      ]),
+      ['{"walletId":"a b"}', "validation_failed"],
+      ['{"walletId":5}', "validation_failed"],
+      ['{"walletId":"w","constructor":1}', "validation_failed"],
+      ['{"walletId":"w","__proto__":{"amount":1}}', "validation_failed"],
+      [`{"walletId":"${"x".repeat(900_000)}"}`, "validation_failed"],
+      ["[".repeat(500_000) + "]".repeat(500_000), "validation_failed"],
+      ["[".repeat(1_000_000), "invalid_json"],
+    ];
+    for (const [payload, code] of junk) {
+      const { reply } = await send(endpoint, payload);
+      expect(reply, String(payload).slice(0, 50)).toMatchObject({ ok: false, error: { code } });
+      expect(JSON.stringify(reply).length).toBeLessThan(4_000);
+    }
+  });
+
+  it("names the wallet that is not there", async () => {
+    const { reply } = await ask("get", { walletId: "nobody" });
+    expect(reply.error).toEqual({
+      code: "wallet_not_found",
+      message: "Wallet nobody does not exist",
+      statusCode: 404,
+      details: { walletId: "nobody" },
+    });
+  });
+});
+
+describe("an idempotency key", () => {
+  it.each(["credit", "debit", "transfer", "create", "suspend", "activate", "close"])(
+    "of %s gives the first answer again, also over HTTP and after a crash",
+    async (endpoint) => {
+      const { from, to, empty } = await openStake(stacks[0]);
+      const isStep = ["suspend", "activate", "close"].includes(endpoint);
+      const walletId = endpoint === "create" ? unique("n") : isStep ? empty : from;
+      const fields = {
+        ...(!isStep && endpoint !== "create" && { amount: 10 }),
+        ...(endpoint === "transfer" && { toWalletId: to }),
+      };
+      const key = unique("key");
+      const first = await ask(endpoint, { walletId, ...fields }, { "Idempotency-Key": key });
+      expect(first.reply.ok, first.message.string()).toBe(true);
+      expect(first.message.headers?.get("Idempotent-Replayed") ?? "").toBe("");
+      await stacks[0].crashLanes();
+      const body = { walletId, ...fields, idempotencyKey: key };
+      for (const headers of [{}, { "idempotency-key": key }]) {
+        const { message, reply } = await ask(endpoint, body, headers);
+        expect(reply).toEqual(first.reply);
+        expect(message.headers?.get("Idempotent-Replayed")).toBe("true");
+      }
+      const path = endpoint === "create" ? "/wallets" : `/wallets/${walletId}/${endpoint}`;
+      const overHttp = endpoint === "create" ? { walletId, ...fields } : fields;
+      const http = await stacks[1].post(path, overHttp, key);
+      expect(http.body).toEqual(first.reply.data);
+      expect(http.headers["idempotent-replayed"]).toBe("true");
+      const other = await ask(endpoint, { ...body, description: "another" });
+      expect(other.reply.error.code).toBe("idempotency_conflict");
+    },
+  );
+
+  it("takes effect once, however many ask at the same time at two gateways", async () => {
+    const { id } = await stacks[0].open();
+    const key = unique("key");
+    const body = { walletId: id, amount: 1, idempotencyKey: key };
+    const replies = await Promise.all([
+      ...Array.from({ length: 20 }, async () => (await ask("credit", body)).reply.data),
+      ...stacks.map(
+        async (one) => (await one.post(`/wallets/${id}/credit`, { amount: 1 }, key)).body,
+      ),
+    ]);
+    for (const reply of replies) expect(reply).toMatchObject({ balance: 1, version: 1 });
+    expect(await stacks[0].wallet(id)).toMatchObject({ balance: 1, version: 1 });
+  });
+
+  it("that differs between header and body is refused", async () => {
+    const body = { walletId: "w", amount: 1, idempotencyKey: "one" };
+    const { reply } = await ask("credit", body, { "Idempotency-Key": "two" });
+    expect(reply.error).toMatchObject({ code: "validation_failed", statusCode: 422 });
+    expect(reply.error.message).toContain("idempotencyKey");
+  });
+});
+
+describe("two gateways", () => {
+  const requestsServed = async () =>
+    (await collected(discovery().stats("wallets"))).map(({ endpoints }) =>
+      endpoints!.reduce((sum, { num_requests: count }) => sum + count, 0),
+    );
+
+  it("share the work: each request is served once, by one of them", async () => {
+    const { id } = await stacks[0].open();
+    const before = await requestsServed();
+    await Promise.all(
+      Array.from({ length: 300 }, () => data("credit", { walletId: id, amount: 1 })),
+    );
+    expect(await stacks[1].wallet(id)).toMatchObject({ balance: 300, version: 300 });
+    const after = await requestsServed();
+    expect(after.length).toBe(2);
+    const sum = (counts: number[]) => counts.reduce((total, count) => total + count, 0);
+    expect(sum(after) - sum(before)).toBe(300);
+    for (const count of after) expect(count).toBeGreaterThan(50);
+  });
+
+  it("serve callers of other processes", async () => {
+    const { id } = await stacks[0].open();
+    const script = `
+      import { connect } from "nats";
+      const nats = await connect({ servers: process.argv[1] });
+      const body = JSON.stringify({ walletId: process.argv[2], amount: "1.50" });
+      const { data } = (await nats.request("wallets.v1.credit", body, { timeout: 5000 })).json();
+      console.log(JSON.stringify(data));
+      await nats.close();`;
+    const child = spawn(process.execPath, ["--input-type=module", "-e", script, server.url, id], {
+      cwd: packageRoot,
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    let output = "";
+    child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
+    const code = await new Promise((resolve) => child.once("close", resolve));
+    expect(code).toBe(0);
+    expect(JSON.parse(output)).toEqual(await stacks[0].wallet(id));
+    expect((await stacks[0].wallet(id)).balance).toBe(1.5);
+  });
+
+  it("lose no request when one of them leaves", async () => {
+    const third = await startStack({ besides: stacks[0] });
+    const { id } = await stacks[0].open();
+    const asking = Promise.all(
+      Array.from({ length: 500 }, () => ask("credit", { walletId: id, amount: 1 })),
+    );
+    await third.close();
+    for (const { reply } of await asking) expect(reply.ok, JSON.stringify(reply)).toBe(true);
+    expect((await stacks[0].wallet(id)).balance).toBe(500);
+    expect((await collected(discovery().ping("wallets"))).length).toBe(2);
+  });
+});
