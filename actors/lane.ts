@@ -56,6 +56,14 @@ export interface Lane {
   stats(): LaneStats;
 }
 
+interface Creation {
+  /** Null until the journal was asked. */
+  walletId: string | null;
+  /** Items with the key that are not finished; with the last one the entry goes. */
+  users: number;
+  waiting: Item[];
+}
+
 /** Consecutive commits that found another writer's rows before the lane gives up on its own memory. */
 const STALE_COMMITS_MAX = 5;
 
@@ -65,9 +73,10 @@ export function buildLane(deps: LaneDeps): Lane {
   const epochs = new Map<number, number>();
   const pending = buildPendingTransfers();
   const inFlight = new Map<string, Item>();
-  /** Wallet ids that keyed creations got in this lane, until they are committed. */
-  const creations = new Map<string, string>();
-  const unresolved = new Map<string, Item[]>();
+  /** Keyed creations in this lane: the wallet id that each key got, while anything with the key is under way. */
+  const creations = new Map<string, Creation>();
+  /** Keys to be looked up with the next read. */
+  let unresolved = new Set<string>();
   const lostShards = new Set<number>();
 
   let mode: "serving" | "recovering" | "pausing" = "recovering";
@@ -157,15 +166,24 @@ export function buildLane(deps: LaneDeps): Lane {
   /** A keyed creation without a wallet id must reach the wallet that the first one with this key made. */
   function resolveCreation(item: Item, message: CommandMessage): void {
     const { commandId } = message.command;
-    const walletId = creations.get(commandId);
-    if (walletId !== undefined) return deliver(redirected(item, message, walletId));
-    const waiting = unresolved.get(commandId);
-    if (waiting === undefined) unresolved.set(commandId, [item]);
-    else waiting.push(item);
+    let creation = creations.get(commandId);
+    if (creation === undefined) {
+      creation = { walletId: null, users: 0, waiting: [] };
+      creations.set(commandId, creation);
+      unresolved.add(commandId);
+    }
+    creation.users += 1;
+    item.creationKey = commandId;
+    if (creation.walletId === null) creation.waiting.push(item);
+    else deliver(redirected(item, message, creation.walletId));
   }
 
   function finish(item: Item): void {
-    if (item.creationKey !== null) creations.delete(item.creationKey);
+    const creation = item.creationKey === null ? undefined : creations.get(item.creationKey);
+    if (creation !== undefined) {
+      creation.users -= 1;
+      if (creation.users === 0) creations.delete(item.creationKey!);
+    }
     const { turn } = item;
     if (turn === null) return;
     turn.open -= 1;
@@ -207,30 +225,31 @@ export function buildLane(deps: LaneDeps): Lane {
   }
 
   function resolveCreations(): void {
-    const batch = new Map(unresolved);
-    unresolved.clear();
+    const keys = unresolved;
+    unresolved = new Set();
     journal
-      .loadCreated([...batch.keys()])
+      .loadCreated([...keys])
       .then(
         (created) => {
-          for (const [commandId, items] of batch) {
-            for (const item of items) {
+          for (const commandId of keys) {
+            const creation = creations.get(commandId);
+            if (creation === undefined || creation.walletId !== null) continue;
+            const { waiting } = creation;
+            creation.waiting = [];
+            for (const item of waiting) {
               const message = item.message as CommandMessage;
               const proposed = message.command.walletId;
               const found = created.get(commandId);
               const isHere = found !== undefined && shardOf(found) === shardOf(proposed);
-              const walletId = creations.get(commandId) ?? (isHere ? found : proposed);
-              creations.set(commandId, walletId);
-              deliver(redirected(item, message, walletId));
+              creation.walletId ??= isHere ? found : proposed;
+              deliver(redirected(item, message, creation.walletId));
             }
           }
           proceed();
         },
         (error: unknown) => {
           deps.log("warn", `cannot look up creations, trying again: ${String(error)}`);
-          for (const [commandId, items] of batch) {
-            unresolved.set(commandId, [...items, ...(unresolved.get(commandId) ?? [])]);
-          }
+          for (const commandId of keys) unresolved.add(commandId);
         },
       )
       .catch(deps.crash);
@@ -290,7 +309,7 @@ export function buildLane(deps: LaneDeps): Lane {
         break;
       case "unknown": {
         deps.log("warn", `the outcome of a commit is unknown, claiming again: ${result.reason}`);
-        const doubtful = new Set(commit.items);
+        const doubtful = new Set(commit.items.flatMap((item) => [item, ...item.followers]));
         mode = "recovering";
         const items = undo();
         for (const item of suspected(items)) if (doubtful.has(item)) item.inDoubt = true;
@@ -423,10 +442,8 @@ export function buildLane(deps: LaneDeps): Lane {
   function expire(): void {
     if (backlog.length > 0) backlog = backlog.filter(keepUnlessExpired);
     for (const actor of sleeping) actor.mailbox = actor.mailbox.filter(keepUnlessExpired);
-    for (const [commandId, items] of unresolved) {
-      const kept = items.filter(keepUnlessExpired);
-      if (kept.length === 0) unresolved.delete(commandId);
-      else unresolved.set(commandId, kept);
+    for (const creation of creations.values()) {
+      creation.waiting = creation.waiting.filter(keepUnlessExpired);
     }
   }
 

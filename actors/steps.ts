@@ -90,11 +90,11 @@ function stepCommand(
   message: CommandMessage,
 ): StepResult {
   if (item.known !== null) return answerKnown(context, message, item.known as KnownCommand);
+  if (follows(context, item)) return "waits";
   if (hasExpired(context, item, message)) {
     const isAwaited = context.nowMs() < message.expiresAtMs;
     return isAwaited ? fault(context, message, "unavailable") : "dealt";
   }
-  if (follows(context, item)) return "waits";
   const { command } = message;
   const { walletId, body, expectedVersion } = command;
   const pendingOutMinor = context.pending.outOf(walletId);

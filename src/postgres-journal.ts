@@ -40,7 +40,7 @@ interface Connection {
 function buildConnection(databaseUrl: string, name: string, settings: string[]): Connection {
   let connecting: Promise<pg.Client> | null = null;
 
-  async function connect(): Promise<pg.Client> {
+  async function connect(forget: () => void): Promise<pg.Client> {
     const client = new Client({
       connectionString: databaseUrl,
       application_name: name,
@@ -49,9 +49,6 @@ function buildConnection(databaseUrl: string, name: string, settings: string[]):
       options: settings.map((setting) => `-c ${setting}`).join(" "),
       types: { getTypeParser: readType },
     });
-    const forget = (): void => {
-      connecting = null;
-    };
     client.on("error", forget);
     client.on("end", forget);
     await client.connect();
@@ -61,11 +58,12 @@ function buildConnection(databaseUrl: string, name: string, settings: string[]):
   return {
     get() {
       if (connecting === null) {
-        const attempt = connect();
-        connecting = attempt;
-        attempt.catch(() => {
+        const forget = (): void => {
           if (connecting === attempt) connecting = null;
-        });
+        };
+        const attempt = connect(forget);
+        connecting = attempt;
+        attempt.catch(forget);
       }
       return connecting;
     },

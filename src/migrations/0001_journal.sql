@@ -177,6 +177,14 @@ BEGIN
     RETURN json_build_object('commands', coalesce(commands, '[]'), 'verdicts', coalesce(verdicts, '[]'));
   END IF;
 
+  -- An id that was not looked for must not have been rejected either.
+  IF EXISTS (
+    SELECT FROM (SELECT unnest(e_command) AS command_id, unnest(e_wallet) AS wallet_id) e
+    JOIN rejections r USING (command_id, wallet_id)
+  ) THEN
+    RAISE EXCEPTION 'a command was rejected before' USING ERRCODE = 'CF002';
+  END IF;
+
   INSERT INTO events
   SELECT wallet_id, version, type, amount, balance, held, status, account, counterparty, transfer_id, command_id,
          fingerprint, to_timestamp(occurred_ms / 1000), correlation_id, causation_id, description, data::jsonb

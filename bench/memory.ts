@@ -1,0 +1,241 @@
+/**
+ * `node --expose-gc dist/bench/memory.js [wallets]`: does a process that has touched very many wallets give their memory back? It
+ * starts Coffer with all roles and a database of its own, warms it up with requests to few wallets, then touches each of
+ * many wallets once, and each time waits until idle actors are gone. What counts is the resident set (from /proc, so only on
+ * Linux) after the many against the one after the few: garbage and buffers are in both, actors only in what is left over. With
+ * `--expose-gc` the server's threads are asked to collect at the end, which tells garbage from what is held. The same file
+ * is preloaded into the server, where all it does is answer that.
+ */
+import { spawn, type ChildProcess } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeSync } from "node:fs";
+import { createServer, type AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { isMainThread, BroadcastChannel } from "node:worker_threads";
+import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
+import { LIMITS } from "../src/limits.ts";
+import { HttpConnection } from "./http-client.ts";
+import { createWallets, inParallel, postPatiently, textOf, type Server } from "./wallet-api.ts";
+
+const WALLETS = 100_000;
+const FEW_WALLETS = 100;
+const CONNECTIONS = 64;
+const READY_MS_MAX = 60_000;
+const STOP_MS_MAX = 20_000;
+/** How much larger the resident set may stay, in MiB. */
+const KEPT_MIB_MAX = 50;
+/** Time for the threads to collect and answer. */
+const PROBE_MS = 1_500;
+/** Past the idle time: a sweep, a tick, and some room. */
+const PASSIVATED_MS = LIMITS.actorIdleMs + LIMITS.actorSweepMs + 4_000;
+
+// --- In the server's threads --------------------------------------------------------------------------------------------
+
+interface ThreadMemory {
+  thread: string;
+  heapUsedMiB: number;
+  heapTotalMiB: number;
+  externalMiB: number;
+}
+
+/** What the benchmark asks: tell what the thread has, or collect its garbage first. */
+type Probe = "tell" | "collect";
+
+/** Each thread answers each probe with a line on standard error. */
+function answerProbes(): void {
+  const channel = new BroadcastChannel("coffer-memory");
+  const answer = (probe: Probe): void => {
+    if (probe === "collect") globalThis.gc?.();
+    const { heapUsed, heapTotal, external } = process.memoryUsage();
+    const memory: ThreadMemory = {
+      thread: isMainThread ? "main" : "lane",
+      heapUsedMiB: mebibytes(heapUsed),
+      heapTotalMiB: mebibytes(heapTotal),
+      externalMiB: mebibytes(external),
+    };
+    writeSync(2, `${JSON.stringify(memory)}\n`);
+  };
+  if (isMainThread) {
+    process.on("message", (probe: Probe) => {
+      channel.postMessage(probe);
+      answer(probe);
+    });
+    process.channel?.unref();
+  } else {
+    channel.addEventListener("message", (event) => answer((event as Event & { data: Probe }).data));
+  }
+  channel.unref();
+}
+
+function mebibytes(bytes: number): number {
+  return Math.round(bytes / 1_048_576);
+}
+
+// --- The measurement ----------------------------------------------------------------------------------------------------
+
+interface Coffer extends Server {
+  child: ChildProcess;
+  threads: ThreadMemory[];
+}
+
+async function startServer(databaseUrl: string): Promise<Coffer> {
+  const port = await freePort();
+  const here = import.meta.url;
+  const preloads = [new URL("./end-with-parent.js", here).href, here];
+  const child = spawn(
+    process.execPath,
+    [
+      ...process.execArgv,
+      ...preloads.flatMap((file) => ["--import", file]),
+      fileURLToPath(new URL("../src/main.js", here)),
+    ],
+    {
+      env: {
+        PATH: process.env["PATH"],
+        LANES: process.env["LANES"],
+        NODE_ENV: "production",
+        DATABASE_URL: databaseUrl,
+        PORT: String(port),
+        LOG_LEVEL: "warn",
+      },
+      stdio: ["pipe", "ignore", "pipe", "ipc"],
+    },
+  );
+  const coffer: Coffer = { host: "127.0.0.1", port, child, threads: [] };
+  createInterface({ input: child.stderr! }).on("line", (line) => {
+    if (line.startsWith('{"thread"')) coffer.threads.push(JSON.parse(line) as ThreadMemory);
+    else process.stderr.write(`${line}\n`);
+  });
+  await untilReady(coffer);
+  return coffer;
+}
+
+async function untilReady({ host, port, child }: Coffer): Promise<void> {
+  const connection = new HttpConnection(host, port, 5_000);
+  const deadlineMs = Date.now() + READY_MS_MAX;
+  while (Date.now() < deadlineMs && child.exitCode === null) {
+    const answer = await connection.get("/health/ready").catch(() => undefined);
+    if (answer?.status === 200) {
+      connection.close();
+      return;
+    }
+    await sleep(100);
+  }
+  throw new Error("Coffer was not ready in time");
+}
+
+function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once("error", reject);
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address() as AddressInfo;
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+async function stopServer({ child }: Coffer): Promise<void> {
+  if (child.exitCode !== null) return;
+  const exited = new Promise((resolve) => child.once("exit", resolve));
+  child.kill("SIGTERM");
+  const timer = setTimeout(() => child.kill("SIGKILL"), STOP_MS_MAX);
+  await exited;
+  clearTimeout(timer);
+}
+
+/** Resident set now and at its highest, in MiB. */
+function residentOf({ child }: Coffer): { nowMiB: number; peakMiB: number } {
+  const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
+  const read = (name: string): number => {
+    const kibibytes = new RegExp(`^${name}:\\s+(\\d+) kB$`, "m").exec(status)?.[1];
+    return Math.round(Number(kibibytes) / 1_024);
+  };
+  return { nowMiB: read("VmRSS"), peakMiB: read("VmHWM") };
+}
+
+/** Actors in memory, where the process shows its lanes. */
+async function actorsOf(coffer: Coffer): Promise<number | undefined> {
+  const connection = new HttpConnection(coffer.host, coffer.port);
+  try {
+    const answer = await connection.get("/health/nats/stats");
+    const { host } = JSON.parse(answer.body.toString("utf8")) as {
+      host?: { lanes: { actors: number }[] };
+    };
+    return host?.lanes.reduce((sum, { actors }) => sum + actors, 0);
+  } finally {
+    connection.close();
+  }
+}
+
+/** Prints the state of the process and of its threads; returns the resident set in MiB. */
+async function say(coffer: Coffer, what: string, probe: Probe = "tell"): Promise<number> {
+  coffer.threads.length = 0;
+  coffer.child.send(probe);
+  await sleep(PROBE_MS);
+  const { nowMiB, peakMiB } = residentOf(coffer);
+  const actors = (await actorsOf(coffer)) ?? "not shown";
+  const threads = coffer.threads
+    .map((one) => `${one.thread} ${one.heapUsedMiB}/${one.heapTotalMiB}+${one.externalMiB}`)
+    .toSorted();
+  const texts = [`${String(nowMiB).padStart(4)} MiB`, `highest ${peakMiB}`, `actors ${actors}`];
+  process.stdout.write(`${what.padEnd(36)} ${texts.concat(threads).join(", ")}\n`);
+  return nowMiB;
+}
+
+async function creditFew(coffer: Coffer, ids: readonly string[], count: number): Promise<void> {
+  await inParallel(coffer, CONNECTIONS, count, async (connection, index) => {
+    const path = `/wallets/${ids[index % ids.length]}/credit`;
+    const outcome = await postPatiently(connection, path, '{"amount":0.01}', `few-${index}`);
+    if (outcome.type !== "answered") throw new Error(outcome.reason);
+    if (outcome.answer.status !== 200) throw new Error(textOf(outcome.answer));
+  });
+}
+
+async function measure(coffer: Coffer, wallets: number): Promise<boolean> {
+  const few = Array.from({ length: FEW_WALLETS }, (_, n) => `few-${n}`);
+  const many = Array.from({ length: wallets }, (_, n) => `many-${n}`);
+  process.stdout.write("resident set; of each thread: heap used/reserved + external, in MiB\n");
+  await say(coffer, "started");
+  await createWallets(coffer, CONNECTIONS, few, 0, () => undefined);
+  await creditFew(coffer, few, wallets);
+  await say(coffer, `${wallets} requests to ${FEW_WALLETS} wallets`);
+  await sleep(PASSIVATED_MS);
+  const beforeMiB = await say(coffer, "before: idle after them");
+  await createWallets(coffer, CONNECTIONS, many, 0, () => undefined);
+  await say(coffer, `${wallets} wallets touched once`);
+  await sleep(PASSIVATED_MS);
+  const afterMiB = await say(coffer, "after: idle after them");
+  if (globalThis.gc !== undefined) await say(coffer, "garbage collected", "collect");
+  const keptMiB = afterMiB - beforeMiB;
+  const isWell = keptMiB <= KEPT_MIB_MAX;
+  const verdict = isWell ? "within" : "above";
+  process.stdout.write(`${keptMiB} MiB stay, ${verdict} the ${KEPT_MIB_MAX} MiB allowed\n`);
+  return isWell;
+}
+
+async function main(): Promise<void> {
+  const wallets = Number(process.argv[2] ?? WALLETS);
+  if (!Number.isSafeInteger(wallets) || wallets < 1) {
+    throw new Error(`wallets must be a whole number from 1, got ${process.argv[2]}`);
+  }
+  const dataDir = mkdtempSync(join(tmpdir(), "coffer-memory-"));
+  const postgres = await startEmbeddedPostgres({ dataDir });
+  try {
+    const coffer = await startServer(postgres.url);
+    try {
+      process.exitCode = (await measure(coffer, wallets)) ? 0 : 1;
+    } finally {
+      await stopServer(coffer);
+    }
+  } finally {
+    await postgres.stop();
+    rmSync(dataDir, { recursive: true, force: true });
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
+else answerProbes();
