@@ -3,6 +3,8 @@
  * any broken invariant into the end of the thread; Piscina brings a new one, which claims the shards afresh. Nothing here is shared
  * with the main thread but messages.
  */
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { parentPort, workerData } from "node:worker_threads";
 import type { Effects, ShardMessage } from "../src/protocol.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
@@ -41,6 +43,18 @@ export type LaneNotice =
 const { databaseUrl, owner, shards } = workerData as LaneWorkerData;
 const journal = buildPostgresJournal(databaseUrl);
 
+setFlagsFromString("--expose-gc");
+const collectGarbage = runInNewContext("gc") as () => void;
+let actorsAtMost = 0;
+
+/** An idle thread allocates nothing, so V8 never collects what passivated actors leave behind. */
+function collectAfterPassivation({ actors }: LaneStats): void {
+  actorsAtMost = Math.max(actorsAtMost, actors);
+  if (actorsAtMost < 1_000 || actors > 0) return;
+  actorsAtMost = 0;
+  collectGarbage();
+}
+
 function notify(notice: LaneNotice): void {
   parentPort?.postMessage(notice);
 }
@@ -65,8 +79,12 @@ export default async function run(task: LaneTask): Promise<LaneResult> {
     switch (task.type) {
       case "batch":
         return { effects: await lane.receive(stamped(task.arrivals), Date.now()), stats: null };
-      case "tick":
-        return { effects: lane.tick(Date.now()), stats: lane.stats() };
+      case "tick": {
+        const effects = lane.tick(Date.now());
+        const stats = lane.stats();
+        collectAfterPassivation(stats);
+        return { effects, stats };
+      }
       case "stop":
         await journal.close();
         return { effects: null, stats: null };

@@ -463,7 +463,7 @@ export function buildLane(deps: LaneDeps): Lane {
         waiter,
         transferAnswer === null
           ? { type: "replayed", walletId: fromWalletId, version: fromVersion, transferId }
-          : { type: "transferred", transfer: transferAnswer },
+          : { type: "transferred", transfer: transferAnswer, replayed: waiter !== transfer.first },
       );
     }
   }

@@ -21,6 +21,8 @@ export interface PendingTransfer {
   readonly payer: WalletState | null;
   phase: "reserved" | "pending" | "settling";
   waiters: CommandMessage[];
+  /** Whose command made the transfer; everybody else who waits has repeated it. */
+  readonly first: CommandMessage | null;
   attempts: number;
   nextDriveMs: number;
 }
@@ -87,6 +89,7 @@ export function buildPendingTransfers(): PendingTransfers {
         payer,
         phase: "reserved",
         waiters,
+        first: waiter,
         attempts: 0,
         nextDriveMs,
       });
@@ -151,6 +154,7 @@ export function buildPendingTransfers(): PendingTransfers {
           payer: known?.payer ?? null,
           phase: "pending",
           waiters: known?.waiters ?? [],
+          first: known?.first ?? null,
           attempts: 1, // by whoever wrote the record
           nextDriveMs: nowMs,
         });

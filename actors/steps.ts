@@ -272,7 +272,7 @@ function stepVerdict(
   for (const waiter of pending.waiters) {
     if (verdict.type === "refused") {
       const { rejection } = verdict;
-      reply(commit, waiter, { type: "rejected", rejection, replayed: false });
+      reply(commit, waiter, { type: "rejected", rejection, replayed: waiter !== pending.first });
       continue;
     }
     const transferAnswer = answerOf(pending, "posted", verdict.toVersion, message.payee);
@@ -280,7 +280,7 @@ function stepVerdict(
       waiter,
       transferAnswer === null
         ? replayOf(transfer)
-        : { type: "transferred", transfer: transferAnswer },
+        : { type: "transferred", transfer: transferAnswer, replayed: waiter !== pending.first },
     );
   }
   if (verdict.type === "posted") pending.waiters = [];

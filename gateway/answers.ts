@@ -39,7 +39,7 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
   }
 
   /** The payee was told again and did not come along: it is what its history says. */
-  async function transferred(answer: TransferAnswer): Promise<Answer> {
+  async function transferred(answer: TransferAnswer, isReplay: boolean): Promise<Answer> {
     const { transferId, status, from, to, toWalletId, toVersion } = answer;
     const payee =
       to !== null
@@ -48,7 +48,7 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
           ? null
           : await walletAt(toWalletId, toVersion);
     const transfer = { transferId, status, from: walletBody(from), to: payee };
-    return { type: "transfer", transfer, isReplay: false };
+    return { type: "transfer", transfer, isReplay };
   }
 
   async function replayedTransfer(transferId: string): Promise<Answer> {
@@ -85,7 +85,7 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
       case "done":
         return { type: "wallet", wallet: walletBody(outcome.wallet), isReplay: false };
       case "transferred":
-        return readBack(transferred(outcome.transfer), commandId);
+        return readBack(transferred(outcome.transfer, outcome.replayed), commandId);
       case "replayed":
         return readBack(replayed(outcome), commandId);
       case "rejected": {

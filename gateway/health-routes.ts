@@ -3,9 +3,11 @@
  * are bounded in time and shared: however many monitors ask at once, each dependency is probed once.
  */
 import type { FastifyInstance } from "fastify";
+import { Type } from "typebox";
 
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
+import { RETRY_AFTER_SECONDS } from "./errors.ts";
 
 export interface HealthProbe {
   readonly name: string;
@@ -46,23 +48,49 @@ export function addHealthRoutes(app: FastifyInstance, options: HealthOptions): v
     return probing;
   }
 
-  const schema = { tags: ["health"] };
   for (const path of ["/health", "/health/ready", "/api/v1/health"]) {
-    app.get(path, { schema }, async (_request, reply) => {
+    const summary = "Whether commands can be served, and how each dependency stands";
+    app.get(path, { schema: schemaOf(summary, HealthBody) }, async (_request, reply) => {
       const { status, checks } = await health();
       reply.code(status === "down" ? 503 : 200).header("cache-control", "no-store");
-      if (status === "down") reply.header("retry-after", 1);
+      if (status === "down") reply.header("retry-after", RETRY_AFTER_SECONDS);
       const uptimeSeconds = Math.floor((Date.now() - startedAtMs) / 1_000);
       return { status, version, uptimeSeconds, checks };
     });
   }
-  app.get("/health/live", { schema }, () => ({ status: "up" }));
-  app.get("/health/nats", { schema }, async (_request, reply) => {
+  const live = schemaOf("Whether the process is there", LiveBody);
+  app.get("/health/live", { schema: live }, () => ({ status: "up" }));
+  const nats = schemaOf("The connection to the bus", BusBody);
+  app.get("/health/nats", { schema: nats }, async (_request, reply) => {
     const check = await assessOne(() => bus.ping(LIMITS.healthCheckMs));
     reply.code(check.state === "down" ? 503 : 200).header("cache-control", "no-store");
     return { status: check.state, connection: bus.state, latencyMs: check.latencyMs };
   });
-  app.get("/health/nats/stats", { schema }, () => stats());
+  const counts = schemaOf("What the bus and the command desk have counted", StatsBody);
+  app.get("/health/nats/stats", { schema: counts }, () => stats());
+}
+
+const State = Type.Union([Type.Literal("up"), Type.Literal("down")]);
+const Latency = Type.Union([Type.Number(), Type.Null()]);
+const CheckBody = Type.Object({
+  state: State,
+  latencyMs: Latency,
+  reason: Type.Optional(Type.String()),
+});
+const HealthBody = Type.Object({
+  status: Type.Union([Type.Literal("up"), Type.Literal("degraded"), Type.Literal("down")]),
+  version: Type.String(),
+  uptimeSeconds: Type.Integer(),
+  checks: Type.Record(Type.String(), CheckBody),
+});
+const LiveBody = Type.Object({ status: Type.Literal("up") });
+const BusBody = Type.Object({ status: State, connection: Type.String(), latencyMs: Latency });
+const StatsBody = Type.Object({}, { additionalProperties: true });
+
+function schemaOf(summary: string, body: object): object {
+  const isHealth = body !== LiveBody && body !== StatsBody;
+  const response = isHealth ? { 200: body, 503: body } : { 200: body };
+  return { tags: ["health"], summary, response };
 }
 
 async function assess(probes: readonly HealthProbe[]): Promise<Health> {

@@ -60,10 +60,13 @@ export function buildServer(log: FastifyBaseLogger): FastifyInstance {
     // Long ids must meet their schema, which names them, instead of missing their route. Node bounds the request line.
     routerOptions: { maxParamLength: 65_536 },
     frameworkErrors: (error, request, reply) => {
+      reply.header("x-correlation-id", request.id);
       void sendError(request, reply, asApiError(error));
     },
     clientErrorHandler: answerBrokenRequest,
   });
+  // Node would silently drop what is behind the 2,000th header; 16 KiB bound them all.
+  app.server.maxHeadersCount = 0;
   app.addHook("onRequest", (request, reply, done) => {
     reply.header("x-correlation-id", request.id);
     done();

@@ -327,7 +327,10 @@ function timeOf(field: string, text: string): number {
   const isTime = DATE_OR_TIME.test(text);
   const hasZone = /(Z|[+-]\d{2}:\d{2})$/.test(text.slice(10));
   const atMs = isTime ? Date.parse(text.length === 10 || hasZone ? text : `${text}Z`) : Number.NaN;
-  if (Number.isNaN(atMs)) throw refusedField(field, "must be an ISO 8601 date or time");
+  const day = text.slice(0, 10);
+  // JavaScript reads February 30 as March 2.
+  const isDay = !Number.isNaN(atMs) && new Date(`${day}T00:00:00Z`).toISOString().startsWith(day);
+  if (!isDay) throw refusedField(field, "must be an ISO 8601 date or time");
   return atMs;
 }
 

@@ -123,7 +123,7 @@ export interface TransferAnswer {
 /** What became of a command. All but `fault` are outcomes: the same id gets the same one again. */
 export type Outcome =
   | { readonly type: "done"; readonly wallet: WalletState }
-  | { readonly type: "transferred"; readonly transfer: TransferAnswer }
+  | { readonly type: "transferred"; readonly transfer: TransferAnswer; readonly replayed: boolean }
   /** The command had committed before: its answer is the wallet (and transfer) as of this version, to be read back. */
   | {
       readonly type: "replayed";

@@ -616,7 +616,9 @@ describe("an error", () => {
     for (const path of ["", "/transactions", "/events", "/transfers"]) {
       expectProblem(await stack.get(`/wallets/nobody${path}`), 404, "wallet_not_found");
     }
-    expectProblem(await stack.get("/transfers/none"), 404, "transfer_not_found");
+    const reply = await stack.get("/transfers/none");
+    expectProblem(reply, 404, "transfer_not_found");
+    expect(reply.body.message).toBe("Transfer none does not exist");
   });
 
   it("about the message itself has its own status", async () => {
@@ -721,15 +723,12 @@ describe("the document", () => {
       const where = `${method} ${path}`;
       const inPath = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name);
       const described = (operation.parameters ?? []).filter((one) => one.in === "path");
-      expect(
-        described.map(({ name }) => name),
-        where,
-      ).toEqual(inPath);
+      expect([where, ...described.map(({ name }) => name)]).toEqual([where, ...inPath]);
       for (const parameter of operation.parameters ?? []) closed(parameter.schema);
       for (const { schema } of Object.values(operation.requestBody?.content ?? {})) closed(schema);
-      expect(JSON.stringify(operation), where).not.toContain(`"nullable"`);
-      for (const response of Object.values(operation.responses)) {
-        expect(typeof response.description, where).toBe("string");
+      expect(JSON.stringify(operation)).not.toContain(`"nullable"`);
+      for (const { description } of Object.values(operation.responses)) {
+        expect(description).toMatch(/\w/);
       }
     }
   });
@@ -742,21 +741,21 @@ describe("the document", () => {
   });
 
   it("fits every answer that these tests got", () => {
-    const checks = new Map<string, { Check(value: unknown): boolean } | undefined>();
-    let checked = 0;
+    const checks = new Map<string, { Check(value: unknown): boolean }>();
+    const misfits: string[] = [];
     for (const { method, route, status, payload } of answers) {
       const path = route.replaceAll(/:(\w+)/g, "{$1}");
       const responses = document.paths[path]?.[method.toLowerCase()]?.responses;
-      const row = responses?.[status] ?? responses?.[`${Math.floor(status / 100)}XX`];
+      // Pages about the API and health are no operations with schemas.
+      if (responses === undefined || path.includes("health")) continue;
+      const row = responses[status] ?? responses[`${Math.floor(status / 100)}XX`];
       const schema = row?.content?.["application/json"]?.schema;
       const name = `${method} ${path} ${status}`;
-      if (responses !== undefined && !path.includes("health")) expect(row, name).toBeDefined();
-      if (schema === undefined) continue;
-      if (!checks.has(name)) checks.set(name, Compile(closed(schema) as TSchema));
-      expect(checks.get(name)!.Check(JSON.parse(payload)), `${name}: ${payload}`).toBe(true);
-      checked++;
+      if (!checks.has(name)) checks.set(name, Compile(closed(schema ?? { not: {} }) as TSchema));
+      if (!checks.get(name)!.Check(JSON.parse(payload))) misfits.push(`${name}: ${payload}`);
     }
-    expect(checked).toBeGreaterThan(1_000);
+    expect(misfits).toEqual([]);
+    expect(checks.size).toBeGreaterThan(40);
   });
 
   it("can be read as a page at /docs", async () => {

@@ -1,0 +1,401 @@
+/**
+ * The roles as real processes: two gateways that serve the whole file, and hosts that come, are superseded, freeze and go, over
+ * real NATS, Redis and PostgreSQL. A bank is at work through both gateways meanwhile; whatever happens behind them, its callers
+ * get an outcome, a 503 (nothing happened) or a 504 (ask again), and the database agrees with each. Which process wrote an event
+ * is read from the database, too: the test adds a column that keeps the writing session.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { Redis } from "ioredis";
+import pg from "pg";
+import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
+import { WebSocket } from "ws";
+import { heartbeatKey } from "../actors/heartbeat.ts";
+import { LIMITS } from "../src/limits.ts";
+import { migrateUp } from "../src/migrate.ts";
+import { startCoffer, type CofferProcess, type Environment } from "./process.ts";
+import { createDatabase, dropDatabase, startNats, startRedis, type TestServer } from "./servers.ts";
+import { until } from "./stack.ts";
+import { askOverHttp, buildWorkload, checkBank, checkOverHttp, type Workload } from "./workload.ts";
+
+/** Between SIGTERM and the end of the process, with room for a busy machine. */
+const STOP_MS_MAX = LIMITS.shutdownMs;
+
+let nats: TestServer;
+let databaseUrl: string;
+let sql: pg.Pool;
+let gateways: [CofferProcess, CofferProcess];
+
+beforeAll(async () => {
+  nats = await startNats();
+  databaseUrl = await createDatabase(inject("postgresUrl"), "roles");
+  await migrateUp(databaseUrl, { log: () => undefined });
+  sql = new pg.Pool({ connectionString: databaseUrl, max: 2 });
+  sql.on("error", () => undefined);
+  await sql.query("ALTER TABLE events ADD COLUMN writer_pid int DEFAULT pg_backend_pid()");
+  const env = { ROLE: "gateway", ...clusterEnv() };
+  gateways = await Promise.all([startCoffer(env), startCoffer(env)]);
+});
+
+afterAll(async () => {
+  const exits = await Promise.all((gateways ?? []).map((gateway) => gateway.stop()));
+  await sql?.end();
+  await dropDatabase(inject("postgresUrl"), "roles");
+  await nats?.stop();
+  expect(exits).toEqual([
+    { code: 0, signal: null },
+    { code: 0, signal: null },
+  ]);
+});
+
+function clusterEnv(): Environment {
+  return { DATABASE_URL: databaseUrl, NATS_URL: nats.url, LOG_LEVEL: "warn" };
+}
+
+async function startHost(hostId: string, env: Environment = {}): Promise<CofferProcess> {
+  const host = await startCoffer({
+    ROLE: "host",
+    ...clusterEnv(),
+    REDIS_URL: inject("redisUrl"),
+    LANES: "2",
+    HOST_ID: hostId,
+    ...env,
+  });
+  onTestFinished(async () => void (await host.kill()));
+  await host.untilReady();
+  return host;
+}
+
+/** A bank whose callers take turns with the gateways, at work. */
+async function openBank(
+  name: string,
+  ports: readonly number[] = gateways.map(({ port }) => port),
+): Promise<Workload> {
+  const ask = askOverHttp(...ports);
+  onTestFinished(() => ask.close());
+  const bank = buildWorkload({ ask, name, callers: 12 });
+  await bank.open();
+  bank.start();
+  onTestFinished(() => bank.stop());
+  await bank.progress(100);
+  return bank;
+}
+
+/** Every command has one outcome, by its key, and callers, gateways and database agree on it. */
+async function expectRightOutcomes(bank: Workload): Promise<void> {
+  await bank.stop();
+  await bank.resolve();
+  for (const { port } of gateways) expect(await checkOverHttp(port, bank)).toEqual([]);
+  expect(await checkBank(databaseUrl, bank)).toEqual([]);
+}
+
+interface Ownership {
+  readonly shards: number;
+  readonly owners: string[];
+  readonly epochs: string[];
+}
+
+async function ownership(): Promise<Ownership> {
+  const { rows } = await sql.query<Ownership>(
+    `SELECT count(*)::int4 AS shards, array_agg(DISTINCT split_part(owner, ':', 1)) AS owners,
+            array_agg(epoch::text ORDER BY shard) AS epochs FROM shards`,
+  );
+  return rows[0]!;
+}
+
+/** Sessions that commit now; with one host, they are its lanes'. */
+async function writers(): Promise<number[]> {
+  const { rows } = await sql.query<{ pid: number }>(
+    `SELECT pid FROM pg_stat_activity
+     WHERE datname = current_database() AND application_name = 'coffer-writer'`,
+  );
+  return rows.map(({ pid }) => pid);
+}
+
+async function eventsBy(pids: readonly number[]): Promise<number> {
+  const { rows } = await sql.query<{ count: number }>(
+    "SELECT count(*)::int4 AS count FROM events WHERE writer_pid = ANY ($1)",
+    [pids],
+  );
+  return rows[0]!.count;
+}
+
+async function healthOf({ baseUrl }: CofferProcess): Promise<{
+  httpStatus: number;
+  status: string;
+  checks: Record<string, { state: string }>;
+}> {
+  const answer = await fetch(`${baseUrl}/health`, { headers: { connection: "close" } });
+  return { httpStatus: answer.status, ...((await answer.json()) as never as object) } as never;
+}
+
+async function post(
+  { baseUrl }: CofferProcess,
+  path: string,
+  body: object,
+  key?: string,
+): Promise<{ status: number; retryAfter: string | null; body: Record<string, unknown> }> {
+  const answer = await fetch(`${baseUrl}${path}`, {
+    method: "POST",
+    headers: {
+      "content-type": "application/json",
+      ...(key === undefined ? {} : { "idempotency-key": key }),
+    },
+    body: JSON.stringify(body),
+  });
+  return {
+    status: answer.status,
+    retryAfter: answer.headers.get("retry-after"),
+    body: (await answer.json()) as Record<string, unknown>,
+  };
+}
+
+it("a gateway without any host says so: 503 with Retry-After, at the deadline", async () => {
+  // Given gateways, and no host
+
+  // When callers ask through both
+  const startedAtMs = performance.now();
+  const asked = Promise.all(
+    Array.from({ length: 8 }, async (_, index) => {
+      const path = `/wallets/nobody-${index}/credit`;
+      const answer = await post(gateways[index % 2]!, path, { amount: 1 }, `nobody-${index}`);
+      return { ...answer, elapsedMs: performance.now() - startedAtMs };
+    }),
+  );
+
+  // Then the gateways are there, and not ready
+  for (const gateway of gateways) {
+    await gateway.untilReady(503);
+    expect((await fetch(`${gateway.baseUrl}/health/live`)).status).toBe(200);
+  }
+
+  // And each caller waited for an owner as long as a command may take, and hears that nothing happened
+  for (const { status, retryAfter, body, elapsedMs } of await asked) {
+    expect(body).toMatchObject({ statusCode: 503, code: "unavailable" });
+    expect(status).toBe(503);
+    expect(Number(retryAfter)).toBeGreaterThan(0);
+    expect(elapsedMs).toBeGreaterThan(LIMITS.commandDeadlineMs - 100);
+    expect(elapsedMs).toBeLessThan(LIMITS.commandDeadlineMs + 3_000);
+  }
+});
+
+it("what is written through one gateway is read, repeated and watched through the other", async () => {
+  // Given a host, and a client of the feed at the second gateway
+  await startHost("one");
+  const [first, second] = gateways;
+  await Promise.all([first.untilReady(), second.untilReady()]);
+  const opened = await post(first, "/wallets", { walletId: "both", initialBalance: 10 });
+  expect(opened.status).toBe(201);
+  const frames: Array<Record<string, unknown>> = [];
+  const socket = new WebSocket(`ws://127.0.0.1:${second.port}/ws`);
+  onTestFinished(() => socket.terminate());
+  socket.on("message", (data: Buffer) => {
+    frames.push(JSON.parse(data.toString()) as Record<string, unknown>);
+  });
+  socket.on("open", () => socket.send('{"type":"subscribe","wallets":["both"]}'));
+  await until("the snapshot is there", () => frames.some(({ snapshot }) => snapshot === true));
+
+  // When the first gateway takes a command
+  const credited = await post(first, "/wallets/both/credit", { amount: 5 }, "both-1");
+
+  // Then the other one reads it, knows it by its key, and has pushed it
+  expect(credited.body).toMatchObject({ id: "both", balance: 15, version: 2 });
+  const read = await fetch(`${second.baseUrl}/wallets/both`);
+  expect(await read.json()).toEqual(credited.body);
+  const repeated = await post(second, "/wallets/both/credit", { amount: 5 }, "both-1");
+  expect(repeated.body).toEqual(credited.body);
+  await until("the change is there", () => frames.some(({ version }) => version === 2));
+  const changes = frames.filter(({ type, snapshot }) => type === "balance" && snapshot === false);
+  expect(changes).toMatchObject([{ walletId: "both", version: 2, balance: 15 }]);
+});
+
+it(
+  "a second host takes over under load: the race is between its claim and the first one's commits",
+  { timeout: 60_000 },
+  async () => {
+    // Given a bank at work on one host
+    const first = await startHost("elder");
+    const bank = await openBank("takeover");
+    const before = await ownership();
+    const firstWriters = await writers();
+    expect(before).toMatchObject({ shards: 256, owners: ["elder"] });
+
+    // When a second one starts
+    const second = await startHost("younger");
+
+    // Then all shards are its own, under higher epochs
+    const after = await ownership();
+    const firstWrote = await eventsBy(firstWriters);
+    expect(after.owners).toEqual(["younger"]);
+    for (const [shard, epoch] of after.epochs.entries()) {
+      expect(BigInt(epoch)).toBeGreaterThan(BigInt(before.epochs[shard]!));
+    }
+
+    // And the first one stops serving, by itself, and says why
+    await bank.progress(200);
+    await first.untilReady(503);
+    expect(first.output).toContain("belong to another owner");
+
+    // And it has written nothing since, and every caller has the one outcome
+    await expectRightOutcomes(bank);
+    expect(firstWrote).toBeGreaterThan(0);
+    expect(await eventsBy(firstWriters)).toBe(firstWrote);
+    expect(await ownership()).toEqual(after);
+    await second.untilReady();
+    expect(await first.stop()).toEqual({ code: 0, signal: null });
+    expect(await ownership()).toEqual(after);
+  },
+);
+
+it(
+  "a host that was frozen during a takeover cannot write: the race is between its wake and the new owner",
+  { timeout: 60_000 },
+  async () => {
+    // Given a bank at work on a host, which freezes in the middle of whatever it does
+    const frozen = await startHost("frozen");
+    const bank = await openBank("frozen");
+    const frozenWriters = await writers();
+    frozen.pause();
+
+    // When another one takes over, and the frozen one wakes with all that was sent to it meanwhile
+    const next = await startHost("next");
+    const after = await ownership();
+    const frozenWrote = await eventsBy(frozenWriters);
+    expect(after.owners).toEqual(["next"]);
+    await bank.progress(50);
+    frozen.resume();
+
+    // Then it notices, and stops serving
+    await bank.progress(200);
+    await frozen.untilReady(503);
+    expect(frozen.output).toContain("belong to another owner");
+
+    // And not one event is its since the takeover, and every caller has the one outcome
+    await expectRightOutcomes(bank);
+    expect(frozenWrote).toBeGreaterThan(0);
+    expect(await eventsBy(frozenWriters)).toBe(frozenWrote);
+    expect(await ownership()).toEqual(after);
+    await next.untilReady();
+  },
+);
+
+it(
+  "NATS dies under load and comes back: callers are told the truth, and all resume by themselves",
+  { timeout: 60_000 },
+  async () => {
+    // Given a bank at work
+    const host = await startHost("patient");
+    const bank = await openBank("nats");
+    const troubles = (): number => bank.count("unavailable") + bank.count("unknown");
+
+    // When NATS is away for longer than a command may take; the race: commands and replies are on their way
+    await nats.kill();
+    await Promise.all([...gateways, host].map((each) => each.untilReady(503)));
+    await sleep(100);
+    const acknowledged = bank.count("acknowledged");
+    await sleep(LIMITS.commandDeadlineMs + 500);
+
+    // Then nothing is acknowledged, and each caller was told that nothing happened, or to ask again
+    expect(bank.count("acknowledged")).toBe(acknowledged);
+    expect(troubles()).toBeGreaterThanOrEqual(12);
+    expect(bank.count("wrong")).toBe(0);
+
+    // When it is there again, the same processes go on
+    await nats.restart();
+    await Promise.all([...gateways, host].map((each) => each.untilReady()));
+    await bank.progress(200);
+
+    // And what was unknown has one outcome
+    await expectRightOutcomes(bank);
+    expect(await host.stop()).toEqual({ code: 0, signal: null });
+  },
+);
+
+it(
+  "a host that gets SIGTERM under load ends in order, and the next one serves what it acknowledged",
+  { timeout: 60_000 },
+  async () => {
+    // Given a bank at work
+    const host = await startHost("leaving");
+    const bank = await openBank("leaving");
+
+    // When the host is told to end; the race: commands arrive and commit meanwhile
+    const startedAtMs = performance.now();
+    expect(await host.stop()).toEqual({ code: 0, signal: null });
+
+    // Then it has ended in time, and the same callers go on with the next one
+    expect(performance.now() - startedAtMs).toBeLessThan(STOP_MS_MAX);
+    await startHost("successor");
+    await bank.progress(200);
+    await expectRightOutcomes(bank);
+  },
+);
+
+it(
+  "the all-in-one process gets SIGTERM under load: what it accepted is answered, and durable",
+  { timeout: 60_000 },
+  async () => {
+    // Given a bank at work on one process with everything
+    const ownUrl = await createDatabase(inject("postgresUrl"), "roles_all");
+    onTestFinished(() => dropDatabase(inject("postgresUrl"), "roles_all"));
+    const env = { DATABASE_URL: ownUrl, LANES: "2", LOG_LEVEL: "warn" };
+    const coffer = await startCoffer(env);
+    onTestFinished(async () => void (await coffer.kill()));
+    await coffer.untilReady();
+    const { port } = coffer;
+    const bank = await openBank("all", [port]);
+
+    // When it is told to end; the race: requests arrive, and commands commit, while it closes
+    const startedAtMs = performance.now();
+    expect(await coffer.stop()).toEqual({ code: 0, signal: null });
+    expect(performance.now() - startedAtMs).toBeLessThan(STOP_MS_MAX);
+    expect(bank.count("wrong")).toBe(0);
+
+    // Then the next one, on the same port, serves the same callers, and nothing is lost or done twice
+    const next = await startCoffer({ ...env, PORT: String(port) });
+    onTestFinished(async () => void (await next.kill()));
+    await next.untilReady();
+    await bank.progress(200);
+    await bank.stop();
+    await bank.resolve();
+    expect(await checkOverHttp(port, bank)).toEqual([]);
+    expect(await checkBank(ownUrl, bank)).toEqual([]);
+  },
+);
+
+it("a host's heart beats in Redis until it ends, and without Redis it serves on", async () => {
+  // Given a host with a Redis of its own
+  const server = await startRedis();
+  onTestFinished(() => server.stop());
+  const host = await startHost("heart", { REDIS_URL: server.url });
+  const redis = new Redis(server.url, { retryStrategy: () => 100 });
+  redis.on("error", () => undefined);
+  onTestFinished(() => redis.disconnect());
+  const key = heartbeatKey("heart");
+  const ttlMs = (): Promise<number> => redis.pttl(key);
+
+  // Then its sign of life is there, and would not outlive it for long
+  await until("the heart beats", async () => (await ttlMs()) > 0);
+  expect(await ttlMs()).toBeLessThanOrEqual(LIMITS.heartbeatTtlMs);
+  expect(JSON.parse((await redis.get(key))!)).toMatchObject({ shards: 256 });
+  expect(await healthOf(host)).toMatchObject({ httpStatus: 200, status: "up" });
+
+  // When Redis is away
+  await server.kill();
+  await until("health says so", async () => (await healthOf(host)).status === "degraded");
+
+  // Then the host is ready and serves
+  expect(await healthOf(host)).toMatchObject({
+    httpStatus: 200,
+    checks: { redis: { state: "down" }, host: { state: "up" }, bus: { state: "up" } },
+  });
+  await host.untilReady();
+  const opened = await post(gateways[0], "/wallets", { walletId: "heartless" });
+  expect(opened.status).toBe(201);
+
+  // When Redis is there again, so is the sign, and SIGTERM takes it away
+  await server.restart();
+  await until("the heart beats again", async () => (await ttlMs()) > 0);
+  await until("health says so", async () => (await healthOf(host)).status === "up");
+  expect(await host.stop()).toEqual({ code: 0, signal: null });
+  expect(await redis.exists(key)).toBe(0);
+});

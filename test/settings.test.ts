@@ -1,0 +1,91 @@
+/**
+ * Bad settings as an operator meets them: the process ends at once, by itself, with a code that is not 0 and one message that names
+ * the variable, what was given and what is allowed. Nothing is opened before: the addresses in here lead nowhere.
+ */
+import { createServer, type AddressInfo } from "node:net";
+import { expect, inject, it, onTestFinished } from "vitest";
+import { runCoffer } from "./process.ts";
+import { createDatabase, dropDatabase } from "./servers.ts";
+
+/** Much less than any attempt to connect takes; most of it is Node's own start. */
+const AT_ONCE_MS = 5_000;
+
+const postgres = "postgres://coffer:secret@127.0.0.1:1/coffer";
+const nats = "nats://127.0.0.1:1";
+const redis = "redis://127.0.0.1:1";
+
+type Row = readonly [env: Record<string, string>, lines: readonly string[]];
+
+const rows: readonly Row[] = [
+  [{ PORT: "70000" }, ['PORT: got "70000", allowed: a whole number from 0 to 65535']],
+  [{ HOST: "a b" }, ['HOST: got "a b", allowed: an IP address or host name to listen on']],
+  [{ ROLE: "leader" }, ['ROLE: got "leader", allowed: all, gateway, host']],
+  [{ LANES: "0" }, ['LANES: got "0", allowed: a whole number from 1 to 64']],
+  [{ HOST_ID: "a.b" }, ['HOST_ID: got "a.b", allowed: 1 to 64 letters, digits, - and _']],
+  [
+    { LOG_LEVEL: "loud" },
+    ['LOG_LEVEL: got "loud", allowed: trace, debug, info, warn, error, fatal, silent'],
+  ],
+  [
+    { DATABASE_URL: "mysql://u:secret@db/x" },
+    [
+      'DATABASE_URL: got "mysql://u:***@db/x", allowed: postgres://user:password@host:port/database',
+    ],
+  ],
+  [{ NATS_URL: "bus:4222" }, ['NATS_URL: got "bus:4222", allowed: nats://host:port']],
+  [{ REDIS_URL: "http://r" }, ['REDIS_URL: got "http://r", allowed: redis://host:port']],
+  [
+    { ROLE: "gateway", DATABASE_URL: postgres },
+    ["NATS_URL: is not set, allowed: nats://host:port (needed when ROLE is gateway or host)"],
+  ],
+  [
+    { ROLE: "gateway", NATS_URL: nats },
+    ["DATABASE_URL: is not set, allowed: postgres://user:password@host:port/database (needed when"],
+  ],
+  [
+    { ROLE: "host", DATABASE_URL: postgres, REDIS_URL: redis },
+    ["NATS_URL: is not set, allowed: nats://host:port (needed when ROLE is gateway or host)"],
+  ],
+  [
+    { ROLE: "host", DATABASE_URL: postgres, NATS_URL: nats },
+    ["REDIS_URL: is not set, allowed: redis://host:port (needed when ROLE is host)"],
+  ],
+  [
+    { ROLE: "host", PORT: "x", LANES: "many" },
+    ['PORT: got "x"', "DATABASE_URL: is", "NATS_URL: is", "REDIS_URL: is", 'LANES: got "many"'],
+  ],
+];
+
+it.each(rows)("ends at once with %j, and says what is allowed", async (env, lines) => {
+  // When Coffer starts with it
+  const { code, signal, output, elapsedMs } = await runCoffer(env);
+
+  // Then it has ended by itself, and each bad variable has its line, and nothing else is said
+  expect({ code, signal }).toEqual({ code: 1, signal: null });
+  expect(elapsedMs).toBeLessThan(AT_ONCE_MS);
+  const [title, ...told] = output.trimEnd().split("\n");
+  expect(title).toBe("Coffer cannot start with these settings:");
+  expect(told).toHaveLength(lines.length);
+  for (const [index, line] of lines.entries()) {
+    expect(told[index]!.trimStart().slice(0, line.length)).toBe(line);
+  }
+  expect(output).not.toContain("secret");
+});
+
+it("names the port when something else listens there", async () => {
+  // Given a port that is taken
+  const other = createServer();
+  await new Promise<void>((done) => other.listen(0, "127.0.0.1", done));
+  onTestFinished(() => new Promise<void>((done) => other.close(() => done())));
+  const { port } = other.address() as AddressInfo;
+  const databaseUrl = await createDatabase(inject("postgresUrl"), "settings");
+  onTestFinished(() => dropDatabase(inject("postgresUrl"), "settings"));
+
+  // When Coffer starts on it
+  const env = { PORT: String(port), DATABASE_URL: databaseUrl, LOG_LEVEL: "warn" };
+  const { code, output } = await runCoffer(env);
+
+  // Then it ends, and the one thing it says is what to do
+  expect(code).toBe(1);
+  expect(output).toBe(`PORT ${port} on 127.0.0.1 is in use; stop what uses it, or set PORT\n`);
+});
