@@ -128,6 +128,7 @@ export interface Cause {
   /** The id of the caller's command that these events are the outcome of; null for a step of the transfer protocol. */
   readonly commandId: string | null;
   readonly fingerprint: string | null;
+  readonly isIdProposed: boolean;
   readonly correlationId: string;
   readonly causationId: string;
   readonly description: string | null;
@@ -160,6 +161,7 @@ export function record(
       status: state.status,
       commandId: isLast ? cause.commandId : null,
       fingerprint: isLast ? cause.fingerprint : null,
+      isIdProposed: cause.isIdProposed,
       correlationId: cause.correlationId,
       causationId: cause.causationId,
       description: cause.description,
@@ -189,8 +191,8 @@ export function recordRejection(
   command: CommandMessage,
   rejection: Rejection,
 ): void {
-  const { walletId, commandId, fingerprint } = command.command;
-  commit.rejections.push({ walletId, commandId, fingerprint, rejection });
+  const { walletId, commandId, fingerprint, proposedId: isIdProposed } = command.command;
+  commit.rejections.push({ walletId, commandId, fingerprint, isIdProposed, rejection });
   commit.lookups.push({ walletId, commandId });
   reply(commit, command, { type: "rejected", rejection, replayed: false });
 }

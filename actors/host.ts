@@ -8,6 +8,7 @@ import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { Piscina } from "piscina";
 import type { Bus, Unsubscribe } from "../src/bus.ts";
+import * as clock from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 import { packageRoot } from "../src/package-root.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
@@ -22,6 +23,7 @@ import {
   type ShardMessage,
 } from "../src/protocol.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
+import type { WalletState } from "../src/wallet.ts";
 import type { LaneStats } from "./lane.ts";
 import type { Arrival, LaneNotice, LaneResult, LaneTask, LaneWorkerData } from "./lane-worker.ts";
 
@@ -91,7 +93,7 @@ export function buildHost(deps: HostDeps): Host {
   function accept(messages: readonly ShardMessage[], shard: number): void {
     const lane = laneOfShard.get(shard);
     if (lane === undefined || !Array.isArray(messages)) return;
-    const atMs = Date.now();
+    const atMs = clock.nowMs();
     const taken: ShardMessage[] = [];
     for (const message of messages) {
       if (!isFor(message, shard)) {
@@ -171,12 +173,14 @@ export function buildHost(deps: HostDeps): Host {
     const { replies, messages, changes, lost } = effects;
     if (replies.length > 0) {
       for (const { inbox, seq } of replies) forget(lane, inbox, seq);
-      for (const [inbox, batch] of grouped(replies, (one) => one.inbox)) bus.publish(inbox, batch);
+      for (const [inbox, batch] of grouped(replies, (one) => one.inbox)) {
+        for (const part of parts(batch, replyBytes)) bus.publish(inbox, part);
+      }
     }
     if (messages.length > 0) {
       for (const [shard, batch] of grouped(messages, (one) => shardOf(addressee(one)))) {
-        if (!laneOfShard.has(shard)) bus.publish(SUBJECTS.shard(shard), batch);
-        else accept(batch, shard);
+        if (laneOfShard.has(shard)) accept(batch, shard);
+        else for (const part of parts(batch, bytesOf)) bus.publish(SUBJECTS.shard(shard), part);
       }
     }
     if (changes.length > 0) announce(changes);
@@ -185,7 +189,7 @@ export function buildHost(deps: HostDeps): Host {
 
   function announce(changes: readonly Change[]): void {
     for (const [shard, batch] of grouped(changes, (one) => shardOf(one.wallet.walletId))) {
-      bus.publish(SUBJECTS.changes(shard), batch);
+      for (const part of parts(batch, changeBytes)) bus.publish(SUBJECTS.changes(shard), part);
     }
     for (const change of changes) {
       const { ownerId } = change.wallet;
@@ -308,7 +312,7 @@ export function buildHost(deps: HostDeps): Host {
   }
 
   function tickAll(): void {
-    const nowMs = Date.now();
+    const nowMs = clock.nowMs();
     for (const lane of lanes) {
       forgetExpired(lane, nowMs);
       if (lane.isTicking) continue;
@@ -359,7 +363,7 @@ export function buildHost(deps: HostDeps): Host {
         subscriptions.get(shard)?.();
         subscriptions.delete(shard);
       }
-      const untilMs = Date.now() + LIMITS.commandDeadlineMs;
+      const untilMs = clock.nowMs() + LIMITS.commandDeadlineMs;
       const isBusy = (): boolean =>
         lanes.some(
           ({ queue, batchesUnderWay, outstandingCount, stats }) =>
@@ -367,7 +371,7 @@ export function buildHost(deps: HostDeps): Host {
             batchesUnderWay > 0 ||
             (outstandingCount > 0 && stats !== null && stats.pendingTransfers > 0),
         );
-      while (isBusy() && Date.now() < untilMs) {
+      while (isBusy() && clock.nowMs() < untilMs) {
         await new Promise((resolve) => setTimeout(resolve, LIMITS.laneTickMs / 10));
       }
       clearInterval(ticker);
@@ -427,11 +431,53 @@ function isCommand(message: CommandMessage): boolean {
   );
 }
 
+/** Most bytes that one UTF-16 unit of a text takes in a bus message. */
+const BYTES_PER_UNIT = 6;
+
 function bytesOf(message: ShardMessage): number {
-  if (message.type !== "command") return COMMAND_BYTES;
+  if (message.type === "ask" || message.type === "asked") return bytesOf(message.origin) * 2;
+  if (message.type === "verdict") return COMMAND_BYTES + walletBytes(message.payee);
+  if (message.type === "post") return COMMAND_BYTES + textBytes(message.description);
   const { description, metadata, body } = message.command;
-  const own = body.type === "create" ? body.metadata.length : 0;
-  return COMMAND_BYTES + (description?.length ?? 0) + (metadata?.length ?? 0) + own;
+  const own = body.type === "create" ? textBytes(body.metadata) : 0;
+  return COMMAND_BYTES + textBytes(description) + textBytes(metadata) + own;
+}
+
+function replyBytes({ outcome }: Reply): number {
+  if (outcome.type === "done") return walletBytes(outcome.wallet);
+  if (outcome.type !== "transferred") return COMMAND_BYTES;
+  return walletBytes(outcome.transfer.from) + walletBytes(outcome.transfer.to);
+}
+
+function changeBytes({ wallet, description }: Change): number {
+  return walletBytes(wallet) + textBytes(description);
+}
+
+function walletBytes(wallet: WalletState | null): number {
+  return wallet === null ? 0 : COMMAND_BYTES * 2 + textBytes(wallet.metadata);
+}
+
+function textBytes(text: string | null): number {
+  return text === null ? 0 : text.length * BYTES_PER_UNIT;
+}
+
+/** A batch in parts that each fit one bus message. */
+function parts<T>(batch: readonly T[], bytesOfOne: (one: T) => number): T[][] {
+  const all: T[][] = [];
+  let part: T[] = [];
+  let bytes = 0;
+  for (const one of batch) {
+    const more = bytesOfOne(one);
+    if (part.length > 0 && bytes + more > LIMITS.busMessageBytesMax) {
+      all.push(part);
+      part = [];
+      bytes = 0;
+    }
+    part.push(one);
+    bytes += more;
+  }
+  all.push(part);
+  return all;
 }
 
 function grouped<T, K>(items: readonly T[], key: (item: T) => K): Map<K, T[]> {

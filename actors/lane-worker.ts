@@ -6,6 +6,7 @@
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { parentPort, workerData } from "node:worker_threads";
+import { nowMs } from "../src/clock.ts";
 import type { Effects, ShardMessage } from "../src/protocol.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildLane, type LaneStats } from "./lane.ts";
@@ -78,9 +79,9 @@ export default async function run(task: LaneTask): Promise<LaneResult> {
   try {
     switch (task.type) {
       case "batch":
-        return { effects: await lane.receive(stamped(task.arrivals), Date.now()), stats: null };
+        return { effects: await lane.receive(stamped(task.arrivals), nowMs()), stats: null };
       case "tick": {
-        const effects = lane.tick(Date.now());
+        const effects = lane.tick(nowMs());
         const stats = lane.stats();
         collectAfterPassivation(stats);
         return { effects, stats };

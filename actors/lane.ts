@@ -25,7 +25,7 @@ import {
 import { shardOf } from "../src/shard.ts";
 import { newCommit, newItem, writesOf, type Actor, type Item, type Turn } from "./commit.ts";
 import { answerOf, buildPendingTransfers, postOf } from "./pending-transfers.ts";
-import { isExpired, step, type StepContext } from "./steps.ts";
+import { isExpired, settledOutcome, step, type StepContext } from "./steps.ts";
 
 export interface LaneDeps {
   readonly journal: Journal;
@@ -239,9 +239,7 @@ export function buildLane(deps: LaneDeps): Lane {
             for (const item of waiting) {
               const message = item.message as CommandMessage;
               const proposed = message.command.walletId;
-              const found = created.get(commandId);
-              const isHere = found !== undefined && shardOf(found) === shardOf(proposed);
-              creation.walletId ??= isHere ? found : proposed;
+              creation.walletId ??= created.get(commandId) ?? proposed;
               deliver(redirected(item, message, creation.walletId));
             }
           }
@@ -293,9 +291,17 @@ export function buildLane(deps: LaneDeps): Lane {
       case "known":
         again(withKnown(undo(), result.commands, result.verdicts));
         break;
-      case "fenced":
-        lose(result.shards, undo);
+      case "fenced": {
+        // Somebody raised the epoch, perhaps this owner: the next claim tells what is still ours. Until then the messages
+        // may be with another owner too, so nobody is told that nothing happened.
+        deps.log("warn", `epochs of ${result.shards.length} shards were raised, claiming again`);
+        mode = "recovering";
+        const items = suspected(undo());
+        for (const item of items) item.inDoubt = true;
+        backlog = [...items, ...backlog];
+        recover();
         break;
+      }
       case "stale":
         staleCommits += 1;
         deps.log("warn", `a commit met another writer's rows: ${result.reason}`);
@@ -333,7 +339,12 @@ export function buildLane(deps: LaneDeps): Lane {
     for (const { transferId } of commit.transfers) {
       context.send(postOf(pending.committed(transferId, nowMs)));
     }
-    for (const { transferId } of commit.settled) pending.settled(transferId);
+    for (const settled of commit.settled) {
+      const transfer = pending.settled(settled.transferId);
+      for (const waiter of transfer.waiters) {
+        answer(waiter, settledOutcome(transfer, settled, waiter));
+      }
+    }
     append(outbox.replies, commit.replies);
     append(outbox.changes, commit.changes);
     for (const message of commit.messages) context.send(message);

@@ -41,8 +41,8 @@ export interface PendingTransfers {
   settling(pending: PendingTransfer): void;
   /** The commit with the verdict failed. */
   unsettled(transferId: string): void;
-  /** The commit with the verdict is done. */
-  settled(transferId: string): void;
+  /** The commit with the verdict is done; whoever still waits can be answered. */
+  settled(transferId: string): PendingTransfer;
   /** Those to ask again now; each is rescheduled, later and later. */
   due(nowMs: number): PendingTransfer[];
   /** Waiters whose deadline is near; they are no longer waiting. */
@@ -117,8 +117,9 @@ export function buildPendingTransfers(): PendingTransfers {
       shift(pending.transfer, 1);
     },
     settled(transferId) {
-      must(transferId, "settling");
+      const pending = must(transferId, "settling");
       byId.delete(transferId);
+      return pending;
     },
     due(nowMs) {
       const due: PendingTransfer[] = [];

@@ -29,7 +29,7 @@ import {
   type Commit,
   type Item,
 } from "./commit.ts";
-import { answerOf, type PendingTransfers } from "./pending-transfers.ts";
+import { answerOf, type PendingTransfer, type PendingTransfers } from "./pending-transfers.ts";
 
 export interface StepContext {
   nowMs(): number;
@@ -269,12 +269,9 @@ function stepVerdict(
   }
   const settled = settle(transfer, verdict, context.nowMs());
   commit.settled.push(settled);
+  // Who was refused hears of it with the return, and who comes from now on with the record: see `settledOutcome`.
+  if (verdict.type === "refused") return "waits";
   for (const waiter of pending.waiters) {
-    if (verdict.type === "refused") {
-      const { rejection } = verdict;
-      reply(commit, waiter, { type: "rejected", rejection, replayed: waiter !== pending.first });
-      continue;
-    }
     const transferAnswer = answerOf(pending, "posted", verdict.toVersion, message.payee);
     context.answer(
       waiter,
@@ -283,8 +280,19 @@ function stepVerdict(
         : { type: "transferred", transfer: transferAnswer, replayed: waiter !== pending.first },
     );
   }
-  if (verdict.type === "posted") pending.waiters = [];
+  pending.waiters = [];
   return "waits";
+}
+
+/** What somebody who waits for a transfer is told once its record is settled. */
+export function settledOutcome(
+  { transfer, first }: PendingTransfer,
+  settled: Transfer,
+  to: CommandMessage,
+): Outcome {
+  const { rejection } = settled;
+  if (rejection === null) return replayOf(transfer);
+  return { type: "rejected", rejection, replayed: to !== first };
 }
 
 function replayOf(transfer: Transfer): Outcome {
@@ -295,7 +303,8 @@ function replayOf(transfer: Transfer): Outcome {
 /** The answer to a command whose outcome is in the journal already. */
 function answerKnown(context: StepContext, to: CommandMessage, known: KnownCommand): StepResult {
   const { commandId, fingerprint } = to.command;
-  if (known.fingerprint !== fingerprint) {
+  // An id that a gateway made has no fingerprint: whoever repeats it was told it with an unknown outcome.
+  if (known.fingerprint !== null && known.fingerprint !== fingerprint) {
     const rejection: Rejection = { code: "idempotency_conflict", commandId };
     context.answer(to, { type: "rejected", rejection, replayed: false });
     return "dealt";
@@ -307,7 +316,7 @@ function answerKnown(context: StepContext, to: CommandMessage, known: KnownComma
   const { walletId, version, transferId } = known;
   if (version === null) throw new Error(`command ${commandId} is known without an outcome`);
   const pending = transferId === null ? undefined : context.pending.get(transferId);
-  if (pending !== undefined && pending.phase !== "settling") {
+  if (pending !== undefined) {
     pending.waiters.push(to);
     return "dealt";
   }
@@ -354,6 +363,7 @@ function causeOf({ command }: CommandMessage): Cause {
   return {
     commandId: command.commandId,
     fingerprint: command.fingerprint,
+    isIdProposed: command.proposedId,
     correlationId: command.correlationId,
     causationId: command.commandId,
     description: command.description,
@@ -369,6 +379,7 @@ function stepCause(of: {
   return {
     commandId: null,
     fingerprint: null,
+    isIdProposed: false,
     correlationId: of.correlationId,
     causationId: of.commandId,
     description: of.description,

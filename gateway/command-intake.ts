@@ -216,14 +216,22 @@ function fingerprintOf(
   metadata: string | null,
   expectedVersion: number | null,
 ): string {
-  const meaning: unknown[] = [type, walletId, description, metadata, expectedVersion];
+  const meaning: unknown[] = [type, walletId, description, expectedVersion];
   if (command.type === "create") {
-    meaning.push(command.ownerId, command.currency, command.initialBalance);
-  } else if (command.type === "transfer") {
+    // No metadata and an empty object are the same input.
+    meaning.push(command.ownerId, command.currency, command.initialBalance, command.metadata);
+    return digestOf(meaning);
+  }
+  meaning.push(metadata);
+  if (command.type === "transfer") {
     meaning.push(command.toWalletId, command.amount);
   } else if (command.type === "credit" || command.type === "debit") {
     meaning.push(command.amount);
   }
+  return digestOf(meaning);
+}
+
+function digestOf(meaning: readonly unknown[]): string {
   return hash("sha256", JSON.stringify(meaning), "base64url").slice(0, FINGERPRINT_LENGTH);
 }
 

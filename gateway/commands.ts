@@ -46,6 +46,11 @@ export interface CommandDeskOptions {
   readonly clock?: { nowMs(): number };
   readonly schedule?: Schedule;
   readonly log?: { warn(details: object, message: string): void };
+  /**
+   * Whether at most one host can receive a command, as in one process. Otherwise a superseded host may have received it beside
+   * its owner, and "nothing happened" is true of that host only.
+   */
+  readonly hasSoleHost?: boolean;
 }
 
 type State = "queued" | "sent" | "paused" | "answered";
@@ -114,6 +119,7 @@ function estimateBytes({
 /** Builds the desk and subscribes its inbox. */
 export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   const { bus, gatewayId, clock = systemClock, schedule = systemSchedule, log } = options;
+  const { hasSoleHost = true } = options;
   const inbox = SUBJECTS.inbox(gatewayId);
   /** By number: in the order of submission, which is the order of deadlines. */
   const entries = new Map<number, Entry>();
@@ -254,7 +260,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
 
   function takeFault(entry: Entry, sending: number, fault: Fault): void {
     const isLatest = sending === entry.sendings - 1;
-    if (fault !== "unknown") ruleOut(entry, sending);
+    if (fault !== "unknown" && hasSoleHost) ruleOut(entry, sending);
     if (entry.doubt === 0 && fault === "overloaded") {
       answer(entry, OVERLOADED);
     } else if (entry.state === "sent" && isLatest) {

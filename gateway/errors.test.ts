@@ -68,6 +68,11 @@ it("an error tells amounts as decimals, in its sentence and in its details", () 
   expect(error.details).toEqual({ walletId, currency, available: 10, requested: 25 });
 });
 
+it("a conflict tells the key under the name that callers know it by", () => {
+  const { details } = rejectionError(rejections.idempotency_conflict);
+  expect(details).toEqual({ idempotencyKey: "key" });
+});
+
 it("an error is the same to the letter for a rejection that was stored and read back", () => {
   for (const rejection of Object.values(rejections)) {
     const readBack = Object.fromEntries(Object.entries(rejection).toReversed()) as Rejection;

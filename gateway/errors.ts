@@ -6,6 +6,7 @@
 import { STATUS_CODES } from "node:http";
 
 import { toDecimal } from "../src/amount.ts";
+import { LIMITS } from "../src/limits.ts";
 import type { Fault } from "../src/protocol.ts";
 import { describe, type Rejection, type RejectionCode } from "../src/rejection.ts";
 
@@ -39,18 +40,22 @@ export const ERRORS = {
   operation_not_found: { status: 404, message: "No command with this idempotency key is known" },
   method_not_allowed: { status: 405, message: "This path does not take this method" },
   request_timeout: { status: 408, message: "The request did not arrive completely in time" },
-  payload_too_large: { status: 413, message: "The body is too large" },
+  payload_too_large: {
+    status: 413,
+    message: `The body is larger than ${LIMITS.httpBodyBytesMax} bytes`,
+  },
   unsupported_media_type: { status: 415, message: "The body must be application/json" },
   validation_failed: { status: 422, message: "The input is not valid" },
+  upgrade_required: { status: 426, message: "This path speaks WebSocket" },
   headers_too_large: { status: 431, message: "The request's headers are too large" },
   internal_error: { status: 500, message: "Something is wrong on our side" },
   unavailable: {
     status: 503,
-    message: "The command cannot be carried out at the moment; nothing has happened, try again",
+    message: "The command cannot be carried out now: this request did nothing; repeat it with the same key",
   },
   overloaded: {
     status: 503,
-    message: "Too many commands are under way; nothing has happened, try again",
+    message: "Too many commands are under way: this request did nothing; repeat it with the same key",
   },
   outcome_unknown: {
     status: 504,
@@ -134,6 +139,8 @@ function detailsOf(rejection: Rejection): unknown {
     const available = toDecimal(availableMinor, decimalPlaces);
     return { walletId, currency, available, requested: toDecimal(requestedMinor, decimalPlaces) };
   }
+  // The caller's word for it; ours is the command id.
+  if (rejection.code === "idempotency_conflict") return { idempotencyKey: rejection.commandId };
   const { code: _, ...facts } = rejection;
   const byName = Object.entries(facts).toSorted(([one], [other]) => (one < other ? -1 : 1));
   return Object.fromEntries(byName);
@@ -146,6 +153,11 @@ function detailsOf(rejection: Rejection): unknown {
 export function faultError(fault: Fault, commandId: string): ApiError {
   if (fault !== "unknown") return apiError(fault);
   return apiError("outcome_unknown", undefined, { idempotencyKey: commandId });
+}
+
+/** A read that the database did not answer: there is no key to repeat it with, and nothing that could have happened. */
+export function readError(reason: "unavailable" | "overloaded"): ApiError {
+  return apiError(reason, "The database gives no answer at the moment; try again");
 }
 
 export function errorBody(

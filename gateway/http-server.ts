@@ -13,7 +13,7 @@ import Fastify, {
   type FastifyRequest,
   type FastifyTypeProvider,
 } from "fastify";
-import { STATUS_CODES, type IncomingMessage } from "node:http";
+import { IncomingMessage, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import type { Static, TSchema } from "typebox";
 import { uuidv7 } from "uuidv7";
@@ -25,6 +25,7 @@ import {
   apiError,
   ApiException,
   errorBody,
+  readError,
   RETRY_AFTER_SECONDS,
   statusOf,
   validationFailed,
@@ -32,7 +33,6 @@ import {
 } from "./errors.ts";
 import { NAMED_SCHEMAS } from "./schemas.ts";
 import { checkOf, readQuery, type InputPart } from "./validation.ts";
-import { UpgradableRequest } from "./websocket.ts";
 
 /** Types a route's input by its schemas. What goes out is typed where it is made, and cut to its schema by the serialiser. */
 export interface InputTypes extends FastifyTypeProvider {
@@ -94,6 +94,37 @@ export function buildServer(log: FastifyBaseLogger): FastifyInstance {
   return app;
 }
 
+// --- Upgrades -------------------------------------------------------------------------------------------------------------
+
+/** Where the feed is: the only path whose upgrades are taken. */
+export const FEED_PATH = "/ws";
+
+/**
+ * Requests of a server that has a feed: `Fastify({ http: { IncomingMessage: UpgradableRequest } })`. As soon as somebody listens
+ * for upgrades, Node takes every request with an `Upgrade` header out of HTTP: its body is not read and its connection
+ * has no timeout. HTTP clients send such headers to offer HTTP/2 (Java's does by default), so here only the feed's are upgrades
+ * and all others are plain requests, as RFC 9110, section 7.8, allows. A class because Node asks for one.
+ */
+export class UpgradableRequest extends IncomingMessage {
+  #isUpgrade: unknown = null;
+
+  get upgrade(): unknown {
+    if (this.method === "CONNECT") return this.#isUpgrade;
+    return this.#isUpgrade === true && isForFeed(this);
+  }
+
+  // Node's parser writes it, and so does the constructor of the base class, before this class has fields.
+  set upgrade(value: unknown) {
+    if (#isUpgrade in this) this.#isUpgrade = value;
+  }
+}
+
+/** Whether the request asks to speak WebSocket with the feed. */
+export function isForFeed(request: IncomingMessage): boolean {
+  const path = request.url?.split("?", 1)[0];
+  return path === FEED_PATH && request.headers.upgrade?.toLowerCase() === "websocket";
+}
+
 // --- Input ----------------------------------------------------------------------------------------------------------------
 
 /** JSON, or nothing at all, which reads as an object without fields. */
@@ -139,16 +170,12 @@ export function sendError(
 
 function asApiError(error: Error & { code?: string; statusCode?: number }): ApiError {
   if (error instanceof ApiException) return error.apiError;
-  if (error instanceof ReadUnavailable) {
-    return apiError(error.reason, "The database gives no answer at the moment; try again");
-  }
+  if (error instanceof ReadUnavailable) return readError(error.reason);
   switch (error.code) {
     case "FST_ERR_CTP_INVALID_JSON_BODY":
       return apiError("invalid_json");
-    case "FST_ERR_CTP_BODY_TOO_LARGE": {
-      const message = `The body is larger than ${LIMITS.httpBodyBytesMax} bytes`;
-      return apiError("payload_too_large", message);
-    }
+    case "FST_ERR_CTP_BODY_TOO_LARGE":
+      return apiError("payload_too_large");
     case "FST_ERR_CTP_INVALID_MEDIA_TYPE":
       return apiError("unsupported_media_type");
     case "FST_ERR_BAD_URL":

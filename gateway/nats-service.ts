@@ -14,7 +14,7 @@ import type { ReadModel } from "../src/read-model.ts";
 import { walletBody, type GiveAnswer, type TransferOutcome } from "./answers.ts";
 import { correlationOf, type RequestFields, type TakeIn } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
-import { apiError, rejectionError, statusOf, type ApiError } from "./errors.ts";
+import { apiError, readError, rejectionError, statusOf, type ApiError } from "./errors.ts";
 import { NATS_REQUESTS } from "./schemas.ts";
 import { checkOf, type Check } from "./validation.ts";
 
@@ -84,7 +84,7 @@ async function serve(
     const isAway = failure instanceof ReadUnavailable;
     if (!isAway) log.error({ err: failure, endpoint: name }, "a NATS request failed");
     try {
-      const error = apiError(isAway ? failure.reason : "internal_error");
+      const error = isAway ? readError(failure.reason) : apiError("internal_error");
       respond(message, { error, isReplay: false });
     } catch (lost) {
       log.error({ err: lost, endpoint: name }, "a NATS request could not be answered");
@@ -146,10 +146,12 @@ type Parsed =
   | { readonly ok: true; readonly value: unknown }
   | { readonly ok: false; readonly error: ApiError };
 
+/** JSON, or nothing at all, which reads as an object without fields: like over HTTP. */
 function parse(message: Msg): Parsed {
   if (message.data.length > LIMITS.httpBodyBytesMax) {
     return { ok: false, error: apiError("payload_too_large") };
   }
+  if (message.data.length === 0) return { ok: true, value: {} };
   try {
     return { ok: true, value: JSON.parse(message.string()) as unknown };
   } catch {

@@ -16,7 +16,8 @@ import { SUBJECTS } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
 import { buildWorld, type BalanceFrame, type ServerFrame } from "../test/feed-world.ts";
 import { buildFeedHub, type FeedHub, type FeedSink } from "./feed.ts";
-import { buildFeedSocket, UpgradableRequest } from "./websocket.ts";
+import { UpgradableRequest } from "./http-server.ts";
+import { buildFeedSocket } from "./websocket.ts";
 
 interface Server {
   readonly app: FastifyInstance;

@@ -4,40 +4,13 @@
  * is slow, too much or wrong inside a frame is the hub's to judge. Compression is off: it would cost each client its own
  * compressor, and a shared frame's text could no longer be sent to all as it is.
  */
-import { IncomingMessage } from "node:http";
-
 import fastifyWebsocket, { type WebSocket } from "@fastify/websocket";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 
 import { LIMITS } from "../src/limits.ts";
+import { apiError } from "./errors.ts";
 import type { FeedHub, FeedSink } from "./feed.ts";
-
-const PATH = "/ws";
-
-/**
- * Requests of a server that has a feed: `Fastify({ http: { IncomingMessage: UpgradableRequest } })`. As soon as somebody listens
- * for upgrades, Node takes every request with an `Upgrade` header out of HTTP: its body is not read and its connection
- * has no timeout. HTTP clients send such headers to offer HTTP/2 (Java's does by default), so here only the feed's are upgrades
- * and all others are plain requests, as RFC 9110, section 7.8, allows. A class because Node asks for one.
- */
-export class UpgradableRequest extends IncomingMessage {
-  #isUpgrade: unknown = null;
-
-  get upgrade(): unknown {
-    if (this.method === "CONNECT") return this.#isUpgrade;
-    return this.#isUpgrade === true && isForFeed(this);
-  }
-
-  // Node's parser writes it, and so does the constructor of the base class, before this class has fields.
-  set upgrade(value: unknown) {
-    if (#isUpgrade in this) this.#isUpgrade = value;
-  }
-}
-
-function isForFeed(request: IncomingMessage): boolean {
-  const path = request.url?.split("?", 1)[0];
-  return path === PATH && request.headers.upgrade?.toLowerCase() === "websocket";
-}
+import { FEED_PATH, isForFeed, sendError } from "./http-server.ts";
 
 export interface FeedSocketOptions {
   readonly hub: FeedHub;
@@ -86,15 +59,8 @@ function serve(socket: WebSocket, hub: FeedHub, pingMs: number): void {
 
 /** What a plain HTTP request to `/ws` gets. */
 function refuse(request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  return reply.code(426).header("upgrade", "websocket").send({
-    statusCode: 426,
-    error: "Upgrade Required",
-    code: "upgrade_required",
-    message: "This path speaks WebSocket",
-    path: request.url,
-    timestamp: new Date().toISOString(),
-    correlationId: request.id,
-  });
+  reply.header("upgrade", "websocket");
+  return sendError(request, reply, apiError("upgrade_required"));
 }
 
 /**
@@ -124,7 +90,7 @@ export function buildFeedSocket({ hub, pingMs = LIMITS.feedPingMs }: FeedSocketO
     });
     app.route({
       method: "GET",
-      url: PATH,
+      url: FEED_PATH,
       schema: { hide: true },
       handler: refuse,
       wsHandler: (socket) => serve(socket, hub, pingMs),

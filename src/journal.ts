@@ -18,6 +18,8 @@ export interface NewEvent {
   /** On the last event of a caller's command: its id, which must be new within the wallet. */
   readonly commandId: string | null;
   readonly fingerprint: string | null;
+  /** A creation whose wallet id was proposed: `loadCreated` finds it by its command id alone. */
+  readonly isIdProposed: boolean;
   readonly correlationId: string;
   /** The command that caused it. */
   readonly causationId: string;
@@ -36,6 +38,8 @@ export interface NewRejection {
   readonly walletId: string;
   readonly commandId: string;
   readonly fingerprint: string | null;
+  /** A creation whose wallet id was proposed: `loadCreated` finds it by its command id alone. */
+  readonly isIdProposed: boolean;
   readonly rejection: Rejection;
 }
 
@@ -108,7 +112,7 @@ export interface Journal {
   /** The wallets' states; null for one that does not exist. */
   loadWallets(walletIds: readonly string[]): Promise<Map<string, WalletState | null>>;
 
-  /** Wallets that commands with these ids created, by command id. */
+  /** Wallets that creations with a proposed id and these command ids made, or were rejected for, by command id. */
   loadCreated(commandIds: readonly string[]): Promise<Map<string, string>>;
 
   /** All pending transfers whose payer lives in these shards. */

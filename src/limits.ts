@@ -65,7 +65,7 @@ export const LIMITS = {
   /** How often a host tells its lanes the time: the grain of expiry, transfer re-drive and passivation. */
   laneTickMs: 100,
 
-  /** Actors a lane keeps in memory; the least recently used go first. About 1 KB each. */
+  /** Actors a lane keeps in memory, about 1 KB each; past it those woken longest ago go first, unless just used. */
   actorsMax: 20_000,
   /** An actor without work for this long is passivated. */
   actorIdleMs: 30_000,

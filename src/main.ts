@@ -151,7 +151,7 @@ async function startGateway(parts: Process, host: Host | null): Promise<FastifyI
   const readModel = buildPostgresReadModel({ databaseUrl: database.url, log });
   closing.push({ name: "reads", close: () => readModel.close() });
   const gatewayId = `${config.hostId}-${uuidv7()}`;
-  const commands = buildCommandDesk({ bus, gatewayId, log });
+  const commands = buildCommandDesk({ bus, gatewayId, log, hasSoleHost: natsBus === null });
   closing.push({ name: "commands", close: () => commands.drain() });
   const hub = buildFeedHub({
     bus,

@@ -108,7 +108,8 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     max: LIMITS.recoveryConnectionsMax,
     connectionTimeoutMillis: LIMITS.journalConnectMs,
     query_timeout: statementMs + LIMITS.journalConnectMs,
-    options: `-c jit=off -c statement_timeout=${statementMs}`,
+    // Claims are writes too: an epoch that a crash took back could be given twice.
+    options: `-c synchronous_commit=on -c jit=off -c statement_timeout=${statementMs}`,
     types: { getTypeParser: readType },
   });
   reader.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
@@ -239,10 +240,11 @@ const SELECT_WALLETS = `
   FROM wallets WHERE wallet_id = ANY ($1)`;
 
 const SELECT_CREATED = `
-  SELECT e.command_id, e.wallet_id FROM events e
-  WHERE e.command_id = ANY ($1)
-    AND (e.type = 'WalletCreated' OR e.version = 1 AND EXISTS (
-      SELECT FROM events c WHERE c.wallet_id = e.wallet_id AND c.version = 0 AND c.causation_id = e.command_id))`;
+  SELECT e.command_id, e.wallet_id FROM events e JOIN events c ON c.wallet_id = e.wallet_id AND c.version = 0
+  WHERE e.command_id = ANY ($1) AND coalesce(c.causation_id, c.command_id) = e.command_id
+    AND c.data -> 'isIdProposed' = 'true'
+  UNION ALL
+  SELECT command_id, wallet_id FROM rejections WHERE command_id = ANY ($1) AND is_id_proposed`;
 
 const SELECT_PENDING = `
   SELECT transfer_id, from_wallet, to_wallet, amount, currency, decimal_places, status, from_version, to_version,
@@ -460,11 +462,12 @@ function accountOf(event: WalletEvent): string | null {
 }
 
 /** JSON text of what is particular to an event's type, with the caller's metadata; null when there is nothing to say. */
-function dataOf({ event, metadata }: NewEvent): string | null {
+function dataOf({ event, metadata, isIdProposed }: NewEvent): string | null {
   const parts: string[] = [];
   if (event.type === "WalletCreated") {
     const { ownerId, currency, decimalPlaces } = event;
     parts.push(JSON.stringify({ ownerId, currency, decimalPlaces }).slice(1, -1));
+    if (isIdProposed) parts.push(`"isIdProposed":true`);
     parts.push(`"walletMetadata":${event.metadata}`);
   }
   if (event.type === "WalletCredited" && event.kind !== "CREDIT") {

@@ -60,6 +60,7 @@ async function commit(
       status: state.status,
       commandId: isLast ? commandId : null,
       fingerprint: null,
+      isIdProposed: false,
       correlationId: `corr-${commandId}`,
       causationId: commandId ?? "cause",
       description: extra.description ?? null,
@@ -231,7 +232,9 @@ describe("history", () => {
     await journal.append({
       events: [],
       wallets: new Map(),
-      rejections: [{ walletId: "op-3", commandId: "shared", fingerprint: "f", rejection }],
+      rejections: [
+        { walletId: "op-3", commandId: "shared", fingerprint: "f", isIdProposed: false, rejection },
+      ],
       transfers: [],
       verdicts: [],
       lookups: [],

@@ -87,6 +87,7 @@ function put(
     status,
     commandId: null,
     fingerprint: null,
+    isIdProposed: false,
     correlationId: "correlation",
     causationId: "cause",
     description: null,
@@ -281,7 +282,13 @@ describe("one commit", () => {
     const { walletId } = payee;
     const rejection: Rejection = { code: "wallet_already_exists", walletId };
     const commandId = unique("command");
-    writes.rejections.push({ walletId, commandId, fingerprint: "input", rejection });
+    writes.rejections.push({
+      walletId,
+      commandId,
+      fingerprint: "input",
+      isIdProposed: false,
+      rejection,
+    });
     writes.lookups.push({ walletId, commandId });
     const received = putReceipt(writes, kept, payee);
     const { version: toVersion } = received;
@@ -303,12 +310,14 @@ describe("one commit", () => {
     await checkBooks(database);
   });
 
-  it("finds the wallet that a command created, with or without an initial balance", async () => {
+  it("finds the wallet that a creation with a proposed id made, with or without an initial balance", async () => {
     const [plain, funded, credit] = [unique("command"), unique("command"), unique("command")];
     const writes = draft();
     const [plainId, fundedId] = [unique("w"), unique("w")];
-    put(writes, plainId, CREATED, { commandId: plain });
-    const state = putWallet(writes, fundedId, 500, funded);
+    put(writes, plainId, CREATED, { commandId: plain, causationId: plain, isIdProposed: true });
+    const isIdProposed = true;
+    put(writes, fundedId, CREATED, { causationId: funded, isIdProposed });
+    const state = put(writes, fundedId, credited(500), { commandId: funded, isIdProposed });
     await journal.append(writes);
     await journal.append(creditOf(state, 1, credit));
     // A first credit is at version 1 too, and creates nothing.
@@ -318,10 +327,28 @@ describe("one commit", () => {
     const created = put(bare, bareId, CREATED, { commandId: creation });
     await journal.append(bare);
     await journal.append(creditOf(created, 5, firstCredit));
+    // And a rejected creation keeps the id that was proposed for it.
+    const refused = draft();
+    const [no, refusedId] = [unique("command"), unique("w")];
+    const rejection: Rejection = { code: "wallet_already_exists", walletId: refusedId };
+    refused.rejections.push({
+      walletId: refusedId,
+      commandId: no,
+      fingerprint: "input",
+      isIdProposed: true,
+      rejection,
+    });
+    speakFor(refused, refusedId);
+    await journal.append(refused);
 
-    const found = await journal.loadCreated([plain, funded, credit, firstCredit, "never seen"]);
+    const asked = [plain, funded, credit, firstCredit, creation, no, "never seen"];
+    const found = await journal.loadCreated(asked);
 
-    expect(Object.fromEntries(found)).toEqual({ [plain]: plainId, [funded]: fundedId });
+    expect(Object.fromEntries(found)).toEqual({
+      [plain]: plainId,
+      [funded]: fundedId,
+      [no]: refusedId,
+    });
   });
 
   it.each([
@@ -397,7 +424,13 @@ describe("one commit", () => {
     const others = reserveOf(current, transfer);
     const rejection: Rejection = { code: "wallet_not_empty", walletId, reason: all };
     const commandId = unique("command");
-    others.rejections.push({ walletId, commandId, fingerprint: null, rejection });
+    others.rejections.push({
+      walletId,
+      commandId,
+      fingerprint: null,
+      isIdProposed: false,
+      rejection,
+    });
     const newId = unique("w");
     put(others, newId, { ...CREATED, ownerId: all });
     expect(await journal.append(others)).toEqual({ type: "committed" });
@@ -567,7 +600,13 @@ describe("ids and versions that exist already", () => {
       version,
     };
     const writes = draft();
-    writes.rejections.push({ walletId, commandId, fingerprint: "input", rejection });
+    writes.rejections.push({
+      walletId,
+      commandId,
+      fingerprint: "input",
+      isIdProposed: false,
+      rejection,
+    });
     writes.lookups.push({ walletId, commandId });
     speakFor(writes, walletId);
     expect(await journal.append(writes)).toEqual({ type: "committed" });
@@ -638,7 +677,13 @@ describe("ids and versions that exist already", () => {
       const first = outcome === "rejected" ? draft() : creditOf(wallet, 1, commandId);
       if (outcome === "rejected") {
         const rejection: Rejection = { code: "wallet_already_exists", walletId };
-        first.rejections.push({ walletId, commandId, fingerprint: null, rejection });
+        first.rejections.push({
+          walletId,
+          commandId,
+          fingerprint: null,
+          isIdProposed: false,
+          rejection,
+        });
         speakFor(first, walletId);
       }
       expect(await journal.append(first)).toEqual({ type: "committed" });

@@ -7,8 +7,8 @@ import { expect, inject, it, onTestFinished } from "vitest";
 import { runCoffer } from "./process.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 
-/** Much less than any attempt to connect takes; most of it is Node's own start. */
-const AT_ONCE_MS = 5_000;
+/** Nearly all of it is Node's own start, with room for a busy machine. */
+const AT_ONCE_MS = 10_000;
 
 const postgres = "postgres://coffer:secret@127.0.0.1:1/coffer";
 const nats = "nats://127.0.0.1:1";
@@ -66,8 +66,8 @@ it.each(rows)("ends at once with %j, and says what is allowed", async (env, line
   const [title, ...told] = output.trimEnd().split("\n");
   expect(title).toBe("Coffer cannot start with these settings:");
   expect(told).toHaveLength(lines.length);
-  for (const [index, line] of lines.entries()) {
-    expect(told[index]!.trimStart().slice(0, line.length)).toBe(line);
+  for (const line of lines) {
+    expect(told.filter((one) => one.trimStart().startsWith(line))).toHaveLength(1);
   }
   expect(output).not.toContain("secret");
 });

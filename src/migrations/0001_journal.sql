@@ -52,11 +52,12 @@ CREATE TABLE wallets (
 ) WITH (fillfactor = 70);
 CREATE INDEX wallets_owner ON wallets (owner_id, wallet_id) WHERE owner_id IS NOT NULL;
 
--- Rejections are outcomes too. An id is in here or on an event, never in both.
+-- Rejections are outcomes too. An id is in here or on an event, never in both: append_commit sees to it.
 CREATE TABLE rejections (
   command_id  text        NOT NULL,
   wallet_id   text        NOT NULL,
   fingerprint text,
+  is_id_proposed boolean  NOT NULL,
   rejection   jsonb       NOT NULL,
   recorded_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (command_id, wallet_id)
@@ -223,9 +224,10 @@ BEGIN
   END IF;
 
   IF p_rejections IS NOT NULL THEN
-    INSERT INTO rejections (command_id, wallet_id, fingerprint, rejection)
-    SELECT r."commandId", r."walletId", r.fingerprint, r.rejection
-    FROM json_to_recordset(p_rejections) r("commandId" text, "walletId" text, fingerprint text, rejection jsonb);
+    INSERT INTO rejections (command_id, wallet_id, fingerprint, is_id_proposed, rejection)
+    SELECT r."commandId", r."walletId", r.fingerprint, r."isIdProposed", r.rejection
+    FROM json_to_recordset(p_rejections)
+      r("commandId" text, "walletId" text, fingerprint text, "isIdProposed" boolean, rejection jsonb);
   END IF;
 
   IF t_transfer <> '{}' THEN
