@@ -1,5 +1,5 @@
 /**
- * A host: owns shards, keeps a lane for each thread, and routes. Main thread only, so it does as little as it can: what the bus
+ * A host: owns shards, keeps a thread for each lane, and routes. Main thread only, so it does as little as it can: what the bus
  * brings in one turn of the event loop goes to each lane as one batch, with few batches under way; what lanes give back is sorted by
  * destination and sent. It bounds what is accepted and not answered. A lane's thread that dies is replaced by Piscina; whoever
  * waited for it is told that the outcome is unknown and asks again with the same command id.
@@ -353,7 +353,7 @@ export function buildHost(deps: HostDeps): Host {
       })),
       ready:
         !isDraining &&
-        subscriptions.size > 0 &&
+        subscriptions.size === ALL_SHARDS.length &&
         lanes.every((lane) => lane.stats !== null && lane.stats.serving),
     }),
 

@@ -6,6 +6,7 @@ import { amountMinor } from "../src/amount.ts";
 import type { Rejection, RejectionCode } from "../src/rejection.ts";
 import { apiError, ERRORS, errorBody, faultError, rejectionError, statusOf } from "./errors.ts";
 import type { ErrorCode } from "./errors.ts";
+import type { FeedErrorCode } from "./feed-frames.ts";
 
 const walletId = "w1";
 const currency = "USD";
@@ -33,9 +34,19 @@ const rejections: { [Code in RejectionCode]: Extract<Rejection, { code: Code }> 
   idempotency_conflict: { code: "idempotency_conflict", commandId: "key" },
 };
 
+const page = readFileSync(new URL("../docs/errors.md", import.meta.url), "utf8");
+
+/** Every code of the feed; the type refuses a list that misses one or has one too many. */
+const feedCodes: { [Code in FeedErrorCode]: true } = {
+  invalid_json: true,
+  validation_failed: true,
+  wallet_not_found: true,
+  too_many_subscriptions: true,
+  rate_limited: true,
+};
+
 /** Rows of the page's table: code and status. */
 function documented(): Map<string, number> {
-  const page = readFileSync(new URL("../docs/errors.md", import.meta.url), "utf8");
   const rows = page.matchAll(/^\| `(\w+)` *\| (\d+) *\| [^|]+ \| [^|]+ \|$/gm);
   return new Map([...rows].map(([, code, status]) => [code!, Number(status)]));
 }
@@ -51,6 +62,12 @@ describe("the error table", () => {
   it("is what docs/errors.md lists, code by code", () => {
     const rows = Object.entries(ERRORS).map(([code, { status }]) => [code, status] as const);
     expect(Object.fromEntries(documented())).toEqual(Object.fromEntries(rows));
+  });
+
+  it("has the feed's codes beside it on the page, code by code", () => {
+    const [, ofFeed = ""] = page.split("## Errors of the feed");
+    const codes = [...ofFeed.matchAll(/^\| `(\w+)` *\|/gm)].map(([, code]) => code);
+    expect(codes).toEqual(Object.keys(feedCodes));
   });
 
   it("never gives two kinds of answer one status", () => {

@@ -308,9 +308,9 @@ test("closing the server closes every client with 1001, also one that does not a
 
 // --- Plain HTTP beside the feed -------------------------------------------------------------------------------------------
 
-test("a plain request to /ws is told to upgrade", async () => {
+test("a plain request to /ws is told to upgrade, and its query stays out of the answer", async () => {
   const { app } = await start();
-  const response = await app.inject("/ws");
+  const response = await app.inject("/ws?token=secret");
   expect(response.statusCode).toBe(426);
   expect(response.headers["upgrade"]).toBe("websocket");
   expect(response.json()).toMatchObject({ statusCode: 426, code: "upgrade_required", path: "/ws" });

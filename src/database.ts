@@ -3,6 +3,7 @@
  * An embedded server that dies is started again on the same port and data, so that the rest of Coffer only sees a connection that was
  * lost and comes back.
  */
+import pg from "pg";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
 
@@ -12,6 +13,29 @@ export interface Database {
   readonly description: string;
   /** Stops the embedded server; a given one is left alone. */
   stop(): Promise<void>;
+}
+
+/** Its message is meant for the person who started Coffer. */
+export class UnsafeDatabaseError extends Error {
+  override readonly name = "UnsafeDatabaseError";
+}
+
+/** @throws UnsafeDatabaseError when the server would acknowledge commits that a power cut can take back. */
+export async function assertDurable(databaseUrl: string): Promise<void> {
+  const client = new pg.Client({
+    connectionString: databaseUrl,
+    connectionTimeoutMillis: LIMITS.journalConnectMs,
+  });
+  await client.connect();
+  try {
+    const { rows } = await client.query<{ fsync: string }>("SHOW fsync");
+    if (rows[0]?.fsync === "on") return;
+    throw new UnsafeDatabaseError(
+      "DATABASE_URL names a PostgreSQL with fsync off, which can lose acknowledged money; set fsync = on there",
+    );
+  } finally {
+    await client.end();
+  }
 }
 
 export interface DatabaseLog {

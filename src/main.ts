@@ -23,7 +23,7 @@ import { buildFeedSocket } from "../gateway/websocket.ts";
 import { allAssets, assetOf } from "./assets.ts";
 import type { Bus } from "./bus.ts";
 import { ConfigError, readConfig, type Config } from "./config.ts";
-import { openDatabase, type Database } from "./database.ts";
+import { assertDurable, openDatabase, UnsafeDatabaseError, type Database } from "./database.ts";
 import { EmbeddedPostgresError } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
 import { buildMemoryBus } from "./memory-bus.ts";
@@ -36,7 +36,7 @@ import { SUBJECTS } from "./protocol.ts";
 /** What has to be closed, last opened first. */
 type Closing = Array<{ name: string; close: () => Promise<void> }>;
 
-interface Process {
+interface Parts {
   readonly config: Config;
   readonly version: string;
   readonly log: Logger;
@@ -52,17 +52,21 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
   closing.push({ name: "database", close: () => database.stop() });
   if (config.role !== "gateway") {
     await migrateUp(database.url, { log: (line) => log.info(line) });
+    await assertDurable(database.url);
+  }
+  if (config.redisUrl !== undefined && config.role !== "host") {
+    log.info("REDIS_URL is not used by this role");
   }
   const natsBus = openNatsBus(config, log);
   const bus = natsBus ?? buildMemoryBus();
   closing.push({ name: "bus", close: () => bus.drain() });
   const version = versionOf(readFileSync(join(packageRoot, "package.json"), "utf8"));
-  const process: Process = { config, version, log, database, bus, natsBus, closing };
-  const host = config.role === "gateway" ? null : await startHost(process);
+  const parts: Parts = { config, version, log, database, bus, natsBus, closing };
+  const host = config.role === "gateway" ? null : await startHost(parts);
   const server =
-    config.role === "host" ? startHostServer(process, host!) : await startGateway(process, host);
+    config.role === "host" ? startHostServer(parts, host!) : await startGateway(parts, host);
   const address = await server.listen({ port: config.port, host: config.host });
-  announce(process, address);
+  announce(parts, address);
 }
 
 function versionOf(packageJson: string): string {
@@ -75,7 +79,7 @@ function openNatsBus({ natsUrls, hostId }: Config, log: Logger): NatsBus | null 
   return buildNatsBus({ url: natsUrls.join(","), name: `coffer-${hostId}`, log });
 }
 
-async function startHost({ config, database, bus, log, closing }: Process): Promise<Host> {
+async function startHost({ config, database, bus, log, closing }: Parts): Promise<Host> {
   const host = buildHost({
     bus,
     databaseUrl: database.url,
@@ -122,7 +126,7 @@ function ownerProbe(bus: Bus): HealthProbe {
 }
 
 /** A host serves its health, so that an orchestrator can watch it; commands come over the bus. */
-function startHostServer(parts: Process, host: Host): FastifyInstance {
+function startHostServer(parts: Parts, host: Host): FastifyInstance {
   const { config, bus, natsBus, version, log, closing } = parts;
   const heartbeat = startHeartbeat({
     redisUrl: config.redisUrl!,
@@ -146,7 +150,7 @@ function startHostServer(parts: Process, host: Host): FastifyInstance {
   return server;
 }
 
-async function startGateway(parts: Process, host: Host | null): Promise<FastifyInstance> {
+async function startGateway(parts: Parts, host: Host | null): Promise<FastifyInstance> {
   const { config, database, bus, natsBus, version, log, closing } = parts;
   const readModel = buildPostgresReadModel({ databaseUrl: database.url, log });
   closing.push({ name: "reads", close: () => readModel.close() });
@@ -199,16 +203,16 @@ async function startGateway(parts: Process, host: Host | null): Promise<FastifyI
 }
 
 /** The line a person reads. */
-function announce({ config, database, natsBus }: Process, address: string): void {
-  const parts = [
+function announce({ config, database, natsBus }: Parts, address: string): void {
+  const facts = [
     `Coffer serves at ${address}`,
     `role ${config.role}`,
     database.description,
     natsBus === null ? "bus in-process" : `bus NATS`,
   ];
-  if (config.role !== "gateway") parts.push(`${config.lanes} lane${config.lanes > 1 ? "s" : ""}`);
-  if (config.role !== "host") parts.push(`docs at ${address}/docs`);
-  process.stdout.write(`${parts.join(" | ")}\n`);
+  if (config.role !== "gateway") facts.push(`${config.lanes} lane${config.lanes > 1 ? "s" : ""}`);
+  if (config.role !== "host") facts.push(`docs at ${address}/docs`);
+  process.stdout.write(`${facts.join(" | ")}\n`);
 }
 
 /** Closes everything, last opened first; what fails to close does not keep the rest open. */
@@ -242,7 +246,9 @@ async function main(): Promise<void> {
     await start(config, log, closing);
   } catch (error) {
     await closeAll(closing, log);
-    if (error instanceof EmbeddedPostgresError) fail(error.message);
+    if (error instanceof EmbeddedPostgresError || error instanceof UnsafeDatabaseError) {
+      fail(error.message);
+    }
     if (error instanceof Error && "code" in error && error.code === "EADDRINUSE") {
       fail(`PORT ${config.port} on ${config.host} is in use; stop what uses it, or set PORT`);
     }
