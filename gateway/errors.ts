@@ -51,11 +51,13 @@ export const ERRORS = {
   internal_error: { status: 500, message: "Something is wrong on our side" },
   unavailable: {
     status: 503,
-    message: "The command cannot be carried out now: this request did nothing; repeat it with the same key",
+    message:
+      "The command cannot be carried out now: this request did nothing; repeat it with the same key",
   },
   overloaded: {
     status: 503,
-    message: "Too many commands are under way: this request did nothing; repeat it with the same key",
+    message:
+      "Too many commands are under way: this request did nothing; repeat it with the same key",
   },
   outcome_unknown: {
     status: 504,

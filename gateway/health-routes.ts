@@ -64,6 +64,7 @@ export function addHealthRoutes(app: FastifyInstance, options: HealthOptions): v
   app.get("/health/nats", { schema: nats }, async (_request, reply) => {
     const check = await assessOne(() => bus.ping(LIMITS.healthCheckMs));
     reply.code(check.state === "down" ? 503 : 200).header("cache-control", "no-store");
+    if (check.state === "down") reply.header("retry-after", RETRY_AFTER_SECONDS);
     return { status: check.state, connection: bus.state, latencyMs: check.latencyMs };
   });
   const counts = schemaOf("What the bus and the command desk have counted", StatsBody);

@@ -84,6 +84,10 @@ function describeApi(app: FastifyInstance, version: string): void {
         description: "A wallet cluster: each wallet is an actor, each answer is durable.",
       },
     },
+    transformObject: (document) => {
+      if ("openapiObject" in document) completeDocument(document.openapiObject as ApiDocument);
+      return "openapiObject" in document ? document.openapiObject : document.swaggerObject;
+    },
     refResolver: {
       buildLocalReference({ $id }, _base, _fragment, index) {
         return typeof $id === "string" ? $id : `schema-${index}`;
@@ -96,4 +100,80 @@ function describeApi(app: FastifyInstance, version: string): void {
     routes.get("/openapi.json", { schema: { hide: true } }, () => app.swagger());
     done();
   });
+}
+
+// --- What the document says besides the schemas ---------------------------------------------------------------------------
+
+interface ApiDocument {
+  readonly paths: Record<string, Record<string, ApiOperation>>;
+}
+
+interface ApiOperation {
+  parameters?: { readonly name: string }[];
+  readonly requestBody?: {
+    required: boolean;
+    readonly content: Record<
+      string,
+      { readonly schema?: { readonly required?: readonly string[] } }
+    >;
+  };
+  readonly responses: Record<string, { description: string; headers?: object }>;
+}
+
+function header(description: string, type = "string"): object {
+  return { description, schema: { type } };
+}
+
+const correlation = {
+  name: "X-Correlation-Id",
+  in: "header",
+  ...header("Taken over into the events and echoed; `traceparent` does as well"),
+};
+const key = {
+  name: "Idempotency-Key",
+  in: "header",
+  description: "Names the command: a repeat with the same key gets the first answer again",
+  schema: { type: "string", minLength: 1, maxLength: LIMITS.keyLengthMax },
+};
+const replayed = header("`true` when this is the answer to an earlier request with the key");
+const retryAfter = header("Seconds to wait, with 503", "integer");
+const link = header('`<...>; rel="next"`, unless this is the last page');
+
+/** What a `Link` to the next page sets. */
+const NEXT_PARAMETERS = new Set(["cursor", "fromVersion"]);
+
+const DESCRIPTIONS: Readonly<Record<string, string>> = {
+  200: "OK",
+  201: "Created",
+  202: "Accepted: the transfer is pending",
+  503: "Not at the moment",
+  "4XX": "Refused; nothing happened",
+  "5XX": "Not at the moment (503), not known whether it happened (504), or our mistake (500)",
+};
+
+/**
+ * Adds headers, descriptions and which bodies may be left out. Here and not in the routes' schemas, since Fastify would check
+ * headers that have a schema with every request.
+ */
+function completeDocument({ paths }: ApiDocument): void {
+  for (const operations of Object.values(paths)) {
+    for (const [method, operation] of Object.entries(operations)) {
+      const isWrite = method === "post";
+      const hasNext = operation.parameters?.some(({ name }) => NEXT_PARAMETERS.has(name)) === true;
+      if (isWrite) operation.parameters = [...(operation.parameters ?? []), key, correlation];
+      const { requestBody } = operation;
+      const fields = requestBody?.content["application/json"]?.schema?.required ?? [];
+      if (requestBody !== undefined) requestBody.required = fields.length > 0;
+      for (const [status, response] of Object.entries(operation.responses)) {
+        const isPage = hasNext && status === "200";
+        response.description = DESCRIPTIONS[status] ?? response.description;
+        const headers = {
+          ...(isWrite && status !== "5XX" && { "Idempotent-Replayed": replayed }),
+          ...(status.startsWith("5") && { "Retry-After": retryAfter }),
+          ...(isPage && { Link: link }),
+        };
+        if (Object.keys(headers).length > 0) response.headers = headers;
+      }
+    }
+  }
 }

@@ -151,7 +151,6 @@ function parse(message: Msg): Parsed {
   if (message.data.length > LIMITS.httpBodyBytesMax) {
     return { ok: false, error: apiError("payload_too_large") };
   }
-  if (message.data.length === 0) return { ok: true, value: {} };
   try {
     return { ok: true, value: JSON.parse(message.string()) as unknown };
   } catch {

@@ -13,6 +13,7 @@ import { LIMITS } from "../src/limits.ts";
 export const ID_PATTERN = `^[A-Za-z0-9_.:@-]{1,${LIMITS.idLengthMax}}$`;
 
 const Id = Type.String({ pattern: ID_PATTERN, examples: ["wallet-1"] });
+const OwnerId = Type.String({ pattern: ID_PATTERN, examples: ["user-1"] });
 const Currency = Type.String({ pattern: ID_PATTERN, examples: ["USD"], description: "Asset code" });
 const Time = Type.String({ format: "date-time" });
 
@@ -38,6 +39,12 @@ const JsonObject = Type.Unsafe<{ readonly [key: string]: unknown }>({
   type: "object",
   additionalProperties: true,
   description: `JSON object of at most ${LIMITS.metadataBytesMax} bytes`,
+});
+
+/** What an event says, whatever its size. */
+const EventData = Type.Unsafe<{ readonly [key: string]: unknown }>({
+  type: "object",
+  additionalProperties: true,
 });
 
 const Amount = Type.Unsafe<number | string>({
@@ -71,12 +78,32 @@ function body<Properties extends TProperties>(properties: Properties) {
   return Type.Object({ ...properties, ...everyCommand }, { additionalProperties: false });
 }
 
-export const CreateBody = body({
+const createFields = {
   walletId: Type.Optional(Id),
-  ownerId: Type.Optional(Id),
+  ownerId: Type.Optional(OwnerId),
   currency: Type.Optional(Currency),
-  initialBalance: Type.Optional(Amount),
-});
+  initialBalance: Type.Optional(
+    Type.Unsafe<number | string>({
+      type: ["number", "string"],
+      description: "0 or a positive decimal, as a number or as text; never rounded",
+      examples: [100, "100.00"],
+    }),
+  ),
+};
+export const CreateBody = Type.Object(
+  {
+    ...createFields,
+    ...everyCommand,
+    expectedVersion: Type.Optional(
+      Type.Integer({
+        minimum: 0,
+        description:
+          "Taken like on every write; a wallet that is not there has no version, so a creation with it always gives `wallet_not_found` (or `wallet_already_exists`)",
+      }),
+    ),
+  },
+  { additionalProperties: false },
+);
 export const AmountBody = body({ amount: Amount });
 export const FundBody = body({ wallet_id: Id, amount: Amount });
 export const TransferBody = body({ toWalletId: Id, amount: Amount });
@@ -132,7 +159,7 @@ export const WalletQuery = Type.Object(
 );
 export const WalletsQuery = Type.Object(
   {
-    ownerId: Type.Optional(Id),
+    ownerId: Type.Optional(OwnerId),
     status: Type.Optional(WalletStatus),
     currency: Type.Optional(Currency),
     ...paging,
@@ -202,7 +229,7 @@ export const Event = Type.Object(
     counterpartyId: NullableId,
     transferId: NullableId,
     description: NullableText,
-    data: JsonObject,
+    data: EventData,
     metadata: Type.Object({
       occurredAt: Time,
       correlationId: Type.String(),
