@@ -468,14 +468,14 @@ export function buildLane(deps: LaneDeps): Lane {
   function driveTransfers(): void {
     for (const late of pending.due(nowMs)) context.send(postOf(late));
     for (const { pending: transfer, waiter } of pending.impatient(nowMs)) {
-      const transferAnswer = answerOf(transfer, "pending", null, null);
-      const { transferId, fromWalletId, fromVersion } = transfer.transfer;
-      answer(
-        waiter,
-        transferAnswer === null
-          ? { type: "replayed", walletId: fromWalletId, version: fromVersion, transferId }
-          : { type: "transferred", transfer: transferAnswer, replayed: waiter !== transfer.first },
-      );
+      const { transferId, fromWalletId: walletId, fromVersion: version } = transfer.transfer;
+      if (transfer.payer === null) {
+        answer(waiter, { type: "replayed", walletId, version, transferId });
+        continue;
+      }
+      const pendingAnswer = answerOf(transfer, transfer.payer, "pending", null, null);
+      const replayed = waiter !== transfer.first;
+      answer(waiter, { type: "transferred", transfer: pendingAnswer, replayed });
     }
   }
 

@@ -193,14 +193,14 @@ export function postOf({ transfer, attempts: attempt }: PendingTransfer): PostMe
   };
 }
 
-/** How the transfer stands, for one who asked for it; null when only the journal knows the payer's state at that version. */
+/** How the transfer stands, for one who asked for it. */
 export function answerOf(
-  { transfer, payer }: PendingTransfer,
+  { transfer }: PendingTransfer,
+  payer: WalletState,
   status: TransferAnswer["status"],
   toVersion: number | null,
   payee: WalletState | null,
-): TransferAnswer | null {
-  if (payer === null) return null;
+): TransferAnswer {
   const { transferId, toWalletId } = transfer;
   return { transferId, status, from: payer, to: payee, toWalletId, toVersion };
 }

@@ -269,16 +269,12 @@ function stepVerdict(
   }
   const settled = settle(transfer, verdict, context.nowMs());
   commit.settled.push(settled);
-  // Who was refused hears of it with the return, and who comes from now on with the record: see `settledOutcome`.
-  if (verdict.type === "refused") return "waits";
+  // Who was refused hears of it with the return, and who needs the record read back when it is settled: `settledOutcome`.
+  if (verdict.type === "refused" || pending.payer === null) return "waits";
+  const answer = answerOf(pending, pending.payer, "posted", verdict.toVersion, message.payee);
   for (const waiter of pending.waiters) {
-    const transferAnswer = answerOf(pending, "posted", verdict.toVersion, message.payee);
-    context.answer(
-      waiter,
-      transferAnswer === null
-        ? replayOf(transfer)
-        : { type: "transferred", transfer: transferAnswer, replayed: waiter !== pending.first },
-    );
+    const replayed = waiter !== pending.first;
+    context.answer(waiter, { type: "transferred", transfer: answer, replayed });
   }
   pending.waiters = [];
   return "waits";

@@ -575,6 +575,30 @@ describe.each([
   });
 });
 
+it("race: a repeat joins a transfer whose record was read back, and hears of it only when it is settled", async () => {
+  const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
+  const command = transfer(payer, payee, "30");
+  await sendHeld(command, "post");
+  // Given that the payer's lane died while the payee had not answered, and that the caller asks again
+  const { hooks } = await stage.replace("a");
+  const again = stage.sendAs(repeated(command), { attempt: 2 });
+  await stage.quiet();
+  let isToldEarly = false;
+  hooks.append = async (writes, apply) => {
+    // Time for an answer that does not wait for this commit
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    if (writes.settled.length > 0) isToldEarly ||= again.outcomes.length > 0;
+    return apply();
+  };
+
+  await stage.release();
+  await stage.settle();
+
+  expect(isToldEarly).toBe(false);
+  expect(summaryOf(onlyOutcome(again))).toBe("replayed 2");
+  expect(await balances(payer, payee)).toBe("70.00 30.00");
+});
+
 it("race: a payer's lane that was superseded gets the verdict, and only its successor settles", async () => {
   const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
   await sendHeld(transfer(payer, payee, "30"), "post");
