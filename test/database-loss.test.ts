@@ -25,6 +25,12 @@ it(
     const bank = buildWorkload({ ask, name: "loss", callers: 12 });
     const troubles = (): number =>
       bank.count("unavailable") + bank.count("unknown") + bank.count("wrong");
+    // A transfer whose reserve was committed before may be told as pending at its deadline: that needs no commit any more.
+    const acknowledged = (isPending: boolean): number =>
+      bank.entries
+        .flatMap(({ answers }) => answers)
+        .filter((answer) => answer.type === "acknowledged" && answer.isPending === isPending)
+        .length;
     await bank.open();
     bank.start();
     await bank.progress(200);
@@ -42,12 +48,12 @@ it(
     await postgres.kill();
     await coffer.untilReady(503);
     await sleep(100);
-    const acknowledged = bank.count("acknowledged");
+    const [before, pendingBefore] = [acknowledged(false), acknowledged(true)];
     await sleep(LIMITS.commandDeadlineMs + 500);
 
-    // Then nothing is acknowledged, and everybody was told so in time
-    expect(bank.count("acknowledged")).toBe(acknowledged);
-    expect(troubles()).toBeGreaterThanOrEqual(12);
+    // Then nothing is carried out, and everybody was told so in time
+    expect(acknowledged(false)).toBe(before);
+    expect(troubles() + acknowledged(true) - pendingBefore).toBeGreaterThanOrEqual(12);
     expect(bank.count("wrong")).toBe(0);
 
     // When it is there again, service resumes by itself
