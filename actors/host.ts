@@ -128,11 +128,11 @@ export function buildHost(deps: HostDeps): Host {
     bus.publish(inbox, replies);
   }
 
-  /** At the end of this turn of the event loop, so that all it brings travels together. */
+  /** As soon as the bus has handed over what it has, so that all of that travels together. */
   function schedule(lane: LaneHandle): void {
     if (lane.isFlushing || lane.batchesUnderWay >= LIMITS.laneBatchesMax) return;
     lane.isFlushing = true;
-    setImmediate(() => {
+    queueMicrotask(() => {
       lane.isFlushing = false;
       flush(lane);
     });

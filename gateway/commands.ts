@@ -1,6 +1,6 @@
 /**
  * The command desk: asks the owners of shards to carry out commands, and stays with each until its answer or its deadline. It
- * hides batching (what one event-loop turn brings for a shard travels as one message), owners that are away for a moment, lost and
+ * hides batching (what one event-loop turn brings for a shard travels as one message, at most `LIMITS.commandBatchMax` at once), owners that are away for a moment, lost and
  * repeated messages, and clocks. It is the place where outcomes stay honest: each sending of a command is remembered
  * as one bit, set while that sending may have done something, and only when no bit is set is the answer "nothing happened". One
  * sweep serves all deadlines and pauses; a command costs one entry, one promise and no timer.
@@ -126,7 +126,8 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   const outboxes = new Map<number, Outbox>();
   let paused: Entry[] = [];
   let lastNumber = 0;
-  let isFlushPlanned = false;
+  /** Commands in the outboxes. */
+  let queued = 0;
   let drained: Promise<void> | undefined;
   let onEmpty: (() => void) | undefined;
 
@@ -147,13 +148,13 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
       outboxes.set(shard, outbox);
     }
     outbox.entries.push(entry);
-    if (isFlushPlanned) return;
-    isFlushPlanned = true;
-    schedule.soon(flush);
+    queued += 1;
+    if (queued >= LIMITS.commandBatchMax) flush();
+    else if (queued === 1) schedule.soon(flush);
   }
 
   function flush(): void {
-    isFlushPlanned = false;
+    queued = 0;
     const nowMs = clock.nowMs();
     for (const outbox of outboxes.values()) send(outbox, nowMs);
     // Kept while commands come, so that a shard's outbox is not made anew each turn; dropped when all is quiet.
@@ -161,11 +162,11 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   }
 
   function send(outbox: Outbox, nowMs: number): void {
-    const queued = outbox.entries;
-    if (queued.length === 0) return;
+    const waiting = outbox.entries;
+    if (waiting.length === 0) return;
     outbox.entries = [];
     let batch: Entry[] = [];
-    for (const entry of queued) {
+    for (const entry of waiting) {
       if (entry.state !== "queued") continue;
       const bytes = estimateBytes(entry.command);
       if (outbox.bytes + bytes > LIMITS.busMessageBytesMax) {

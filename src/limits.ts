@@ -27,6 +27,11 @@ export const LIMITS = {
   commandRetryPauseMsMax: 500,
   /** Times one command is sent, counting those that reached nobody. Each one's fate is one bit of an integer. */
   commandSendsMax: 30,
+  /**
+   * Commands that leave a gateway together at most: past it they go before the event-loop turn ends, so that lanes and database work
+   * while the gateway still reads. Without it a closed loop of clients moves through all stages as one convoy.
+   */
+  commandBatchMax: 32,
   /** How often a gateway looks for commands that are due again or past their deadline. */
   commandSweepMs: 25,
   /** A transfer without verdict is answered as pending this long before its deadline, so that the answer arrives in time. */

@@ -1,8 +1,8 @@
 /**
  * The bus inside one process: what the default role `all` and most tests use. A message is handed over by reference,
  * never serialised, so it costs a queue entry; the price is that no receiver may change it and that its size goes
- * unchecked. Everything published in one event-loop turn is delivered together after the turn's I/O (`setImmediate`), in
- * the order of publication, and what handlers publish waits for the next turn, so chatter cannot starve sockets and timers.
+ * unchecked. What one callback publishes is delivered together right after it, in the order of publication, so that no stage waits
+ * for the rest of the event-loop turn; what handlers publish waits for the next turn, so chatter cannot starve sockets and timers.
  */
 import type { Bus, BusHandler, BusState, Unsubscribe } from "./bus.ts";
 import { LIMITS } from "./limits.ts";
@@ -117,10 +117,20 @@ export function buildMemoryBus(options: MemoryBusOptions = {}): Bus {
   let queue: QueuedMessage[] = [];
   let drained: Promise<void> | undefined;
 
-  function deliverTurn(): void {
-    const turn = queue;
+  let isDelivering = false;
+
+  function deliverAll(): void {
+    const batch = queue;
     queue = [];
-    for (const queued of turn) deliver(directory, queued, onError);
+    isDelivering = true;
+    for (const queued of batch) deliver(directory, queued, onError);
+    isDelivering = false;
+  }
+
+  /** What a handler publishes waits for the next turn of the event loop, all else only for the end of its callback. */
+  function schedule(): void {
+    if (isDelivering) setImmediate(deliverAll);
+    else queueMicrotask(deliverAll);
   }
 
   return {
@@ -129,7 +139,7 @@ export function buildMemoryBus(options: MemoryBusOptions = {}): Bus {
         onUndelivered?.();
         return;
       }
-      if (queue.push({ subject, message, onUndelivered }) === 1) setImmediate(deliverTurn);
+      if (queue.push({ subject, message, onUndelivered }) === 1) schedule();
     },
     subscribe<M>(subject: string, handler: BusHandler<M>) {
       return addSubscription(directory, subject, handler as BusHandler<unknown>);
