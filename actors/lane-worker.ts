@@ -7,41 +7,13 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { parentPort, workerData } from "node:worker_threads";
 import { nowMs } from "../src/clock.ts";
-import type { Effects, ShardMessage } from "../src/protocol.ts";
+import type { ShardMessage } from "../src/protocol.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildLane, type LaneStats } from "./lane.ts";
+import type { Arrival, LaneNotice, LaneResult, LaneTask } from "./lane-thread.ts";
+import type { LaneWorkerData } from "./piscina-lanes.ts";
 
-/** What the host gives a lane's thread when it begins. */
-export interface LaneWorkerData {
-  readonly databaseUrl: string;
-  readonly owner: string;
-  readonly shards: readonly number[];
-  readonly name: string;
-}
-
-/** Messages that arrived at the host together. */
-export interface Arrival {
-  readonly atMs: number;
-  readonly messages: readonly ShardMessage[];
-}
-
-/** Host -> lane thread, one per run. Answered by `LaneResult`; a run that fails means that the thread is gone. */
-export type LaneTask =
-  | { readonly type: "batch"; readonly arrivals: readonly Arrival[] }
-  | { readonly type: "tick" }
-  | { readonly type: "stop" };
-
-export interface LaneResult {
-  readonly effects: Effects | null;
-  readonly stats: LaneStats | null;
-}
-
-/** Lane thread -> host, outside any run. */
-export type LaneNotice =
-  | { readonly type: "effects"; readonly effects: Effects }
-  | { readonly type: "log"; readonly level: "info" | "warn" | "fatal"; readonly text: string };
-
-const { databaseUrl, owner, shards } = workerData as LaneWorkerData;
+const { databaseUrl, owner } = workerData as LaneWorkerData;
 const journal = buildPostgresJournal(databaseUrl);
 
 setFlagsFromString("--expose-gc");
@@ -69,7 +41,6 @@ function crash(error: unknown): never {
 const lane = buildLane({
   journal,
   owner,
-  shards,
   emit: (effects) => notify({ type: "effects", effects }),
   log: (level, text) => notify({ type: "log", level, text }),
   crash,
@@ -81,7 +52,7 @@ export default async function run(task: LaneTask): Promise<LaneResult> {
       case "batch":
         return { effects: await lane.receive(stamped(task.arrivals), nowMs()), stats: null };
       case "tick": {
-        const effects = lane.tick(nowMs());
+        const effects = lane.tick(nowMs(), task.shards);
         const stats = lane.stats();
         collectAfterPassivation(stats);
         return { effects, stats };

@@ -5,12 +5,19 @@
  * that was decided on top, is dropped and its messages are dealt with again, in order. The lane has no clock and no timer: time
  * comes with `tick`, so that a simulator can drive it.
  *
- *     serving --commit outcome unknown, or never claimed--> recovering --claimed, pending transfers read--> serving
+ *     serving --commit outcome unknown, or fenced--> recovering --claimed, pending transfers read--> serving
  *     serving --refused by the database--> pausing --next tick--> serving
  *
  * serving: messages are decided on arrival. recovering, pausing: they wait in the backlog, each until its deadline; nothing is
  * decided, since nobody knows on what. Invariant: at most one commit is under way, and an actor's state is the committed one
  * plus exactly the events in that commit and in the open one.
+ *
+ * Which shards it serves comes with each tick, too. A shard here:
+ *
+ *     (none) --assigned--> claiming --claimed--> held --no longer assigned--> leaving --nothing under way--> (none)
+ *                             \--not ours--> lost       \--taken by another owner--> lost --no longer assigned--> (none)
+ *
+ * claiming: its messages wait. held: they are dealt with. leaving, lost: they are refused, so that their senders ask again elsewhere.
  */
 import type { AppendResult, Journal, KnownCommand, KnownVerdict } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -23,6 +30,7 @@ import {
   type ShardMessage,
 } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
+import type { Transfer } from "../src/transfer.ts";
 import { newCommit, newItem, writesOf, type Actor, type Item, type Turn } from "./commit.ts";
 import { answerOf, buildPendingTransfers, postOf } from "./pending-transfers.ts";
 import { isExpired, settledOutcome, step, type StepContext } from "./steps.ts";
@@ -31,7 +39,6 @@ export interface LaneDeps {
   readonly journal: Journal;
   /** The host's name in the shard table. The lane claims only what this owner holds already. */
   readonly owner: string;
-  readonly shards: readonly number[];
   /** Takes effects that no finished batch could carry. */
   readonly emit: (effects: Effects) => void;
   readonly log: (level: "info" | "warn", text: string) => void;
@@ -45,14 +52,20 @@ export interface LaneStats {
   readonly pendingTransfers: number;
   readonly commits: number;
   readonly events: number;
+  /** Whether every shard that is assigned to it is held, and nothing waits for the database to come back. */
   readonly serving: boolean;
+  /** Shards of which something may be under way here: claiming, held or leaving. */
+  readonly shards: readonly number[];
 }
 
 export interface Lane {
   /** Deals with a batch; resolves when each message is committed, refused or sent on, with all effects that are ready by then. */
   receive(messages: readonly ShardMessage[], nowMs: number): Promise<Effects>;
-  /** Tells the time: expiry, retries, passivation. Called every `LIMITS.laneTickMs`. */
-  tick(nowMs: number): Effects;
+  /**
+   * Tells the time (expiry, retries, passivation), and all shards that the lane has to serve from now on. Called every
+   * `LIMITS.laneTickMs`; until the first time messages wait.
+   */
+  tick(nowMs: number, shards: readonly number[]): Effects;
   stats(): LaneStats;
 }
 
@@ -77,7 +90,11 @@ export function buildLane(deps: LaneDeps): Lane {
   const creations = new Map<string, Creation>();
   /** Keys to be looked up with the next read. */
   let unresolved = new Set<string>();
-  const lostShards = new Set<number>();
+  let assigned = new Set<number>();
+  const claiming = new Set<number>();
+  const lost = new Set<number>();
+  /** Messages for shards that are being claimed. */
+  let waiting: Item[] = [];
 
   let mode: "serving" | "recovering" | "pausing" = "recovering";
   let isClaiming = false;
@@ -101,11 +118,15 @@ export function buildLane(deps: LaneDeps): Lane {
     pending,
     inFlight,
     send(message) {
-      if (epochs.has(shardOf(addressee(message)))) local.push(newItem(message, null));
+      if (serves(shardOf(addressee(message)))) local.push(newItem(message, null));
       else outbox.messages.push(message);
     },
     answer,
   };
+
+  function serves(shard: number): boolean {
+    return epochs.has(shard) && assigned.has(shard);
+  }
 
   function answer({ inbox, seq }: CommandMessage, outcome: Outcome): void {
     outbox.replies.push({ inbox, seq, outcome });
@@ -126,14 +147,18 @@ export function buildLane(deps: LaneDeps): Lane {
       return;
     }
     const { message } = item;
+    const walletId = addressee(message);
+    const shard = shardOf(walletId);
+    if (!serves(shard)) {
+      const isAwaited = assigned.has(shard) && !lost.has(shard);
+      if (isAwaited && waiting.length < LIMITS.laneBacklogMax) waiting.push(item);
+      else refuse(item, isAwaited ? "overloaded" : "unavailable");
+      return;
+    }
     if (message.type === "command" && message.command.proposedId && item.creationKey === null) {
       resolveCreation(item, message);
       return;
     }
-    const walletId = addressee(message);
-    const shard = shardOf(walletId);
-    // Silently: whoever owns the shard now may have received the same message.
-    if (!epochs.has(shard)) return finish(item);
     let actor = actors.get(walletId);
     if (actor === undefined) {
       actor = newActor(walletId, shard);
@@ -151,14 +176,17 @@ export function buildLane(deps: LaneDeps): Lane {
   }
 
   /**
-   * Does not deal with a message. A caller is told that nothing happened, unless that is in doubt; a step of the transfer protocol
-   * may be dropped, since its coordinator or its caller repeats it.
+   * Does not deal with a message. A caller is told that nothing happened, or that nobody knows, and asks again; what only its
+   * coordinator waits for may be dropped, since that one repeats it.
    */
   function refuse(item: Item, fault: Fault): void {
     const { message } = item;
+    const isAsk = message.type === "ask" || message.type === "asked";
+    const origin = isAsk ? message.origin : message;
     // Past its deadline nobody waits for the answer, and another owner may have given it.
-    if (message.type === "command" && !item.inDoubt && nowMs < message.expiresAtMs) {
-      answer(message, { type: "fault", fault });
+    if (origin.type === "command" && nowMs < origin.expiresAtMs) {
+      // Another copy of the same sending may have come further than this one.
+      answer(origin, { type: "fault", fault: item.inDoubt || isAsk ? "unknown" : fault });
     }
     finish(item);
   }
@@ -384,22 +412,59 @@ export function buildLane(deps: LaneDeps): Lane {
 
   // ---- ownership ----------------------------------------------------------------------------------------------------
 
-  /** Takes the next epoch of what this owner still holds; afterwards the journal says what became of everything. */
+  /** Takes the next epoch of all that is assigned; afterwards the journal says what became of everything. */
   function recover(): void {
     if (isClaiming || nowMs < resumeAtMs) return;
+    const shards = assignedShards();
+    claim(shards, (claimed, transfers) => {
+      epochs.clear();
+      for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
+      pending.reload(transfers, nowMs);
+      mode = "serving";
+      pauseMs = 0;
+      drop(shards.filter((shard) => !claimed.has(shard)));
+      again(takeBacklog());
+    });
+  }
+
+  /** The same for shards that were assigned meanwhile; the others go on. */
+  function adopt(): void {
+    if (isClaiming || nowMs < resumeAtMs) return;
+    const shards = assignedShards().filter((shard) => !epochs.has(shard));
+    if (shards.length === 0) return;
+    for (const shard of shards) claiming.add(shard);
+    claim(shards, (claimed, transfers) => {
+      claiming.clear();
+      // Recovering takes all epochs anew, these too.
+      if (mode === "recovering") return;
+      for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
+      pending.add(transfers, nowMs);
+      drop(shards.filter((shard) => !claimed.has(shard)));
+    });
+  }
+
+  function assignedShards(): number[] {
+    return [...assigned].filter((shard) => !lost.has(shard));
+  }
+
+  function claim(
+    shards: readonly number[],
+    then: (claimed: ReadonlyMap<number, number>, transfers: readonly Transfer[]) => void,
+  ): void {
     isClaiming = true;
-    claimAndLoad()
+    claimAndLoad(shards)
       .then(
-        (claimed) => {
-          const lost = deps.shards.filter((shard) => !claimed.has(shard) && !lostShards.has(shard));
-          epochs.clear();
-          for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
-          mode = "serving";
-          pauseMs = 0;
-          lose(lost, () => takeBacklog());
+        ({ claimed, transfers }) => {
+          then(claimed, transfers);
+          const items = waiting;
+          waiting = [];
+          again(items);
           proceed();
         },
-        (error: unknown) => pause(`cannot claim shards: ${String(error)}`),
+        (error: unknown) => {
+          claiming.clear();
+          pause(`cannot claim shards: ${String(error)}`);
+        },
       )
       .finally(() => {
         isClaiming = false;
@@ -407,11 +472,11 @@ export function buildLane(deps: LaneDeps): Lane {
       .catch(deps.crash);
   }
 
-  async function claimAndLoad(): Promise<Map<number, number>> {
-    const claimed = await journal.claim(deps.owner, deps.shards, false);
+  async function claimAndLoad(shards: readonly number[]) {
+    if (shards.length === 0) return { claimed: new Map<number, number>(), transfers: [] };
+    const claimed = await journal.claim(deps.owner, shards);
     const transfers = await journal.loadPendingTransfers([...claimed.keys()]);
-    pending.reload(transfers, nowMs);
-    return claimed;
+    return { claimed, transfers };
   }
 
   /** Nothing is tried for a while, longer each time until something works. */
@@ -427,31 +492,46 @@ export function buildLane(deps: LaneDeps): Lane {
     return items;
   }
 
-  /** Stops speaking for shards that another owner has; everything else is dealt with again. */
-  function lose(shards: readonly number[], takeItems: () => Item[]): void {
-    const items = takeItems();
-    if (shards.length > 0) {
-      deps.log("warn", `${shards.length} shards belong to another owner now`);
-      for (const shard of shards) {
-        epochs.delete(shard);
-        lostShards.add(shard);
-      }
-      append(outbox.lost, shards);
-      pending.dropWhere((payer) => !epochs.has(shardOf(payer)));
-      for (const actor of actors.values()) {
-        if (epochs.has(actor.shard)) continue;
-        actors.delete(actor.walletId);
-        sleeping.delete(actor);
-        items.push(...actor.mailbox);
-      }
+  /** Stops speaking for shards that another owner has. */
+  function drop(shards: readonly number[]): void {
+    if (shards.length === 0) return;
+    deps.log("warn", `${shards.length} shards belong to another owner now`);
+    for (const shard of shards) lost.add(shard);
+    append(outbox.lost, shards);
+    forget(shards);
+  }
+
+  /** Forgets all that is known of shards; who waits is sent to their next owner. */
+  function forget(shards: readonly number[]): void {
+    const gone = new Set(shards);
+    for (const shard of shards) epochs.delete(shard);
+    const isGone = (walletId: string): boolean => gone.has(shardOf(walletId));
+    for (const waiter of pending.dropWhere(isGone)) {
+      answer(waiter, { type: "fault", fault: "unknown" });
     }
-    again(items);
+    for (const actor of actors.values()) {
+      if (!gone.has(actor.shard)) continue;
+      actors.delete(actor.walletId);
+      sleeping.delete(actor);
+      for (const item of actor.mailbox) refuse(item, "unavailable");
+    }
+  }
+
+  /** Lets go of shards that are no longer assigned, as soon as no commit has anything of them. */
+  function leave(): void {
+    const leaving = new Set([...epochs.keys()].filter((shard) => !assigned.has(shard)));
+    if (leaving.size === 0) return;
+    for (const commit of [open, underWay]) {
+      for (const shard of commit?.shards ?? []) leaving.delete(shard);
+    }
+    forget([...leaving]);
   }
 
   // ---- time ---------------------------------------------------------------------------------------------------------
 
   function expire(): void {
     if (backlog.length > 0) backlog = backlog.filter(keepUnlessExpired);
+    if (waiting.length > 0) waiting = waiting.filter(keepUnlessExpired);
     for (const actor of sleeping) actor.mailbox = actor.mailbox.filter(keepUnlessExpired);
     for (const creation of creations.values()) {
       creation.waiting = creation.waiting.filter(keepUnlessExpired);
@@ -505,11 +585,17 @@ export function buildLane(deps: LaneDeps): Lane {
       });
     },
 
-    tick(atMs) {
+    tick(atMs, shards) {
       nowMs = atMs;
+      assigned = new Set(shards);
+      for (const shard of lost) if (!assigned.has(shard)) lost.delete(shard);
       expire();
       if (mode === "recovering") recover();
       if (mode === "pausing" && nowMs >= resumeAtMs) mode = "serving";
+      if (mode === "serving") {
+        leave();
+        adopt();
+      }
       driveTransfers();
       if (nowMs >= nextSweepMs || actors.size > LIMITS.actorsMax) {
         nextSweepMs = nowMs + LIMITS.actorSweepMs;
@@ -521,11 +607,12 @@ export function buildLane(deps: LaneDeps): Lane {
 
     stats: () => ({
       actors: actors.size,
-      backlog: backlog.length,
+      backlog: backlog.length + waiting.length,
       pendingTransfers: pending.size,
       commits,
       events,
-      serving: mode === "serving",
+      serving: mode === "serving" && [...assigned].every(serves),
+      shards: [...new Set([...epochs.keys(), ...claiming])],
     }),
   };
 }

@@ -49,8 +49,10 @@ export interface PendingTransfers {
   impatient(nowMs: number): Array<{ pending: PendingTransfer; waiter: CommandMessage }>;
   /** Replaces everything by what the journal holds, keeping who waits. */
   reload(transfers: readonly Transfer[], nowMs: number): void;
-  /** Forgets the transfers of payers in shards that now belong to others. */
-  dropWhere(isLost: (payerWalletId: string) => boolean): void;
+  /** Adds what the journal holds of shards that are new here. */
+  add(transfers: readonly Transfer[], nowMs: number): void;
+  /** Forgets the transfers of payers in shards that others drive from now on; returns who waited for them. */
+  dropWhere(isLost: (payerWalletId: string) => boolean): CommandMessage[];
 }
 
 export function buildPendingTransfers(): PendingTransfers {
@@ -70,6 +72,19 @@ export function buildPendingTransfers(): PendingTransfers {
       throw new Error(`transfer ${transferId} is ${pending?.phase ?? "unknown"}, not ${phase}`);
     }
     return pending;
+  }
+
+  function readBack(transfer: Transfer, known: PendingTransfer | undefined, nowMs: number): void {
+    byId.set(transfer.transferId, {
+      transfer,
+      payer: known?.payer ?? null,
+      phase: "pending",
+      waiters: known?.waiters ?? [],
+      first: known?.first ?? null,
+      attempts: 1, // by whoever wrote the record
+      nextDriveMs: nowMs,
+    });
+    shift(transfer, 1);
   }
 
   return {
@@ -148,26 +163,23 @@ export function buildPendingTransfers(): PendingTransfers {
       const before = byId;
       byId = new Map();
       inTransit.clear();
+      for (const transfer of transfers) readBack(transfer, before.get(transfer.transferId), nowMs);
+    },
+    add(transfers, nowMs) {
       for (const transfer of transfers) {
-        const known = before.get(transfer.transferId);
-        byId.set(transfer.transferId, {
-          transfer,
-          payer: known?.payer ?? null,
-          phase: "pending",
-          waiters: known?.waiters ?? [],
-          first: known?.first ?? null,
-          attempts: 1, // by whoever wrote the record
-          nextDriveMs: nowMs,
-        });
-        shift(transfer, 1);
+        if (!byId.has(transfer.transferId)) readBack(transfer, undefined, nowMs);
       }
     },
     dropWhere(isLost) {
+      const waiters: CommandMessage[] = [];
       for (const [transferId, pending] of byId) {
-        if (!isLost(pending.transfer.fromWalletId)) continue;
+        const { fromWalletId } = pending.transfer;
+        if (!isLost(fromWalletId)) continue;
         byId.delete(transferId);
-        inTransit.delete(pending.transfer.fromWalletId);
+        inTransit.delete(fromWalletId);
+        waiters.push(...pending.waiters);
       }
+      return waiters;
     },
   };
 }

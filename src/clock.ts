@@ -22,3 +22,28 @@ export function nowMs(): number {
   latestMs = next;
   return latestMs;
 }
+
+/** The time port of everything that waits; a simulator brings its own. */
+export interface Time {
+  /** Milliseconds since the epoch that never go back in one process. */
+  nowMs(): number;
+  /** Runs the task once, after the callback under way and those already waiting. */
+  soon(task: () => void): void;
+  /** Runs the task once after the delay, unless the returned function is called before. */
+  after(delayMs: number, task: () => void): () => void;
+  /** Runs the task every `intervalMs` until the returned function is called. */
+  every(intervalMs: number, task: () => void): () => void;
+}
+
+export const systemTime: Time = {
+  nowMs,
+  soon: (task) => void setImmediate(task),
+  after(delayMs, task) {
+    const timer = setTimeout(task, delayMs);
+    return () => clearTimeout(timer);
+  },
+  every(intervalMs, task) {
+    const timer = setInterval(task, intervalMs);
+    return () => clearInterval(timer);
+  },
+};

@@ -103,11 +103,11 @@ export type AppendResult =
 
 export interface Journal {
   /**
-   * Takes the next epoch of those `shards` that `owner` holds (`takeOver`: of all of them, whoever holds them), after waiting for every
-   * append under way. Returns the epochs; a shard missing in the answer belongs to somebody else. When it returns, no append
-   * with an older epoch of these shards can commit any more, and every one that did is visible.
+   * Takes the next epoch of those `shards` that `owner` holds in the shard table, after waiting for every append under way. Returns
+   * the epochs; a shard missing in the answer belongs to somebody else. When it returns, no append with an older epoch of these
+   * shards can commit any more, and every one that did is visible.
    */
-  claim(owner: string, shards: readonly number[], takeOver: boolean): Promise<Map<number, number>>;
+  claim(owner: string, shards: readonly number[]): Promise<Map<number, number>>;
 
   /** The wallets' states; null for one that does not exist. */
   loadWallets(walletIds: readonly string[]): Promise<Map<string, WalletState | null>>;

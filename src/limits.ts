@@ -170,9 +170,33 @@ export const LIMITS = {
   /** Time for a client to answer a close frame before its socket is destroyed. */
   feedCloseMs: 2_000,
 
-  /** Pause between two signs of life of a host, and how long one lasts: two may be lost. */
-  heartbeatMs: 1_000,
-  heartbeatTtlMs: 3_000,
+  /** Pause between two signs of life of a host, and how long one lasts: three may be lost. */
+  heartbeatMs: 500,
+  heartbeatTtlMs: 2_000,
+  /** Time for one answer of Redis. */
+  redisAnswerMs: 500,
+  /** How often a host looks who is alive and who owns what. */
+  placementMs: 250,
+  /** A host counts as gone after it was missing for this long, besides its last sign of life: one look may be wrong. */
+  absenceMs: 750,
+  /** A host gets shards of others only after it was there for this long, so that one that flaps moves nothing. */
+  joinSettleMs: 2_000,
+  /** After Redis was away nobody counts as gone for this long: everybody needs time to say again that it lives. */
+  redisSettleMs: 3_000,
+  /** Who took a shard from a host counts as alive there for this long, even if Redis does not know it. */
+  evidenceMs: 10_000,
+  /** Shards handed over at once; the next ones follow when these are gone. It bounds how many wallets wait at a time. */
+  handOffShardsMax: 32,
+  /** How long a host goes on answering "not here" for a shard it has left: until its successor is subscribed. */
+  handOffLingerMs: 300,
+  /** A host that ends finishes what is under way for this long; what takes longer, its successor does. */
+  handOffQuietMs: 1_000,
+  /** A host that ends has this long to hand all its shards over. */
+  handOffMs: 3_000,
+  /** Latest hand-offs that a host remembers for whoever asks. */
+  handOffsKept: 32,
+  /** Time for hosts to answer a question about the cluster. */
+  clusterAnswerMs: 400,
 
   // Embedded PostgreSQL.
   /** How long a start may take: recovery after a crash replays up to `max_wal_size` of WAL. */
@@ -223,7 +247,19 @@ assertRelation(
   LIMITS.transferPendingMarginMs < LIMITS.commandAttemptMs,
   "a pending answer must leave before the deadline and after a normal verdict",
 );
+assertRelation(
+  LIMITS.heartbeatTtlMs + LIMITS.absenceMs + LIMITS.placementMs * 4 < 5_000,
+  "a crashed host's wallets must answer again within 5 s",
+);
+assertRelation(
+  LIMITS.redisSettleMs > LIMITS.heartbeatTtlMs,
+  "after a loss of Redis everybody needs more than one life span to be heard again",
+);
 assertRelation(LIMITS.shutdownMs > LIMITS.commandDeadlineMs, "shutdown must outlast a command");
+assertRelation(
+  LIMITS.shutdownMs > LIMITS.commandDeadlineMs + LIMITS.handOffMs,
+  "shutdown must leave time to give the shards up",
+);
 assertRelation(LIMITS.busDrainMs < LIMITS.shutdownMs, "a bus must close before the process does");
 assertRelation(
   LIMITS.busMessageBytesMax * 2 < LIMITS.busInFlightBytesMax,

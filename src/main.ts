@@ -9,8 +9,10 @@ import closeWithGrace from "close-with-grace";
 import type { FastifyInstance } from "fastify";
 import { pino, type Logger } from "pino";
 import { uuidv7 } from "uuidv7";
-import { startHeartbeat } from "../actors/heartbeat.ts";
+import { randomUUID } from "node:crypto";
 import { buildHost, type Host } from "../actors/host.ts";
+import { buildPiscinaLanes } from "../actors/piscina-lanes.ts";
+import { buildRedisMembership, type RedisMembership } from "../actors/redis-membership.ts";
 import { buildAnswers } from "../gateway/answers.ts";
 import { buildCommandIntake } from "../gateway/command-intake.ts";
 import { buildCommandDesk } from "../gateway/commands.ts";
@@ -22,6 +24,7 @@ import { buildWalletService } from "../gateway/nats-service.ts";
 import { buildFeedSocket } from "../gateway/websocket.ts";
 import { allAssets, assetOf } from "./assets.ts";
 import type { Bus } from "./bus.ts";
+import { systemTime } from "./clock.ts";
 import { ConfigError, readConfig, type Config } from "./config.ts";
 import { assertDurable, openDatabase, UnsafeDatabaseError, type Database } from "./database.ts";
 import { EmbeddedPostgresError } from "./embedded-postgres.ts";
@@ -30,8 +33,10 @@ import { buildMemoryBus } from "./memory-bus.ts";
 import { migrateUp } from "./migrate.ts";
 import { buildNatsBus, type NatsBus } from "./nats-bus.ts";
 import { packageRoot } from "./package-root.ts";
+import { buildPostgresShardTable } from "./postgres-shard-table.ts";
 import { buildPostgresReadModel } from "./postgres-read-model.ts";
 import { SUBJECTS } from "./protocol.ts";
+import { ALL_SHARDS } from "./shard.ts";
 
 /** What has to be closed, last opened first. */
 type Closing = Array<{ name: string; close: () => Promise<void> }>;
@@ -54,9 +59,8 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
     await migrateUp(database.url, { log: (line) => log.info(line) });
     await assertDurable(database.url);
   }
-  if (config.redisUrl !== undefined && config.role !== "host") {
-    log.info("REDIS_URL is not used by this role");
-  }
+  const usesRedis = config.role === "host" || (config.role === "all" && config.natsUrls.length > 0);
+  if (config.redisUrl !== undefined && !usesRedis) log.info("REDIS_URL is not used here");
   const natsBus = openNatsBus(config, log);
   const bus = natsBus ?? buildMemoryBus();
   closing.push({ name: "bus", close: () => bus.drain() });
@@ -79,21 +83,49 @@ function openNatsBus({ natsUrls, hostId }: Config, log: Logger): NatsBus | null 
   return buildNatsBus({ url: natsUrls.join(","), name: `coffer-${hostId}`, log });
 }
 
-async function startHost({ config, database, bus, log, closing }: Parts): Promise<Host> {
+interface RunningHost {
+  readonly host: Host;
+  /** Null: the host is alone. */
+  readonly membership: RedisMembership | null;
+}
+
+async function startHost({
+  config,
+  database,
+  bus,
+  natsBus,
+  log,
+  closing,
+}: Parts): Promise<RunningHost> {
+  const { hostId, redisUrl, lanes: laneCount } = config;
+  const databaseUrls = [database.url];
+  const shardTable = buildPostgresShardTable(databaseUrls);
+  closing.push({ name: "shard table", close: () => shardTable.close() });
+  // Only over NATS can there be other hosts to share with.
+  const isMember = redisUrl !== undefined && natsBus !== null;
+  const membership = isMember
+    ? buildRedisMembership({ redisUrl, name: `coffer-${hostId}`, log })
+    : null;
+  if (membership !== null) closing.push({ name: "membership", close: () => membership.close() });
   const host = buildHost({
     bus,
-    databaseUrl: database.url,
-    hostId: config.hostId,
-    laneCount: config.lanes,
+    shardTable,
+    membership,
+    startLane: buildPiscinaLanes(databaseUrls).start,
+    databases: databaseUrls.length,
+    laneCount,
+    hostId,
+    owner: `${hostId}:${randomUUID()}`,
+    time: systemTime,
     log,
     onFatal(reason) {
       log.fatal(reason);
       process.exit(1);
     },
   });
-  await host.start();
   closing.push({ name: "host", close: () => host.drain() });
-  return host;
+  await host.start();
+  return { host, membership };
 }
 
 function hostProbe(host: Host): HealthProbe {
@@ -101,40 +133,35 @@ function hostProbe(host: Host): HealthProbe {
     name: "host",
     isNeededForCommands: true,
     probe: () =>
-      host.stats().ready
+      host.status().ready
         ? Promise.resolve(0)
         : Promise.reject(new Error("the lanes do not serve now")),
   };
 }
 
-/** A gateway without a host of its own: is anybody there to take a command? */
+/** A gateway without a host of its own: does anybody take commands? Shards that move just now do not count. */
 function ownerProbe(bus: Bus): HealthProbe {
   return {
     name: "host",
     isNeededForCommands: true,
     probe: async () => {
       const startedAtMs = performance.now();
-      let isMissing = false;
-      bus.publish(SUBJECTS.shard(0), [], () => {
-        isMissing = true;
-      });
+      let missing = 0;
+      for (const shard of ALL_SHARDS) {
+        bus.publish(SUBJECTS.shard(shard), [], () => {
+          missing += 1;
+        });
+      }
       await bus.ping(LIMITS.healthCheckMs);
-      if (isMissing) throw new Error("no host serves this gateway's commands");
+      if (missing === ALL_SHARDS.length) throw new Error("no host serves this gateway's commands");
       return performance.now() - startedAtMs;
     },
   };
 }
 
 /** A host serves its health, so that an orchestrator can watch it; commands come over the bus. */
-function startHostServer(parts: Parts, host: Host): FastifyInstance {
-  const { config, bus, natsBus, version, log, closing } = parts;
-  const heartbeat = startHeartbeat({
-    redisUrl: config.redisUrl!,
-    hostId: config.hostId,
-    content: () => host.stats(),
-    log,
-  });
-  closing.push({ name: "heartbeat", close: () => heartbeat.stop() });
+function startHostServer(parts: Parts, { host, membership }: RunningHost): FastifyInstance {
+  const { bus, natsBus, version, log, closing } = parts;
   const server = buildServer(log);
   addHealthRoutes(server, {
     version,
@@ -142,15 +169,21 @@ function startHostServer(parts: Parts, host: Host): FastifyInstance {
     probes: [
       hostProbe(host),
       { name: "bus", isNeededForCommands: true, probe: () => bus.ping(LIMITS.healthCheckMs) },
-      { name: "redis", isNeededForCommands: false, probe: () => heartbeat.ping() },
+      ...redisProbe(membership),
     ],
-    stats: () => ({ bus: natsBus?.stats() ?? {}, host: host.stats() }),
+    stats: () => ({ bus: natsBus?.stats() ?? {}, host: host.status() }),
   });
   closing.push({ name: "health", close: () => server.close() });
   return server;
 }
 
-async function startGateway(parts: Parts, host: Host | null): Promise<FastifyInstance> {
+/** Without Redis shards stay where they are, and commands are served. */
+function redisProbe(membership: RedisMembership | null): HealthProbe[] {
+  if (membership === null) return [];
+  return [{ name: "redis", isNeededForCommands: false, probe: () => membership.ping() }];
+}
+
+async function startGateway(parts: Parts, running: RunningHost | null): Promise<FastifyInstance> {
   const { config, database, bus, natsBus, version, log, closing } = parts;
   const readModel = buildPostgresReadModel({ databaseUrl: database.url, log });
   closing.push({ name: "reads", close: () => readModel.close() });
@@ -177,7 +210,10 @@ async function startGateway(parts: Parts, host: Host | null): Promise<FastifyIns
     assets,
     version,
     log,
-    probes: [host === null ? ownerProbe(bus) : hostProbe(host)],
+    probes:
+      running === null
+        ? [ownerProbe(bus)]
+        : [hostProbe(running.host), ...redisProbe(running.membership)],
     ...(natsBus === null ? {} : { busStats: () => natsBus.stats() }),
   });
   await server.register(buildFeedSocket({ hub }));

@@ -109,7 +109,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     connectionTimeoutMillis: LIMITS.journalConnectMs,
     query_timeout: statementMs + LIMITS.journalConnectMs,
     // Claims are writes too: an epoch that a crash took back could be given twice.
-    options: `-c synchronous_commit=on -c jit=off -c statement_timeout=${statementMs}`,
+    options: `-c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off -c statement_timeout=${statementMs}`,
     types: { getTypeParser: readType },
   });
   reader.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
@@ -124,11 +124,11 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
   }
 
   return {
-    async claim(owner, shards, takeOver) {
+    async claim(owner, shards) {
       const rows = await read<{ claimed_shard: number; claimed_epoch: number }>(
         "claim",
-        "SELECT claimed_shard, claimed_epoch FROM claim_shards($1, $2, $3)",
-        [owner, shards, takeOver],
+        "SELECT claimed_shard, claimed_epoch FROM claim_shards($1, $2)",
+        [owner, shards],
       );
       return new Map(rows.map((row) => [row.claimed_shard, row.claimed_epoch]));
     },

@@ -13,6 +13,7 @@ import type { Journal, NewEvent } from "./journal.ts";
 import { LIMITS } from "./limits.ts";
 import { migrateUp } from "./migrate.ts";
 import { buildPostgresJournal } from "./postgres-journal.ts";
+import { buildPostgresShardTable } from "./postgres-shard-table.ts";
 import { buildPostgresReadModel, ReadUnavailable } from "./postgres-read-model.ts";
 import type { ReadModel } from "./read-model.ts";
 import { ALL_SHARDS } from "./shard.ts";
@@ -116,7 +117,10 @@ beforeAll(async () => {
   await migrateUp(server.url);
   journal = buildPostgresJournal(server.url);
   reads = buildPostgresReadModel({ databaseUrl: server.url });
-  fence = await journal.claim("test", ALL_SHARDS, true);
+  const shardTable = buildPostgresShardTable([server.url]);
+  await shardTable.take("test", new Map(ALL_SHARDS.map((shard) => [shard, null])));
+  await shardTable.close();
+  fence = await journal.claim("test", ALL_SHARDS);
 }, 60_000);
 
 afterAll(async () => {

@@ -164,8 +164,44 @@ export const SUBJECTS = {
   shard: (shard: number): string => `coffer.shard.${shard}`,
   /** Replies to one gateway: an array of `Reply`. */
   inbox: (gatewayId: string): string => `coffer.inbox.${gatewayId}`,
+  isInbox: (subject: string): boolean => /^coffer\.inbox\.[^\s.*>]+$/.test(subject),
   /** Changes of a shard's wallets: an array of `Change`. */
   changes: (shard: number): string => `coffer.changes.${shard}`,
+  /** Hosts tell each other that shards can be taken; the message is their list. Only a hint to look at the shard table now. */
+  released: "coffer.released",
+  /** A question to all hosts for their `HostStatus`: `{ inbox }`, answered there by a single `HostStatus` each. */
+  status: "coffer.status",
   /** Creations of wallets of an owner, by the shard of the owner's id: an array of `Change`. */
   owners: (shard: number): string => `coffer.owners.${shard}`,
 } as const;
+
+/** Host -> whoever asked on `SUBJECTS.status`: what this host has and does now. */
+export interface HostStatus {
+  readonly hostId: string;
+  /** This run of it, as in the shard table. */
+  readonly owner: string;
+  readonly startedAt: string;
+  readonly ready: boolean;
+  readonly leaving: boolean;
+  /** Shards it serves now. */
+  readonly shards: readonly number[];
+  readonly lanes: ReadonlyArray<{
+    readonly name: string;
+    readonly shards: number;
+    readonly serving: boolean;
+    readonly actors: number;
+    /** Messages that wait: in the host's queue, and in the lane for a commit, a wallet or the database. */
+    readonly mailboxDepth: number;
+    /** Commands accepted and not answered. */
+    readonly outstanding: number;
+    readonly pendingTransfers: number;
+  }>;
+  /** Latest first. */
+  readonly handOffs: ReadonlyArray<{
+    readonly at: string;
+    readonly shards: readonly number[];
+    readonly type: "taken" | "handed over" | "lost";
+    /** Who had them before (taken), or should take them (handed over); null when not known. */
+    readonly peer: string | null;
+  }>;
+}

@@ -7,11 +7,11 @@
 import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, inject, it } from "vitest";
-import { buildHost } from "../actors/host.ts";
 import { buildCommandDesk } from "../gateway/commands.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
 import { migrateUp } from "../src/migrate.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
+import { buildTestHost } from "./stack.ts";
 import {
   askDesk,
   buildWorkload,
@@ -149,15 +149,14 @@ async function open(name: string): Promise<Setting> {
   const proxy = await startProxy(databaseUrl);
   const bus = buildMemoryBus();
   const fatal: string[] = [];
-  const host = buildHost({
+  const running = buildTestHost({
     bus,
     databaseUrl: proxy.url,
-    hostId: name,
     laneCount: 1,
     log: { info: () => undefined, warn: () => undefined, fatal: (text) => fatal.push(text) },
     onFatal: (reason) => fatal.push(reason),
   });
-  await host.start();
+  await running.host.start();
   const desk = buildCommandDesk({ bus, gatewayId: name });
   return {
     proxy,
@@ -165,7 +164,7 @@ async function open(name: string): Promise<Setting> {
     ask: askDesk(desk),
     async close() {
       await desk.drain();
-      await host.drain();
+      await running.close();
       proxy.close();
       await dropDatabase(serverUrl, name);
       expect(fatal).toEqual([]);

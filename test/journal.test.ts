@@ -10,7 +10,9 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished }
 import { amountMinor } from "../src/amount.ts";
 import type { Journal, NewEvent, Writes } from "../src/journal.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
+import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import type { Rejection } from "../src/rejection.ts";
+import type { ShardTable } from "../src/shard-table.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import type { Transfer, Verdict } from "../src/transfer.ts";
 import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
@@ -22,21 +24,32 @@ const NOW_MS = Date.UTC(2030, 0, 1, 12, 30, 15, 123);
 
 let database: TestDatabase;
 let journal: Journal;
+let shardTable: ShardTable;
 let epochs: Map<number, number>;
 
 beforeAll(async () => {
   database = await openDatabase("journal_test");
   journal = buildPostgresJournal(database.url);
+  shardTable = buildPostgresShardTable([database.url]);
 });
 
 afterAll(async () => {
   await journal.close();
+  await shardTable.close();
   await database.close();
 });
 
 beforeEach(async () => {
-  epochs = await journal.claim(OWNER, ALL_SHARDS, true);
+  epochs = await takeOver(OWNER, ALL_SHARDS);
 });
+
+/** Becomes the owner, whoever was, and claims. */
+async function takeOver(owner: string, shards: readonly number[]): Promise<Map<number, number>> {
+  const owners = await shardTable.read();
+  const from = owners.filter(({ shard }) => shards.includes(shard));
+  await shardTable.take(owner, new Map(from.map((row) => [row.shard, row.owner])));
+  return await journal.claim(owner, shards);
+}
 
 // --- Writing commits by hand ----------------------------------------------------------------------------------------------
 
@@ -466,7 +479,7 @@ describe("the fence", () => {
     const writes = creditOf(lost, 1);
     put(writes, kept.walletId, credited(1), {}, kept);
     expect(shardOf(lost.walletId)).not.toBe(shardOf(kept.walletId));
-    await journal.claim("host-2", [shardOf(lost.walletId)], true);
+    await takeOver("host-2", [shardOf(lost.walletId)]);
 
     const result = await writingNothing(() => journal.append(writes));
 
@@ -478,24 +491,24 @@ describe("the fence", () => {
     const writes = draft();
     speakFor(writes, walletId);
     expect(await journal.append(writes)).toEqual({ type: "committed" });
-    await journal.claim(OWNER, [shardOf(walletId)], false);
+    await journal.claim(OWNER, [shardOf(walletId)]);
     expect(await journal.append(writes)).toEqual({ type: "fenced", shards: [shardOf(walletId)] });
   });
 
   it("gives an owner what it holds, and others only what they take over", async () => {
     const [one, two, three] = [17, 18, 19];
-    await journal.claim("host-2", [three], true);
+    await takeOver("host-2", [three]);
 
-    const again = await journal.claim(OWNER, [one, two, three], false);
-    const taken = await journal.claim("host-3", [two, three], true);
+    const again = await journal.claim(OWNER, [one, two, three]);
+    const taken = await takeOver("host-3", [two, three]);
 
     expect([...again.keys()].toSorted()).toEqual([one, two]);
     expect(again.get(one)).toBe(epochs.get(one)! + 1);
     expect(Object.fromEntries(taken)).toEqual({
-      [two]: epochs.get(two)! + 2,
-      [three]: epochs.get(three)! + 2,
+      [two]: epochs.get(two)! + 3,
+      [three]: epochs.get(three)! + 4,
     });
-    expect(await journal.claim(OWNER, [two, three], false)).toEqual(new Map());
+    expect(await journal.claim(OWNER, [two, three])).toEqual(new Map());
   });
 
   it("race: an append that waits while a claim is under way is refused once the claim commits", async () => {
@@ -534,7 +547,7 @@ describe("the fence", () => {
     ]);
     // When a claim begins
     let isClaimed = false;
-    const claim = journal.claim("host-2", [shardOf(wallet.walletId)], true).then((claimed) => {
+    const claim = takeOver("host-2", [shardOf(wallet.walletId)]).then((claimed) => {
       isClaimed = true;
       return claimed;
     });
@@ -892,7 +905,7 @@ describe("when the database fails", () => {
     const wallet = await openWallet();
     const away = journalFor("postgres://coffer:secret@127.0.0.1:1/coffer");
     expect(await away.append(creditOf(wallet, 1))).toMatchObject({ type: "refused" });
-    await expect(away.claim(OWNER, [1], false)).rejects.toThrow(/ECONNREFUSED/);
+    await expect(away.claim(OWNER, [1])).rejects.toThrow(/ECONNREFUSED/);
   });
 
   /** A wire to the server that can swallow what the server says, and cut. */
@@ -947,7 +960,7 @@ describe("when the database fails", () => {
     // Then only the journal can tell, and it does: the append is there
     expect(result).toMatchObject({ type: "unknown" });
     wire.heal();
-    await tapped.claim(OWNER, ALL_SHARDS, false).then((claimed) => (epochs = claimed));
+    await tapped.claim(OWNER, ALL_SHARDS).then((claimed) => (epochs = claimed));
     expect(await versionOf(wallet.walletId)).toBe(wallet.version + 1);
     const again = await tapped.append(creditOf(wallet, 1, commandId));
     expect(again).toMatchObject({ type: "known", commands: [{ commandId, version: 2 }] });

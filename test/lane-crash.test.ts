@@ -6,16 +6,16 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
-import { buildHost, type Host } from "../actors/host.ts";
 import { buildCommandDesk, type CommandDesk } from "../gateway/commands.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
 import { migrateUp } from "../src/migrate.ts";
 import type { Command } from "../src/protocol.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
+import { buildTestHost, until, type TestHost } from "./stack.ts";
 import { askDesk, buildWorkload, checkBank, commandOf, type Workload } from "./workload.ts";
 
 let databaseUrl: string;
-let host: Host;
+let running: TestHost;
 let desk: CommandDesk;
 /** What the host said, and what it would have ended the process for. */
 const log: string[] = [];
@@ -25,21 +25,20 @@ beforeAll(async () => {
   await migrateUp(databaseUrl, { log: () => undefined });
   const bus = buildMemoryBus();
   const keep = (text: string): void => void log.push(text);
-  host = buildHost({
+  running = buildTestHost({
     bus,
     databaseUrl,
-    hostId: "crashing",
     laneCount: 2,
     log: { info: keep, warn: keep, fatal: keep },
     onFatal: (reason) => log.push(`FATAL ${reason}`),
   });
-  await host.start();
+  await running.host.start();
   desk = buildCommandDesk({ bus, gatewayId: "gateway" });
 });
 
 afterAll(async () => {
   await desk.drain();
-  await host.drain();
+  await running.close();
   await dropDatabase(inject("postgresUrl"), "lane_crash");
 });
 
@@ -70,7 +69,7 @@ it("callers end with the one outcome when threads are killed between commit and 
 
   // When one thread after the other is killed, a little later in its work each time
   for (let kill = 0; kill < KILLS; kill += 1) {
-    const [thread] = host.pools[kill % 2]!.threads;
+    const [thread] = running.lanes.pools[kill % 2]!.threads;
     await sleep(kill);
     await thread!.terminate();
     await bank.progress(40);
@@ -87,7 +86,7 @@ it("a thread that throws where nobody catches takes no command with it", async (
   const bank = await openBank("uncaught");
 
   // When each thread gets a message that its runtime cannot read, which ends in an uncaught error
-  for (const pool of host.pools) {
+  for (const pool of running.lanes.pools) {
     const [thread] = pool.threads;
     const gone = new Promise((resolve) => thread!.once("exit", resolve));
     thread!.postMessage({});
@@ -97,7 +96,7 @@ it("a thread that throws where nobody catches takes no command with it", async (
 
   // Then the next threads serve, and every command has its outcome
   await expectRightOutcomes(bank);
-  expect(host.stats().ready).toBe(true);
+  await until("the lanes serve", () => running.host.status().ready);
 });
 
 it("a command that ends every thread it meets is given up as unknown, and the others go on", async () => {

@@ -15,7 +15,8 @@ import { pino, type Logger } from "pino";
 import { uuidv7 } from "uuidv7";
 import { inject } from "vitest";
 
-import { buildHost, type Host } from "../actors/host.ts";
+import { buildHost, type Host, type HostDeps } from "../actors/host.ts";
+import { buildPiscinaLanes, type PiscinaLanes } from "../actors/piscina-lanes.ts";
 import { buildAnswers } from "../gateway/answers.ts";
 import { buildCommandIntake } from "../gateway/command-intake.ts";
 import { buildCommandDesk, type CommandDesk } from "../gateway/commands.ts";
@@ -29,6 +30,8 @@ import type { Bus } from "../src/bus.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
 import { migrateUp } from "../src/migrate.ts";
 import { connectNatsBus, type NatsBus } from "../src/nats-bus.ts";
+import { systemTime } from "../src/clock.ts";
+import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 
@@ -138,23 +141,52 @@ function keepErrors(errors: string[]): Logger {
   return pino({ level: "error", base: null }, sink);
 }
 
+export interface TestHost {
+  readonly host: Host;
+  readonly lanes: PiscinaLanes;
+  close(): Promise<void>;
+}
+
+/** A host that is alone on its database, not started yet. */
+export function buildTestHost(
+  options: Pick<HostDeps, "bus" | "laneCount" | "log" | "onFatal"> & { databaseUrl: string },
+): TestHost {
+  const { databaseUrl, ...deps } = options;
+  const lanes = buildPiscinaLanes([databaseUrl]);
+  const shardTable = buildPostgresShardTable([databaseUrl]);
+  const host = buildHost({
+    ...deps,
+    shardTable,
+    membership: null,
+    startLane: lanes.start,
+    databases: 1,
+    hostId: "test",
+    owner: unique("test"),
+    time: systemTime,
+  });
+  return {
+    host,
+    lanes,
+    async close() {
+      await host.drain();
+      await shardTable.close();
+    },
+  };
+}
+
 async function startHost(
   bus: Bus,
   databaseUrl: string,
   laneCount: number,
   log: Logger,
-): Promise<Host> {
-  const host = buildHost({
-    bus,
-    databaseUrl,
-    hostId: "test",
-    laneCount,
-    log,
-    onFatal: (reason) => log.fatal(reason),
-  });
-  await host.start();
-  await until("the lanes serve", () => host.stats().ready);
-  return host;
+  closing: Closing,
+): Promise<TestHost> {
+  const onFatal = (reason: string): void => log.fatal(reason);
+  const running = buildTestHost({ bus, databaseUrl, laneCount, log, onFatal });
+  closing.push(() => running.close());
+  await running.host.start();
+  await until("the lanes serve", () => running.host.status().ready);
+  return running;
 }
 
 /** Waits for a condition, looking again every few milliseconds; fails by name. */
@@ -206,8 +238,9 @@ async function start(options: StackOptions, closing: Closing): Promise<Stack> {
     natsUrl === undefined ? null : await connectNatsBus({ url: natsUrl, name: "test", log });
   const bus = natsBus ?? buildMemoryBus();
   closing.push(() => bus.drain());
-  const host = besides === undefined ? await startHost(bus, databaseUrl, laneCount, log) : null;
-  if (host !== null) closing.push(() => host.drain());
+  const running =
+    besides === undefined ? await startHost(bus, databaseUrl, laneCount, log, closing) : null;
+  const host = running?.host ?? null;
   const gateway = await startGateway({ options, databaseUrl, bus, natsBus, host, log, closing });
   const { port } = gateway.app.server.address() as AddressInfo;
   const url = `http://127.0.0.1:${port}`;
@@ -248,7 +281,7 @@ async function start(options: StackOptions, closing: Closing): Promise<Stack> {
       return (await pool.query<Row>(text, values)).rows;
     },
     async crashLanes() {
-      await Promise.all(host!.pools.map(({ threads }) => threads[0]!.terminate()));
+      await Promise.all(running!.lanes.pools.map(({ threads }) => threads[0]!.terminate()));
     },
     close() {
       closed ??= closeAll(closing);
@@ -287,7 +320,7 @@ async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "h
     log,
   });
   const probe = async (): Promise<number> => {
-    if (!host!.stats().ready) throw new Error("the lanes do not serve now");
+    if (!host!.status().ready) throw new Error("the lanes do not serve now");
     return 0;
   };
   const app = buildGateway({

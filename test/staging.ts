@@ -12,6 +12,7 @@ import type { AppendResult, Journal, Writes } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { migrateUp } from "../src/migrate.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
+import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import {
   addressee,
   type Change,
@@ -196,6 +197,7 @@ export interface StagePlan {
 
 export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Stage> {
   const journals: Journal[] = [];
+  const shardTable = buildPostgresShardTable([databaseUrl]);
   const byName = new Map<string, StagedLane>();
   const asked = new Map<number, Asked>();
   const outstanding = new Set<Promise<unknown>>();
@@ -222,8 +224,8 @@ export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Sta
       }
     }
     return {
-      claim(owner, shards, takeOver) {
-        const claim = () => call(() => real.claim(owner, shards, takeOver));
+      claim(owner, shards) {
+        const claim = () => call(() => real.claim(owner, shards));
         return staged().hooks.claim?.(claim) ?? claim();
       },
       loadWallets(walletIds) {
@@ -255,11 +257,10 @@ export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Sta
   async function addLane(plan: LanePlan, takeOver: boolean): Promise<StagedLane> {
     const real = buildPostgresJournal(databaseUrl);
     journals.push(real);
-    if (takeOver) await real.claim(plan.owner, plan.shards, true);
+    if (takeOver) await takeShards(plan.owner, plan.shards);
     const lane = buildLane({
       journal: stagedJournal(() => staged, real),
       owner: plan.owner,
-      shards: plan.shards,
       emit: (effects) => dispatch(staged, effects),
       log: (level, text) => void log.push(`${plan.name} ${level}: ${text}`),
       crash: (error) => {
@@ -269,9 +270,22 @@ export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Sta
     const calls = { append: 0, loadWallets: 0, loadCreated: 0 };
     const staged: StagedLane = { ...plan, lane, hooks: {}, calls, lost: [], isAlive: true };
     byName.set(plan.name, staged);
-    dispatch(staged, lane.tick(stage.nowMs));
+    tickLane(staged);
     await stage.quiet();
     return staged;
+  }
+
+  /** Shards that it lost are not assigned again, as its host would see to. */
+  function tickLane(staged: StagedLane): void {
+    const shards = staged.shards.filter((shard) => !staged.lost.includes(shard));
+    dispatch(staged, staged.lane.tick(stage.nowMs, shards));
+  }
+
+  /** Whoever had them. */
+  async function takeShards(owner: string, shards: readonly number[]): Promise<void> {
+    const table = await shardTable.read();
+    const from = table.filter(({ shard }) => shards.includes(shard));
+    await shardTable.take(owner, new Map(from.map((row) => [row.shard, row.owner])));
   }
 
   // ---- the network ----
@@ -369,7 +383,7 @@ export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Sta
     async tick(ms = LIMITS.laneTickMs) {
       stage.nowMs += ms;
       for (const staged of byName.values()) {
-        if (staged.isAlive) dispatch(staged, staged.lane.tick(stage.nowMs));
+        if (staged.isAlive) tickLane(staged);
       }
       await stage.quiet();
     },
@@ -407,7 +421,7 @@ export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Sta
     },
     async close() {
       for (const staged of byName.values()) staged.isAlive = false;
-      await Promise.all(journals.map((journal) => journal.close()));
+      await Promise.all([...journals, shardTable].map((one) => one.close()));
     },
   };
 

@@ -1,0 +1,269 @@
+/**
+ * The host's side of one lane: what waits for it, what it has accepted and not answered, and which shards it is told to serve. It
+ * bounds the queue by count and bytes, keeps few batches under way, and answers for a thread that died: whoever waited for it is
+ * told that the outcome is unknown and asks again with the same command id.
+ */
+import type { Time } from "../src/clock.ts";
+import { LIMITS } from "../src/limits.ts";
+import type { CommandMessage, Effects, Fault, Reply, ShardMessage } from "../src/protocol.ts";
+import type { LaneStats } from "./lane.ts";
+import type { Arrival, LanePlan, LaneTask, LaneThread, StartLane } from "./lane-thread.ts";
+import { bytesOf } from "./messages.ts";
+
+export interface LaneGateDeps {
+  readonly plan: LanePlan;
+  readonly startLane: StartLane;
+  readonly time: Pick<Time, "nowMs" | "after">;
+  readonly log: { info(text: string): void; warn(text: string): void; fatal(text: string): void };
+  /** Takes what the lane gives back. */
+  readonly dispatch: (effects: Effects) => void;
+  /** Takes replies that the gate itself gives, of one inbox each time. */
+  readonly reply: (replies: readonly Reply[]) => void;
+  /** Takes shards that the lane has nothing of any more, after they were unassigned. */
+  readonly onLeft: (shards: readonly number[]) => void;
+  /** The thread cannot be started. */
+  readonly onFatal: (reason: string) => void;
+}
+
+export interface LaneGate {
+  readonly plan: LanePlan;
+  /** Queues what there is room for, and answers for the rest. */
+  accept(messages: readonly ShardMessage[]): void;
+  /** Tells the lane to serve this shard, too. Messages for it may follow at once. */
+  assign(shard: number): void;
+  /** Tells the lane to finish with this shard; `onLeft` follows. */
+  unassign(shard: number): void;
+  /** Tells the lane the time. Called every `LIMITS.laneTickMs`. */
+  tick(): void;
+  /** A reply that leaves the host ends what it answers. */
+  answered(replies: readonly Reply[]): void;
+  /** As of the last tick; null before the first. */
+  readonly stats: LaneStats | null;
+  /** Whether the lane serves everything that is assigned to it now. */
+  readonly isServing: boolean;
+  readonly assigned: ReadonlySet<number>;
+  readonly outstanding: number;
+  readonly queued: number;
+  /** Whether something is queued, under way, or waits for the verdict on a transfer. */
+  readonly isBusy: boolean;
+  stop(): Promise<void>;
+}
+
+/** While shards are being left, the lane is asked this often whether it has. */
+const LEAVE_POLL_MS = 10;
+
+export function buildLaneGate(deps: LaneGateDeps): LaneGate {
+  const { plan, time, log } = deps;
+  const assigned = new Set<number>();
+  const leaving = new Set<number>();
+  /** Commands accepted and not answered: per gateway inbox, the number and when it may be forgotten. */
+  let outstanding = new Map<string, Map<number, number>>();
+  let outstandingCount = 0;
+  let queue: Arrival[] = [];
+  let queuedMessages = 0;
+  let queuedBytes = 0;
+  let batchesUnderWay = 0;
+  let ticking: "no" | "yes" | "again" = "no";
+  let isFlushing = false;
+  let isStopping = false;
+  let stats: LaneStats | null = null;
+  /** The lane has not yet said how it stands with all that is assigned. */
+  let isNewsDue = true;
+
+  const thread: LaneThread = deps.startLane(plan, {
+    notice(notice) {
+      if (notice.type === "effects") deps.dispatch(notice.effects);
+      else log[notice.level](`${plan.name}: ${notice.text}`);
+    },
+    lost: threadLost,
+  });
+
+  // ---- queue --------------------------------------------------------------------------------------------------------
+
+  function accept(messages: readonly ShardMessage[]): void {
+    const atMs = time.nowMs();
+    const taken: ShardMessage[] = [];
+    for (const message of messages) {
+      const isCommand = message.type === "command";
+      // A copy of a command that the bus repeated must not be answered beside the one that is under way.
+      if (isCommand && outstanding.get(message.inbox)?.has(message.seq) === true) continue;
+      const bytes = bytesOf(message);
+      const isFull =
+        (isCommand && outstandingCount >= LIMITS.laneCommandsMax) ||
+        queuedMessages >= LIMITS.laneBacklogMax ||
+        queuedBytes + bytes > LIMITS.laneBytesMax;
+      if (isFull) {
+        if (isCommand) refuse(message, "overloaded");
+        continue;
+      }
+      queuedBytes += bytes;
+      queuedMessages += 1;
+      if (isCommand) expect(message, atMs + message.budgetMs);
+      taken.push(message);
+    }
+    if (taken.length === 0) return;
+    queue.push({ atMs, messages: taken });
+    schedule();
+  }
+
+  function refuse({ inbox, seq }: CommandMessage, fault: Fault): void {
+    deps.reply([{ inbox, seq, outcome: { type: "fault", fault } }]);
+  }
+
+  /** As soon as the bus has handed over what it has, so that all of that travels together. */
+  function schedule(): void {
+    if (isFlushing || queue.length === 0 || batchesUnderWay >= LIMITS.laneBatchesMax) return;
+    isFlushing = true;
+    queueMicrotask(() => {
+      isFlushing = false;
+      flush();
+    });
+  }
+
+  function flush(): void {
+    while (queue.length > 0 && batchesUnderWay < LIMITS.laneBatchesMax) {
+      const arrivals: Arrival[] = [];
+      let count = 0;
+      while (queue.length > 0 && count < LIMITS.laneBatchMessagesMax) {
+        const arrival = queue.shift()!;
+        count += arrival.messages.length;
+        arrivals.push(arrival);
+        for (const message of arrival.messages) queuedBytes -= bytesOf(message);
+      }
+      queuedMessages -= count;
+      batchesUnderWay += 1;
+      void run({ type: "batch", arrivals }).finally(() => {
+        batchesUnderWay -= 1;
+        schedule();
+      });
+    }
+  }
+
+  /** Never rejects: a thread that ended is told of by `lost`. */
+  async function run(task: LaneTask): Promise<void> {
+    try {
+      const result = await thread.run(task);
+      if (result.effects !== null) deps.dispatch(result.effects);
+      if (result.stats !== null) takeStats(result.stats, task);
+    } catch {
+      // Nothing came back.
+    }
+  }
+
+  // ---- shards and time ----------------------------------------------------------------------------------------------
+
+  function tick(): void {
+    if (ticking !== "no") {
+      ticking = "again";
+      return;
+    }
+    ticking = "yes";
+    forgetExpired(time.nowMs());
+    void run({ type: "tick", shards: [...assigned] }).finally(() => {
+      const isDue = ticking === "again";
+      ticking = "no";
+      if (isStopping) return;
+      if (isDue) tick();
+      else if (leaving.size > 0) time.after(LEAVE_POLL_MS, tick);
+    });
+  }
+
+  function takeStats(latest: LaneStats, task: LaneTask): void {
+    stats = latest;
+    if (task.type !== "tick") return;
+    const told = new Set(task.shards);
+    isNewsDue = [...assigned].some((shard) => !told.has(shard));
+    if (leaving.size === 0) return;
+    const left = [...leaving].filter((shard) => !told.has(shard) && !latest.shards.includes(shard));
+    if (left.length === 0) return;
+    for (const shard of left) leaving.delete(shard);
+    deps.onLeft(left);
+  }
+
+  // ---- outstanding commands -----------------------------------------------------------------------------------------
+
+  function expect({ inbox, seq }: CommandMessage, untilMs: number): void {
+    let numbers = outstanding.get(inbox);
+    if (numbers === undefined) outstanding.set(inbox, (numbers = new Map<number, number>()));
+    outstandingCount += 1;
+    numbers.set(seq, untilMs);
+  }
+
+  function forget(inbox: string, seq: number): void {
+    if (outstanding.get(inbox)?.delete(seq) === true) outstandingCount -= 1;
+  }
+
+  /** Forgets commands whose callers have given up; they are older at the front. */
+  function forgetExpired(nowMs: number): void {
+    for (const [inbox, numbers] of outstanding) {
+      for (const [seq, untilMs] of numbers) {
+        if (untilMs + LIMITS.commandAttemptMs > nowMs) break;
+        forget(inbox, seq);
+      }
+      if (numbers.size === 0) outstanding.delete(inbox);
+    }
+  }
+
+  /** The thread is gone, and with it everything it had not committed. */
+  function threadLost(reason: string, isReplaced: boolean): void {
+    if (isStopping) return;
+    if (!isReplaced) {
+      deps.onFatal(`${plan.name} cannot be started: ${reason}`);
+      return;
+    }
+    if (outstandingCount > 0) {
+      log.warn(`${plan.name} ended (${reason}); ${outstandingCount} outcomes are unknown`);
+    }
+    const unanswered = outstanding;
+    outstanding = new Map();
+    outstandingCount = 0;
+    for (const [inbox, numbers] of unanswered) {
+      const replies = Array.from(numbers.keys(), (seq): Reply => {
+        return { inbox, seq, outcome: { type: "fault", fault: "unknown" } };
+      });
+      if (replies.length > 0) deps.reply(replies);
+    }
+    // The new thread knows nothing of its shards.
+    isNewsDue = true;
+    tick();
+  }
+
+  return {
+    plan,
+    accept,
+    assign(shard) {
+      leaving.delete(shard);
+      assigned.add(shard);
+      isNewsDue = true;
+    },
+    unassign(shard) {
+      if (assigned.delete(shard)) leaving.add(shard);
+    },
+    tick,
+    answered(replies) {
+      for (const { inbox, seq } of replies) forget(inbox, seq);
+    },
+    get stats() {
+      return stats;
+    },
+    get isServing() {
+      return !isNewsDue && stats?.serving === true;
+    },
+    assigned,
+    get outstanding() {
+      return outstandingCount;
+    },
+    get queued() {
+      return queuedMessages;
+    },
+    get isBusy() {
+      const isWaiting = outstandingCount > 0 && (stats?.pendingTransfers ?? 0) > 0;
+      return queue.length > 0 || batchesUnderWay > 0 || isWaiting;
+    },
+    async stop() {
+      isStopping = true;
+      await thread.run({ type: "stop" }).catch(() => undefined);
+      await thread.destroy();
+    },
+  };
+}

@@ -1,0 +1,54 @@
+/**
+ * The thread port: what a host asks of a lane, as plain data that crosses threads. `piscina-lanes.ts` runs each lane on a thread of its
+ * own; a simulator runs them in its own. A thread may end at any moment and be replaced by an empty one: the host is told, and says
+ * again with every tick which shards the lane has to serve.
+ */
+import type { Effects, ShardMessage } from "../src/protocol.ts";
+import type { LaneStats } from "./lane.ts";
+
+/** Messages that arrived at the host together. */
+export interface Arrival {
+  readonly atMs: number;
+  readonly messages: readonly ShardMessage[];
+}
+
+/** Host -> lane, one per run. Answered by `LaneResult`; a run that fails means that the thread is gone. */
+export type LaneTask =
+  | { readonly type: "batch"; readonly arrivals: readonly Arrival[] }
+  /** Time passes. `shards`: all that the lane has to serve from now on. */
+  | { readonly type: "tick"; readonly shards: readonly number[] }
+  | { readonly type: "stop" };
+
+export interface LaneResult {
+  readonly effects: Effects | null;
+  /** With a tick. */
+  readonly stats: LaneStats | null;
+}
+
+/** Lane -> host, outside any run. */
+export type LaneNotice =
+  | { readonly type: "effects"; readonly effects: Effects }
+  | { readonly type: "log"; readonly level: "info" | "warn" | "fatal"; readonly text: string };
+
+export interface LaneThread {
+  /** Tasks reach the lane in the order of the calls. Rejects when the thread ended before it answered. */
+  run(task: LaneTask): Promise<LaneResult>;
+  /** Ends the thread, whatever it does. */
+  destroy(): Promise<void>;
+}
+
+export interface LanePlan {
+  readonly name: string;
+  /** The host's name in the shard table. */
+  readonly owner: string;
+  /** Which of the databases has the lane's shards: its index in DATABASE_URL. A lane serves shards of one database only. */
+  readonly database: number;
+}
+
+export interface LaneListener {
+  notice(notice: LaneNotice): void;
+  /** The thread ended and an empty one takes its place (`isReplaced`), or none can be started. */
+  lost(reason: string, isReplaced: boolean): void;
+}
+
+export type StartLane = (plan: LanePlan, listener: LaneListener) => LaneThread;

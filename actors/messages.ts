@@ -1,0 +1,108 @@
+/**
+ * The shape and the weight of what travels between hosts, lanes and gateways: whether a message has the parts that routing needs,
+ * how many bytes it takes at most, and how a batch is cut so that each part fits one bus message.
+ */
+import { LIMITS } from "../src/limits.ts";
+import type { Change, CommandMessage, Reply, ShardMessage } from "../src/protocol.ts";
+import { shardOf } from "../src/shard.ts";
+import type { WalletState } from "../src/wallet.ts";
+
+/** What a command weighs in a queue besides its texts; an estimate in bytes. */
+const COMMAND_BYTES = 512;
+
+/**
+ * Whether a message has the parts that routing needs. Whoever may publish on the shards' subjects is trusted with money
+ * (docs/operations.md); this only keeps a stray message from ending a lane.
+ */
+export function isFor(message: ShardMessage, shard: number): boolean {
+  if (typeof message !== "object" || message === null) return false;
+  switch (message.type) {
+    case "command":
+      return isCommand(message) && shardOf(message.command.walletId) === shard;
+    case "ask":
+    case "asked":
+      return isCommand(message.origin) && isAddressedTo(message, shard);
+    case "post":
+      return typeof message.step?.transferId === "string" && isAddressedTo(message, shard);
+    case "verdict":
+      return typeof message.transferId === "string" && isAddressedTo(message, shard);
+    default:
+      return false;
+  }
+}
+
+function isAddressedTo({ walletId }: { walletId: string }, shard: number): boolean {
+  return typeof walletId === "string" && shardOf(walletId) === shard;
+}
+
+function isCommand(message: CommandMessage): boolean {
+  const { inbox, seq, budgetMs, command } = message ?? {};
+  return (
+    typeof inbox === "string" &&
+    typeof seq === "number" &&
+    typeof budgetMs === "number" &&
+    typeof command?.walletId === "string" &&
+    typeof command.commandId === "string" &&
+    typeof command.body?.type === "string"
+  );
+}
+
+/** Most bytes that one UTF-16 unit of a text takes in a bus message. */
+const BYTES_PER_UNIT = 6;
+
+export function bytesOf(message: ShardMessage): number {
+  if (message.type === "ask" || message.type === "asked") return bytesOf(message.origin) * 2;
+  if (message.type === "verdict") return COMMAND_BYTES + walletBytes(message.payee);
+  if (message.type === "post") return COMMAND_BYTES + textBytes(message.description);
+  const { description, metadata, body } = message.command;
+  const own = body.type === "create" ? textBytes(body.metadata) : 0;
+  return COMMAND_BYTES + textBytes(description) + textBytes(metadata) + own;
+}
+
+export function replyBytes({ outcome }: Reply): number {
+  if (outcome.type === "done") return walletBytes(outcome.wallet);
+  if (outcome.type !== "transferred") return COMMAND_BYTES;
+  return walletBytes(outcome.transfer.from) + walletBytes(outcome.transfer.to);
+}
+
+export function changeBytes({ wallet, description }: Change): number {
+  return walletBytes(wallet) + textBytes(description);
+}
+
+function walletBytes(wallet: WalletState | null): number {
+  return wallet === null ? 0 : COMMAND_BYTES * 2 + textBytes(wallet.metadata);
+}
+
+function textBytes(text: string | null): number {
+  return text === null ? 0 : text.length * BYTES_PER_UNIT;
+}
+
+/** A batch in parts that each fit one bus message. */
+export function parts<T>(batch: readonly T[], bytesOfOne: (one: T) => number): T[][] {
+  const all: T[][] = [];
+  let part: T[] = [];
+  let bytes = 0;
+  for (const one of batch) {
+    const more = bytesOfOne(one);
+    if (part.length > 0 && bytes + more > LIMITS.busMessageBytesMax) {
+      all.push(part);
+      part = [];
+      bytes = 0;
+    }
+    part.push(one);
+    bytes += more;
+  }
+  all.push(part);
+  return all;
+}
+
+export function grouped<T, K>(items: readonly T[], key: (item: T) => K): Map<K, T[]> {
+  const groups = new Map<K, T[]>();
+  for (const item of items) {
+    const name = key(item);
+    const group = groups.get(name);
+    if (group === undefined) groups.set(name, [item]);
+    else group.push(item);
+  }
+  return groups;
+}

@@ -1,0 +1,71 @@
+/**
+ * Lanes on threads of their own, by Piscina: one pool per lane with exactly one thread, so that tasks arrive in order and none waits for
+ * another lane (docs/adr/0002). A thread that dies is replaced by Piscina with an empty one; the host hears of it here, once.
+ */
+import { join } from "node:path";
+import { Piscina } from "piscina";
+import { LIMITS } from "../src/limits.ts";
+import { packageRoot } from "../src/package-root.ts";
+import type {
+  LaneNotice,
+  LanePlan,
+  LaneResult,
+  LaneTask,
+  LaneThread,
+  StartLane,
+} from "./lane-thread.ts";
+
+/** What a lane's thread gets when it begins. */
+export interface LaneWorkerData extends LanePlan {
+  readonly databaseUrl: string;
+}
+
+export interface PiscinaLanes {
+  readonly start: StartLane;
+  /** So that a test can kill a thread. */
+  readonly pools: readonly Piscina[];
+}
+
+export function buildPiscinaLanes(databaseUrls: readonly string[]): PiscinaLanes {
+  const pools: Piscina[] = [];
+
+  function start(...[plan, listener]: Parameters<StartLane>): LaneThread {
+    const workerData: LaneWorkerData = { ...plan, databaseUrl: databaseUrls[plan.database]! };
+    const pool = new Piscina({
+      // A thread needs JavaScript, also when this file itself runs as TypeScript.
+      filename: join(packageRoot, "dist", "actors", "lane-worker.js"),
+      workerData,
+      minThreads: 1,
+      maxThreads: 1,
+      concurrentTasksPerWorker: LIMITS.laneBatchesMax + 8,
+      atomics: "disabled",
+      recordTiming: false,
+      idleTimeout: Infinity,
+    });
+    pools.push(pool);
+    let isEnding = false;
+
+    function lost(error: unknown): void {
+      if (!isEnding) listener.lost(String(error), pool.threads.length > 0);
+    }
+
+    pool.on("message", (notice: LaneNotice) => listener.notice(notice));
+    pool.on("error", lost);
+    return {
+      async run(task: LaneTask) {
+        try {
+          return (await pool.run(task)) as LaneResult;
+        } catch (error) {
+          lost(error);
+          throw error;
+        }
+      },
+      async destroy() {
+        isEnding = true;
+        await pool.destroy();
+      },
+    };
+  }
+
+  return { start, pools };
+}

@@ -1,0 +1,100 @@
+/**
+ * Membership in Redis: each host's word is a key with a time to live, and a set holds the names of all who ever spoke. It says who is
+ * alive and nothing about who may write, which only PostgreSQL knows; with Redis away the hosts serve on, and nothing moves.
+ */
+import { Redis } from "ioredis";
+import { LIMITS } from "../src/limits.ts";
+import type { Member, Membership } from "./membership.ts";
+
+export interface RedisMembershipOptions {
+  readonly redisUrl: string;
+  /** Shown by Redis for this connection. */
+  readonly name: string;
+  readonly log: { warn(text: string): void };
+}
+
+export interface RedisMembership extends Membership {
+  /** Round trip in milliseconds; rejects when Redis is away. */
+  ping(): Promise<number>;
+}
+
+/** The set of owners. */
+const OWNERS_KEY = "coffer:hosts";
+
+/** The key of a host's word, by its owner name. */
+export function memberKey(owner: string): string {
+  return `coffer:host:${owner}`;
+}
+
+export function buildRedisMembership(options: RedisMembershipOptions): RedisMembership {
+  const { redisUrl, name, log } = options;
+  const redis = new Redis(redisUrl, {
+    connectionName: name,
+    commandTimeout: LIMITS.redisAnswerMs,
+    connectTimeout: LIMITS.heartbeatTtlMs,
+    enableOfflineQueue: false,
+    maxRetriesPerRequest: 0,
+    retryStrategy: () => LIMITS.heartbeatMs,
+  });
+  let isAway = false;
+  redis.on("error", (error: Error) => {
+    if (!isAway) log.warn(`Redis is away: ${error.message}`);
+    isAway = true;
+  });
+  redis.on("ready", () => {
+    if (isAway) log.warn("Redis is back");
+    isAway = false;
+  });
+
+  return {
+    async beat(member) {
+      const text = JSON.stringify(member);
+      const results = await redis
+        .multi()
+        .set(memberKey(member.owner), text, "PX", LIMITS.heartbeatTtlMs)
+        .sadd(OWNERS_KEY, member.owner)
+        .exec();
+      const failure = results?.find(([error]) => error !== null);
+      if (failure !== undefined) throw failure[0]!;
+    },
+
+    async read() {
+      const owners = await redis.smembers(OWNERS_KEY);
+      if (owners.length === 0) return [];
+      const texts = await redis.mget(owners.map(memberKey));
+      const silent = owners.filter((_, index) => texts[index] === null);
+      // One that speaks again just now adds itself again with its next word.
+      if (silent.length > 0) void redis.srem(OWNERS_KEY, ...silent).catch(() => undefined);
+      return texts.flatMap((text) => (text === null ? [] : readMember(text)));
+    },
+
+    async leave(owner) {
+      await redis.del(memberKey(owner));
+    },
+
+    async ping() {
+      const startedAtMs = performance.now();
+      await redis.ping();
+      return performance.now() - startedAtMs;
+    },
+
+    close() {
+      redis.disconnect();
+      return Promise.resolve();
+    },
+  };
+}
+
+/** Nothing, when it is not a member's word. */
+function readMember(text: string): Member[] {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return [];
+  }
+  const { hostId, owner, startedAtMs, isLeaving } = (value ?? {}) as Partial<Member>;
+  if (typeof hostId !== "string" || typeof owner !== "string") return [];
+  if (typeof startedAtMs !== "number") return [];
+  return [{ hostId, owner, startedAtMs, isLeaving: isLeaving === true }];
+}
