@@ -59,7 +59,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   /** Commands accepted and not answered: per gateway inbox, the number and when it may be forgotten. */
   let outstanding = new Map<string, Map<number, number>>();
   let outstandingCount = 0;
-  let queue: Arrival[] = [];
+  const queue: Arrival[] = [];
   let queuedMessages = 0;
   let queuedBytes = 0;
   let batchesUnderWay = 0;

@@ -97,6 +97,7 @@ it("a thread that throws where nobody catches takes no command with it", async (
   // Then the next threads serve, and every command has its outcome
   await expectRightOutcomes(bank);
   await until("the lanes serve", () => running.host.status().ready);
+  expect(bank.count("wrong")).toBe(0);
 });
 
 it("a command that ends every thread it meets is given up as unknown, and the others go on", async () => {
