@@ -147,14 +147,10 @@ export function buildHost(deps: HostDeps): Host {
   function refuse(messages: readonly ShardMessage[], fault: Fault): void {
     const replies: Reply[] = [];
     for (const message of messages) {
-      if (message.type === "command") {
-        const { inbox, seq } = message;
-        replies.push({ inbox, seq, outcome: { type: "fault", fault } });
-      } else if (message.type === "ask" || message.type === "asked") {
-        const { inbox, seq } = message.origin;
-        // Another copy may have come further than this one.
-        replies.push({ inbox, seq, outcome: { type: "fault", fault: "unknown" } });
-      }
+      const { type } = message;
+      if (type !== "command" && type !== "ask" && type !== "asked") continue;
+      const { inbox, seq } = type === "command" ? message : message.origin;
+      replies.push({ inbox, seq, outcome: { type: "fault", fault } });
     }
     reply(replies);
   }

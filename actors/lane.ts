@@ -181,12 +181,10 @@ export function buildLane(deps: LaneDeps): Lane {
    */
   function refuse(item: Item, fault: Fault): void {
     const { message } = item;
-    const isAsk = message.type === "ask" || message.type === "asked";
-    const origin = isAsk ? message.origin : message;
+    const origin = message.type === "ask" || message.type === "asked" ? message.origin : message;
     // Past its deadline nobody waits for the answer, and another owner may have given it.
     if (origin.type === "command" && nowMs < origin.expiresAtMs) {
-      // Another copy of the same sending may have come further than this one.
-      answer(origin, { type: "fault", fault: item.inDoubt || isAsk ? "unknown" : fault });
+      answer(origin, { type: "fault", fault: item.inDoubt ? "unknown" : fault });
     }
     finish(item);
   }

@@ -146,7 +146,7 @@ describe("the lookout", () => {
   });
 });
 
-describe("the moves of a host", () => {
+describe("moves", () => {
   const view = (rest: Partial<View> = {}): View => ({
     isTrusted: true,
     isSuperseded: false,
@@ -231,7 +231,7 @@ describe("the moves of a host", () => {
       a,
       { take: [], give: [...ALL_SHARDS] },
     ],
-  ])("it %s", (_, its, owner, self, expected) => {
+  ])("a host %s", (_, its, owner, self, expected) => {
     expect(moves(its, owner, self)).toEqual(expected);
   });
 

@@ -259,7 +259,7 @@ describe("honest outcomes", () => {
     await settle();
     for (let ms = 0; ms < commandDeadlineMs / 2; ms += 500) await pass(500);
     expect(await outcome).toEqual(faultOf("unknown"));
-    expect(deliveries).toHaveLength(LIMITS.commandAttemptsMax);
+    expect(deliveries).toHaveLength(LIMITS.commandLossesMax);
   });
 });
 

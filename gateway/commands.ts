@@ -65,8 +65,8 @@ interface Entry {
   /** Times it was sent; the sending n, counted from 0, is bit n of `doubt`. */
   sendings: number;
   doubt: number;
-  /** Bits that are set in `doubt`. */
-  doubts: number;
+  /** Times its owner may have ended over it: sendings without an answer, or answered as unknown. */
+  losses: number;
   /** When it was sent last; while paused, when it goes again. */
   atMs: number;
   pauseMs: number;
@@ -185,7 +185,6 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
     entry.state = "sent";
     entry.sendings = sending + 1;
     entry.doubt |= 1 << sending;
-    entry.doubts += 1;
     entry.atMs = nowMs;
     return {
       type: "command",
@@ -218,10 +217,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   }
 
   function ruleOut(entry: Entry, sending: number): void {
-    const bit = 1 << sending;
-    if ((entry.doubt & bit) === 0) return;
-    entry.doubt &= ~bit;
-    entry.doubts -= 1;
+    entry.doubt &= ~(1 << sending);
   }
 
   function pause(entry: Entry): void {
@@ -261,7 +257,8 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
 
   function takeFault(entry: Entry, sending: number, fault: Fault): void {
     const isLatest = sending === entry.sendings - 1;
-    if (fault !== "unknown" && hasSoleHost) ruleOut(entry, sending);
+    if (fault === "unknown") entry.losses += 1;
+    else if (hasSoleHost) ruleOut(entry, sending);
     if (entry.doubt === 0 && fault === "overloaded") {
       answer(entry, OVERLOADED);
     } else if (entry.state === "sent" && isLatest) {
@@ -278,8 +275,10 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
       // All that follow are younger, so none of them can be late either.
       if (ageMs < LIMITS.commandAttemptMs) break;
       if (ageMs >= LIMITS.commandDeadlineMs) giveUp(entry);
-      else if (entry.state === "sent" && nowMs - entry.atMs >= LIMITS.commandAttemptMs)
+      else if (entry.state === "sent" && nowMs - entry.atMs >= LIMITS.commandAttemptMs) {
+        entry.losses += 1;
         again(entry);
+      }
     }
     if (paused.length === 0) return;
     const waiting = paused;
@@ -292,7 +291,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   }
 
   function again(entry: Entry): void {
-    if (entry.doubts >= LIMITS.commandAttemptsMax) {
+    if (entry.losses >= LIMITS.commandLossesMax) {
       // It may be the command itself that brings its owners down.
       giveUp(entry);
     } else if (entry.sendings < LIMITS.commandSendsMax) {
@@ -335,7 +334,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
         state: "queued",
         sendings: 0,
         doubt: 0,
-        doubts: 0,
+        losses: 0,
         atMs: 0,
         pauseMs: LIMITS.commandRetryPauseMs,
       };

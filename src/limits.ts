@@ -38,8 +38,8 @@ export const LIMITS = {
   transferPendingMarginMs: 1_000,
   /** A command that has not begun this long before its deadline does not begin, so that its caller hears of it in time. */
   commandExpiryMarginMs: 500,
-  /** Times the same command is sent at most, and may have arrived: a command that crashes every lane it meets must end. */
-  commandAttemptsMax: 5,
+  /** Times the same command may be lost without an answer: one that crashes every lane it meets must end. */
+  commandLossesMax: 5,
   /** Commands a gateway has under way; past it `overloaded`. */
   gatewayCommandsMax: 20_000,
   /** Levels of arrays and objects in `metadata`; canonical writing and PostgreSQL both recurse. */
