@@ -16,7 +16,7 @@ import { buildGateway } from "./http.ts";
 const bus = buildMemoryBus();
 const commands = buildCommandDesk({ bus, gatewayId: "test" });
 /** Nothing listens there. */
-const readModel = buildPostgresReadModel({ databaseUrl: "postgres://nobody@127.0.0.1:1/none" });
+const readModel = buildPostgresReadModel({ databaseUrls: ["postgres://nobody@127.0.0.1:1/none"] });
 const app = buildGateway({
   bus,
   commands,

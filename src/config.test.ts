@@ -1,6 +1,6 @@
 /** The settings as tables: what is read from what, and what a person is told about a bad one. */
 import { describe, expect, it } from "vitest";
-import { ConfigError, maskPasswords, readConfig } from "./config.ts";
+import { ConfigError, databaseName, maskPasswords, readConfig } from "./config.ts";
 
 const postgres = "postgres://coffer:secret@db:5432/coffer";
 const cluster = {
@@ -8,6 +8,10 @@ const cluster = {
   NATS_URL: "nats://bus:4222",
   REDIS_URL: "redis://r:6379",
 };
+
+function listOf(count: number): string {
+  return Array.from({ length: count }, (_, nth) => `postgres://db/coffer-${nth}`).join(",");
+}
 
 function messageFor(env: Record<string, string>): string {
   try {
@@ -57,6 +61,7 @@ describe("readConfig", () => {
     [{ LOG_LEVEL: "silent" }, { logLevel: "silent" }],
     [{ DATA_DIR: "/var/lib/coffer" }, { dataDir: "/var/lib/coffer" }],
     [{ DATABASE_URL: "postgresql://db/x," }, { databaseUrls: ["postgresql://db/x"] }],
+    [{ DATABASE_URL: listOf(16) }, { databaseUrls: listOf(16).split(",") }],
     [{ NATS_URL: "nats://a:1, tls://b:2" }, { natsUrls: ["nats://a:1", "tls://b:2"] }],
     [
       { ...cluster, ROLE: "host" },
@@ -84,7 +89,8 @@ describe("readConfig", () => {
     [{ LOG_LEVEL: "loud" }, "allowed: trace, debug, info, warn, error, fatal, silent"],
     [{ DATABASE_URL: "mysql://db" }, "allowed: postgres://user:password@host:port/database"],
     [{ DATABASE_URL: "," }, "allowed: postgres://user:password@host:port/database"],
-    [{ DATABASE_URL: `${postgres},${postgres}` }, "one database is supported"],
+    [{ DATABASE_URL: `${postgres},postgres://db/coffer?a=b` }, "not db:5432/coffer twice"],
+    [{ DATABASE_URL: listOf(17) }, "allowed: at most 16 databases, not 17"],
     [{ NATS_URL: "bus:4222" }, "allowed: nats://host:port, or several"],
     [{ REDIS_URL: "http://r" }, "allowed: redis://host:port"],
     [{ ROLE: "gateway", NATS_URL: "nats://b" }, "DATABASE_URL: is not set"],
@@ -110,6 +116,15 @@ describe("readConfig", () => {
     });
     expect(message.split("\n")).toHaveLength(4);
     expect(message).not.toContain("secret");
+  });
+});
+
+describe("databaseName", () => {
+  it.each([
+    ["postgres://u:p@db:6543/x?sslmode=require", "db:6543/x"],
+    ["postgresql://[::1]/x", "[::1]:5432/x"],
+  ])("%s is %s", (url, name) => {
+    expect(databaseName(url)).toBe(name);
   });
 });
 

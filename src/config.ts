@@ -14,7 +14,7 @@ export interface Config {
   readonly port: number;
   readonly host: string;
   readonly role: Role;
-  /** Empty: the embedded PostgreSQL under `dataDir`. */
+  /** The shards are spread over them, shard modulo count. Empty: the embedded PostgreSQL under `dataDir`. */
   readonly databaseUrls: readonly string[];
   readonly dataDir: string;
   /** Empty: the in-process bus. */
@@ -42,7 +42,7 @@ const logLevels: readonly LogLevel[] = [
   "silent",
 ];
 const lanesMax = 64;
-const databasesMax = 1;
+const databasesMax = 16;
 
 /**
  * @param env usually `process.env`
@@ -97,6 +97,12 @@ export function maskPasswords(text: string): string {
   return masked.join(",");
 }
 
+/** A database for a person: where it is, without user, password and settings. */
+export function databaseName(databaseUrl: string): string {
+  const { hostname, port, pathname } = new URL(databaseUrl);
+  return `${hostname}:${port === "" ? 5_432 : port}${pathname}`;
+}
+
 /** The entries of a comma-separated list; empty ones are left out. */
 export function splitList(text: string): string[] {
   const entries = text.split(",").map((entry) => entry.trim());
@@ -134,11 +140,15 @@ function parseAddress(text: string, schemes: string[], allowed: string): string 
 
 const databases = makeExactValidator<string[]>((text) => {
   const urls = splitList(text);
-  const allowed = "postgres://user:password@host:port/database";
+  const allowed =
+    "postgres://user:password@host:port/database, or several with commas between them";
   for (const url of urls) parseAddress(url, ["postgres:", "postgresql:"], allowed);
   if (urls.length === 0) throw new Error(allowed);
+  const names = urls.map(databaseName);
+  const twice = names.find((name, index) => names.indexOf(name) < index);
+  if (twice !== undefined) throw new Error(`each database once, not ${twice} twice`);
   if (urls.length <= databasesMax) return urls;
-  throw new Error(`one address for now (one database is supported), not ${urls.length}`);
+  throw new Error(`at most ${databasesMax} databases, not ${urls.length}`);
 });
 
 const natsServers = makeExactValidator<string[]>((text) => {

@@ -1,17 +1,19 @@
 /**
- * The database that the process uses: one given by URL, or the embedded PostgreSQL, which is kept alive as long as the process is.
+ * The databases that the process uses: those given by URL, or the embedded PostgreSQL, which is kept alive as long as the process is.
  * An embedded server that dies is started again on the same port and data, so that the rest of Coffer only sees a connection that was
  * lost and comes back.
  */
 import pg from "pg";
+import { databaseName } from "./config.ts";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
 
-export interface Database {
-  readonly url: string;
-  /** For the start line: what it is and where, without a password. */
+export interface Databases {
+  /** Shard `s` lives in the one at `s % urls.length`. */
+  readonly urls: readonly string[];
+  /** For the start line: what they are and where, without a password. */
   readonly description: string;
-  /** Stops the embedded server; a given one is left alone. */
+  /** Stops the embedded server; given ones are left alone. */
   stop(): Promise<void>;
 }
 
@@ -22,19 +24,33 @@ export class UnsafeDatabaseError extends Error {
 
 /** @throws UnsafeDatabaseError when the server would acknowledge commits that a power cut can take back. */
 export async function assertDurable(databaseUrl: string): Promise<void> {
+  const { rows } = await withClient(databaseUrl, (client) =>
+    client.query<{ fsync: string }>("SHOW fsync"),
+  );
+  if (rows[0]?.fsync === "on") return;
+  throw new UnsafeDatabaseError(
+    `${databaseName(databaseUrl)} (DATABASE_URL) has fsync off, which can lose acknowledged money; set fsync = on there`,
+  );
+}
+
+/** A connection for work at the start or by hand, which is closed at its end. */
+export async function withClient<T>(
+  databaseUrl: string,
+  work: (client: pg.Client) => Promise<T>,
+): Promise<T> {
   const client = new pg.Client({
     connectionString: databaseUrl,
-    connectionTimeoutMillis: LIMITS.journalConnectMs,
+    connectionTimeoutMillis: LIMITS.migrationConnectMs,
+    keepAlive: true,
+    application_name: "coffer-migrate",
   });
+  // A lost connection fails the query under way; the event alone would end the process.
+  client.on("error", () => {});
   await client.connect();
   try {
-    const { rows } = await client.query<{ fsync: string }>("SHOW fsync");
-    if (rows[0]?.fsync === "on") return;
-    throw new UnsafeDatabaseError(
-      "DATABASE_URL names a PostgreSQL with fsync off, which can lose acknowledged money; set fsync = on there",
-    );
+    return await work(client);
   } finally {
-    await client.end();
+    await client.end().catch(() => {});
   }
 }
 
@@ -43,17 +59,22 @@ export interface DatabaseLog {
   error(text: string): void;
 }
 
-/** @throws EmbeddedPostgresError when the embedded server cannot start. */
-export async function openDatabase(
-  databaseUrl: string | undefined,
+/**
+ * Given databases are not touched yet. The embedded one, when none is given, is started.
+ * @throws EmbeddedPostgresError when the embedded server cannot start.
+ */
+export async function openDatabases(
+  databaseUrls: readonly string[],
   dataDir: string,
   log: DatabaseLog,
-): Promise<Database> {
-  if (databaseUrl !== undefined) {
-    const { host, pathname } = new URL(databaseUrl);
-    const description = `PostgreSQL at ${host}${pathname}`;
-    return { url: databaseUrl, description, stop: () => Promise.resolve() };
-  }
+): Promise<Databases> {
+  if (databaseUrls.length === 0) return await openEmbedded(dataDir, log);
+  const names = databaseUrls.map(databaseName).join(", ");
+  const description = `PostgreSQL at ${names}`;
+  return { urls: databaseUrls, description, stop: () => Promise.resolve() };
+}
+
+async function openEmbedded(dataDir: string, log: DatabaseLog): Promise<Databases> {
   let server = await startEmbeddedPostgres({ dataDir });
   const { url, port } = server;
   let isStopping = false;
@@ -84,7 +105,7 @@ export async function openDatabase(
 
   watch(server);
   return {
-    url,
+    urls: [url],
     description: `embedded PostgreSQL in ${dataDir}`,
     async stop() {
       isStopping = true;

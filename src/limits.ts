@@ -193,6 +193,8 @@ export const LIMITS = {
   handOffQuietMs: 1_000,
   /** A host that ends has this long to hand all its shards over. */
   handOffMs: 3_000,
+  /** Pause between two looks at databases whose place in the deployment was not known at the start. */
+  deploymentLookMs: 5_000,
   /** Latest hand-offs that a host remembers for whoever asks. */
   handOffsKept: 32,
   /** Time for hosts to answer a question about the cluster. */

@@ -26,11 +26,11 @@ import { allAssets, assetOf } from "./assets.ts";
 import type { Bus } from "./bus.ts";
 import { systemTime } from "./clock.ts";
 import { ConfigError, readConfig, type Config } from "./config.ts";
-import { assertDurable, openDatabase, UnsafeDatabaseError, type Database } from "./database.ts";
+import { openDatabases, UnsafeDatabaseError, type Databases } from "./database.ts";
+import { prepareDatabases, watchDeployment } from "./deployment.ts";
 import { EmbeddedPostgresError } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
 import { buildMemoryBus } from "./memory-bus.ts";
-import { migrateUp } from "./migrate.ts";
 import { buildNatsBus, type NatsBus } from "./nats-bus.ts";
 import { packageRoot } from "./package-root.ts";
 import { buildPostgresShardTable } from "./postgres-shard-table.ts";
@@ -45,7 +45,7 @@ interface Parts {
   readonly config: Config;
   readonly version: string;
   readonly log: Logger;
-  readonly database: Database;
+  readonly databases: Databases;
   readonly bus: Bus;
   /** The same bus, when it is NATS. */
   readonly natsBus: NatsBus | null;
@@ -53,11 +53,18 @@ interface Parts {
 }
 
 async function start(config: Config, log: Logger, closing: Closing): Promise<void> {
-  const database = await openDatabase(config.databaseUrls[0], config.dataDir, log);
-  closing.push({ name: "database", close: () => database.stop() });
-  if (config.role !== "gateway") {
-    await migrateUp(database.url, { log: (line) => log.info(line) });
-    await assertDurable(database.url);
+  const databases = await openDatabases(config.databaseUrls, config.dataDir, log);
+  closing.push({ name: "databases", close: () => databases.stop() });
+  const fatal = (reason: string): never => {
+    log.fatal(reason);
+    process.exit(1);
+  };
+  if (config.role === "gateway") {
+    const databaseUrls = databases.urls;
+    const watching = await watchDeployment({ databaseUrls, log, onMismatch: fatal });
+    closing.push({ name: "deployment", close: () => Promise.resolve(watching.stop()) });
+  } else {
+    await prepareDatabases(databases.urls, (line) => log.info(line));
   }
   const usesRedis = config.role === "host" || (config.role === "all" && config.natsUrls.length > 0);
   if (config.redisUrl !== undefined && !usesRedis) log.info("REDIS_URL is not used here");
@@ -65,7 +72,7 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
   const bus = natsBus ?? buildMemoryBus();
   closing.push({ name: "bus", close: () => bus.drain() });
   const version = versionOf(readFileSync(join(packageRoot, "package.json"), "utf8"));
-  const parts: Parts = { config, version, log, database, bus, natsBus, closing };
+  const parts: Parts = { config, version, log, databases, bus, natsBus, closing };
   const host = config.role === "gateway" ? null : await startHost(parts);
   const server =
     config.role === "host" ? startHostServer(parts, host!) : await startGateway(parts, host);
@@ -91,14 +98,14 @@ interface RunningHost {
 
 async function startHost({
   config,
-  database,
+  databases,
   bus,
   natsBus,
   log,
   closing,
 }: Parts): Promise<RunningHost> {
   const { hostId, redisUrl, lanes: laneCount } = config;
-  const databaseUrls = [database.url];
+  const databaseUrls = databases.urls;
   const shardTable = buildPostgresShardTable(databaseUrls);
   closing.push({ name: "shard table", close: () => shardTable.close() });
   // Only over NATS can there be other hosts to share with.
@@ -184,8 +191,8 @@ function redisProbe(membership: RedisMembership | null): HealthProbe[] {
 }
 
 async function startGateway(parts: Parts, running: RunningHost | null): Promise<FastifyInstance> {
-  const { config, database, bus, natsBus, version, log, closing } = parts;
-  const readModel = buildPostgresReadModel({ databaseUrl: database.url, log });
+  const { config, databases, bus, natsBus, version, log, closing } = parts;
+  const readModel = buildPostgresReadModel({ databaseUrls: databases.urls, log });
   closing.push({ name: "reads", close: () => readModel.close() });
   const gatewayId = `${config.hostId}-${uuidv7()}`;
   const commands = buildCommandDesk({ bus, gatewayId, log, hasSoleHost: natsBus === null });
@@ -239,11 +246,11 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
 }
 
 /** The line a person reads. */
-function announce({ config, database, natsBus }: Parts, address: string): void {
+function announce({ config, databases, natsBus }: Parts, address: string): void {
   const facts = [
     `Coffer serves at ${address}`,
     `role ${config.role}`,
-    database.description,
+    databases.description,
     natsBus === null ? "bus in-process" : `bus NATS`,
   ];
   if (config.role !== "gateway") facts.push(`${config.lanes} lane${config.lanes > 1 ? "s" : ""}`);

@@ -29,13 +29,7 @@ async function main(args: string[]): Promise<number> {
     return 2;
   }
   const databaseUrls = splitList(process.env["DATABASE_URL"] ?? "");
-  if (databaseUrls.length > 0) {
-    for (const url of databaseUrls) {
-      print(maskPasswords(url));
-      await run(command, url);
-    }
-    return 0;
-  }
+  if (databaseUrls.length > 0) return await runOnEach(command, databaseUrls);
   const dataDir = process.env["DATA_DIR"]?.trim() || ".coffer";
   const server = await startEmbeddedPostgres({ dataDir });
   try {
@@ -45,6 +39,19 @@ async function main(args: string[]): Promise<number> {
     await server.stop();
   }
   return 0;
+}
+
+/** One that fails does not keep the others from their turn: all should end up with the same schema. */
+async function runOnEach(command: Command, databaseUrls: readonly string[]): Promise<number> {
+  let exitCode = 0;
+  for (const url of databaseUrls) {
+    print(maskPasswords(url));
+    await run(command, url).catch((error: unknown) => {
+      print(`  Failed: ${error instanceof Error ? error.message : String(error)}`);
+      exitCode = 1;
+    });
+  }
+  return exitCode;
 }
 
 function parse(args: string[]): Command | undefined {

@@ -7,8 +7,7 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { runner } from "node-pg-migrate";
-import pg from "pg";
-import { LIMITS } from "./limits.ts";
+import { withClient } from "./database.ts";
 import { packageRoot } from "./package-root.ts";
 
 const migrationsTable = "migrations";
@@ -109,24 +108,4 @@ async function migrationNames(folder = migrationsFolder): Promise<string[]> {
   const files = await readdir(folder);
   const sql = files.filter((name) => name.endsWith(".sql") && !name.startsWith("."));
   return sql.map((name) => name.slice(0, -".sql".length)).toSorted();
-}
-
-async function withClient<T>(
-  databaseUrl: string,
-  work: (client: pg.Client) => Promise<T>,
-): Promise<T> {
-  const client = new pg.Client({
-    connectionString: databaseUrl,
-    connectionTimeoutMillis: LIMITS.migrationConnectMs,
-    keepAlive: true,
-    application_name: "coffer-migrate",
-  });
-  // A lost connection fails the query under way; the event alone would end the process.
-  client.on("error", () => {});
-  await client.connect();
-  try {
-    return await work(client);
-  } finally {
-    await client.end().catch(() => {});
-  }
 }

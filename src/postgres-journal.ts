@@ -5,10 +5,10 @@
  * process that is stopped halfway can hold no lock.
  */
 import pg from "pg";
-import type { AmountMinor } from "./amount.ts";
 import type { AppendResult, Journal, NewEvent, NewVerdict, Writes } from "./journal.ts";
 import { LIMITS } from "./limits.ts";
-import type { Rejection, WalletStatus } from "./rejection.ts";
+import { NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
+import type { Rejection } from "./rejection.ts";
 import { ALL_SHARDS, shardOf } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 import type { WalletEvent, WalletState } from "./wallet.ts";
@@ -47,7 +47,7 @@ function buildConnection(databaseUrl: string, name: string, settings: string[]):
       connectionTimeoutMillis: LIMITS.journalConnectMs,
       keepAlive: true,
       options: settings.map((setting) => `-c ${setting}`).join(" "),
-      types: { getTypeParser: readType },
+      types: NUMBERS,
     });
     client.on("error", forget);
     client.on("end", forget);
@@ -90,12 +90,6 @@ function destroySocket(client: pg.Client): void {
   connection.stream.destroy();
 }
 
-/** bigint columns as numbers: every value of the schema stays below 2^53. */
-const readType: typeof pg.types.getTypeParser = ((oid: number, format?: "text" | "binary") =>
-  oid === pg.types.builtins.INT8
-    ? (text: string) => Number(text)
-    : pg.types.getTypeParser(oid, format)) as typeof pg.types.getTypeParser;
-
 export function buildPostgresJournal(databaseUrl: string): Journal {
   const statementMs = LIMITS.journalStatementMs;
   const writer = buildConnection(databaseUrl, "coffer-writer", [
@@ -110,7 +104,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     query_timeout: statementMs + LIMITS.journalConnectMs,
     // Claims are writes too: an epoch that a crash took back could be given twice.
     options: `-c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off -c statement_timeout=${statementMs}`,
-    types: { getTypeParser: readType },
+    types: NUMBERS,
   });
   reader.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
 
@@ -134,9 +128,9 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     },
 
     async loadWallets(walletIds) {
-      const rows = await read<WalletRow>("wallets", SELECT_WALLETS, [walletIds]);
+      const wallets = await read<WalletState>("wallets", SELECT_WALLETS, [walletIds]);
       const found = new Map<string, WalletState | null>(walletIds.map((id) => [id, null]));
-      for (const row of rows) found.set(row.wallet_id, walletOf(row));
+      for (const wallet of wallets) found.set(wallet.walletId, wallet);
       return found;
     },
 
@@ -149,12 +143,10 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       return new Map(rows.map((row) => [row.command_id, row.wallet_id]));
     },
 
-    async loadPendingTransfers(shards) {
-      const rows = await read<TransferRow>("pending", SELECT_PENDING, [shards]);
-      return rows.map(transferOf);
-    },
+    loadPendingTransfers: (shards) => read<Transfer>("pending", SELECT_PENDING, [shards]),
 
     async append(writes) {
+      const values = appendValues(writes);
       let client: pg.Client;
       let timer: NodeJS.Timeout | undefined;
       try {
@@ -166,7 +158,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         const query = client.query<{ known: KnownJson | null }>({
           name: "append",
           text: APPEND,
-          values: appendValues(writes),
+          values,
         });
         // The server ends a statement by its own bound; past that the server itself is not there.
         timer = setTimeout(() => writer.drop(), statementMs + LIMITS.journalConnectMs);
@@ -231,13 +223,7 @@ function readError(error: unknown): AppendResult {
   throw error;
 }
 
-const APPEND = `SELECT append_commit(${Array.from({ length: 52 }, (_, n) => `$${n + 1}`).join(", ")}) AS known`;
-
-const SELECT_WALLETS = `
-  SELECT wallet_id, owner_id, currency, decimal_places, balance, held, status, version, metadata::text AS metadata,
-         (extract(epoch FROM created_at) * 1000)::float8 AS created_ms,
-         (extract(epoch FROM updated_at) * 1000)::float8 AS updated_ms
-  FROM wallets WHERE wallet_id = ANY ($1)`;
+const SELECT_WALLETS = `SELECT ${WALLET_COLUMNS} FROM wallets w WHERE w.wallet_id = ANY ($1)`;
 
 const SELECT_CREATED = `
   SELECT e.command_id, e.wallet_id FROM events e JOIN events c ON c.wallet_id = e.wallet_id AND c.version = 0
@@ -247,79 +233,7 @@ const SELECT_CREATED = `
   SELECT command_id, wallet_id FROM rejections WHERE command_id = ANY ($1) AND is_id_proposed`;
 
 const SELECT_PENDING = `
-  SELECT transfer_id, from_wallet, to_wallet, amount, currency, decimal_places, status, from_version, to_version,
-         rejection, command_id, coalesce(correlation_id, command_id) AS correlation_id, description,
-         (extract(epoch FROM created_at) * 1000)::float8 AS created_ms,
-         (extract(epoch FROM settled_at) * 1000)::float8 AS settled_ms
-  FROM transfers WHERE status = 'pending' AND shard = ANY ($1)`;
-
-interface WalletRow {
-  wallet_id: string;
-  owner_id: string | null;
-  currency: string;
-  decimal_places: number;
-  balance: number;
-  held: number;
-  status: WalletStatus;
-  version: number;
-  metadata: string;
-  created_ms: number;
-  updated_ms: number;
-}
-
-function walletOf(row: WalletRow): WalletState {
-  return {
-    walletId: row.wallet_id,
-    ownerId: row.owner_id,
-    currency: row.currency,
-    decimalPlaces: row.decimal_places,
-    balanceMinor: row.balance as AmountMinor,
-    heldMinor: row.held as AmountMinor,
-    status: row.status,
-    version: row.version,
-    metadata: row.metadata,
-    createdAtMs: row.created_ms,
-    updatedAtMs: row.updated_ms,
-  };
-}
-
-interface TransferRow {
-  transfer_id: string;
-  from_wallet: string;
-  to_wallet: string;
-  amount: number;
-  currency: string;
-  decimal_places: number;
-  status: Transfer["status"];
-  from_version: number;
-  to_version: number | null;
-  rejection: Rejection | null;
-  command_id: string;
-  correlation_id: string;
-  description: string | null;
-  created_ms: number;
-  settled_ms: number | null;
-}
-
-function transferOf(row: TransferRow): Transfer {
-  return {
-    transferId: row.transfer_id,
-    fromWalletId: row.from_wallet,
-    toWalletId: row.to_wallet,
-    amountMinor: row.amount as AmountMinor,
-    currency: row.currency,
-    decimalPlaces: row.decimal_places,
-    status: row.status,
-    fromVersion: row.from_version,
-    toVersion: row.to_version,
-    rejection: row.rejection,
-    commandId: row.command_id,
-    correlationId: row.correlation_id,
-    description: row.description,
-    createdAtMs: row.created_ms,
-    settledAtMs: row.settled_ms,
-  };
-}
+  SELECT ${TRANSFER_COLUMNS} FROM transfers t WHERE t.status = 'pending' AND t.shard = ANY ($1)`;
 
 /** The parameters of `append_commit`, in its order. */
 function appendValues(writes: Writes): unknown[] {
@@ -476,3 +390,19 @@ function dataOf({ event, metadata, isIdProposed }: NewEvent): string | null {
   if (metadata !== null) parts.push(`"metadata":${metadata}`);
   return parts.length === 0 ? null : `{${parts.join(",")}}`;
 }
+
+const NOTHING: Writes = {
+  events: [],
+  wallets: new Map(),
+  rejections: [],
+  lookups: [],
+  verdictLookups: [],
+  transfers: [],
+  verdicts: [],
+  settled: [],
+  fence: new Map(),
+};
+
+const APPEND = `SELECT append_commit(${appendValues(NOTHING)
+  .map((_, index) => `$${index + 1}`)
+  .join(", ")}) AS known`;

@@ -13,8 +13,8 @@ import type { Journal, NewEvent } from "./journal.ts";
 import { LIMITS } from "./limits.ts";
 import { migrateUp } from "./migrate.ts";
 import { buildPostgresJournal } from "./postgres-journal.ts";
-import { buildPostgresShardTable } from "./postgres-shard-table.ts";
 import { buildPostgresReadModel, ReadUnavailable } from "./postgres-read-model.ts";
+import { buildPostgresShardTable } from "./postgres-shard-table.ts";
 import type { ReadModel } from "./read-model.ts";
 import { ALL_SHARDS } from "./shard.ts";
 import { settle, type Transfer } from "./transfer.ts";
@@ -116,7 +116,7 @@ beforeAll(async () => {
   server = await startEmbeddedPostgres({ dataDir: join(folder, "data"), settings });
   await migrateUp(server.url);
   journal = buildPostgresJournal(server.url);
-  reads = buildPostgresReadModel({ databaseUrl: server.url });
+  reads = buildPostgresReadModel({ databaseUrls: [server.url] });
   const shardTable = buildPostgresShardTable([server.url]);
   await shardTable.take("test", new Map(ALL_SHARDS.map((shard) => [shard, null])));
   await shardTable.close();

@@ -1,5 +1,5 @@
 /**
- * The read model on PostgreSQL: a bounded pool of connections of its own, so that readers cannot starve the write path. It hides
+ * The read model on PostgreSQL: bounded pools of connections of its own, so that readers cannot starve the write path. It hides
  * SQL, column types and lost connections; a caller sees rows or `ReadUnavailable`. Big integers and times become numbers here
  * and only on these connections. Each query ends by `statement_timeout`, and waiting for a connection is bounded by time and by
  * count, so a slow database answers readers with an error instead of a growing queue.
@@ -7,15 +7,22 @@
 import pg from "pg";
 import type { BaseLogger } from "pino";
 
-import type { AmountMinor } from "./amount.ts";
 import { LIMITS } from "./limits.ts";
+import {
+  EVENT_COLUMNS,
+  NUMBERS,
+  TRANSFER_COLUMNS,
+  WALLET_AT_COLUMNS,
+  WALLET_COLUMNS,
+} from "./postgres-rows.ts";
 import type { Operation, ReadModel, StoredEvent, WalletFilter } from "./read-model.ts";
-import type { Rejection, WalletStatus } from "./rejection.ts";
-import type { Transfer, TransferStatus } from "./transfer.ts";
-import type { WalletEventType, WalletState } from "./wallet.ts";
+import { buildShardedReadModel } from "./sharded-read-model.ts";
+import type { Transfer } from "./transfer.ts";
+import type { WalletState } from "./wallet.ts";
 
 export interface PostgresReadModelOptions {
-  readonly databaseUrl: string;
+  /** In the deployment's order: shard `s` is in the one at `s % databaseUrls.length`. */
+  readonly databaseUrls: readonly string[];
   readonly log?: Pick<BaseLogger, "warn">;
 }
 
@@ -29,16 +36,6 @@ export class ReadUnavailable extends Error {
   }
 }
 
-/** int8, read as a number: every bigint of the schema is a version or an amount, far inside the safe integers. */
-const INT8_OID = 20;
-
-const types: pg.CustomTypesConfig = {
-  getTypeParser: ((oid: number, format?: "text" | "binary") =>
-    oid === INT8_OID
-      ? Number
-      : pg.types.getTypeParser(oid, format)) as pg.CustomTypesConfig["getTypeParser"],
-};
-
 /**
  * SQLSTATEs that speak of the database's condition, not of the query: connection exceptions, insufficient resources,
  * operator intervention (shutdown, statement timeout), system errors.
@@ -47,15 +44,15 @@ const CONDITIONS = new Set(["08", "53", "57", "58"]);
 
 type Ask = <Row extends pg.QueryResultRow>(query: pg.QueryConfig) => Promise<Row[]>;
 
-/** Milliseconds since 1970 of a timestamptz column. */
-function milliseconds(column: string): string {
-  return `round(extract(epoch from ${column}) * 1000)::float8`;
+/** Builds the read model; it connects on demand, so the databases may come later. */
+export function buildPostgresReadModel({ databaseUrls, log }: PostgresReadModelOptions): ReadModel {
+  const parts = databaseUrls.map((databaseUrl) => buildPart(databaseUrl, log));
+  return parts.length === 1 ? parts[0]! : buildShardedReadModel(parts);
 }
 
-/** Builds the read model; it connects on demand, so the database may come later. */
-export function buildPostgresReadModel(options: PostgresReadModelOptions): ReadModel {
+function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): ReadModel {
   const pool = new pg.Pool({
-    connectionString: options.databaseUrl,
+    connectionString: databaseUrl,
     application_name: "coffer-read",
     max: LIMITS.queryConnectionsMax,
     connectionTimeoutMillis: LIMITS.queryStatementMs,
@@ -63,10 +60,10 @@ export function buildPostgresReadModel(options: PostgresReadModelOptions): ReadM
     // The server's own timeout answers first; this one is for a server that says nothing at all.
     query_timeout: LIMITS.queryStatementMs + 1_000,
     keepAlive: true,
-    types,
+    types: NUMBERS,
   });
   // An idle connection that PostgreSQL closed; the pool has dropped it and opens another one when needed.
-  pool.on("error", (error) => options.log?.warn({ err: error }, "a read connection was lost"));
+  pool.on("error", (error) => log?.warn({ err: error }, "a read connection was lost"));
 
   const ask: Ask = async (query) => {
     if (pool.waitingCount >= LIMITS.queryWaitingMax) {
@@ -109,17 +106,6 @@ function bounded(rows: number): number {
 }
 
 // --- Wallets --------------------------------------------------------------------------------------------------------------
-
-const WALLET_COLUMNS = `
-  w.wallet_id AS "walletId", w.owner_id AS "ownerId", w.currency, w.decimal_places AS "decimalPlaces",
-  w.balance AS "balanceMinor", w.held AS "heldMinor", w.status, w.version, w.metadata::text AS metadata,
-  ${milliseconds("w.created_at")} AS "createdAtMs", ${milliseconds("w.updated_at")} AS "updatedAtMs"`;
-
-/** As of an event `e`: what events change comes from it, what they never change from the row. */
-const WALLET_AT_COLUMNS = `
-  w.wallet_id AS "walletId", w.owner_id AS "ownerId", w.currency, w.decimal_places AS "decimalPlaces",
-  e.balance AS "balanceMinor", e.held AS "heldMinor", e.status, e.version, w.metadata::text AS metadata,
-  ${milliseconds("w.created_at")} AS "createdAtMs", ${milliseconds("e.occurred_at")} AS "updatedAtMs"`;
 
 type WalletReads = Pick<
   ReadModel,
@@ -194,37 +180,12 @@ function walletConditions(
 
 // --- History --------------------------------------------------------------------------------------------------------------
 
-interface EventRow extends pg.QueryResultRow {
-  walletId: string;
-  version: number;
-  type: WalletEventType;
-  amountMinor: AmountMinor | null;
-  balanceMinor: AmountMinor;
-  heldMinor: AmountMinor;
-  status: WalletStatus;
-  account: string | null;
-  counterpartyId: string | null;
-  transferId: string | null;
-  commandId: string | null;
-  correlationId: string;
-  causationId: string | null;
-  description: string | null;
-  data: { readonly [key: string]: unknown } | null;
-  occurredAtMs: number;
-}
-
-const EVENT_COLUMNS = `
-  e.wallet_id AS "walletId", e.version, e.type, e.amount AS "amountMinor", e.balance AS "balanceMinor",
-  e.held AS "heldMinor", e.status, e.account, e.counterparty AS "counterpartyId", e.transfer_id AS "transferId",
-  e.command_id AS "commandId", coalesce(e.correlation_id, e.command_id) AS "correlationId", coalesce(e.causation_id, e.command_id) AS "causationId", e.description, e.data,
-  ${milliseconds("e.occurred_at")} AS "occurredAtMs"`;
-
 type HistoryReads = Pick<ReadModel, "events" | "transactions" | "operations">;
 
 function buildHistoryReads(ask: Ask): HistoryReads {
   return {
     events(walletId, fromVersion, limit): Promise<StoredEvent[]> {
-      return ask<EventRow>({
+      return ask<StoredEvent>({
         name: "events",
         text: `SELECT ${EVENT_COLUMNS} FROM events e WHERE e.wallet_id = $1 AND e.version >= $2
                ORDER BY e.version LIMIT $3`,
@@ -233,7 +194,7 @@ function buildHistoryReads(ask: Ask): HistoryReads {
     },
     transactions(walletId, filter, limit, beforeVersion): Promise<StoredEvent[]> {
       // One text for all filters, so that one prepared statement serves them; each filter that is absent is null.
-      return ask<EventRow>({
+      return ask<StoredEvent>({
         name: "transactions",
         text: `SELECT ${EVENT_COLUMNS} FROM events e
                WHERE e.wallet_id = $1 AND e.amount IS NOT NULL
@@ -255,7 +216,7 @@ function buildHistoryReads(ask: Ask): HistoryReads {
       });
     },
     async operations(commandId, walletId) {
-      return ask<Operation & pg.QueryResultRow>({
+      return ask<Operation>({
         name: "operations",
         text: `SELECT command_id AS "commandId", wallet_id AS "walletId", version, NULL::jsonb AS rejection,
                       transfer_id AS "transferId"
@@ -272,36 +233,12 @@ function buildHistoryReads(ask: Ask): HistoryReads {
 
 // --- Transfers ------------------------------------------------------------------------------------------------------------
 
-interface TransferRow extends pg.QueryResultRow {
-  transferId: string;
-  fromWalletId: string;
-  toWalletId: string;
-  amountMinor: AmountMinor;
-  currency: string;
-  decimalPlaces: number;
-  status: TransferStatus;
-  fromVersion: number;
-  toVersion: number | null;
-  rejection: Rejection | null;
-  commandId: string;
-  correlationId: string;
-  description: string | null;
-  createdAtMs: number;
-  settledAtMs: number | null;
-}
-
-const TRANSFER_COLUMNS = `
-  t.transfer_id AS "transferId", t.from_wallet AS "fromWalletId", t.to_wallet AS "toWalletId", t.amount AS "amountMinor",
-  t.currency, t.decimal_places AS "decimalPlaces", t.status, t.from_version AS "fromVersion", t.to_version AS "toVersion",
-  t.rejection, t.command_id AS "commandId", coalesce(t.correlation_id, t.command_id) AS "correlationId", t.description,
-  ${milliseconds("t.created_at")} AS "createdAtMs", ${milliseconds("t.settled_at")} AS "settledAtMs"`;
-
 type TransferReads = Pick<ReadModel, "transfer" | "transfersOf">;
 
 function buildTransferReads(ask: Ask): TransferReads {
   return {
     async transfer(transferId): Promise<Transfer | null> {
-      const rows = await ask<TransferRow>({
+      const rows = await ask<Transfer>({
         name: "transfer",
         text: `SELECT ${TRANSFER_COLUMNS} FROM transfers t WHERE t.transfer_id = $1`,
         values: [transferId],
@@ -310,7 +247,7 @@ function buildTransferReads(ask: Ask): TransferReads {
     },
     transfersOf(walletId, status, limit): Promise<Transfer[]> {
       // By way of the payer's events: their key gives the order, and the transfers need no index by wallet.
-      return ask<TransferRow>({
+      return ask<Transfer>({
         name: "transfers-of",
         text: `SELECT ${TRANSFER_COLUMNS} FROM events e JOIN transfers t ON t.transfer_id = e.transfer_id
                WHERE e.wallet_id = $1 AND e.type = 'TransferSent' AND ($2::text IS NULL OR t.status = $2)

@@ -62,12 +62,13 @@ export interface ReadModel {
   walletsById(walletIds: readonly string[]): Promise<WalletState[]>;
   /** The wallet right after its event `version`; null when it has no such version. */
   walletAt(walletId: string, version: number): Promise<WalletState | null>;
-  /** Wallets in the order of their ids, after `afterWalletId`. */
+  /** Wallets in the order of their ids, byte by byte, after `afterWalletId`. */
   wallets(
     filter: WalletFilter,
     limit: number,
     afterWalletId: string | null,
   ): Promise<WalletState[]>;
+  /** In the same order. */
   walletIdsOfOwner(ownerId: string, limit: number): Promise<string[]>;
   /** Events with `version >= fromVersion`, oldest first. */
   events(walletId: string, fromVersion: number, limit: number): Promise<StoredEvent[]>;
@@ -83,7 +84,7 @@ export interface ReadModel {
   transfersOf(walletId: string, status: TransferStatus | null, limit: number): Promise<Transfer[]>;
   /** Every wallet's record of a command id; `walletId` narrows it to one. */
   operations(commandId: string, walletId: string | null): Promise<Operation[]>;
-  /** Round trip to the database in milliseconds; rejects when it is away. */
+  /** Round trip in milliseconds to the database that answers first; rejects when none does. */
   ping(): Promise<number>;
   close(): Promise<void>;
 }

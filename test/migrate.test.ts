@@ -1,10 +1,12 @@
 /** Migrations against a real database, with a throwaway folder of SQL files, and once with the real ones. */
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
 import { afterEach, beforeEach, expect, inject, it } from "vitest";
 import { migrateDown, migrateUp, migrationStatus } from "../src/migrate.ts";
+import { packageRoot } from "../src/package-root.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 
 const name = "migrate_test";
@@ -97,4 +99,28 @@ it("takes the real schema up, down to nothing and up again", async () => {
   await migrateDown(url, names.length);
   expect(await tables()).toEqual(["migrations"]);
   expect(await migrateUp(url)).toEqual(names);
+});
+
+it("goes through all databases of a list by hand, says which each line is about, and that one failed", () => {
+  const away = "postgres://u:secret@127.0.0.1:1/away";
+  const cli = join(packageRoot, "dist", "src", "migrate-cli.js");
+  const migrateBy = (command: string) =>
+    spawnSync(process.execPath, [cli, command], {
+      encoding: "utf8",
+      env: { ...process.env, DATABASE_URL: `${away},${url}` },
+    });
+  const { port } = new URL(url);
+
+  const up = migrateBy("up");
+  expect(up.status).toBe(1);
+  const lines = up.stdout.trimEnd().split("\n");
+  expect(lines.slice(0, 2)).toEqual([
+    "postgres://u:***@127.0.0.1:1/away",
+    "  Failed: connect ECONNREFUSED 127.0.0.1:1",
+  ]);
+  expect(lines[2]).toMatch(new RegExp(`^postgres://.*@127.0.0.1:${port}/${name}$`));
+  expect(lines.slice(3)).toEqual(["  Applied 0001_journal", "  Applied 0002_cluster"]);
+
+  expect(migrateBy("status").stdout).toMatch(/0002_cluster {2}applied .*\n$/);
+  expect(migrateBy("down").stdout).toMatch(/ {2}Took back 0002_cluster\n$/);
 });

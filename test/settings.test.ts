@@ -4,6 +4,7 @@
  */
 import { createServer, type AddressInfo } from "node:net";
 import { expect, inject, it, onTestFinished } from "vitest";
+import { prepareDatabases } from "../src/deployment.ts";
 import { runCoffer } from "./process.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 
@@ -30,6 +31,13 @@ const rows: readonly Row[] = [
     { DATABASE_URL: "mysql://u:secret@db/x" },
     [
       'DATABASE_URL: got "mysql://u:***@db/x", allowed: postgres://user:password@host:port/database',
+    ],
+  ],
+  [
+    { DATABASE_URL: `${postgres},${postgres}` },
+    [
+      'DATABASE_URL: got "postgres://coffer:***@127.0.0.1:1/coffer,postgres://coffer:***@127.0.0.1:1/coffer", ' +
+        "allowed: each database once, not 127.0.0.1:1/coffer twice",
     ],
   ],
   [{ NATS_URL: "bus:4222" }, ['NATS_URL: got "bus:4222", allowed: nats://host:port']],
@@ -88,4 +96,29 @@ it("names the port when something else listens there", async () => {
   // Then it ends, and the one thing it says is what to do
   expect(code).toBe(1);
   expect(output).toBe(`PORT ${port} on 127.0.0.1 is in use; stop what uses it, or set PORT\n`);
+});
+
+it("names the databases that are not in their places", async () => {
+  // Given two databases of one deployment
+  const names = ["settings_a", "settings_b"];
+  const urls = await Promise.all(names.map((name) => createDatabase(inject("postgresUrl"), name)));
+  onTestFinished(async () => {
+    await Promise.all(names.map((name) => dropDatabase(inject("postgresUrl"), name)));
+  });
+  await prepareDatabases(urls, () => undefined);
+
+  // When Coffer starts with the list the other way round
+  const env = { PORT: "0", DATABASE_URL: urls.toReversed().join(","), LOG_LEVEL: "warn" };
+  const { code, output } = await runCoffer(env);
+
+  // Then it ends, and the one thing it says is where each belongs
+  expect(code).toBe(1);
+  const [title, ...lines] = output.trimEnd().split("\n");
+  expect(title).toBe(
+    "DATABASE_URL must list all databases of one deployment in their order, or wallets would not be found:",
+  );
+  expect(lines).toEqual([
+    expect.stringMatching(/^ {2}number 1 of 2, .*settings_b, is number 2 of 2 in deployment /),
+    expect.stringMatching(/^ {2}number 2 of 2, .*settings_a, is number 1 of 2 in deployment /),
+  ]);
 });

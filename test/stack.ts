@@ -303,7 +303,7 @@ interface GatewayParts {
 async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "hub" | "commands">> {
   const { databaseUrl, bus, natsBus, host, log, closing } = parts;
   const version = "1.2.3";
-  const readModel = buildPostgresReadModel({ databaseUrl, log });
+  const readModel = buildPostgresReadModel({ databaseUrls: [databaseUrl], log });
   closing.push(() => readModel.close());
   const commands = buildCommandDesk({ bus, gatewayId: `test-${uuidv7()}`, log });
   closing.push(() => commands.drain());

@@ -517,7 +517,7 @@ const EVENTS = `
   SELECT wallet_id AS "walletId", version, type, amount AS "amountMinor", transfer_id AS "transferId",
          counterparty AS "counterpartyId", data, (extract(epoch FROM occurred_at) * 1000)::float8 AS "occurredAtMs",
          json_build_object('balanceMinor', balance, 'heldMinor', held, 'status', status) AS after
-  FROM events ORDER BY wallet_id, version`;
+  FROM events ORDER BY wallet_id COLLATE "C", version`;
 
 const WALLETS = `
   SELECT wallet_id AS "walletId", owner_id AS "ownerId", currency, decimal_places::int AS "decimalPlaces",

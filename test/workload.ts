@@ -1,8 +1,7 @@
 /**
  * A bank at work: callers that credit, debit and transfer over a few wallets, one hotter than the others, each command under a key
  * of its own, and a record of every answer. When the faults are over, `resolve` repeats what is unknown under the same key
- * until it has an outcome. `checkBank` then holds the record against PostgreSQL, with a fold of its own, so that it shares no code with
- * what it judges. How commands travel is a port: over HTTP here, through a command desk where a test brings that.
+ * until it has an outcome. `checkBank` then holds the record against PostgreSQL (`bank-check.ts`). How commands travel is a port: over HTTP here, through a command desk where a test brings that.
  *
  *     acknowledged, rejected: outcomes, for ever. unavailable: nothing happened by this sending. unknown: ask again.
  */
@@ -13,54 +12,32 @@ import type { CommandDesk } from "../gateway/commands.ts";
 import { assetOf } from "../src/assets.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
 import { HttpConnection, HttpFault, headerOf, type HttpAnswer } from "../bench/http-client.ts";
+import {
+  checkEntries,
+  checkHistory,
+  checkTransfers,
+  fateOf,
+  type BankAnswer,
+  type BookedEvent,
+  type BookedRejection,
+  type BookedTransfer,
+  type Books,
+  type CheckedCommand,
+  type CheckedEntry,
+} from "./bank-check.ts";
 
-export interface BankCommand {
-  /** The idempotency key. */
-  readonly key: string;
+export type { BankAnswer };
+
+export interface BankCommand extends CheckedCommand {
   readonly kind: "open" | "credit" | "debit" | "transfer";
-  readonly walletId: string;
-  /** Of a transfer. */
-  readonly toWalletId: string | null;
-  readonly amountMinor: number;
-  readonly expectedVersion: number | null;
 }
-
-export type BankAnswer =
-  | {
-      readonly type: "acknowledged";
-      /** Of the wallet, right after the command. */
-      readonly version: number;
-      /** Null where the way does not tell it. */
-      readonly balanceMinor: number | null;
-      /** Of a transfer's payee; null while it is pending. */
-      readonly toVersion: number | null;
-      /** A transfer without verdict: the money has left and not arrived. */
-      readonly isPending: boolean;
-      readonly isReplay: boolean;
-      /** The whole answer; a repeat must be equal. */
-      readonly text: string | null;
-    }
-  | {
-      readonly type: "rejected";
-      readonly code: string;
-      /** What an `insufficient_funds` says was available. */
-      readonly availableMinor: number | null;
-    }
-  | { readonly type: "unavailable"; readonly reason: string }
-  | { readonly type: "unknown"; readonly reason: string }
-  /** Nothing that Coffer may answer, whatever happens around it. */
-  | { readonly type: "wrong"; readonly reason: string };
 
 /** Sends a command and waits for what comes back; never rejects. `caller` counts from 0. */
 export type Ask = (command: BankCommand, caller: number) => Promise<BankAnswer>;
 
-export interface Entry {
+export interface Entry extends CheckedEntry {
   readonly command: BankCommand;
-  /** In the order in which they came. */
   readonly answers: BankAnswer[];
-  /** Versions of the two wallets that somebody had been told of when this was sent first. */
-  readonly floor: number;
-  readonly toFloor: number;
 }
 
 export interface WorkloadPlan {
@@ -205,16 +182,6 @@ export function buildWorkload(plan: WorkloadPlan): Workload {
       await Promise.all(Array.from({ length: callers }, (_, caller) => resolveAs(caller)));
     },
   };
-}
-
-/** What the answers prove about a command. */
-export function fateOf({
-  answers,
-}: Entry): "acknowledged" | "pending" | "rejected" | "absent" | "unresolved" {
-  const outcome = answers.findLast(({ type }) => type === "acknowledged" || type === "rejected");
-  if (outcome?.type === "acknowledged") return outcome.isPending ? "pending" : "acknowledged";
-  if (outcome !== undefined) return "rejected";
-  return answers.every(({ type }) => type === "unavailable") ? "absent" : "unresolved";
 }
 
 /** Mulberry32: numbers in [0, 1) that a seed repeats. */
@@ -399,48 +366,6 @@ function readOutcome(outcome: Outcome): BankAnswer {
 /** A transfer whose verdict was lost is driven again after this long at most, and that again. */
 const settleMsMax = 25_000;
 
-const SIGNS: Readonly<Record<string, number>> = {
-  WalletCreated: 0,
-  WalletCredited: 1,
-  WalletDebited: -1,
-  TransferSent: -1,
-  TransferReceived: 1,
-  TransferReturned: 1,
-};
-const EVENT_OF = {
-  open: "WalletCredited",
-  credit: "WalletCredited",
-  debit: "WalletDebited",
-  transfer: "TransferSent",
-} as const;
-
-interface EventRow {
-  readonly wallet_id: string;
-  readonly version: number;
-  readonly type: string;
-  readonly amount: number;
-  readonly balance: number;
-  readonly transfer_id: string | null;
-  readonly command_id: string | null;
-}
-
-interface TransferRow {
-  readonly transfer_id: string;
-  readonly command_id: string;
-  readonly status: string;
-  readonly to_wallet: string;
-  readonly to_version: number | null;
-  readonly verdict_version: number | null;
-}
-
-interface Books {
-  readonly events: readonly EventRow[];
-  readonly byCommand: ReadonlyMap<string, readonly EventRow[]>;
-  readonly rejections: ReadonlyMap<string, number>;
-  readonly transfers: ReadonlyMap<string, readonly TransferRow[]>;
-  readonly wallets: ReadonlyMap<string, { version: number; balance: number }>;
-}
-
 /** Holds what callers were told against what is in the database. Returns what is wrong, at best nothing. */
 export async function checkBank(
   databaseUrl: string,
@@ -450,14 +375,14 @@ export async function checkBank(
   client.on("error", () => undefined);
   await client.connect();
   try {
-    const problems = await checkSettled(client);
+    await untilSettled(client);
     const books = await readBooks(client, entries);
-    problems.push(...checkHistory(books), ...(await checkMoney(client, books, entries)));
-    for (const entry of entries) problems.push(...checkEntry(entry, books));
-    const known = new Set(entries.map(({ command }) => command.key));
-    for (const key of books.byCommand.keys()) {
-      if (!known.has(key)) problems.push(`nobody sent ${key}`);
-    }
+    const problems = [
+      ...checkHistory(books),
+      ...checkTransfers(books),
+      ...(await checkMoney(client, books, entries)),
+      ...checkEntries(books, entries, { isResolved: true }),
+    ];
     if (problems.length > 0) problems.unshift(`WORKLOAD_SEED=${seed}`);
     return problems.slice(0, 20);
   } finally {
@@ -465,78 +390,43 @@ export async function checkBank(
   }
 }
 
-async function checkSettled(client: pg.Client): Promise<string[]> {
+async function untilSettled(client: pg.Client): Promise<void> {
   const deadlineMs = Date.now() + settleMsMax;
-  for (;;) {
-    const { rows } = await client.query<{ transfer_id: string }>(
-      "SELECT transfer_id FROM transfers WHERE status = 'pending'",
-    );
-    if (rows.length === 0) return [];
-    if (Date.now() > deadlineMs) return rows.map((row) => `${row.transfer_id} is never settled`);
-    await sleep(50);
-  }
+  const pending = "SELECT FROM transfers WHERE status = 'pending' LIMIT 1";
+  while ((await client.query(pending)).rows.length > 0 && Date.now() < deadlineMs) await sleep(50);
 }
 
 async function readBooks(client: pg.Client, entries: readonly Entry[]): Promise<Books> {
   const named = entries.flatMap(({ command }) => [command.walletId, command.toWalletId]);
   const walletIds = [...new Set(named.filter((walletId) => walletId !== null))];
-  const read = async <Row extends pg.QueryResultRow>(sql: string): Promise<Row[]> =>
+  const read = async <Row extends object>(sql: string): Promise<Row[]> =>
     (await client.query<Row>(sql, [walletIds])).rows;
-  const events = await read<EventRow>(
-    `SELECT wallet_id, version::int4, type, coalesce(amount, 0)::float8 AS amount, balance::float8,
-            transfer_id, command_id
-     FROM events WHERE wallet_id = ANY ($1) ORDER BY wallet_id, version`,
-  );
-  const rejections = await read<{ command_id: string; count: number }>(
-    `SELECT command_id, count(*)::int4 AS count
-     FROM rejections WHERE wallet_id = ANY ($1) GROUP BY command_id`,
-  );
-  const transfers = await read<TransferRow>(
-    `SELECT t.transfer_id, t.command_id, t.status, t.to_wallet, t.to_version::int4,
-            v.to_version::int4 AS verdict_version
-     FROM transfers t LEFT JOIN transfer_verdicts v USING (transfer_id)
-     WHERE t.from_wallet = ANY ($1)`,
-  );
-  const wallets = await read<{ wallet_id: string; version: number; balance: number }>(
-    "SELECT wallet_id, version::int4, balance::float8 FROM wallets WHERE wallet_id = ANY ($1)",
-  );
-  return {
-    events,
-    byCommand: byCommandOf(events.filter(({ command_id }) => command_id !== null)),
-    rejections: new Map(rejections.map((row) => [row.command_id, row.count])),
-    transfers: byCommandOf(transfers),
-    wallets: new Map(wallets.map((row) => [row.wallet_id, row])),
-  };
-}
-
-function byCommandOf<Row extends { command_id: string | null }>(
-  rows: readonly Row[],
-): Map<string, Row[]> {
-  const groups = new Map<string, Row[]>();
-  for (const row of rows)
-    groups.set(row.command_id!, [...(groups.get(row.command_id!) ?? []), row]);
-  return groups;
-}
-
-/** Versions are contiguous, each event's balance is the fold up to it, and the wallet's row is the fold of all. */
-function checkHistory({ events, wallets }: Books): string[] {
-  const problems: string[] = [];
-  const folded = new Map<string, { version: number; balance: number }>();
-  for (const { wallet_id, version, type, amount, balance } of events) {
-    const before = folded.get(wallet_id) ?? { version: -1, balance: 0 };
-    const sign = SIGNS[type] ?? Number.NaN;
-    const now = { version: before.version + 1, balance: before.balance + sign * amount };
-    folded.set(wallet_id, now);
-    if (now.version !== version || now.balance !== balance) {
-      problems.push(`${wallet_id}:${version} ${type} does not follow: ${JSON.stringify(now)}`);
-    }
-  }
-  for (const [walletId, { version, balance }] of wallets) {
-    const fold = folded.get(walletId);
-    if (fold?.version === version && fold.balance === balance) continue;
-    problems.push(`${walletId} is at ${version} with ${balance}, not ${JSON.stringify(fold)}`);
-  }
-  return problems;
+  const [events, rejections, transfers, wallets] = [
+    await read<BookedEvent>(
+      `SELECT wallet_id AS "walletId", version::int4, type, amount::float8 AS "amountMinor",
+              balance::float8 AS "balanceMinor", status, transfer_id AS "transferId", command_id AS "commandId",
+              fingerprint
+       FROM events WHERE wallet_id = ANY ($1) ORDER BY wallet_id, version`,
+    ),
+    await read<BookedRejection>(
+      `SELECT wallet_id AS "walletId", command_id AS "commandId", fingerprint, rejection ->> 'code' AS code
+       FROM rejections WHERE wallet_id = ANY ($1)`,
+    ),
+    await read<BookedTransfer>(
+      `SELECT t.transfer_id AS "transferId", t.command_id AS "commandId", t.status, t.from_wallet AS "fromWalletId",
+              t.from_version::int4 AS "fromVersion", t.to_wallet AS "toWalletId", t.to_version::int4 AS "toVersion",
+              t.amount::float8 AS "amountMinor", t.rejection ->> 'code' AS code,
+              CASE WHEN v.transfer_id IS NOT NULL THEN
+                json_build_object('toVersion', v.to_version, 'code', v.rejection ->> 'code') END AS verdict
+       FROM transfers t LEFT JOIN transfer_verdicts v USING (transfer_id)
+       WHERE t.from_wallet = ANY ($1)`,
+    ),
+    await read<Books["wallets"][number]>(
+      `SELECT wallet_id AS "walletId", version::int4, balance::float8 AS "balanceMinor", status
+       FROM wallets WHERE wallet_id = ANY ($1)`,
+    ),
+  ];
+  return { events, rejections, transfers, wallets };
 }
 
 /** All accounts sum to zero, nothing is in transit, and the wallets hold what was put in and not taken out. */
@@ -559,93 +449,9 @@ async function checkMoney(
     if (fateOf(entry) !== "acknowledged" || kind === "transfer") continue;
     expected += kind === "debit" ? -amountMinor : amountMinor;
   }
-  const held = [...wallets.values()].reduce((sum, { balance }) => sum + balance, 0);
+  const held = wallets.reduce((sum, { balanceMinor }) => sum + balanceMinor, 0);
   if (held !== expected) problems.push(`the wallets hold ${held}, callers were told ${expected}`);
   return problems;
-}
-
-/** What one caller was told, against what is there. */
-function checkEntry(entry: Entry, books: Books): string[] {
-  const { command, answers } = entry;
-  const problems: string[] = [];
-  const must = (holds: boolean, text: string): void => {
-    if (!holds) problems.push(`${JSON.stringify(command)}: ${text}; ${JSON.stringify(answers)}`);
-  };
-  const events = books.byCommand.get(command.key) ?? [];
-  const rejections = books.rejections.get(command.key) ?? 0;
-  for (const answer of answers) must(answer.type !== "wrong", "was answered wrongly");
-  const fate = fateOf(entry);
-  switch (fate) {
-    case "acknowledged":
-      must(events.length === 1 && rejections === 0, `is there ${events.length} times`);
-      if (events.length === 1) checkAcknowledged(entry, events[0]!, books, must);
-      break;
-    case "rejected":
-      must(events.length === 0 && rejections === 1, "was rejected, and is there");
-      checkRejected(entry, books, must);
-      break;
-    case "absent":
-      must(events.length === 0 && rejections === 0, "was unavailable, and is there");
-      break;
-    case "pending":
-    case "unresolved":
-      must(false, `stays ${fate}`);
-      break;
-    default:
-      fate satisfies never;
-  }
-  return problems;
-}
-
-type Must = (holds: boolean, text: string) => void;
-
-function checkAcknowledged(entry: Entry, event: EventRow, books: Books, must: Must): void {
-  const { command, answers, floor, toFloor } = entry;
-  const { kind, walletId, amountMinor, expectedVersion } = command;
-  const isIt =
-    event.wallet_id === walletId && event.type === EVENT_OF[kind] && event.amount === amountMinor;
-  must(isIt, `became ${JSON.stringify(event)}`);
-  must(expectedVersion === null || event.version === expectedVersion + 1, "ignored its condition");
-  must(event.version > floor, `is at ${event.version}, after ${floor} had been told`);
-  const transfers = books.transfers.get(command.key) ?? [];
-  must(transfers.length === (kind === "transfer" ? 1 : 0), `made ${transfers.length} transfers`);
-  const transfer = transfers[0];
-  if (transfer !== undefined) {
-    const { transfer_id, status, to_wallet, to_version, verdict_version } = transfer;
-    const received = books.events.filter(
-      (one) => one.transfer_id === transfer_id && one.type === "TransferReceived",
-    );
-    const [arrival] = received;
-    must(status === "posted" && to_wallet === command.toWalletId, `is ${JSON.stringify(transfer)}`);
-    must(received.length === 1 && arrival?.amount === amountMinor, "did not arrive once");
-    must(arrival?.version === to_version && to_version === verdict_version, "versions differ");
-    must((to_version ?? -1) > toFloor, `arrived at ${to_version}, after ${toFloor} had been told`);
-  }
-  const texts = new Set<string>();
-  for (const answer of answers) {
-    must(answer.type !== "rejected", "was rejected and acknowledged");
-    if (answer.type !== "acknowledged") continue;
-    const { version, balanceMinor, toVersion, isPending, text } = answer;
-    must(version === event.version, `was told as ${version}, is ${event.version}`);
-    must(balanceMinor === null || balanceMinor === event.balance, "was told another balance");
-    must(toVersion === null || toVersion === transfer?.to_version, "was told another arrival");
-    if (text !== null && !isPending) texts.add(text);
-  }
-  must(texts.size <= 1, "was answered differently when it was repeated");
-}
-
-/** Available must be a balance that the wallet really had: what was decided on state that never came to be is no truth. */
-function checkRejected({ command, answers }: Entry, books: Books, must: Must): void {
-  for (const answer of answers) {
-    must(answer.type !== "acknowledged", "was acknowledged and rejected");
-    if (answer.type !== "rejected" || answer.code !== "insufficient_funds") continue;
-    const { availableMinor } = answer;
-    if (availableMinor === null) continue;
-    const wasThere = books.events.some(
-      (event) => event.wallet_id === command.walletId && event.balance === availableMinor,
-    );
-    must(wasThere && availableMinor < command.amountMinor, "was rejected for a wrong reason");
-  }
 }
 
 const sampleMax = 60;

@@ -1,0 +1,209 @@
+/**
+ * Commits written by hand, for tests of the journal itself: drafts that are filled event by event, as a lane would, with wallets and
+ * transfers to fill them with. Nothing here knows which journal it is for.
+ */
+import { amountMinor } from "../src/amount.ts";
+import type { NewEvent, Writes } from "../src/journal.ts";
+import type { Rejection } from "../src/rejection.ts";
+import { shardOf } from "../src/shard.ts";
+import type { Transfer, Verdict } from "../src/transfer.ts";
+import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
+import { unique } from "./staging.ts";
+
+export const NOW_MS = Date.UTC(2030, 0, 1, 12, 30, 15, 123);
+
+export type Draft = {
+  -readonly [K in keyof Writes]: Writes[K] extends ReadonlyMap<infer Key, infer Value>
+    ? Map<Key, Value>
+    : Writes[K];
+} & { readonly epochs: ReadonlyMap<number, number> };
+
+/** A commit in the making, under these epochs. */
+export function draft(epochs: ReadonlyMap<number, number>): Draft {
+  return {
+    epochs,
+    events: [],
+    wallets: new Map(),
+    rejections: [],
+    lookups: [],
+    verdictLookups: [],
+    transfers: [],
+    verdicts: [],
+    settled: [],
+    fence: new Map(),
+  };
+}
+
+export function speakFor(writes: Draft, walletId: string): void {
+  const shard = shardOf(walletId);
+  writes.fence.set(shard, writes.epochs.get(shard)!);
+}
+
+/** Puts one event into the commit, applied to the wallet as the commit or `state` has it. */
+export function put(
+  writes: Draft,
+  walletId: string,
+  event: WalletEvent,
+  rest: Partial<NewEvent> = {},
+  state: WalletState | null = null,
+): WalletState {
+  const before = writes.wallets.get(walletId);
+  const after = apply(walletId, before?.state ?? state, event);
+  const baseVersion = before?.baseVersion ?? state?.version ?? -1;
+  const { version, balanceMinor, heldMinor, status } = after;
+  writes.events.push({
+    walletId,
+    version,
+    event,
+    balanceMinor,
+    heldMinor,
+    status,
+    commandId: null,
+    fingerprint: null,
+    isIdProposed: false,
+    correlationId: "correlation",
+    causationId: "cause",
+    description: null,
+    metadata: null,
+    ...rest,
+  });
+  writes.wallets.set(walletId, { state: after, baseVersion });
+  const { commandId } = rest;
+  if (commandId !== undefined && commandId !== null) writes.lookups.push({ walletId, commandId });
+  speakFor(writes, walletId);
+  return after;
+}
+
+export const CREATED: WalletEvent = {
+  type: "WalletCreated",
+  ownerId: "owner",
+  currency: "USD",
+  decimalPlaces: 2,
+  metadata: '{"tier": "gold"}',
+  occurredAtMs: NOW_MS,
+};
+
+export function credited(minor: number): WalletEvent {
+  const amount = amountMinor(minor);
+  return { type: "WalletCredited", amountMinor: amount, kind: "CREDIT", occurredAtMs: NOW_MS };
+}
+
+function moved(
+  type: "TransferSent" | "TransferReceived" | "TransferReturned",
+  { transferId, amountMinor: amount }: Transfer,
+  counterpartyId: string,
+): WalletEvent {
+  return { type, amountMinor: amount, transferId, counterpartyId, occurredAtMs: NOW_MS };
+}
+
+/** A wallet with a balance, created by a command. */
+export function putWallet(
+  writes: Draft,
+  walletId: string,
+  minor: number,
+  commandId: string,
+): WalletState {
+  put(writes, walletId, CREATED, { causationId: commandId });
+  return put(writes, walletId, credited(minor), { commandId, fingerprint: "input" });
+}
+
+/** Puts a credit by a command into the commit. */
+export function putCredit(
+  writes: Draft,
+  state: WalletState,
+  minor: number,
+  commandId = unique("command"),
+): WalletState {
+  const rest = { commandId, fingerprint: "input" };
+  return put(writes, state.walletId, credited(minor), rest, state);
+}
+
+/** Puts a rejection into the commit, looked for as a lane does. */
+export function putRejection(
+  writes: Draft,
+  walletId: string,
+  commandId: string,
+  isIdProposed = false,
+): Rejection {
+  const rejection: Rejection = { code: "wallet_already_exists", walletId };
+  writes.rejections.push({ walletId, commandId, fingerprint: "input", isIdProposed, rejection });
+  writes.lookups.push({ walletId, commandId });
+  speakFor(writes, walletId);
+  return rejection;
+}
+
+export function transferBetween(from: WalletState, toWalletId: string, minor: number): Transfer {
+  return {
+    transferId: unique("transfer"),
+    fromWalletId: from.walletId,
+    toWalletId,
+    amountMinor: amountMinor(minor),
+    currency: "USD",
+    decimalPlaces: 2,
+    status: "pending",
+    fromVersion: from.version + 1,
+    toVersion: null,
+    rejection: null,
+    commandId: unique("command"),
+    correlationId: "correlation",
+    description: "rent",
+    createdAtMs: NOW_MS,
+    settledAtMs: null,
+  };
+}
+
+/** The payer's event and its record of the transfer. */
+export function putReserve(writes: Draft, from: WalletState, transfer: Transfer): WalletState {
+  const { commandId, fromWalletId, toWalletId } = transfer;
+  writes.transfers.push(transfer);
+  return put(
+    writes,
+    fromWalletId,
+    moved("TransferSent", transfer, toWalletId),
+    { commandId },
+    from,
+  );
+}
+
+function putVerdict(
+  writes: Draft,
+  { transferId, toWalletId }: Transfer,
+  verdict: Verdict,
+): Verdict {
+  writes.verdicts.push({ transferId, toWalletId, verdict, decidedAtMs: NOW_MS });
+  writes.verdictLookups.push(transferId);
+  speakFor(writes, toWalletId);
+  return verdict;
+}
+
+function missing(transfer: Transfer): Rejection {
+  return { code: "wallet_not_found", walletId: transfer.toWalletId };
+}
+
+export function putRefusal(writes: Draft, transfer: Transfer): Verdict {
+  return putVerdict(writes, transfer, { type: "refused", rejection: missing(transfer) });
+}
+
+/** The payee's event and its verdict. */
+export function putReceipt(writes: Draft, transfer: Transfer, payee: WalletState): WalletState {
+  const event = moved("TransferReceived", transfer, transfer.fromWalletId);
+  const received = put(writes, payee.walletId, event, {}, payee);
+  putVerdict(writes, transfer, { type: "posted", toVersion: received.version });
+  return received;
+}
+
+/** The payer's settlement of a transfer that the payee has taken. */
+export function putPosted(writes: Draft, transfer: Transfer, toVersion: number): Transfer {
+  const settled: Transfer = { ...transfer, status: "posted", toVersion, settledAtMs: NOW_MS };
+  writes.settled.push(settled);
+  speakFor(writes, transfer.fromWalletId);
+  return settled;
+}
+
+/** The payer's settlement of one that the payee has refused, and its event. */
+export function putReturn(writes: Draft, transfer: Transfer, payer: WalletState): WalletState {
+  const rejection = missing(transfer);
+  writes.settled.push({ ...transfer, status: "returned", rejection, settledAtMs: NOW_MS });
+  const event = moved("TransferReturned", transfer, transfer.toWalletId);
+  return put(writes, payer.walletId, event, {}, payer);
+}

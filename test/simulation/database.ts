@@ -1,0 +1,506 @@
+/**
+ * One PostgreSQL, in memory and in virtual time: the journal, the shard table and the read model of a simulated cluster. It keeps
+ * what their SQL promises: an append shares a lock from its fence check to its commit, a claim takes it alone, everything else
+ * happens at the commit point, at once. What it hides is that nothing here is real; what it traded is waiting on single rows:
+ * of two transactions with the same key the first to commit wins, where PostgreSQL lets the first to write win. No clock, timer or
+ * chance of its own: how long each call takes and how it fails comes from `plan`, so that a seed decides.
+ *
+ *     called --requestMs--> at the server --lock--> executed --commitMs--> committed --answerMs--> answered
+ *
+ * called: nothing has happened. executed: fence and known ids are looked at, locks are held. committed: everybody sees it, whatever
+ * becomes of the answer. A call is cut at the next step after the database went away, and its caller then knows what a lost
+ * connection tells.
+ */
+import type { Time } from "../../src/clock.ts";
+import type { AppendResult, Journal } from "../../src/journal.ts";
+import { LIMITS } from "../../src/limits.ts";
+import { ReadUnavailable } from "../../src/postgres-read-model.ts";
+import type { Operation, ReadModel, StoredEvent } from "../../src/read-model.ts";
+import { shardOf } from "../../src/shard.ts";
+import type { ShardOwner, ShardTable } from "../../src/shard-table.ts";
+import type { Transfer } from "../../src/transfer.ts";
+import {
+  buildTables,
+  checkFence,
+  checkRows,
+  conflictOf,
+  copyOf,
+  lookUp,
+  supersededShards,
+  write,
+  type EventRow,
+  type Plants,
+  type Tables,
+} from "./tables.ts";
+
+export type { EventRow, Plants, Tables };
+
+export type CallKind =
+  | "append"
+  | "claim"
+  /** Recovery reads: wallets, created, pending transfers. */
+  | "load"
+  | "read shards"
+  | "take shards"
+  | "release shards"
+  /** The read model. */
+  | "read";
+
+export interface Call {
+  readonly kind: CallKind;
+  /** Name of the caller. */
+  readonly caller: string;
+  /** Name of the database. */
+  readonly database: string;
+}
+
+/** How one call goes. */
+export interface CallPlan {
+  /** Until the server begins with it. */
+  readonly requestMs: number;
+  /** Between its statement and its commit; what it has locked stays locked. */
+  readonly commitMs: number;
+  /** From the commit until its caller has the answer. */
+  readonly answerMs: number;
+  /**
+   * refused: nothing is done, and the caller knows. lost before commit: nothing is done, and the caller does not know. lost after
+   * commit: it is done, and the caller does not know. (What only reads, and claims, rejects in each case.)
+   */
+  readonly fault: null | "refused" | "lost before commit" | "lost after commit";
+}
+
+/** Who calls. */
+export interface Caller {
+  readonly name: string;
+  /** Brings an answer to the caller: runs it now, later when the caller stands still, never when it has crashed. */
+  deliver(answer: () => void): void;
+}
+
+export interface DatabaseDeps {
+  readonly name: string;
+  readonly time: Pick<Time, "nowMs" | "after">;
+  /** Asked once for each call, in the order of the calls. */
+  readonly plan: (call: Call) => CallPlan;
+  readonly plants?: Plants;
+}
+
+export interface SimulatedDatabase {
+  readonly name: string;
+  /** A connection of a lane. */
+  journal(caller: Caller): Journal;
+  /** One statement, in the way of the call's kind; for the shard table and the read model. */
+  ask<T>(
+    caller: Caller,
+    kind: CallKind,
+    statement: (tables: Tables, nowMs: number) => T,
+  ): Promise<T>;
+  /** A crash, or a cut cable: what is under way and not committed is undone, and every call fails until `comeBack`. */
+  goAway(): void;
+  comeBack(): void;
+  readonly isAway: boolean;
+  /** What is committed, for auditors. Not to be changed. */
+  readonly tables: Tables;
+  /** Rows after a position, in its order: those that are committed. A row with a lower position may still come. */
+  readEvents(afterPosition: number): EventRow[];
+  /** No transaction below this one is under way: what it wrote is visible, or never will be. */
+  snapshotXmin(): number;
+  /** Claims and appends that wait for each other. */
+  readonly waiting: number;
+}
+
+// --- The lock -------------------------------------------------------------------------------------------------------------
+
+type LockMode = "shared" | "alone";
+
+interface Lock {
+  /** First come, first served, as PostgreSQL's: who waits to have it alone also holds up those who come to share it. */
+  take(mode: LockMode): Promise<() => void>;
+  readonly waiting: number;
+}
+
+function buildLock(): Lock {
+  const queue: { mode: LockMode; grant: () => void }[] = [];
+  let sharers = 0;
+  let isAlone = false;
+
+  function pump(): void {
+    for (let next = queue[0]; next !== undefined; next = queue[0]) {
+      if (isAlone || (next.mode === "alone" && sharers > 0)) return;
+      queue.shift();
+      if (next.mode === "alone") isAlone = true;
+      else sharers += 1;
+      next.grant();
+    }
+  }
+
+  return {
+    take(mode) {
+      const release = (): void => {
+        if (mode === "alone") isAlone = false;
+        else sharers -= 1;
+        pump();
+      };
+      return new Promise((resolve) => {
+        queue.push({ mode, grant: () => resolve(release) });
+        pump();
+      });
+    },
+    get waiting() {
+      return queue.length;
+    },
+  };
+}
+
+// --- The database ---------------------------------------------------------------------------------------------------------
+
+/** What its caller gets of a call. */
+type Ended<T> =
+  | { readonly type: "answered"; readonly value: T }
+  | { readonly type: "refused" | "lost"; readonly reason: string };
+
+interface Transaction<T> {
+  readonly kind: CallKind;
+  /** Its statement; returns what its commit does. */
+  execute(xid: number): () => T;
+}
+
+/** These have no transaction id of their own, and hold up no reader that waits for transactions. */
+const READS: ReadonlySet<CallKind> = new Set(["load", "read shards", "read"]);
+
+const LOCK_OF: Partial<Record<CallKind, LockMode>> = { append: "shared", claim: "alone" };
+
+export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
+  const { name, time, plants = {} } = deps;
+  const tables = buildTables();
+  let lock = buildLock();
+  let isAway = false;
+  /** Rises whenever the database goes away: what began before is cut. */
+  let incarnation = 0;
+  let lastXid = 0;
+  let lastPosition = 0;
+  const underWay = new Set<number>();
+
+  function pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      time.after(ms, resolve);
+    });
+  }
+
+  async function serve<T>(plan: CallPlan, { kind, execute }: Transaction<T>): Promise<Ended<T>> {
+    const lost = { type: "lost", reason: `the connection to ${name} was lost` } as const;
+    const began = incarnation;
+    const isNobodyThere = isAway;
+    await pause(plan.requestMs);
+    if (isNobodyThere) return { type: "refused", reason: `nobody listens at ${name}` };
+    if (incarnation !== began) return lost;
+    if (plan.fault === "refused") return { type: "refused", reason: `${name} refuses for now` };
+    const mode = LOCK_OF[kind];
+    const release = mode === undefined ? undefined : await lock.take(mode);
+    let xid = 0;
+    let value: T;
+    try {
+      if (incarnation !== began) return lost;
+      if (!READS.has(kind)) {
+        lastXid += 1;
+        xid = lastXid;
+        underWay.add(xid);
+      }
+      const commit = execute(xid);
+      await pause(plan.commitMs);
+      if (incarnation !== began || plan.fault === "lost before commit") return lost;
+      value = commit();
+    } finally {
+      underWay.delete(xid);
+      release?.();
+    }
+    await pause(plan.answerMs);
+    if (incarnation !== began || plan.fault === "lost after commit") return lost;
+    return { type: "answered", value };
+  }
+
+  function call<T>(caller: Caller, transaction: Transaction<T>): Promise<Ended<T>> {
+    const plan = deps.plan({ kind: transaction.kind, caller: caller.name, database: name });
+    return new Promise((resolve, reject) => {
+      serve(plan, transaction).then(
+        (ended) => caller.deliver(() => resolve(ended)),
+        (error: unknown) => caller.deliver(() => reject(error)),
+      );
+    });
+  }
+
+  async function ask<T>(
+    caller: Caller,
+    kind: CallKind,
+    statement: (tables: Tables, nowMs: number) => T,
+  ): Promise<T> {
+    const execute = () => () => statement(tables, time.nowMs());
+    const ended = await call(caller, { kind, execute });
+    if (ended.type === "answered") return ended.value;
+    throw new ReadUnavailable("unavailable", ended.reason);
+  }
+
+  function journal(caller: Caller): Journal {
+    return {
+      claim: (owner, shards) =>
+        ask(caller, "claim", (_, claimedAtMs) => {
+          const isHeld = (row: ShardOwner): boolean => row.owner === owner;
+          const rows = changeShards(tables, shards, isHeld, { claimedAtMs });
+          return new Map(rows.map(({ shard, epoch }) => [shard, epoch]));
+        }),
+      loadWallets: (walletIds) =>
+        ask(
+          caller,
+          "load",
+          ({ wallets }) => new Map(walletIds.map((id) => [id, wallets.get(id) ?? null])),
+        ),
+      loadCreated: (commandIds) => ask(caller, "load", () => createdBy(tables, commandIds)),
+      loadPendingTransfers: (shards) => ask(caller, "load", () => pendingOf(tables, shards)),
+      async append(given) {
+        const writes = copyOf(given);
+        const early =
+          plants.lookupOutsideTransaction === true ? lookUp(tables, writes, plants) : undefined;
+        const ended = await call(caller, {
+          kind: "append",
+          execute(xid): () => AppendResult {
+            const shards =
+              plants.noEpochCheck === true ? [] : supersededShards(tables, writes.fence);
+            if (shards.length > 0) return () => ({ type: "fenced", shards });
+            const known = early === undefined ? lookUp(tables, writes, plants) : early;
+            if (known !== null) return () => known;
+            checkRows(writes);
+            checkFence(writes);
+            const firstPosition = lastPosition + 1;
+            lastPosition += writes.events.length;
+            return () => {
+              const reason = conflictOf(tables, writes, plants);
+              if (reason !== null) return { type: "stale", reason };
+              write(tables, writes, xid, firstPosition);
+              return { type: "committed" };
+            };
+          },
+        });
+        if (ended.type === "answered") return ended.value;
+        return { type: ended.type === "lost" ? "unknown" : "refused", reason: ended.reason };
+      },
+      close: () => Promise.resolve(),
+    };
+  }
+
+  return {
+    name,
+    journal,
+    ask,
+    goAway() {
+      isAway = true;
+      incarnation += 1;
+      underWay.clear();
+      // Those who hold or wait for the old one find out that they are cut.
+      lock = buildLock();
+    },
+    comeBack() {
+      isAway = false;
+    },
+    get isAway() {
+      return isAway;
+    },
+    tables,
+    readEvents: (afterPosition) =>
+      tables.events
+        .filter(({ position }) => position > afterPosition)
+        .sort((one, other) => one.position - other.position),
+    snapshotXmin: () => Math.min(lastXid + 1, ...underWay),
+    get waiting() {
+      return lock.waiting;
+    },
+  };
+}
+
+// --- Statements -----------------------------------------------------------------------------------------------------------
+
+/** Changes those rows that are meant, and takes their next epoch; returns the new ones. */
+function changeShards(
+  tables: Tables,
+  shards: Iterable<number>,
+  isMeant: (row: ShardOwner) => boolean,
+  change: Partial<ShardOwner>,
+): ShardOwner[] {
+  const before = [...new Set(shards)].map((shard) => tables.shards[shard]!).filter(isMeant);
+  return before.map((row) => {
+    const after = { ...row, ...change, epoch: row.epoch + 1 };
+    tables.shards[row.shard] = after;
+    return after;
+  });
+}
+
+/** A creation with a proposed id carries its command id on its last event, and as the cause of its first. */
+function createdBy(tables: Tables, commandIds: readonly string[]): Map<string, string> {
+  const found = new Map<string, string>();
+  const asked = new Set(commandIds);
+  for (const { walletId, commandId } of tables.events) {
+    if (commandId === null || !asked.has(commandId)) continue;
+    const [first] = tables.eventsOf.get(walletId)!;
+    if (first?.isIdProposed === true && first.causationId === commandId) {
+      found.set(commandId, walletId);
+    }
+  }
+  for (const { walletId, commandId, isIdProposed } of tables.rejections.values()) {
+    if (isIdProposed && asked.has(commandId)) found.set(commandId, walletId);
+  }
+  return found;
+}
+
+function pendingOf(tables: Tables, shards: readonly number[]): Transfer[] {
+  const asked = new Set(shards);
+  return [...tables.transfers.values()].filter(
+    ({ status, fromWalletId }) => status === "pending" && asked.has(shardOf(fromWalletId)),
+  );
+}
+
+// --- The shard table ------------------------------------------------------------------------------------------------------
+
+/** The shard table of all databases: shard modulo count. */
+export function buildSimulatedShardTable(
+  databases: readonly SimulatedDatabase[],
+  caller: Caller,
+): ShardTable {
+  /** Asks each database for its part of the shards; what became of each. */
+  function each<T>(
+    shards: Iterable<number>,
+    work: (database: SimulatedDatabase, shards: number[]) => Promise<T>,
+  ): Promise<PromiseSettledResult<T>[]> {
+    const all = [...shards];
+    const parts = databases.map((database, index) => {
+      const part = all.filter((shard) => shard % databases.length === index);
+      return { database, part };
+    });
+    const asked = parts.filter(({ part }) => part.length > 0);
+    return Promise.allSettled(asked.map(({ database, part }) => work(database, part)));
+  }
+
+  return {
+    async read() {
+      const answers = await each(
+        databases[0]!.tables.shards.map(({ shard }) => shard),
+        (database, part) =>
+          database.ask(caller, "read shards", ({ shards }) => part.map((shard) => shards[shard]!)),
+      );
+      if (answers.every(({ status }) => status === "rejected")) throw firstReason(answers);
+      return valuesOf(answers);
+    },
+    async take(owner, from) {
+      const answers = await each(from.keys(), (database, part) =>
+        database.ask(caller, "take shards", (tables, claimedAtMs) => {
+          const isAsListed = (row: ShardOwner): boolean => row.owner === from.get(row.shard);
+          return changeShards(tables, part, isAsListed, { owner, claimedAtMs });
+        }),
+      );
+      return valuesOf(answers).map(({ shard }) => shard);
+    },
+    async release(owner, shards) {
+      const answers = await each(shards, (database, part) =>
+        database.ask(caller, "release shards", (tables) => {
+          const isHeld = (row: ShardOwner): boolean => row.owner === owner;
+          changeShards(tables, part, isHeld, { owner: null });
+        }),
+      );
+      if (answers.some(({ status }) => status === "rejected")) throw firstReason(answers);
+    },
+    close: () => Promise.resolve(),
+  };
+}
+
+/** The rows of those databases that answered, in the order of the shards. */
+function valuesOf(answers: readonly PromiseSettledResult<ShardOwner[]>[]): ShardOwner[] {
+  return answers
+    .flatMap((answer) => (answer.status === "fulfilled" ? answer.value : []))
+    .toSorted((one, other) => one.shard - other.shard);
+}
+
+function firstReason(answers: readonly PromiseSettledResult<unknown>[]): unknown {
+  return answers.find((answer) => answer.status === "rejected")?.reason;
+}
+
+// --- The read model -------------------------------------------------------------------------------------------------------
+
+/** What gateways and feeds of a simulated cluster ask. */
+export type SimulatedReads = Pick<
+  ReadModel,
+  "wallet" | "walletsById" | "walletAt" | "walletIdsOfOwner" | "events" | "transfer" | "operations"
+>;
+
+/** Reads of all databases; a wallet is where its shard is. */
+export function buildSimulatedReads(
+  databases: readonly SimulatedDatabase[],
+  caller: Caller,
+): SimulatedReads {
+  const at = (walletId: string): SimulatedDatabase =>
+    databases[shardOf(walletId) % databases.length]!;
+  async function everywhere<T>(statement: (tables: Tables) => T[]): Promise<T[]> {
+    const parts = await Promise.all(
+      databases.map((database) => database.ask(caller, "read", statement)),
+    );
+    return parts.flat();
+  }
+  return {
+    wallet: (walletId) =>
+      at(walletId).ask(caller, "read", ({ wallets }) => wallets.get(walletId) ?? null),
+    async walletsById(walletIds) {
+      if (walletIds.length > LIMITS.queryRowsMax) {
+        throw new RangeError(`${walletIds.length} ids are more than ${LIMITS.queryRowsMax}`);
+      }
+      const parts = databases.map((database) => ({
+        database,
+        ids: walletIds.filter((walletId) => at(walletId) === database),
+      }));
+      const found = await Promise.all(
+        parts
+          .filter(({ ids }) => ids.length > 0)
+          .map(({ database, ids }) =>
+            database.ask(caller, "read", ({ wallets }) => ids.map((id) => wallets.get(id))),
+          ),
+      );
+      return found.flat().filter((wallet) => wallet !== undefined);
+    },
+    walletAt: (walletId, version) =>
+      at(walletId).ask(caller, "read", ({ wallets, byVersion }) => {
+        const [wallet, event] = [wallets.get(walletId), byVersion.get(`${walletId} ${version}`)];
+        if (wallet === undefined || event === undefined) return null;
+        const { balanceMinor, heldMinor, status, occurredAtMs: updatedAtMs } = event;
+        return { ...wallet, balanceMinor, heldMinor, status, version, updatedAtMs };
+      }),
+    async walletIdsOfOwner(ownerId, limit) {
+      const found = await everywhere(({ wallets }) =>
+        [...wallets.values()].filter((wallet) => wallet.ownerId === ownerId),
+      );
+      const walletIds = found.map(({ walletId }) => walletId).toSorted();
+      return walletIds.slice(0, Math.min(limit, LIMITS.queryRowsMax));
+    },
+    events: (walletId, fromVersion, limit) =>
+      at(walletId).ask(caller, "read", ({ eventsOf }): StoredEvent[] =>
+        (eventsOf.get(walletId) ?? [])
+          .filter(({ version }) => version >= fromVersion)
+          .slice(0, Math.min(limit, LIMITS.queryRowsMax)),
+      ),
+    async transfer(transferId) {
+      const found = await everywhere(({ transfers }) => {
+        const transfer = transfers.get(transferId);
+        return transfer === undefined ? [] : [transfer];
+      });
+      return found[0] ?? null;
+    },
+    operations: (commandId, walletId) =>
+      everywhere(({ events, rejections }): Operation[] => {
+        const isIt = (row: { walletId: string; commandId: string | null }): boolean =>
+          row.commandId === commandId && (walletId === null || row.walletId === walletId);
+        const done = events.filter(isIt).map((event): Operation => {
+          const { version, transferId } = event;
+          return { commandId, walletId: event.walletId, version, rejection: null, transferId };
+        });
+        const rejected = [...rejections.values()].filter(isIt).map((row): Operation => {
+          const { rejection } = row;
+          return { commandId, walletId: row.walletId, version: null, rejection, transferId: null };
+        });
+        return [...done, ...rejected];
+      }),
+  };
+}

@@ -1,0 +1,357 @@
+/**
+ * The tables of the simulated database: the rows of `src/migrations` with their keys and checks, and what `append_commit` does to
+ * them. It is only state and its moves, without time: `database.ts` says when each transaction begins and commits, and calls in
+ * here at its commit point, where everything happens at once or not at all.
+ */
+import type {
+  AppendResult,
+  KnownCommand,
+  KnownVerdict,
+  NewEvent,
+  NewRejection,
+  NewVerdict,
+  Writes,
+} from "../../src/journal.ts";
+import type { AmountMinor } from "../../src/amount.ts";
+import type { StoredEvent } from "../../src/read-model.ts";
+import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
+import type { ShardOwner } from "../../src/shard-table.ts";
+import type { Transfer } from "../../src/transfer.ts";
+import type { WalletEvent, WalletState } from "../../src/wallet.ts";
+
+export interface EventRow extends StoredEvent {
+  readonly fingerprint: string | null;
+  readonly isIdProposed: boolean;
+  /** The transaction that wrote it, and its place among all rows ever written: given when it executes, seen when it commits. */
+  readonly xid: number;
+  readonly position: number;
+}
+
+/**
+ * Guards to leave out, so that a simulation can show that it finds what they prevent. Where two guards stand behind each other, as
+ * the fence, the version key and the look-up in the transaction do, leaving out one alone may change nothing.
+ */
+export interface Plants {
+  /** An append is taken under any epoch. */
+  readonly noEpochCheck?: boolean;
+  /** Neither the key of an event nor the base version of a wallet is looked at: the last writer wins. */
+  readonly noVersionKey?: boolean;
+  /** Known ids are looked for when the call is made, not in its transaction, and no key on command ids stands behind that. */
+  readonly lookupOutsideTransaction?: boolean;
+  /** Command ids are not remembered: no look-up finds one, and no key stands behind it. */
+  readonly noDurableCommand?: boolean;
+  /** Verdicts are not remembered in the same way. */
+  readonly noDurableVerdict?: boolean;
+}
+
+export interface Tables {
+  readonly shards: ShardOwner[];
+  /** In the order of their commits. */
+  readonly events: EventRow[];
+  readonly eventsOf: Map<string, EventRow[]>;
+  /** By wallet and version, and by wallet and command id. */
+  readonly byVersion: Map<string, EventRow>;
+  readonly byCommand: Map<string, EventRow>;
+  readonly rejections: Map<string, NewRejection>;
+  readonly wallets: Map<string, WalletState>;
+  readonly transfers: Map<string, Transfer>;
+  readonly verdicts: Map<string, NewVerdict>;
+}
+
+export function buildTables(): Tables {
+  return {
+    shards: ALL_SHARDS.map((shard) => ({ shard, owner: null, epoch: 0, claimedAtMs: 0 })),
+    events: [],
+    eventsOf: new Map(),
+    byVersion: new Map(),
+    byCommand: new Map(),
+    rejections: new Map(),
+    wallets: new Map(),
+    transfers: new Map(),
+    verdicts: new Map(),
+  };
+}
+
+/** Two ids as one key; no id of a wallet has a space in it. */
+function keyOf(walletId: string, rest: string | number): string {
+  return `${walletId} ${rest}`;
+}
+
+/** Epoch of a shard that a commit does not speak for. */
+const NOT_FENCED = 0;
+
+/** Shards whose epoch is not the one that the writer names. */
+export function supersededShards({ shards }: Tables, fence: Writes["fence"]): number[] {
+  const isSuperseded = ({ shard, epoch }: ShardOwner): boolean => {
+    const named = fence.get(shard) ?? NOT_FENCED;
+    return named !== NOT_FENCED && named !== epoch;
+  };
+  return shards.filter(isSuperseded).map(({ shard }) => shard);
+}
+
+/** The outcomes that are known already of the ids that are looked for; null when there are none. */
+export function lookUp(
+  tables: Tables,
+  { lookups, verdictLookups }: Pick<Writes, "lookups" | "verdictLookups">,
+  plants: Plants,
+): Extract<AppendResult, { type: "known" }> | null {
+  const commands: KnownCommand[] = [];
+  if (plants.noDurableCommand !== true) {
+    for (const { walletId, commandId } of lookups) {
+      const event = tables.byCommand.get(keyOf(walletId, commandId));
+      if (event !== undefined) {
+        const { fingerprint, version, transferId } = event;
+        commands.push({ walletId, commandId, fingerprint, version, transferId, rejection: null });
+      }
+      const rejected = tables.rejections.get(keyOf(walletId, commandId));
+      if (rejected !== undefined) {
+        const { fingerprint, rejection } = rejected;
+        const [version, transferId] = [null, null];
+        commands.push({ walletId, commandId, fingerprint, version, transferId, rejection });
+      }
+    }
+  }
+  const verdicts: KnownVerdict[] = [];
+  if (plants.noDurableVerdict !== true) {
+    for (const transferId of verdictLookups) {
+      const known = tables.verdicts.get(transferId);
+      if (known !== undefined) verdicts.push({ transferId, verdict: known.verdict });
+    }
+  }
+  return commands.length + verdicts.length === 0 ? null : { type: "known", commands, verdicts };
+}
+
+/**
+ * The commit as it is when the call is made: its parameters are sent then, and what becomes of them at the caller's afterwards is
+ * nothing to the server.
+ */
+export function copyOf(writes: Writes): Writes {
+  const { events, wallets, rejections, lookups, verdictLookups } = writes;
+  const { transfers, verdicts, settled, fence } = writes;
+  const [ids, rows] = [
+    { lookups, verdictLookups },
+    { transfers, verdicts, settled },
+  ];
+  return structuredClone({ events, wallets, rejections, ...ids, ...rows, fence });
+}
+
+// --- What may not be written ----------------------------------------------------------------------------------------------
+
+const MINOR_MAX = 1_000_000_000_000_000;
+
+function check(holds: boolean, table: string, row: object): void {
+  if (holds) return;
+  throw new Error(`new row of ${table} violates a check constraint: ${JSON.stringify(row)}`);
+}
+
+function isMoney({
+  balanceMinor,
+  heldMinor,
+}: {
+  balanceMinor: number;
+  heldMinor: number;
+}): boolean {
+  return (
+    balanceMinor >= 0 && balanceMinor < MINOR_MAX && heldMinor >= 0 && heldMinor <= balanceMinor
+  );
+}
+
+function isAmount(minor: number): boolean {
+  return minor > 0 && minor < MINOR_MAX;
+}
+
+/** The checks of the schema. What breaks one is a programmer's error, not a fault. */
+export function checkRows(writes: Writes): void {
+  for (const row of writes.events) {
+    const amount = amountOf(row.event);
+    check(row.version >= 0 && isMoney(row), "events", row);
+    check(amount === null || isAmount(amount), "events", row);
+  }
+  for (const { state } of writes.wallets.values()) {
+    check(state.version >= 0 && isMoney(state), "wallets", state);
+    check(state.decimalPlaces >= 0 && state.decimalPlaces <= 9, "wallets", state);
+    check(["ACTIVE", "SUSPENDED", "CLOSED"].includes(state.status), "wallets", state);
+    check(state.status !== "CLOSED" || state.balanceMinor === 0, "wallets", state);
+  }
+  for (const row of writes.transfers) {
+    check(row.fromWalletId !== row.toWalletId && isAmount(row.amountMinor), "transfers", row);
+  }
+  for (const row of writes.settled) {
+    check(row.status !== "pending" && row.settledAtMs !== null, "transfers", row);
+    check((row.status === "posted") === (row.toVersion !== null), "transfers", row);
+    check((row.status === "returned") === (row.rejection !== null), "transfers", row);
+  }
+}
+
+/**
+ * Every shard that is written to must be fenced. PostgreSQL leaves that to its caller; here it is looked at, since a row
+ * outside the fence is one that a superseded owner could write.
+ */
+export function checkFence(writes: Writes): void {
+  const walletIds = [
+    ...writes.events.map(({ walletId }) => walletId),
+    ...writes.wallets.keys(),
+    ...writes.rejections.map(({ walletId }) => walletId),
+    ...writes.transfers.map(({ fromWalletId }) => fromWalletId),
+    ...writes.settled.map(({ fromWalletId }) => fromWalletId),
+    ...writes.verdicts.map(({ toWalletId }) => toWalletId),
+  ];
+  for (const walletId of walletIds) {
+    if (!writes.fence.has(shardOf(walletId))) {
+      throw new Error(`shard ${shardOf(walletId)} of ${walletId} is written to outside the fence`);
+    }
+  }
+}
+
+/** What is in the way of the commit, in one sentence; null when nothing is. */
+export function conflictOf(tables: Tables, writes: Writes, plants: Plants): string | null {
+  return (
+    commandConflict(tables, writes, plants) ??
+    versionConflict(tables, writes, plants) ??
+    transferConflict(tables, writes, plants)
+  );
+}
+
+/** The first key that is there already, or that the batch has twice. */
+function duplicate(keys: Iterable<string>, isThere: (key: string) => boolean): string | null {
+  const seen = new Set<string>();
+  for (const key of keys) {
+    if (seen.has(key) || isThere(key)) return key;
+    seen.add(key);
+  }
+  return null;
+}
+
+function commandConflict(tables: Tables, writes: Writes, plants: Plants): string | null {
+  if (plants.lookupOutsideTransaction === true || plants.noDurableCommand === true) return null;
+  const accepted = writes.events
+    .filter(({ commandId }) => commandId !== null)
+    .map(({ walletId, commandId }) => keyOf(walletId, commandId!));
+  const done = duplicate(
+    accepted,
+    (key) => tables.byCommand.has(key) || tables.rejections.has(key),
+  );
+  if (done !== null) return `command ${done} has its outcome already`;
+  // As in PostgreSQL, an event with the same id is not in the way of a rejection: who rejects must have looked for the id.
+  const rejected = writes.rejections.map(({ walletId, commandId }) => keyOf(walletId, commandId));
+  const again = duplicate(rejected, (key) => tables.rejections.has(key));
+  return again === null ? null : `command ${again} was rejected before`;
+}
+
+function versionConflict(tables: Tables, writes: Writes, plants: Plants): string | null {
+  if (plants.noVersionKey === true) return null;
+  const versions = writes.events.map(({ walletId, version }) => keyOf(walletId, version));
+  const taken = duplicate(versions, (key) => tables.byVersion.has(key));
+  if (taken !== null) return `version ${taken} exists`;
+  for (const [walletId, { baseVersion }] of writes.wallets) {
+    const version = tables.wallets.get(walletId)?.version ?? -1;
+    if (version !== Math.max(baseVersion, -1)) {
+      return `wallet ${walletId} is at version ${version}, not ${baseVersion}`;
+    }
+  }
+  return null;
+}
+
+function transferConflict(tables: Tables, writes: Writes, plants: Plants): string | null {
+  const idOf = ({ transferId }: { transferId: string }): string => transferId;
+  const begun = duplicate(writes.transfers.map(idOf), (id) => tables.transfers.has(id));
+  if (begun !== null) return `transfer ${begun} exists`;
+  if (plants.noDurableVerdict !== true) {
+    const decided = duplicate(writes.verdicts.map(idOf), (id) => tables.verdicts.has(id));
+    if (decided !== null) return `transfer ${decided} has its verdict already`;
+  }
+  const isBegunHere = new Set(writes.transfers.map(idOf));
+  const ended = duplicate(
+    writes.settled.map(idOf),
+    (id) => !isBegunHere.has(id) && tables.transfers.get(id)?.status !== "pending",
+  );
+  return ended === null ? null : `transfer ${ended} is not pending`;
+}
+
+// --- Writing --------------------------------------------------------------------------------------------------------------
+
+/** Writes all of it; `conflictOf` has found nothing before. */
+export function write(tables: Tables, writes: Writes, xid: number, firstPosition: number): void {
+  writes.events.forEach((event, index) => {
+    putEvent(tables, { ...storedOf(event), xid, position: firstPosition + index });
+  });
+  for (const [walletId, { state }] of writes.wallets) {
+    const before = tables.wallets.get(walletId);
+    // What an update never touches stays as the wallet was made.
+    const { ownerId, currency, decimalPlaces, metadata, createdAtMs } = before ?? state;
+    const made = { ownerId, currency, decimalPlaces, metadata, createdAtMs };
+    tables.wallets.set(walletId, { ...state, ...made });
+  }
+  for (const row of writes.rejections) {
+    tables.rejections.set(keyOf(row.walletId, row.commandId), row);
+  }
+  for (const row of writes.transfers) tables.transfers.set(row.transferId, row);
+  for (const row of writes.verdicts) tables.verdicts.set(row.transferId, row);
+  for (const { transferId, status, toVersion, rejection, settledAtMs } of writes.settled) {
+    const before = tables.transfers.get(transferId)!;
+    const end = { status, toVersion, rejection, settledAtMs };
+    tables.transfers.set(transferId, { ...before, ...end });
+  }
+}
+
+function putEvent(tables: Tables, row: EventRow): void {
+  const { walletId, version, commandId } = row;
+  tables.events.push(row);
+  tables.byVersion.set(keyOf(walletId, version), row);
+  if (commandId !== null) tables.byCommand.set(keyOf(walletId, commandId), row);
+  const ofWallet = tables.eventsOf.get(walletId);
+  if (ofWallet === undefined) tables.eventsOf.set(walletId, [row]);
+  else {
+    ofWallet.push(row);
+    if (ofWallet.at(-2)!.version > version)
+      ofWallet.sort((one, other) => one.version - other.version);
+  }
+}
+
+function storedOf(of: NewEvent): Omit<EventRow, "xid" | "position"> {
+  const { walletId, version, event, status, commandId, fingerprint, isIdProposed } = of;
+  return {
+    walletId,
+    version,
+    type: event.type,
+    amountMinor: amountOf(event),
+    balanceMinor: of.balanceMinor as AmountMinor,
+    heldMinor: of.heldMinor as AmountMinor,
+    status,
+    account: accountOf(event),
+    counterpartyId: "counterpartyId" in event ? event.counterpartyId : null,
+    transferId: "transferId" in event ? event.transferId : null,
+    commandId,
+    correlationId: of.correlationId,
+    causationId: of.causationId,
+    description: of.description,
+    data: dataOf(of),
+    occurredAtMs: event.occurredAtMs,
+    fingerprint,
+    isIdProposed,
+  };
+}
+
+function amountOf(event: WalletEvent): AmountMinor | null {
+  return "amountMinor" in event ? event.amountMinor : null;
+}
+
+/** The system account on the other side of a money event. */
+function accountOf(event: WalletEvent): string | null {
+  if (!("amountMinor" in event)) return null;
+  return "transferId" in event ? "system:transit" : "system:world";
+}
+
+function dataOf({ event, metadata, isIdProposed }: NewEvent): StoredEvent["data"] {
+  const parsed = (json: string): unknown => JSON.parse(json);
+  const data: { [key: string]: unknown } = {};
+  if (event.type === "WalletCreated") {
+    const { ownerId, currency, decimalPlaces } = event;
+    Object.assign(data, { ownerId, currency, decimalPlaces });
+    if (isIdProposed) data["isIdProposed"] = true;
+    data["walletMetadata"] = parsed(event.metadata);
+  }
+  if (event.type === "WalletCredited" && event.kind !== "CREDIT") data["kind"] = event.kind;
+  if (metadata !== null) data["metadata"] = parsed(metadata);
+  return Object.keys(data).length === 0 ? null : data;
+}
