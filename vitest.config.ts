@@ -9,6 +9,8 @@ export default defineConfig({
   test: {
     pool: "forks",
     maxWorkers: 2,
+    // Looked at again and again until it holds; a busy machine needs more than a second.
+    expect: { poll: { timeout: 10_000 } },
     coverage: {
       provider: "v8",
       include: ["src/**/*.ts", "actors/**/*.ts", "gateway/**/*.ts"],

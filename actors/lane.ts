@@ -32,6 +32,7 @@ import {
 import { shardOf } from "../src/shard.ts";
 import type { Transfer } from "../src/transfer.ts";
 import { newCommit, newItem, writesOf, type Actor, type Item, type Turn } from "./commit.ts";
+import { buildCreations } from "./creations.ts";
 import { answerOf, buildPendingTransfers, postOf } from "./pending-transfers.ts";
 import { isExpired, settledOutcome, step, type StepContext } from "./steps.ts";
 
@@ -69,14 +70,6 @@ export interface Lane {
   stats(): LaneStats;
 }
 
-interface Creation {
-  /** Null until the journal was asked. */
-  walletId: string | null;
-  /** Items with the key that are not finished; with the last one the entry goes. */
-  users: number;
-  waiting: Item[];
-}
-
 /** Consecutive commits that found another writer's rows before the lane gives up on its own memory. */
 const STALE_COMMITS_MAX = 5;
 
@@ -86,10 +79,7 @@ export function buildLane(deps: LaneDeps): Lane {
   const epochs = new Map<number, number>();
   const pending = buildPendingTransfers();
   const inFlight = new Map<string, Item>();
-  /** Keyed creations in this lane: the wallet id that each key got, while anything with the key is under way. */
-  const creations = new Map<string, Creation>();
-  /** Keys to be looked up with the next read. */
-  let unresolved = new Set<string>();
+  const creations = buildCreations();
   let assigned = new Set<number>();
   const claiming = new Set<number>();
   const lost = new Set<number>();
@@ -156,7 +146,8 @@ export function buildLane(deps: LaneDeps): Lane {
       return;
     }
     if (message.type === "command" && message.command.proposedId && item.creationKey === null) {
-      resolveCreation(item, message);
+      const found = creations.enter(item, message);
+      if (found !== null) deliver(found);
       return;
     }
     let actor = actors.get(walletId);
@@ -189,27 +180,8 @@ export function buildLane(deps: LaneDeps): Lane {
     finish(item);
   }
 
-  /** A keyed creation without a wallet id must reach the wallet that the first one with this key made. */
-  function resolveCreation(item: Item, message: CommandMessage): void {
-    const { commandId } = message.command;
-    let creation = creations.get(commandId);
-    if (creation === undefined) {
-      creation = { walletId: null, users: 0, waiting: [] };
-      creations.set(commandId, creation);
-      unresolved.add(commandId);
-    }
-    creation.users += 1;
-    item.creationKey = commandId;
-    if (creation.walletId === null) creation.waiting.push(item);
-    else deliver(redirected(item, message, creation.walletId));
-  }
-
   function finish(item: Item): void {
-    const creation = item.creationKey === null ? undefined : creations.get(item.creationKey);
-    if (creation !== undefined) {
-      creation.users -= 1;
-      if (creation.users === 0) creations.delete(item.creationKey!);
-    }
+    creations.finished(item);
     const { turn } = item;
     if (turn === null) return;
     turn.open -= 1;
@@ -221,7 +193,7 @@ export function buildLane(deps: LaneDeps): Lane {
   /** One read for all wallets that were woken, and one for creations to be resolved. */
   function wake(): void {
     if (mode !== "serving") return;
-    if (unresolved.size > 0) resolveCreations();
+    resolveCreations();
     if (sleeping.size === 0) return;
     const woken = sleeping;
     sleeping = new Set();
@@ -251,29 +223,18 @@ export function buildLane(deps: LaneDeps): Lane {
   }
 
   function resolveCreations(): void {
-    const keys = unresolved;
-    unresolved = new Set();
+    const lookup = creations.lookup();
+    if (lookup === null) return;
     journal
-      .loadCreated([...keys])
+      .loadCreated(lookup.keys)
       .then(
         (created) => {
-          for (const commandId of keys) {
-            const creation = creations.get(commandId);
-            if (creation === undefined || creation.walletId !== null) continue;
-            const { waiting } = creation;
-            creation.waiting = [];
-            for (const item of waiting) {
-              const message = item.message as CommandMessage;
-              const proposed = message.command.walletId;
-              creation.walletId ??= created.get(commandId) ?? proposed;
-              deliver(redirected(item, message, creation.walletId));
-            }
-          }
+          again(lookup.resolve(created));
           proceed();
         },
         (error: unknown) => {
           deps.log("warn", `cannot look up creations, trying again: ${String(error)}`);
-          for (const commandId of keys) unresolved.add(commandId);
+          lookup.retry();
         },
       )
       .catch(deps.crash);
@@ -513,6 +474,7 @@ export function buildLane(deps: LaneDeps): Lane {
       sleeping.delete(actor);
       for (const item of actor.mailbox) refuse(item, "unavailable");
     }
+    for (const item of creations.forget(gone)) refuse(item, "unavailable");
   }
 
   /** Lets go of shards that are no longer assigned, as soon as no commit has anything of them. */
@@ -531,9 +493,7 @@ export function buildLane(deps: LaneDeps): Lane {
     if (backlog.length > 0) backlog = backlog.filter(keepUnlessExpired);
     if (waiting.length > 0) waiting = waiting.filter(keepUnlessExpired);
     for (const actor of sleeping) actor.mailbox = actor.mailbox.filter(keepUnlessExpired);
-    for (const creation of creations.values()) {
-      creation.waiting = creation.waiting.filter(keepUnlessExpired);
-    }
+    creations.sift(keepUnlessExpired);
   }
 
   function keepUnlessExpired(item: Item): boolean {
@@ -625,13 +585,6 @@ function newActor(walletId: string, shard: number): Actor {
     uncommitted: 0,
     lastUsedMs: 0,
   };
-}
-
-function redirected(item: Item, message: CommandMessage, walletId: string): Item {
-  const { commandId } = message.command;
-  const command = { ...message.command, walletId };
-  const found = newItem({ ...message, command }, item.turn);
-  return { ...found, creationKey: commandId, inDoubt: item.inDoubt };
 }
 
 /** Whatever these commands are, somebody may have written their outcome: from now on they are looked for. */

@@ -596,7 +596,7 @@ describe("the deployment", () => {
       const state = `SELECT (SELECT count(*) FROM pg_locks WHERE NOT granted)::int AS waiting, count(*)::int AS looking
                      FROM pg_stat_activity WHERE datname = ANY ('{deployment_b,deployment_c}')`;
       await expect
-        .poll(async () => (await blocker.query(state)).rows, { interval: 5, timeout: 10_000 })
+        .poll(async () => (await blocker.query(state)).rows, { interval: 5 })
         .toEqual([{ waiting: 1, looking: 0 }]);
 
       // When another one, here played by hand, writes all places, and a wallet

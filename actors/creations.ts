@@ -1,0 +1,123 @@
+/**
+ * Keyed creations without a wallet id, while they are under way in a lane. The gateway proposes a wallet id each time, and all that
+ * carry one key must reach the wallet that the first of them made: here, if that one is under way, or by the journal. Every proposal for
+ * a key lies in the key's shard, so one lane sees them all.
+ *
+ *     (none) --first with the key--> unresolved --journal asked: an id, or none and then the first proposal--> resolved --last one done--> (none)
+ */
+import type { CommandMessage } from "../src/protocol.ts";
+import { shardOf } from "../src/shard.ts";
+import { newItem, type Item } from "./commit.ts";
+
+interface Creation {
+  readonly key: string;
+  readonly shard: number;
+  /** Null until the journal was asked. */
+  walletId: string | null;
+  /** Items with the key that are not finished; with the last one the entry goes. */
+  users: number;
+  waiting: Item[];
+}
+
+/** Keys that are looked up together. */
+export interface Lookup {
+  readonly keys: readonly string[];
+  /** Takes the wallet ids that the journal knows, by key; returns the items that can go on. */
+  resolve(created: ReadonlyMap<string, string>): Item[];
+  /** The journal could not be asked: the keys are to be looked up again. */
+  retry(): void;
+}
+
+export interface Creations {
+  /** The item for the wallet that it has to reach, or null: then it waits. */
+  enter(item: Item, message: CommandMessage): Item | null;
+  /** What has to be looked up now; null when nothing. */
+  lookup(): Lookup | null;
+  /** The item was dealt with, or refused. */
+  finished(item: Item): void;
+  /** Lets go of waiting items that are not to be kept. */
+  sift(isKept: (item: Item) => boolean): void;
+  /** Forgets creations in shards that others serve now; returns who waited. */
+  forget(shards: ReadonlySet<number>): Item[];
+}
+
+export function buildCreations(): Creations {
+  const byKey = new Map<string, Creation>();
+  let unresolved = new Set<Creation>();
+
+  /** An answer for an entry that has gone meanwhile is of no use, even when the key is here again. */
+  function isCurrent(creation: Creation): boolean {
+    return byKey.get(creation.key) === creation;
+  }
+
+  return {
+    enter(item, message) {
+      const { commandId: key, walletId } = message.command;
+      let creation = byKey.get(key);
+      if (creation === undefined) {
+        creation = { key, shard: shardOf(walletId), walletId: null, users: 0, waiting: [] };
+        byKey.set(key, creation);
+        unresolved.add(creation);
+      }
+      creation.users += 1;
+      item.creationKey = key;
+      if (creation.walletId !== null) return redirected(item, creation.walletId);
+      creation.waiting.push(item);
+      return null;
+    },
+
+    lookup() {
+      if (unresolved.size === 0) return null;
+      const asked = unresolved;
+      unresolved = new Set();
+      return {
+        keys: Array.from(asked, ({ key }) => key),
+        resolve(created) {
+          const items: Item[] = [];
+          for (const creation of asked) {
+            if (!isCurrent(creation)) continue;
+            const { waiting } = creation;
+            creation.waiting = [];
+            for (const item of waiting) {
+              const { command } = item.message as CommandMessage;
+              creation.walletId ??= created.get(creation.key) ?? command.walletId;
+              items.push(redirected(item, creation.walletId));
+            }
+          }
+          return items;
+        },
+        retry() {
+          for (const creation of asked) if (isCurrent(creation)) unresolved.add(creation);
+        },
+      };
+    },
+
+    finished({ creationKey }) {
+      const creation = creationKey === null ? undefined : byKey.get(creationKey);
+      if (creation === undefined) return;
+      creation.users -= 1;
+      if (creation.users === 0) byKey.delete(creation.key);
+    },
+
+    sift(isKept) {
+      for (const creation of byKey.values()) creation.waiting = creation.waiting.filter(isKept);
+    },
+
+    forget(shards) {
+      const items: Item[] = [];
+      for (const creation of byKey.values()) {
+        if (!shards.has(creation.shard)) continue;
+        items.push(...creation.waiting);
+        creation.waiting = [];
+      }
+      return items;
+    },
+  };
+}
+
+function redirected(item: Item, walletId: string): Item {
+  const message = item.message as CommandMessage;
+  const command = { ...message.command, walletId };
+  const { creationKey, inDoubt } = item;
+  return { ...newItem({ ...message, command }, item.turn), creationKey, inDoubt };
+}
