@@ -74,6 +74,7 @@ export function buildHost(deps: HostDeps): Host {
     self: { hostId, owner, startedAtMs },
     time,
     log,
+    isReachable: () => bus.state === "connected",
     open,
     leave: refuseFrom,
     drop(shards) {

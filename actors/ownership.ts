@@ -23,6 +23,8 @@ export interface OwnershipDeps {
   readonly self: { readonly hostId: string; readonly owner: string; readonly startedAtMs: number };
   readonly time: Time;
   readonly log: { info(text: string): void; warn(text: string): void };
+  /** Whether messages can come here: a host that nobody can reach must not look alive. */
+  readonly isReachable: () => boolean;
   /** Begins to serve shards. */
   readonly open: (shards: readonly number[]) => void;
   /** Begins to refuse a shard, and lets its lane finish; `left` has to follow. */
@@ -220,7 +222,9 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
 
   // ---- signs of life ------------------------------------------------------------------------------------------------
 
+  /** Without the bus nobody beats, so nobody is in a view of its own, and nothing moves. */
   async function beat(): Promise<void> {
+    if (!deps.isReachable()) return;
     const member: Member = { ...self, isLeaving };
     await membership?.beat(member).catch(() => undefined);
   }

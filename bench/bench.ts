@@ -3,7 +3,8 @@
  * all; Coffer and each rival run as processes of their own with databases of their own, and only
  * the one that is measured has work. Rounds go over all shapes and systems, and each round begins
  * with another system, so that what one leaves behind for the database to tidy up does not always
- * hit the same neighbour. Afterwards the money is counted. It exits with 1 when money is off or
+ * hit the same neighbour. Coffer as a cluster is measured beside itself in one process. Afterwards
+ * the money is counted. It exits with 1 when money is off or
  * Coffer answered with errors; a missed target is shown, but is no error of the run.
  */
 import { existsSync } from "node:fs";
@@ -13,6 +14,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Client } from "pg";
 import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
+import { startCluster } from "./cluster.ts";
 import { checkCoffer, emptyLedger, keep, type Ledger } from "./conservation.ts";
 import {
   chooseGenerator,
@@ -29,7 +31,14 @@ import { describeCommit, describeDurability, describeMachine } from "./machine.t
 import { BENCH_USAGE, UsageError, parseBenchOptions, type BenchOptions } from "./options.ts";
 import { startCoffer, startRival, type RunningSystem } from "./processes.ts";
 import { judgeRounds, reportText, writeReport, type MeasuredRound } from "./report.ts";
-import { INITIAL_BALANCE, SHAPES, allWallets, uniformWallet } from "./shapes.ts";
+import {
+  CLUSTER_HOSTS,
+  INITIAL_BALANCE,
+  SHAPES,
+  allWallets,
+  isCluster,
+  uniformWallet,
+} from "./shapes.ts";
 import type { Shape, SystemName } from "./shapes.ts";
 import { formatMs, formatWhole } from "./statistics.ts";
 import { createWallets, textOf } from "./wallet-api.ts";
@@ -50,8 +59,15 @@ interface Bench {
   options: BenchOptions;
   generator: GeneratorName;
   systems: Partial<Record<SystemName, RunningSystem>>;
-  ledger: Ledger;
+  /** What each set-up of Coffer has to account for in the end. */
+  books: Map<SystemName, Books>;
   signal: AbortSignal;
+}
+
+interface Books {
+  port: number;
+  database: Client;
+  ledger: Ledger;
 }
 
 async function main(options: BenchOptions, signal: AbortSignal, cleanUps: CleanUps) {
@@ -59,36 +75,36 @@ async function main(options: BenchOptions, signal: AbortSignal, cleanUps: CleanU
   if (!existsSync(mainFile)) throw new Error(`${mainFile} is missing: run npm run build first`);
   const generator = chooseGenerator(options.generator, say);
   const serverUrl = await startPostgres(options, cleanUps);
-  const databaseUrl = await createDatabase(serverUrl, "bench_coffer", cleanUps);
-  const database = new Client({ connectionString: databaseUrl });
-  await database.connect();
-  cleanUps.push(() => database.end());
-  const machine = await describeMachine(database, describeGenerator(generator));
-  const durability = await describeDurability(database);
-
   const profileFolder = join(resultsFolder, "local", `profile-${Date.now()}`);
   if (options.cpuProf) await mkdir(profileFolder, { recursive: true });
-  const coffer = await startCoffer({
-    mainFile,
-    databaseUrl,
-    ...(options.cpuProf ? { profileFolder } : {}),
-  });
-  cleanUps.push(coffer.stop);
-  const rivals = options.rivals ? await startRivals(options, serverUrl, cleanUps) : {};
-  const server = { host: "127.0.0.1", port: coffer.port };
-  const wallets = allWallets();
-  say(`creating ${formatWhole(wallets.length)} wallets`);
-  await createWallets(server, SEED_CONNECTIONS, wallets, INITIAL_BALANCE * 100, () =>
-    signal.throwIfAborted(),
-  );
+  const profile = options.cpuProf ? { profileFolder } : {};
+  const shapes = SHAPES.filter((shape) => options.shapes.includes(shape.name));
+  const bench: Bench = { options, generator, systems: {}, books: new Map(), signal };
 
-  const systems = { coffer, ...rivals };
-  const bench: Bench = { options, generator, systems, ledger: emptyLedger(), signal };
-  const rounds = await runRounds(bench);
+  const databaseUrl = await createDatabase(serverUrl, "bench_coffer", cleanUps);
+  const coffer = await startCoffer({ mainFile, databaseUrl, ...profile });
+  cleanUps.push(coffer.stop);
+  const database = await addCoffer(bench, "coffer", coffer, databaseUrl, cleanUps);
+  const machine = await describeMachine(database, describeGenerator(generator));
+  const durability = await describeDurability(database);
+  if (options.rivals && shapes.some(({ systems }) => systems.includes("rowlock"))) {
+    Object.assign(bench.systems, await startRivals(options, serverUrl, cleanUps));
+  }
+  const isForClusters = ({ systems }: Shape) => systems.some(isCluster);
+  const rounds = await runRounds(
+    bench,
+    shapes.filter((shape) => !isForClusters(shape)),
+  );
+  // Clusters come last: their hosts never quite rest, which would disturb the others.
+  if (shapes.some(isForClusters)) {
+    if (await startClusters(bench, { mainFile, ...profile }, serverUrl, cleanUps)) {
+      rounds.push(...(await runRounds(bench, shapes.filter(isForClusters))));
+    }
+  }
   say("counting the money");
-  const conservation = await checkCoffer(server, wallets, database, bench.ledger);
+  const conservation = await checkBooks(bench.books);
   if (options.cpuProf) {
-    await coffer.stop();
+    for (const { stop } of Object.values(bench.systems)) await stop();
     const profiles = (await readdir(profileFolder)).map((name) => join(profileFolder, name));
     say(["CPU profiles of Coffer:", ...profiles].join("\n  "));
   }
@@ -97,8 +113,13 @@ async function main(options: BenchOptions, signal: AbortSignal, cleanUps: CleanU
     commit: describeCommit(projectFolder),
     machine,
     durability,
-    // Without the address of the server, which holds a password.
-    options: withoutDatabaseUrl(options),
+    // Without the address of the server, which holds a password, and with what was really measured.
+    options: {
+      ...withoutDatabaseUrl(options),
+      shapes: shapes
+        .map(({ name }) => name)
+        .filter((name) => rounds.some((it) => it.shape === name)),
+    },
     ...judgeRounds(rounds),
     conservation,
     rounds,
@@ -106,8 +127,69 @@ async function main(options: BenchOptions, signal: AbortSignal, cleanUps: CleanU
   console.log(reportText(report));
   const files = await writeReport(report, resultsFolder);
   console.log(["", "Written:", ...files].join("\n  "));
-  const errors = report.results.some((result) => (result.figures.coffer?.errors ?? 0) > 0);
+  const errors = report.results.some(({ figures }) =>
+    [...bench.books.keys()].some((system) => (figures[system]?.errors ?? 0) > 0),
+  );
   return conservation.ok && !errors;
+}
+
+/** Fills a set-up of Coffer with its wallets and opens its books. */
+async function addCoffer(
+  bench: Bench,
+  system: SystemName,
+  running: RunningSystem,
+  databaseUrl: string,
+  cleanUps: CleanUps,
+): Promise<Client> {
+  const database = new Client({ connectionString: databaseUrl });
+  await database.connect();
+  cleanUps.push(() => database.end());
+  const wallets = allWallets();
+  say(`creating ${formatWhole(wallets.length)} wallets (${system})`);
+  const server = { host: "127.0.0.1", port: running.port };
+  await createWallets(server, SEED_CONNECTIONS, wallets, INITIAL_BALANCE * 100, () =>
+    bench.signal.throwIfAborted(),
+  );
+  bench.systems[system] = running;
+  bench.books.set(system, { port: running.port, database, ledger: emptyLedger() });
+  return database;
+}
+
+/** Where they cannot be started, as without NATS and Redis, the run goes on without them, and is no whole run. */
+async function startClusters(
+  bench: Bench,
+  start: { mainFile: string; profileFolder?: string },
+  serverUrl: string,
+  cleanUps: CleanUps,
+): Promise<boolean> {
+  for (const system of ["one-host", "two-hosts"] as const) {
+    say(`starting a cluster: ${system}`);
+    const name = `bench_${system.replace("-", "_")}`;
+    const databaseUrl = await createDatabase(serverUrl, name, cleanUps);
+    try {
+      const running = await startCluster(system, CLUSTER_HOSTS[system], { ...start, databaseUrl });
+      cleanUps.push(running.stop);
+      await addCoffer(bench, system, running, databaseUrl, cleanUps);
+    } catch (error) {
+      bench.signal.throwIfAborted();
+      if (bench.options.shapes.length === 1) throw error;
+      say(`the cluster is left out: ${messageOf(error)}`);
+      return false;
+    }
+  }
+  return true;
+}
+
+async function checkBooks(books: Bench["books"]): Promise<{ ok: boolean; lines: string[] }> {
+  const wallets = allWallets();
+  const whole = { ok: true, lines: [] as string[] };
+  for (const [system, { port, database, ledger }] of books) {
+    const verdict = await checkCoffer({ host: "127.0.0.1", port }, wallets, database, ledger);
+    whole.ok &&= verdict.ok;
+    const title = books.size > 1 ? `${system.padEnd(9)}  ` : "";
+    whole.lines.push(...verdict.lines.map((line) => title + line));
+  }
+  return whole;
 }
 
 async function startPostgres(options: BenchOptions, cleanUps: CleanUps): Promise<string> {
@@ -148,9 +230,8 @@ async function startRivals(options: BenchOptions, serverUrl: string, cleanUps: C
   return { rowlock, empty };
 }
 
-async function runRounds(bench: Bench): Promise<MeasuredRound[]> {
+async function runRounds(bench: Bench, shapes: readonly Shape[]): Promise<MeasuredRound[]> {
   const rounds: MeasuredRound[] = [];
-  const shapes = SHAPES.filter((shape) => bench.options.shapes.includes(shape.name));
   for (let round = 1; round <= bench.options.rounds; round += 1) {
     for (const shape of shapes) {
       const present = shape.systems.filter((system) => bench.systems[system] !== undefined);
@@ -182,14 +263,15 @@ async function runOne(
     seed: Math.floor(Math.random() * 1_000_000),
   };
   const warmUp = { ...plan, seconds: Math.max(1, Math.round(seconds * WARM_UP_FRACTION)) };
-  const title = `round ${round}/${rounds}  ${shape.name.padEnd(13)}  ${system.padEnd(7)}`;
+  const title = `round ${round}/${rounds}  ${shape.name.padEnd(13)}  ${system.padEnd(9)}`;
   const workerFile = join(compiledFolder, "generator-worker.js");
+  const ledger = bench.books.get(system)?.ledger;
   const live = showElapsed(title, warmUp.seconds + seconds);
   try {
     const warmed = await measure(bench.generator, workerFile, warmUp, bench.signal);
-    if (system === "coffer") keep(bench.ledger, shape.traffic, connections, warmed);
+    if (ledger !== undefined) keep(ledger, shape.traffic, connections, warmed);
     const measurement = await measure(bench.generator, workerFile, plan, bench.signal);
-    if (system === "coffer") keep(bench.ledger, shape.traffic, connections, measurement);
+    if (ledger !== undefined) keep(ledger, shape.traffic, connections, measurement);
     running.assertAlive();
     const errors = measurement.refused + measurement.faults;
     live.end(

@@ -7,7 +7,7 @@ describe("the command line of the benchmark", () => {
       seconds: 8,
       rounds: 3,
       connections: 128,
-      shapes: ["credits", "hot-credits", "transfers", "hot-transfers", "latency"],
+      shapes: ["credits", "hot-credits", "transfers", "hot-transfers", "latency", "cluster"],
       cpuProf: false,
       rivals: true,
       generator: "auto",

@@ -29,7 +29,7 @@ export const BENCH_USAGE = `Usage: npm run bench -- [options]
   --no-rivals              only Coffer
   --pool-size <1-90>       database connections of the row-lock rival (20)
   --generator <wrk|node>   what makes the load (wrk; the Node generator where wrk cannot be had)
-  --cpu-prof               write CPU profiles of Coffer's process
+  --cpu-prof               write CPU profiles of Coffer's processes
   --database-url <url>     use this PostgreSQL server (its superuser), not an embedded one
   --help`;
 

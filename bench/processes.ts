@@ -121,18 +121,22 @@ export interface CofferStart {
   databaseUrl: string;
   /** Where CPU profiles go; undefined: none are taken. */
   profileFolder?: string;
+  /** Of a process of a cluster: its role and servers. Default: all roles in one process. */
+  settings?: Readonly<Record<string, string>>;
 }
 
 /**
- * Starts Coffer with all roles in one process and its defaults, and waits until it serves commands.
+ * Starts Coffer with its defaults, and waits until it serves commands.
  */
 export async function startCoffer(start: CofferStart): Promise<RunningSystem> {
   const port = await freePort();
+  const { settings = {} } = start;
+  const title = `Coffer${settings["HOST_ID"] === undefined ? "" : ` (${settings["HOST_ID"]})`}`;
   const profile =
     start.profileFolder === undefined ? [] : ["--cpu-prof", "--cpu-prof-dir", start.profileFolder];
   const { PATH, LANES } = process.env;
   const parentWatch = new URL("./end-with-parent.js", import.meta.url).href;
-  const watched = startNode("Coffer", [...profile, "--import", parentWatch, start.mainFile], {
+  const watched = startNode(title, [...profile, "--import", parentWatch, start.mainFile], {
     PATH,
     ...(LANES === undefined ? {} : { LANES }),
     NODE_ENV: "production",
@@ -140,6 +144,7 @@ export async function startCoffer(start: CofferStart): Promise<RunningSystem> {
     HOST: "127.0.0.1",
     PORT: String(port),
     LOG_LEVEL: "warn",
+    ...settings,
   });
   try {
     await untilReady(port, watched.assertAlive);

@@ -12,7 +12,9 @@ import { opsPerSecond, type Measurement } from "./generators.ts";
 import { machineLine, type Commit, type Durability, type Machine } from "./machine.ts";
 import type { BenchOptions } from "./options.ts";
 import {
+  BASELINES,
   SHAPES,
+  isCluster,
   judge,
   ratioTo,
   type Figures,
@@ -70,7 +72,7 @@ function figuresOf(measurements: readonly Measurement[]): Figures {
 
 /** The table of results, one row per shape and system. */
 export function tableOf(results: readonly ShapeResult[]): string[] {
-  const rows = [["shape", "system", "ops/s", "Coffer is", "p50 ms", "p90 ms", "p99 ms", "errors"]];
+  const rows = [["shape", "system", "ops/s", "compared", "p50 ms", "p90 ms", "p99 ms", "errors"]];
   for (const result of results) {
     let name: string = result.shape;
     for (const [system, figures] of figuresIn(result)) {
@@ -78,7 +80,7 @@ export function tableOf(results: readonly ShapeResult[]): string[] {
         name,
         system,
         formatWhole(figures.opsPerSecond),
-        system === "coffer" ? "" : formatRatio(ratioTo(result, system)),
+        comparison(result, system),
         formatMs(figures.p50Ms),
         formatMs(figures.p90Ms),
         formatMs(figures.p99Ms),
@@ -88,6 +90,14 @@ export function tableOf(results: readonly ShapeResult[]): string[] {
     }
   }
   return alignColumns(rows, 2);
+}
+
+/** Coffer's throughput beside a rival's; a cluster's beside that of the smaller set-up. */
+function comparison(result: ShapeResult, system: SystemName): string {
+  if (system === "coffer") return "";
+  if (!isCluster(system)) return `Coffer: ${formatRatio(ratioTo(result, system))}`;
+  const baseline = BASELINES[system];
+  return `${formatRatio(ratioTo(result, baseline, system))} of ${baseline}`;
 }
 
 function figuresIn(result: ShapeResult): [SystemName, Figures][] {
@@ -138,11 +148,15 @@ const COLORS: Record<SystemName, string> = {
   coffer: "#1a7f64",
   rowlock: "#c4722b",
   empty: "#9aa4af",
+  "one-host": "#4f9f8b",
+  "two-hosts": "#8cc0b3",
 };
 const LABELS: Record<SystemName, string> = {
   coffer: "Coffer",
   rowlock: "row lock per request (Fastify + pg)",
   empty: "empty Fastify handler, no database",
+  "one-host": "Coffer: a gateway and a host over NATS",
+  "two-hosts": "Coffer: a gateway and two hosts over NATS",
 };
 
 export function chartOf(report: Report): Chart {
@@ -167,7 +181,7 @@ export function chartOf(report: Report): Chart {
         note: `p99 ${formatMs(figures.p99Ms)} ms${errorNote(figures)}`,
       })),
     }));
-  const systems = (["coffer", "rowlock", "empty"] as const).filter((system) =>
+  const systems = (Object.keys(LABELS) as SystemName[]).filter((system) =>
     results.some((result) => result.figures[system] !== undefined),
   );
   const panels = [
@@ -189,12 +203,11 @@ export function chartOf(report: Report): Chart {
 }
 
 function throughputBar(result: ShapeResult, system: SystemName, figures: Figures): Bar {
-  const note = system === "coffer" ? "" : `Coffer: ${formatRatio(ratioTo(result, system))}`;
   return {
     value: figures.opsPerSecond,
     color: COLORS[system],
     label: formatWhole(figures.opsPerSecond),
-    note: note + errorNote(figures),
+    note: comparison(result, system) + errorNote(figures),
   };
 }
 

@@ -5,8 +5,16 @@
  * paths. Credits and transfers are small against the starting balances: no request of a measurement
  * can fail for lack of money.
  */
-export type SystemName = "coffer" | "rowlock" | "empty";
-export type ShapeName = "credits" | "hot-credits" | "transfers" | "hot-transfers" | "latency";
+export type SystemName = "coffer" | "rowlock" | "empty" | ClusterName;
+/** Coffer as one gateway and one or two hosts, over NATS. */
+export type ClusterName = "one-host" | "two-hosts";
+export type ShapeName =
+  | "credits"
+  | "hot-credits"
+  | "transfers"
+  | "hot-transfers"
+  | "latency"
+  | "cluster";
 
 /**
  * Which requests a generator sends: each one picks its wallet or wallets at random, as far as the
@@ -24,6 +32,21 @@ export interface Shape {
   connections?: number;
   /** In the order in which they are shown; Coffer first. */
   systems: readonly SystemName[];
+}
+
+/** What a cluster is held against: the cluster of one host against one process, that of two against that of one. */
+export const BASELINES: Readonly<Record<ClusterName, SystemName>> = {
+  "one-host": "coffer",
+  "two-hosts": "one-host",
+};
+
+export const CLUSTER_HOSTS: Readonly<Record<ClusterName, number>> = {
+  "one-host": 1,
+  "two-hosts": 2,
+};
+
+export function isCluster(system: SystemName): system is ClusterName {
+  return system in CLUSTER_HOSTS;
 }
 
 export const UNIFORM_WALLETS = 10_000;
@@ -62,6 +85,12 @@ export const SHAPES: readonly Shape[] = [
     traffic: { type: "credit", to: "uniform" },
     connections: 1,
     systems: ["coffer", "rowlock", "empty"],
+  },
+  {
+    name: "cluster",
+    title: "credits over 10,000 wallets, as a cluster",
+    traffic: { type: "credit", to: "uniform" },
+    systems: ["coffer", "one-host", "two-hosts"],
   },
 ];
 
@@ -104,8 +133,15 @@ export interface Judgement {
   verdict: "pass" | "fail" | "unmeasured";
 }
 
+/** `system` is Coffer in one process unless said otherwise. */
 type Target =
-  | { shape: ShapeName; type: "ratio"; rival: SystemName; atLeast: number }
+  | {
+      shape: ShapeName;
+      type: "ratio";
+      system?: SystemName;
+      rival: SystemName;
+      atLeast: number;
+    }
   | { shape: ShapeName; type: "p50"; belowMs: number };
 
 export const TARGETS: readonly Target[] = [
@@ -115,11 +151,16 @@ export const TARGETS: readonly Target[] = [
   { shape: "transfers", type: "ratio", rival: "rowlock", atLeast: 3.5 },
   { shape: "hot-transfers", type: "ratio", rival: "rowlock", atLeast: 7 },
   { shape: "latency", type: "p50", belowMs: 1.5 },
+  { shape: "cluster", type: "ratio", system: "two-hosts", rival: "one-host", atLeast: 0.85 },
 ];
 
-/** Coffer's throughput as a multiple of a rival's; NaN when either is missing. */
-export function ratioTo(result: ShapeResult | undefined, rival: SystemName): number {
-  const own = result?.figures.coffer?.opsPerSecond ?? Number.NaN;
+/** The throughput of Coffer, or of `system`, as a multiple of a rival's; NaN when either is missing. */
+export function ratioTo(
+  result: ShapeResult | undefined,
+  rival: SystemName,
+  system: SystemName = "coffer",
+): number {
+  const own = result?.figures[system]?.opsPerSecond ?? Number.NaN;
   return own / (result?.figures[rival]?.opsPerSecond ?? Number.NaN);
 }
 
@@ -130,12 +171,13 @@ export function ratioTo(result: ShapeResult | undefined, rival: SystemName): num
 export function judge(results: readonly ShapeResult[]): Judgement[] {
   return TARGETS.map((target) => {
     const result = results.find((one) => one.shape === target.shape);
-    const own = result?.figures.coffer;
+    const system = (target.type === "ratio" ? target.system : undefined) ?? "coffer";
+    const own = result?.figures[system];
     const measured =
-      target.type === "ratio" ? ratioTo(result, target.rival) : (own?.p50Ms ?? Number.NaN);
+      target.type === "ratio" ? ratioTo(result, target.rival, system) : (own?.p50Ms ?? Number.NaN);
     const text =
       target.type === "ratio"
-        ? `at least ${target.atLeast} x ${target.rival}`
+        ? `${system === "coffer" ? "" : `${system} `}at least ${target.atLeast} x ${target.rival}`
         : `p50 below ${target.belowMs} ms`;
     const reached =
       target.type === "ratio" ? measured >= target.atLeast : measured < target.belowMs;

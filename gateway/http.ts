@@ -11,6 +11,7 @@ import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import { buildAnswers } from "./answers.ts";
+import { addClusterRoutes, type ClusterRoutesDeps } from "./cluster-routes.ts";
 import { buildCommandIntake } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
 import { addHealthRoutes, type HealthProbe } from "./health-routes.ts";
@@ -35,6 +36,8 @@ export interface GatewayOptions {
   readonly probes?: readonly HealthProbe[];
   /** What `/health/nats/stats` shows; without it the bus is in-process. */
   readonly busStats?: () => object;
+  /** What `GET /cluster` looks at; without it there is no such path. */
+  readonly cluster?: ClusterRoutesDeps;
 }
 
 /** Makes the gateway; `listen` and `close` are the caller's. More plugins and routes may be registered until then. */
@@ -48,6 +51,7 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
   void app.register((routes, _options, done) => {
     addWalletRoutes(routes, { commands, takeIn, answer });
     addReadRoutes(routes, { readModel, assets });
+    if (options.cluster !== undefined) addClusterRoutes(routes, options.cluster);
     addHealthRoutes(routes, {
       version,
       bus,

@@ -197,6 +197,8 @@ export const LIMITS = {
   deploymentLookMs: 5_000,
   /** Latest hand-offs that a host remembers for whoever asks. */
   handOffsKept: 32,
+  /** Time for the shard table to answer a question about the cluster; longer than its own wait for a database that hangs. */
+  clusterTableMs: 2_000,
   /** Time for hosts to answer a question about the cluster. */
   clusterAnswerMs: 400,
 

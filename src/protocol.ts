@@ -169,7 +169,7 @@ export const SUBJECTS = {
   changes: (shard: number): string => `coffer.changes.${shard}`,
   /** Hosts tell each other that shards can be taken; the message is their list. Only a hint to look at the shard table now. */
   released: "coffer.released",
-  /** A question to all hosts for their `HostStatus`: `{ inbox }`, answered there by a single `HostStatus` each. */
+  /** A question to all hosts for their `HostStatus`: `{ inbox }`, answered there by a single `HostStatus` each. `{}` asks nothing. */
   status: "coffer.status",
   /** Creations of wallets of an owner, by the shard of the owner's id: an array of `Change`. */
   owners: (shard: number): string => `coffer.owners.${shard}`,
