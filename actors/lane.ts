@@ -15,7 +15,7 @@
  * Which shards it serves comes with each tick, too. A shard here:
  *
  *     (none) --assigned--> claiming --claimed--> held --no longer assigned--> leaving --nothing under way--> (none)
- *                             \--not ours--> lost       \--taken by another owner--> lost --no longer assigned--> (none)
+ *                             \--not ours--> lost       \--taken by another owner--> lost --a while later--> (none), or claiming
  *
  * claiming: its messages wait. held: they are dealt with. leaving, lost: they are refused, so that their senders ask again elsewhere.
  */
@@ -95,10 +95,12 @@ export function buildLane(deps: LaneDeps): Lane {
   let sleeping = new Set<Actor>();
   let outbox = emptyEffects();
   let nowMs = 0;
+  let nextLostMs = 0;
   let nextSweepMs = 0;
   let pauseMs = 0;
   let resumeAtMs = 0;
   let staleCommits = 0;
+  let isReadFailing = false;
   let commits = 0;
   let events = 0;
 
@@ -202,6 +204,7 @@ export function buildLane(deps: LaneDeps): Lane {
       .loadWallets(walletIds)
       .then(
         (states) => {
+          isReadFailing = false;
           for (const actor of woken) {
             if (actors.get(actor.walletId) !== actor) continue;
             actor.state = states.get(actor.walletId) ?? null;
@@ -213,13 +216,19 @@ export function buildLane(deps: LaneDeps): Lane {
           proceed();
         },
         (error: unknown) => {
-          deps.log("warn", `cannot recover ${woken.size} wallets, trying again: ${String(error)}`);
+          readFailed("recover wallets", error);
           for (const actor of woken) {
             if (actors.get(actor.walletId) === actor) sleeping.add(actor);
           }
         },
       )
       .catch(deps.crash);
+  }
+
+  /** Tried again at once, so it is told once until it works. */
+  function readFailed(what: string, error: unknown): void {
+    if (!isReadFailing) deps.log("warn", `cannot ${what}, trying again: ${String(error)}`);
+    isReadFailing = true;
   }
 
   function resolveCreations(): void {
@@ -229,11 +238,12 @@ export function buildLane(deps: LaneDeps): Lane {
       .loadCreated(lookup.keys)
       .then(
         (created) => {
+          isReadFailing = false;
           again(lookup.resolve(created));
           proceed();
         },
         (error: unknown) => {
-          deps.log("warn", `cannot look up creations, trying again: ${String(error)}`);
+          readFailed("look up creations", error);
           lookup.retry();
         },
       )
@@ -546,7 +556,11 @@ export function buildLane(deps: LaneDeps): Lane {
     tick(atMs, shards) {
       nowMs = atMs;
       assigned = new Set(shards);
-      for (const shard of lost) if (!assigned.has(shard)) lost.delete(shard);
+      // A shard may be lost and taken again between two ticks, and the next claim knows.
+      if (nowMs >= nextLostMs) {
+        nextLostMs = nowMs + LIMITS.placementMs;
+        lost.clear();
+      }
       expire();
       if (mode === "recovering") recover();
       if (mode === "pausing" && nowMs >= resumeAtMs) mode = "serving";

@@ -54,6 +54,19 @@ export async function withClient<T>(
   }
 }
 
+const AWAY =
+  /^(ECONN[A-Z]+|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN|EPIPE|08...|57P..)$/;
+
+/**
+ * Whether an error says that the server cannot be talked to now: no connection (a system error, class 08 or the driver's own
+ * words), or starting and stopping (class 57P; PostgreSQL manual, appendix A).
+ */
+export function isAway(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const code = "code" in error ? String(error.code) : "";
+  return AWAY.test(code) || /timeout|terminated/.test(error.message);
+}
+
 export interface DatabaseLog {
   warn(text: string): void;
   error(text: string): void;

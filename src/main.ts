@@ -26,7 +26,7 @@ import { allAssets, assetOf } from "./assets.ts";
 import type { Bus } from "./bus.ts";
 import { systemTime } from "./clock.ts";
 import { ConfigError, readConfig, type Config } from "./config.ts";
-import { openDatabases, UnsafeDatabaseError, type Databases } from "./database.ts";
+import { isAway, openDatabases, UnsafeDatabaseError, type Databases } from "./database.ts";
 import { prepareDatabases, watchDeployment } from "./deployment.ts";
 import { EmbeddedPostgresError } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
@@ -63,7 +63,7 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
     const watching = await watchDeployment({ databaseUrls, log, onMismatch: fatal });
     closing.push({ name: "deployment", close: () => Promise.resolve(watching.stop()) });
   } else {
-    await prepareDatabases(databases.urls, (line) => log.info(line));
+    await prepareWhenThere(databases.urls, log);
   }
   const usesRedis = config.role === "host" || (config.role === "all" && config.natsUrls.length > 0);
   if (config.redisUrl !== undefined && !usesRedis) log.info("REDIS_URL is not used here");
@@ -77,6 +77,21 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
     config.role === "host" ? startHostServer(parts, host!) : await startGateway(parts, host);
   const address = await server.listen({ port: config.port, host: config.host });
   announce(parts, address);
+}
+
+/** A database may be away when a host starts, as it may later: the host waits, and says so. */
+async function prepareWhenThere(databaseUrls: readonly string[], log: Logger): Promise<void> {
+  for (let pauseMs: number = LIMITS.journalRetryMs; ;) {
+    try {
+      await prepareDatabases(databaseUrls, (line) => log.info(line));
+      return;
+    } catch (error) {
+      if (!isAway(error)) throw error;
+      log.warn(`a database is away, trying again: ${String(error)}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    pauseMs = Math.min(pauseMs * 2, LIMITS.journalRetryMsMax);
+  }
 }
 
 function versionOf(packageJson: string): string {

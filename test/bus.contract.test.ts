@@ -1,6 +1,6 @@
 /**
- * What every bus owes its users, asked of both adapters, and what only NATS can get wrong: servers that die, hang, come
- * late or carry junk. The NATS half runs against real servers on free ports and stops, kills and restarts them.
+ * What every bus owes its users, asked of all adapters, the simulator's too, and what only NATS can get wrong: servers that die,
+ * hang, come late or carry junk. The NATS half runs against real servers on free ports and stops, kills and restarts them.
  */
 import { once } from "node:events";
 import { createServer } from "node:net";
@@ -18,6 +18,8 @@ import { buildNatsBus, connectionOptions, connectNatsBus } from "../src/nats-bus
 import type { NatsBus } from "../src/nats-bus.ts";
 import { startNats } from "./servers.ts";
 import type { TestServer } from "./servers.ts";
+import { buildNetwork } from "./simulation/bus.ts";
+import { buildScheduler } from "./simulation/scheduler.ts";
 
 const silent = pino({ level: "silent" });
 const PING_MS = 2_000;
@@ -95,9 +97,25 @@ function openMemory(): Bus {
   return bus;
 }
 
+/** Without faults, and with virtual time that passes by itself until the bus is closed. */
+function openSimulated(): Bus {
+  const scheduler = buildScheduler(1);
+  const network = buildNetwork(scheduler, scheduler.random, () => undefined);
+  const bus = network.connect(scheduler.process("test"));
+  opened.push(bus);
+  async function pass(closingMs: number): Promise<void> {
+    await scheduler.run(1);
+    const leftMs = bus.state === "closed" ? closingMs - 1 : closingMs;
+    if (leftMs > 0) setImmediate(() => void pass(leftMs));
+  }
+  void pass(100);
+  return bus;
+}
+
 const adapters = [
   { adapter: "in-process", open: async (): Promise<Bus> => openMemory() },
   { adapter: "NATS", open: async (): Promise<Bus> => openNats() },
+  { adapter: "simulated", open: async (): Promise<Bus> => openSimulated() },
 ];
 
 describe.each(adapters)("a bus ($adapter)", ({ open }) => {

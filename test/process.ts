@@ -104,6 +104,8 @@ function launch(env: Environment): {
   const child = spawn(process.execPath, ["--import", endWithParent, mainFile], {
     env: { PATH, NODE_ENV: "production", LANES: "1", ...env },
     stdio: ["pipe", "pipe", "pipe"],
+    // A group of its own: Ctrl-C in a terminal is for whoever started it, who then ends everything in order.
+    detached: true,
   });
   running.set(child, env["DATA_DIR"]);
   const forget = atExit(() => void child.kill("SIGKILL"));

@@ -5,7 +5,7 @@
  * TEST_NATS_URL, TEST_REDIS_URL or TEST_DATABASE_URL; it is never stopped, killed or restarted from here.
  */
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
-import { accessSync, constants, existsSync, mkdtempSync, rmSync } from "node:fs";
+import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { connect, createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
@@ -35,6 +35,8 @@ export interface ServerOptions {
   port?: number;
   /** True when the caller only uses the server: then one that already runs will do. */
   shared?: boolean;
+  /** Where its data stays when it has stopped; made if it is missing. Default: a temporary folder that goes with the server. */
+  folder?: string;
 }
 
 export async function startNats(
@@ -79,7 +81,7 @@ export async function startPostgres(
   const running = process.env["TEST_DATABASE_URL"];
   if (options.shared === true && running) return outsideServer("PostgreSQL", running);
 
-  const { folder, removeFolder } = temporaryFolder("postgres");
+  const { folder, removeFolder } = dataFolder("postgres", options);
   const start = (port: number | undefined): Promise<EmbeddedPostgres> =>
     startEmbeddedPostgres({
       dataDir: folder,
@@ -159,7 +161,7 @@ async function startBinary(options: ServerOptions, spec: BinarySpec): Promise<Te
   const running = process.env[spec.variable];
   if (options.shared === true && running) return outsideServer(spec.name, running);
   const binary = provideBinary(spec);
-  const { folder, removeFolder } = temporaryFolder(spec.binary);
+  const { folder, removeFolder } = dataFolder(spec.binary, options);
   let child: ChildProcess | undefined;
   let port = 0;
   try {
@@ -360,6 +362,15 @@ interface RemoveFolder {
   (): void;
   /** Moves the removal behind exit handlers that were added since. */
   again(): void;
+}
+
+function dataFolder(
+  name: string,
+  { folder }: ServerOptions,
+): { folder: string; removeFolder: RemoveFolder } {
+  if (folder === undefined) return temporaryFolder(name);
+  mkdirSync(folder, { recursive: true });
+  return { folder, removeFolder: Object.assign(() => undefined, { again: () => undefined }) };
 }
 
 function temporaryFolder(name: string): { folder: string; removeFolder: RemoveFolder } {

@@ -49,11 +49,14 @@ export interface WorkloadPlan {
   readonly initialMinor?: number;
   /** Pause of a caller between two commands. */
   readonly pauseMs?: number;
+  /** Repeats the commands, in the order in which callers take them. Default: `WORKLOAD_SEED`, or the time. */
+  readonly seed?: number;
 }
 
 export interface Workload {
   readonly entries: readonly Entry[];
   readonly seed: number;
+  readonly walletIds: readonly string[];
   /** Opens the wallets; fails unless all are there. */
   open(): Promise<void>;
   /** Sets the callers to work until `stop`. */
@@ -62,6 +65,8 @@ export interface Workload {
   stop(): Promise<void>;
   /** Answers of a type so far. */
   count(type: BankAnswer["type"]): number;
+  /** The highest version of a wallet that a caller was told of; -1: none. Whoever asks from now on must see at least this one. */
+  told(walletId: string): number;
   /** Resolves when so many further commands have been acknowledged. */
   progress(acknowledged: number, withinMs?: number): Promise<void>;
   /** Repeats what is unknown or pending until it has an outcome, and every other one that was unavailable. */
@@ -73,7 +78,7 @@ const PAUSE_AFTER_TROUBLE_MS = 100;
 export function buildWorkload(plan: WorkloadPlan): Workload {
   const { ask, name, callers = 8, wallets = 8, initialMinor = 3_000, pauseMs = 2 } = plan;
   const given = process.env["WORKLOAD_SEED"];
-  const seed = given === undefined ? Date.now() % 2 ** 31 : Number(given);
+  const seed = plan.seed ?? (given === undefined ? Date.now() % 2 ** 31 : Number(given));
   const random = randomFrom(seed);
   const below = (bound: number): number => Math.floor(random() * bound);
   const walletIds = Array.from({ length: wallets }, (_, index) => `${name}-${index}`);
@@ -133,6 +138,7 @@ export function buildWorkload(plan: WorkloadPlan): Workload {
   return {
     entries,
     seed,
+    walletIds,
     async open() {
       for (const walletId of walletIds) {
         const key = `open-${walletId}`;
@@ -151,6 +157,7 @@ export function buildWorkload(plan: WorkloadPlan): Workload {
       await working;
     },
     count: (type) => counts[type],
+    told: (walletId) => told.get(walletId) ?? -1,
     async progress(acknowledged, withinMs = 20_000) {
       const goal = counts.acknowledged + acknowledged;
       const deadlineMs = Date.now() + withinMs;
@@ -185,7 +192,7 @@ export function buildWorkload(plan: WorkloadPlan): Workload {
 }
 
 /** Mulberry32: numbers in [0, 1) that a seed repeats. */
-function randomFrom(seed: number): () => number {
+export function randomFrom(seed: number): () => number {
   let state = seed;
   return () => {
     state = (state + 0x6d2b79f5) | 0;
@@ -198,7 +205,7 @@ function randomFrom(seed: number): () => number {
 // --- Over HTTP ------------------------------------------------------------------------------------------------------------
 
 /** Rejections that a workload can meet; any other one means that something else is wrong. */
-const REJECTIONS = new Set(["insufficient_funds", "version_conflict"]);
+export const REJECTIONS: ReadonlySet<string> = new Set(["insufficient_funds", "version_conflict"]);
 
 /** Longer than a command's deadline: who gives up earlier sees nothing of honest answers. */
 const silenceMsMax = 20_000;
@@ -366,83 +373,117 @@ function readOutcome(outcome: Outcome): BankAnswer {
 /** A transfer whose verdict was lost is driven again after this long at most, and that again. */
 const settleMsMax = 25_000;
 
-/** Holds what callers were told against what is in the database. Returns what is wrong, at best nothing. */
+/** The rows of all databases together. */
+type Read = <Row extends object>(sql: string, ...values: unknown[]) => Promise<Row[]>;
+
+/**
+ * Holds what callers were told against what is in the database, or in several that the shards are spread over. Returns what is
+ * wrong, at best nothing.
+ */
 export async function checkBank(
-  databaseUrl: string,
+  databaseUrls: string | readonly string[],
   { entries, seed }: Pick<Workload, "entries" | "seed">,
 ): Promise<string[]> {
-  const client = new pg.Client({ connectionString: databaseUrl });
-  client.on("error", () => undefined);
-  await client.connect();
+  const clients = [databaseUrls].flat().map((url) => new pg.Client({ connectionString: url }));
+  for (const client of clients) client.on("error", () => undefined);
+  const read: Read = async (sql, ...values) => {
+    const results = await Promise.all(clients.map((client) => client.query(sql, values)));
+    return results.flatMap(({ rows }) => rows as never[]);
+  };
   try {
-    await untilSettled(client);
-    const books = await readBooks(client, entries);
+    await Promise.all(clients.map((client) => client.connect()));
+    await untilSettled(read);
+    const books = await readBooks(read, entries);
     const problems = [
       ...checkHistory(books),
       ...checkTransfers(books),
-      ...(await checkMoney(client, books, entries)),
+      ...(await checkMoney(read, books, entries)),
       ...checkEntries(books, entries, { isResolved: true }),
     ];
     if (problems.length > 0) problems.unshift(`WORKLOAD_SEED=${seed}`);
     return problems.slice(0, 20);
   } finally {
-    await client.end();
+    await Promise.all(clients.map((client) => client.end()));
   }
 }
 
-async function untilSettled(client: pg.Client): Promise<void> {
+async function untilSettled(read: Read): Promise<void> {
   const deadlineMs = Date.now() + settleMsMax;
   const pending = "SELECT FROM transfers WHERE status = 'pending' LIMIT 1";
-  while ((await client.query(pending)).rows.length > 0 && Date.now() < deadlineMs) await sleep(50);
+  while ((await read(pending)).length > 0 && Date.now() < deadlineMs) await sleep(50);
 }
 
-async function readBooks(client: pg.Client, entries: readonly Entry[]): Promise<Books> {
+async function readBooks(read: Read, entries: readonly Entry[]): Promise<Books> {
   const named = entries.flatMap(({ command }) => [command.walletId, command.toWalletId]);
   const walletIds = [...new Set(named.filter((walletId) => walletId !== null))];
-  const read = async <Row extends object>(sql: string): Promise<Row[]> =>
-    (await client.query<Row>(sql, [walletIds])).rows;
-  const [events, rejections, transfers, wallets] = [
+  const [events, rejections, transfers, verdicts, wallets] = [
     await read<BookedEvent>(
       `SELECT wallet_id AS "walletId", version::int4, type, amount::float8 AS "amountMinor",
               balance::float8 AS "balanceMinor", status, transfer_id AS "transferId", command_id AS "commandId",
               fingerprint
        FROM events WHERE wallet_id = ANY ($1) ORDER BY wallet_id, version`,
+      walletIds,
     ),
     await read<BookedRejection>(
       `SELECT wallet_id AS "walletId", command_id AS "commandId", fingerprint, rejection ->> 'code' AS code
        FROM rejections WHERE wallet_id = ANY ($1)`,
+      walletIds,
     ),
-    await read<BookedTransfer>(
-      `SELECT t.transfer_id AS "transferId", t.command_id AS "commandId", t.status, t.from_wallet AS "fromWalletId",
-              t.from_version::int4 AS "fromVersion", t.to_wallet AS "toWalletId", t.to_version::int4 AS "toVersion",
-              t.amount::float8 AS "amountMinor", t.rejection ->> 'code' AS code,
-              CASE WHEN v.transfer_id IS NOT NULL THEN
-                json_build_object('toVersion', v.to_version, 'code', v.rejection ->> 'code') END AS verdict
-       FROM transfers t LEFT JOIN transfer_verdicts v USING (transfer_id)
-       WHERE t.from_wallet = ANY ($1)`,
+    await read<Omit<BookedTransfer, "verdict">>(
+      `SELECT transfer_id AS "transferId", command_id AS "commandId", status, from_wallet AS "fromWalletId",
+              from_version::int4 AS "fromVersion", to_wallet AS "toWalletId", to_version::int4 AS "toVersion",
+              amount::float8 AS "amountMinor", rejection ->> 'code' AS code
+       FROM transfers WHERE from_wallet = ANY ($1)`,
+      walletIds,
+    ),
+    // With the payee, maybe in another database.
+    await read<VerdictRow>(
+      `SELECT transfer_id AS "transferId", to_version::int4 AS "toVersion", rejection ->> 'code' AS code
+       FROM transfer_verdicts WHERE to_wallet = ANY ($1)`,
+      walletIds,
     ),
     await read<Books["wallets"][number]>(
       `SELECT wallet_id AS "walletId", version::int4, balance::float8 AS "balanceMinor", status
        FROM wallets WHERE wallet_id = ANY ($1)`,
+      walletIds,
     ),
   ];
-  return { events, rejections, transfers, wallets };
+  const verdictOf = new Map(
+    verdicts.map(({ transferId, toVersion, code }) => [transferId, { toVersion, code }]),
+  );
+  const judged = transfers.map((one) => ({
+    ...one,
+    verdict: verdictOf.get(one.transferId) ?? null,
+  }));
+  return { events, rejections, transfers: judged, wallets };
+}
+
+interface VerdictRow {
+  readonly transferId: string;
+  readonly toVersion: number | null;
+  readonly code: string | null;
 }
 
 /** All accounts sum to zero, nothing is in transit, and the wallets hold what was put in and not taken out. */
 async function checkMoney(
-  client: pg.Client,
+  read: Read,
   { wallets }: Books,
   entries: readonly Entry[],
 ): Promise<string[]> {
-  const { rows } = await client.query<{ currency: string; sum: number; transit: number }>(
+  const rows = await read<{ currency: string; sum: number; transit: number }>(
     `SELECT currency, sum(balance)::float8 AS sum,
             coalesce(sum(balance) FILTER (WHERE account = 'system:transit'), 0)::float8 AS transit
      FROM trial_balance GROUP BY currency`,
   );
-  const problems = rows
-    .filter(({ sum, transit }) => sum !== 0 || transit !== 0)
-    .map((row) => `the books do not balance: ${JSON.stringify(row)}`);
+  const problems: string[] = [];
+  // With several databases, only all of them together balance.
+  for (const currency of new Set(rows.map((row) => row.currency))) {
+    const own = rows.filter((row) => row.currency === currency);
+    const sum = own.reduce((total, row) => total + row.sum, 0);
+    const transit = own.reduce((total, row) => total + row.transit, 0);
+    if (sum === 0 && transit === 0) continue;
+    problems.push(`the books do not balance: ${JSON.stringify({ currency, sum, transit })}`);
+  }
   let expected = 0;
   for (const entry of entries) {
     const { kind, amountMinor } = entry.command;

@@ -1,0 +1,339 @@
+/**
+ * Chaos on real processes: a bank at work over HTTP and NATS, feeds and readers that watch it, and faults that hit whatever is
+ * there. It goes in rounds: faults for a while, then everything is healed, the bank must go on by itself, what is unknown is
+ * resolved under its key, and the whole record is held against PostgreSQL. Each round has wallets of its own, so that a record
+ * stays small enough to be checked and a violation is near its fault.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { startCluster, type LocalCluster } from "../cluster/local-cluster.ts";
+import {
+  askOverHttp,
+  buildWorkload,
+  checkBank,
+  checkOverHttp,
+  type Ask,
+  type BankAnswer,
+  type Workload,
+} from "../workload.ts";
+import { FAULT_KINDS, inject, planFaults, type FaultKind } from "./faults.ts";
+import { recordFeed, type FeedRecorder } from "./feed-recorder.ts";
+import { checkObservers, type ReadSample } from "./history-check.ts";
+import { askOverNats, type NatsAsk } from "./nats-ask.ts";
+
+export interface ChaosOptions {
+  readonly seed: number;
+  /** Faults of a round begin within this time. */
+  readonly roundMs: number;
+  /** No further round begins after this time; 0: one round. */
+  readonly totalMs?: number;
+  readonly hosts?: number;
+  readonly gateways?: number;
+  readonly databases?: number;
+  readonly kinds?: readonly FaultKind[];
+  readonly gapMs?: readonly [number, number];
+  readonly lastsMsMax?: number;
+  readonly callers?: number;
+  readonly wallets?: number;
+  readonly pauseMs?: number;
+  /** A line for each thing that happens, with the milliseconds since the start. */
+  readonly log: (line: string) => void;
+}
+
+export interface ChaosReport {
+  /** What must not be; at best nothing. Names the seed. */
+  readonly problems: readonly string[];
+  readonly rounds: number;
+  readonly answers: Readonly<Record<BankAnswer["type"], number>>;
+  readonly faults: ReadonlyMap<FaultKind, number>;
+  readonly frames: number;
+  readonly feedConnections: number;
+  readonly reads: number;
+  /** The longest time in which no caller at all got an acknowledgement. */
+  readonly silenceMs: number;
+  /** The longest time from the last mended fault until every process said that it is ready. */
+  readonly healMs: number;
+  /** The ends of the outputs of the cluster's processes; for whoever looks into a problem. */
+  readonly outputs: ReadonlyMap<string, string>;
+}
+
+export interface Chaos {
+  /** Numbers so far. */
+  report(): ChaosReport;
+  /** Resolves when all rounds are over, the first one with a problem being the last, and the cluster is gone. */
+  readonly done: Promise<ChaosReport>;
+}
+
+const HEAL_MS_MAX = 30_000;
+/** Acknowledged commands that prove that the bank goes on. */
+const PROGRESS = 100;
+const READ_PAUSE_MS = 40;
+const READ_MS_MAX = 15_000;
+
+export function startChaos(options: ChaosOptions): Chaos {
+  const startedAtMs = performance.now();
+  const tally = buildTally();
+  const log = (line: string): void => {
+    const atMs = Math.round(performance.now() - startedAtMs).toLocaleString("en-US");
+    options.log(`${atMs.padStart(9)} ms  ${line}`);
+  };
+  return { report: () => tally.report(), done: runRounds(options, tally, log) };
+}
+
+async function runRounds(
+  options: ChaosOptions,
+  tally: Tally,
+  log: (line: string) => void,
+): Promise<ChaosReport> {
+  const { seed, totalMs = 0, hosts = 3, gateways = 2, databases = 1 } = options;
+  const startedAtMs = performance.now();
+  const cluster = await startCluster({
+    hosts,
+    gateways,
+    databases,
+    onDeath({ id, output }, exit) {
+      tally.problems.push(`${id} died by itself: ${JSON.stringify(exit)}\n${tailOf(output)}`);
+    },
+  });
+  log(`${hosts} hosts, ${gateways} gateways and ${databases} database(s) run; seed ${seed}`);
+  let nats: NatsAsk | undefined;
+  try {
+    nats = await askOverNats(cluster.nats.url);
+    do {
+      tally.rounds += 1;
+      await runRound({ ...options, seed: seed + tally.rounds - 1 }, cluster, nats, tally, log);
+    } while (tally.problems.length === 0 && performance.now() - startedAtMs < totalMs);
+  } catch (error) {
+    tally.problems.push(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  } finally {
+    for (const { id, output } of [...cluster.hosts, ...cluster.gateways]) {
+      tally.outputs.set(id, output);
+    }
+    await nats?.close();
+    await cluster.stop();
+  }
+  log("everything has ended");
+  if (tally.problems.length > 0) {
+    const own = seed + tally.rounds - 1;
+    tally.problems.unshift(`in round ${tally.rounds}, which seed ${own} begins with`);
+  }
+  return tally.report();
+}
+
+async function runRound(
+  options: ChaosOptions,
+  cluster: LocalCluster,
+  nats: Ask,
+  tally: Tally,
+  log: (line: string) => void,
+): Promise<void> {
+  const { seed, roundMs, kinds = FAULT_KINDS, gapMs, lastsMsMax } = options;
+  const { callers = 12, wallets = 24, pauseMs = 20 } = options;
+  const ports = cluster.gateways.map(({ port }) => port);
+  const http = askOverHttp(...ports);
+  const name = `round-${tally.rounds}`;
+  // Caller by caller: the gateways in turn, then NATS.
+  const ways = ports.length + 1;
+  const ask: Ask = (command, caller) =>
+    tally.count(caller % ways === ports.length ? nats(command, caller) : http(command, caller));
+  const bank = buildWorkload({ ask, name, callers, wallets, pauseMs, seed });
+  const feeds: FeedRecorder[] = [];
+  const readers: Reader[] = [];
+  try {
+    await bank.open();
+    for (const [index, port] of ports.entries()) {
+      const { walletIds } = bank;
+      const places = { port, walletIds };
+      feeds.push(recordFeed({ ...places, name: `start-${index + 1}`, isFromStart: true }));
+      const dropEveryMs = 2_900 + index * 1_300;
+      feeds.push(
+        recordFeed({ ...places, name: `restless-${index + 1}`, isFromStart: false, dropEveryMs }),
+      );
+      readers.push(startReader(port, bank));
+    }
+    tally.begin(feeds, readers);
+    bank.start();
+    await bank.progress(PROGRESS);
+    log(`${name}: ${callers} callers at work on ${wallets} wallets; faults begin`);
+    const faults = planFaults({
+      seed,
+      durationMs: roundMs,
+      kinds,
+      ...(gapMs === undefined ? {} : { gapMs }),
+      ...(lastsMsMax === undefined ? {} : { lastsMsMax }),
+    });
+    await inject({ cluster, faults, log, onFault: (kind) => tally.fault(kind) });
+    const mendedAtMs = performance.now();
+    await cluster.untilReady(HEAL_MS_MAX);
+    const healMs = performance.now() - mendedAtMs;
+    tally.healMs = Math.max(tally.healMs, healMs);
+    log(`${name}: all mended, and all ready after ${Math.round(healMs)} ms`);
+    await bank.progress(PROGRESS);
+    await bank.stop();
+    await bank.resolve();
+    tally.problems.push(...(await check(cluster, bank, feeds, readers)));
+    log(`${name}: ${bank.entries.length} commands checked, ${tally.problems.length} problems`);
+  } finally {
+    tally.end();
+    await bank.stop();
+    for (const reader of readers) await reader.stop();
+    for (const feed of feeds) feed.close();
+    http.close();
+  }
+}
+
+async function check(
+  cluster: LocalCluster,
+  bank: Workload,
+  feeds: readonly FeedRecorder[],
+  readers: readonly Reader[],
+): Promise<string[]> {
+  await Promise.all(readers.map((reader) => reader.stop()));
+  const { databaseUrls, gateways, hosts } = cluster;
+  const problems: string[] = [];
+  for (const { port } of gateways) problems.push(...(await checkOverHttp(port, bank)));
+  problems.push(...(await checkBank(databaseUrls, bank)));
+  const reads = readers.flatMap((reader) => reader.samples);
+  problems.push(...readers.flatMap((reader) => reader.problems));
+  problems.push(...(await checkObservers(databaseUrls, bank.walletIds, feeds, reads)));
+  for (const { id, output } of [...hosts, ...gateways]) {
+    const fatal = output.split("\n").find((line) => line.includes('"level":60'));
+    if (fatal !== undefined) problems.push(`${id} wrote ${fatal}`);
+  }
+  return problems;
+}
+
+// --- Readers --------------------------------------------------------------------------------------------------------------
+
+interface Reader {
+  readonly samples: readonly ReadSample[];
+  readonly problems: readonly string[];
+  stop(): Promise<void>;
+}
+
+/** Reads one wallet after the other; what it sees must be at least what callers had been told of when it asked. */
+function startReader(port: number, bank: Workload): Reader {
+  const samples: ReadSample[] = [];
+  const problems: string[] = [];
+  let isStopping = false;
+
+  async function readOnce(walletId: string): Promise<void> {
+    const floor = bank.told(walletId);
+    let answer: Response;
+    let text: string;
+    try {
+      answer = await fetch(`http://127.0.0.1:${port}/wallets/${walletId}`, {
+        signal: AbortSignal.timeout(READ_MS_MAX),
+      });
+      text = await answer.text();
+    } catch (error) {
+      const isLate = error instanceof Error && error.name === "TimeoutError";
+      if (isLate) problems.push(`read of ${walletId}: no answer within ${READ_MS_MAX} ms`);
+      return;
+    }
+    if (answer.status === 503) return;
+    if (answer.status !== 200) {
+      problems.push(`read of ${walletId}: ${answer.status} ${text}`);
+      return;
+    }
+    const { version, balance } = JSON.parse(text) as { version: number; balance: number };
+    samples.push({ walletId, version, balance, floor });
+  }
+
+  async function work(): Promise<void> {
+    for (let turn = 0; !isStopping; turn += 1) {
+      await readOnce(bank.walletIds[turn % bank.walletIds.length]!);
+      await sleep(READ_PAUSE_MS);
+    }
+  }
+
+  const working = work();
+  return {
+    samples,
+    problems,
+    async stop() {
+      isStopping = true;
+      await working;
+    },
+  };
+}
+
+// --- Numbers --------------------------------------------------------------------------------------------------------------
+
+interface Tally {
+  readonly problems: string[];
+  readonly outputs: Map<string, string>;
+  rounds: number;
+  healMs: number;
+  /** What watches now; its numbers are added when the round ends. */
+  begin(feeds: readonly FeedRecorder[], readers: readonly Reader[]): void;
+  end(): void;
+  fault(kind: FaultKind): void;
+  count(asked: Promise<BankAnswer>): Promise<BankAnswer>;
+  report(): ChaosReport;
+}
+
+/** Counts over all rounds. */
+function buildTally(): Tally {
+  const answers = { acknowledged: 0, rejected: 0, unavailable: 0, unknown: 0, wrong: 0 };
+  const faults = new Map<FaultKind, number>();
+  const seen = { frames: 0, feedConnections: 0, reads: 0 };
+  let feedsNow: readonly FeedRecorder[] = [];
+  let readersNow: readonly Reader[] = [];
+  let silenceMs = 0;
+  /** Null between rounds, when nobody asks. */
+  let acknowledgedAtMs: number | null = null;
+
+  function seenSoFar(): typeof seen {
+    const sum = (numbers: readonly number[]): number =>
+      numbers.reduce((total, number) => total + number, 0);
+    return {
+      frames: seen.frames + sum(feedsNow.map(({ frames }) => frames.length)),
+      feedConnections: seen.feedConnections + sum(feedsNow.map(({ connections }) => connections)),
+      reads: seen.reads + sum(readersNow.map(({ samples }) => samples.length)),
+    };
+  }
+
+  const tally: Tally = {
+    problems: [],
+    outputs: new Map(),
+    rounds: 0,
+    healMs: 0,
+    begin(feeds, readers) {
+      feedsNow = feeds;
+      readersNow = readers;
+      acknowledgedAtMs = performance.now();
+    },
+    end() {
+      Object.assign(seen, seenSoFar());
+      feedsNow = [];
+      readersNow = [];
+      acknowledgedAtMs = null;
+    },
+    fault: (kind) => void faults.set(kind, (faults.get(kind) ?? 0) + 1),
+    async count(asked) {
+      const answer = await asked;
+      answers[answer.type] += 1;
+      if (answer.type === "acknowledged" && acknowledgedAtMs !== null) {
+        const nowMs = performance.now();
+        silenceMs = Math.max(silenceMs, nowMs - acknowledgedAtMs);
+        acknowledgedAtMs = nowMs;
+      }
+      return answer;
+    },
+    report: () => ({
+      problems: tally.problems,
+      rounds: tally.rounds,
+      answers,
+      faults,
+      ...seenSoFar(),
+      silenceMs,
+      healMs: tally.healMs,
+      outputs: tally.outputs,
+    }),
+  };
+  return tally;
+}
+
+function tailOf(output: string): string {
+  return output.trimEnd().split("\n").slice(-10).join("\n");
+}

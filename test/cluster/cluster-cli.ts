@@ -1,0 +1,384 @@
+/**
+ * `npm run cluster`: a whole cluster on this machine to look at and to break. It prints addresses, who owns what, and each change
+ * as it happens; commands on standard input kill, stop, start, pause and resume what is there. Ctrl-C, `quit` or the end of the
+ * input ends everything in order; a process that ends by itself is told with its last words.
+ */
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import type { HostStatus } from "../../src/protocol.ts";
+import type { TestServer } from "../servers.ts";
+import { startCluster, type LocalCluster, type Member, type ShardRow } from "./local-cluster.ts";
+
+const USAGE = `Usage: npm run cluster -- [options]
+  --hosts <1-9>        hosts (3)
+  --gateways <1-9>     gateways (2), on port 3000 and those after it
+  --port <number>      port of the first gateway (3000; 0: free ones)
+  --databases <1-4>    PostgreSQL servers that the shards are spread over (1)
+  --lanes <1-16>       lanes of each host (1)
+  --data <dir>         keeps the data there; without it all is gone at the end
+  --help`;
+
+const COMMANDS = `  status                who owns what now
+  kill <name>           SIGKILL: host-2, gateway-1, postgres-1, nats, redis
+  stop <name>           SIGTERM: hands over and ends
+  start <name>          starts it again; a new name such as host-4 joins
+  pause <name>          SIGSTOP: it is there and does nothing
+  resume <name>         SIGCONT
+  log <name>            the last lines that a host or gateway wrote
+  help, quit`;
+
+const watchMs = 200;
+/** Changes are told when the shards have been at rest for this long, or at the latest after that long. */
+const restMs = 400;
+const untoldMsMax = 2_000;
+const logLines = 15;
+
+interface Settings {
+  readonly hosts: number;
+  readonly gateways: number;
+  readonly port: number;
+  readonly databases: number;
+  readonly lanes: number;
+  readonly data: string | undefined;
+}
+
+function readSettings(): Settings {
+  const { values } = parseArgs({
+    options: {
+      hosts: { type: "string", default: "3" },
+      gateways: { type: "string", default: "2" },
+      port: { type: "string", default: "3000" },
+      databases: { type: "string", default: "1" },
+      lanes: { type: "string", default: "1" },
+      data: { type: "string" },
+      help: { type: "boolean", default: false },
+    },
+  });
+  if (values.help) {
+    process.stdout.write(`${USAGE}\n\nCommands while it runs:\n${COMMANDS}\n`);
+    process.exit(0);
+  }
+  return {
+    hosts: wholeIn("--hosts", values.hosts, 1, 9),
+    gateways: wholeIn("--gateways", values.gateways, 1, 9),
+    port: wholeIn("--port", values.port, 0, 65_000),
+    databases: wholeIn("--databases", values.databases, 1, 4),
+    lanes: wholeIn("--lanes", values.lanes, 1, 16),
+    data: values.data,
+  };
+}
+
+function wholeIn(name: string, text: string, lowest: number, highest: number): number {
+  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= lowest && value <= highest) return value;
+  throw new Error(`${name} takes a whole number from ${lowest} to ${highest}, not "${text}"`);
+}
+
+const startedAtMs = performance.now();
+
+function say(text: string): void {
+  const atSeconds = ((performance.now() - startedAtMs) / 1_000).toFixed(1);
+  process.stdout.write(`${atSeconds.padStart(7)} s  ${text}\n`);
+}
+
+// --- Who owns what --------------------------------------------------------------------------------------------------------
+
+/** What the hosts say of themselves, asked through any gateway; null when none answers. */
+async function askHosts(cluster: LocalCluster): Promise<readonly HostStatus[] | null> {
+  for (const { baseUrl, state } of cluster.gateways) {
+    if (state !== "running") continue;
+    try {
+      const answer = await fetch(`${baseUrl}/cluster`, { signal: AbortSignal.timeout(3_000) });
+      if (answer.ok) return ((await answer.json()) as { hosts: readonly HostStatus[] }).hosts;
+    } catch {
+      // The next gateway, if there is one.
+    }
+  }
+  return null;
+}
+
+function tableOf(rows: ReadonlyArray<readonly string[]>): string {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  return rows
+    .map((row) =>
+      `  ${row.map((cell, column) => cell.padEnd(widths[column]!)).join("  ")}`.trimEnd(),
+    )
+    .join("\n");
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, number) => total + number, 0);
+}
+
+async function ownersTable(cluster: LocalCluster): Promise<string> {
+  const [shards, statuses] = await Promise.all([
+    cluster.shards().catch((error: Error) => error),
+    askHosts(cluster),
+  ]);
+  const rows = cluster.hosts.map((host) => {
+    const status = statuses?.find(({ hostId }) => hostId === host.id);
+    const lanes = status?.lanes ?? [];
+    const own = shards instanceof Error ? null : shards.filter(({ hostId }) => hostId === host.id);
+    const epochs = own?.map(({ epoch }) => epoch) ?? [];
+    return [
+      host.id,
+      host.pid === 0 ? "-" : String(host.pid),
+      host.state,
+      own === null ? "?" : String(own.length),
+      epochs.length === 0 ? "-" : `${Math.min(...epochs)}..${Math.max(...epochs)}`,
+      status === undefined ? "-" : String(lanes.length),
+      status === undefined ? "-" : String(sum(lanes.map(({ actors }) => actors))),
+      status === undefined ? "-" : String(sum(lanes.map(({ mailboxDepth }) => mailboxDepth))),
+      status === undefined ? "-" : String(sum(lanes.map((lane) => lane.pendingTransfers))),
+    ];
+  });
+  const head = "host,pid,state,shards,epochs,lanes,actors,mailboxes,pending transfers".split(",");
+  const text = tableOf([head, ...rows]);
+  if (shards instanceof Error) return `${text}\n  the database does not answer: ${shards.message}`;
+  const ids = new Set(cluster.hosts.map(({ id }) => id));
+  const orphaned = shards.filter(({ hostId }) => hostId === null || !ids.has(hostId)).length;
+  return orphaned === 0 ? text : `${text}\n  ${orphaned} shards have no owner`;
+}
+
+/** What became of the shards between two looks, such as `host-1 -> host-3: 44 shards`. */
+function movesBetween(before: readonly ShardRow[], after: readonly ShardRow[]): string[] {
+  const moves = new Map<string, number>();
+  for (const { shard, hostId } of after) {
+    const from = before[shard]?.hostId ?? null;
+    if (from === hostId) continue;
+    const way = `${from ?? "nobody"} -> ${hostId ?? "nobody"}`;
+    moves.set(way, (moves.get(way) ?? 0) + 1);
+  }
+  return [...moves].map(([way, count]) => `${count} shards: ${way}`);
+}
+
+/** Tells what moved, once it is at rest, so that a hand-over of many shards is one line. */
+async function watchShards(cluster: LocalCluster, signal: AbortSignal): Promise<void> {
+  let told: readonly ShardRow[] = await cluster.shards().catch(() => []);
+  let last = JSON.stringify(told);
+  let changedAtMs = 0;
+  let untoldSinceMs = 0;
+  let isAway = false;
+  while (!signal.aborted) {
+    await sleep(watchMs);
+    const shards = await cluster.shards().catch(() => null);
+    if (signal.aborted) return;
+    if ((shards === null) !== isAway) {
+      isAway = shards === null;
+      say(isAway ? "the database does not answer" : "the database answers again");
+    }
+    if (shards === null) continue;
+    const nowMs = performance.now();
+    const text = JSON.stringify(shards);
+    if (text !== last) {
+      changedAtMs = nowMs;
+      untoldSinceMs ||= nowMs;
+    }
+    last = text;
+    const isAtRest = nowMs - changedAtMs >= restMs;
+    if (untoldSinceMs === 0 || !(isAtRest || nowMs - untoldSinceMs >= untoldMsMax)) continue;
+    for (const move of movesBetween(told, shards)) say(move);
+    told = shards;
+    untoldSinceMs = 0;
+  }
+}
+
+// --- Commands -------------------------------------------------------------------------------------------------------------
+
+/** Servers and what is done to them; a host or gateway knows its own state. */
+type ServerState = "running" | "killed" | "paused";
+
+interface Server {
+  readonly name: string;
+  readonly server: TestServer;
+  state: ServerState;
+}
+
+function serversOf({ postgres, nats, redis }: LocalCluster): Server[] {
+  const databases = postgres.map((server, index) => ({ name: `postgres-${index + 1}`, server }));
+  const servers = [...databases, { name: "nats", server: nats }, { name: "redis", server: redis }];
+  return servers.map((one) => ({ ...one, state: "running" }));
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function treatMember(member: Member, what: string): Promise<string> {
+  if (member.pid === 0 && (what === "kill" || what === "stop")) {
+    return `${member.id} does not run: ${member.state}`;
+  }
+  switch (what) {
+    case "kill":
+      await member.kill();
+      return `${member.id} was killed`;
+    case "stop": {
+      const exit = await member.stop();
+      return `${member.id} has ended with code ${exit.code}`;
+    }
+    case "start":
+      await member.start();
+      return `${member.id} runs, pid ${member.pid}, ${member.baseUrl}`;
+    case "pause":
+      member.pause();
+      return `${member.id} is frozen`;
+    case "resume":
+      member.resume();
+      return `${member.id} wakes`;
+    case "log":
+      return `${member.id}:\n${lastWords(member)}`;
+    default:
+      return `what is "${what}"? Try help`;
+  }
+}
+
+async function treatServer(one: Server, what: string): Promise<string> {
+  const { name, server } = one;
+  switch (what) {
+    case "kill":
+    case "stop":
+      if (one.state === "paused") process.kill(server.pid, "SIGCONT");
+      one.state = "killed";
+      await server.kill();
+      return `${name} was killed`;
+    case "start":
+      if (one.state !== "killed") return `${name} runs already`;
+      await server.restart();
+      one.state = "running";
+      return `${name} is there again, pid ${server.pid}`;
+    case "pause":
+      if (name.startsWith("postgres")) return "PostgreSQL is many processes; kill it instead";
+      if (one.state !== "running") return `${name} is ${one.state}`;
+      process.kill(server.pid, "SIGSTOP");
+      one.state = "paused";
+      return `${name} is frozen`;
+    case "resume":
+      if (one.state !== "paused") return `${name} is ${one.state}`;
+      process.kill(server.pid, "SIGCONT");
+      one.state = "running";
+      return `${name} wakes`;
+    default:
+      return `what is "${what}" for ${name}? Try help`;
+  }
+}
+
+function lastWords({ output }: Member): string {
+  const lines = output.trimEnd().split("\n").slice(-logLines);
+  return lines.map((line) => `    ${line}`).join("\n");
+}
+
+async function obey(
+  cluster: LocalCluster,
+  servers: readonly Server[],
+  line: string,
+): Promise<void> {
+  const [what = "", name = ""] = line.trim().split(/\s+/);
+  if (what === "") return;
+  if (what === "help") return say(`commands:\n${COMMANDS}`);
+  if (what === "status") return say(`who owns what:\n${await ownersTable(cluster)}`);
+  const server = servers.find((one) => one.name === name);
+  if (server !== undefined) return say(await treatServer(server, what));
+  const isNew = /^host-\d+$/.test(name) && !cluster.hosts.some(({ id }) => id === name);
+  if (what === "start" && isNew) {
+    const host = await cluster.addHost(name);
+    return say(`${name} joins, pid ${host.pid}`);
+  }
+  say(await treatMember(cluster.member(name), what));
+}
+
+// --- The session ----------------------------------------------------------------------------------------------------------
+
+/** Resolves when the person has had enough. */
+async function converse(cluster: LocalCluster, servers: readonly Server[]): Promise<void> {
+  const lines = createInterface({ input: process.stdin, terminal: false });
+  await new Promise<void>((done) => {
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+      process.once(signal, () => {
+        say(`${signal}: everything ends`);
+        done();
+      });
+    }
+    lines.on("line", (line) => {
+      if (/^\s*(quit|exit)\s*$/.test(line)) return done();
+      obey(cluster, servers, line).catch((error: Error) => say(error.message));
+    });
+    lines.once("close", done);
+  });
+  lines.close();
+}
+
+/** Servers are no children of the cluster's members: whether they still run is looked at now and then. */
+function watchServers(servers: readonly Server[]): NodeJS.Timeout {
+  return setInterval(() => {
+    for (const one of servers) {
+      if (one.state === "killed" || isAlive(one.server.pid)) continue;
+      one.state = "killed";
+      say(`${one.name} has died by itself; "start ${one.name}" starts it again`);
+    }
+  }, watchMs);
+}
+
+async function main(): Promise<void> {
+  let settings: Settings;
+  try {
+    settings = readSettings();
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n${USAGE}\n`);
+    process.exit(2);
+  }
+  try {
+    await run(settings);
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+    if (settings.port > 0)
+      process.stderr.write("Where ports are taken, --port 0 finds free ones\n");
+    process.exit(1);
+  }
+}
+
+async function run(settings: Settings): Promise<void> {
+  const { port, data, ...counts } = settings;
+  say("starting PostgreSQL, NATS, Redis, hosts and gateways");
+  const cluster = await startCluster({
+    ...counts,
+    ...(data === undefined ? {} : { dataDir: data }),
+    ...(port === 0 ? {} : { firstPort: port }),
+    onDeath: (member, { code, signal }) =>
+      say(`${member.id} has died by itself (${signal ?? `code ${code}`}):\n${lastWords(member)}`),
+  });
+  const servers = serversOf(cluster);
+  const watching = new AbortController();
+  const watched = watchShards(cluster, watching.signal);
+  const timer = watchServers(servers);
+  try {
+    for (const { id, baseUrl } of cluster.gateways)
+      say(`${id}: ${baseUrl}, docs at ${baseUrl}/docs`);
+    for (const { id, baseUrl, pid } of cluster.hosts)
+      say(`${id}: pid ${pid}, health at ${baseUrl}/health`);
+    for (const url of cluster.databaseUrls) say(`PostgreSQL: ${url}`);
+    say(`NATS: ${cluster.nats.url}, Redis: ${cluster.redis.url}`);
+    say(`who owns what:\n${await ownersTable(cluster)}`);
+    say('"help" lists what you can do to it; Ctrl-C ends it all');
+    await converse(cluster, servers);
+  } finally {
+    clearInterval(timer);
+    watching.abort();
+    await watched;
+    for (const { server, state } of servers)
+      if (state === "paused") process.kill(server.pid, "SIGCONT");
+    await cluster.stop();
+  }
+  say(
+    data === undefined
+      ? "everything has ended, nothing is left"
+      : `everything has ended; the data is in ${data}`,
+  );
+}
+
+await main();

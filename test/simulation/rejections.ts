@@ -1,0 +1,79 @@
+/**
+ * Whether every "no" was true: it must have been so at some moment between the command's first sending and its answer, by the history of
+ * the wallets. Whoever decides on a state that was superseded, or that never came to be, is found here.
+ */
+import type { Rejection } from "../../src/rejection.ts";
+import type { EventRow, SimulatedDatabase } from "./database.ts";
+import type { History, HistoryEntry } from "./history.ts";
+
+export function checkRejections(
+  databases: readonly SimulatedDatabase[],
+  { entries }: History,
+): string[] {
+  const eventsOf = new Map(databases.flatMap(({ tables }) => [...tables.eventsOf]));
+  const problems: string[] = [];
+  const told = new Map<string, number>();
+  const happenings: { order: number; happen: () => void }[] = [];
+  for (const entry of entries) {
+    happenings.push({
+      order: entry.sent.order,
+      // What was told before it was sent is the least that its owner must have known.
+      happen: () => void problems.push(...problemsOf(entry, eventsOf, new Map(told))),
+    });
+    for (const { order, outcome } of entry.answers) {
+      if (outcome.type !== "done") continue;
+      const { walletId, version } = outcome.wallet;
+      const happen = (): void =>
+        void told.set(walletId, Math.max(version, told.get(walletId) ?? -1));
+      happenings.push({ order, happen });
+    }
+  }
+  for (const { happen } of happenings.toSorted((one, other) => one.order - other.order)) happen();
+  return problems;
+}
+
+function problemsOf(
+  { command, answers }: HistoryEntry,
+  eventsOf: ReadonlyMap<string, readonly EventRow[]>,
+  told: ReadonlyMap<string, number>,
+): string[] {
+  return answers.flatMap(({ outcome }) => {
+    if (outcome.type !== "rejected") return [];
+    const { rejection } = outcome;
+    const walletId = "walletId" in rejection ? rejection.walletId : null;
+    if (walletId === null) return [];
+    const floor = told.get(walletId) ?? -1;
+    const since = (eventsOf.get(walletId) ?? []).filter(({ version }) => version >= floor);
+    if (couldBe(rejection, floor, since)) return [];
+    const text = JSON.stringify(rejection);
+    return [`${command.commandId}: ${text} was not true when ${walletId}:${floor} had been told`];
+  });
+}
+
+/** `since`: the wallet's events from the version `floor` on, each with the status and balance after it. */
+function couldBe(rejection: Rejection, floor: number, since: readonly EventRow[]): boolean {
+  switch (rejection.code) {
+    case "wallet_not_found":
+      return floor === -1;
+    case "wallet_already_exists":
+      return since.length > 0;
+    case "version_conflict":
+      return since.some(({ version }) => version === rejection.version);
+    case "wallet_not_active":
+      return since.some(({ status }) => status === rejection.status);
+    case "insufficient_funds":
+      return since.some(
+        ({ balanceMinor, heldMinor }) => balanceMinor - heldMinor === rejection.availableMinor,
+      );
+    case "wallet_not_empty":
+    case "currency_mismatch":
+    case "same_wallet":
+    case "invalid_amount":
+    case "amount_out_of_range":
+    case "asset_not_found":
+    case "idempotency_conflict":
+      return true;
+    default:
+      return rejection satisfies never;
+  }
+}

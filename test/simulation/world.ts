@@ -1,0 +1,403 @@
+/**
+ * One run: a whole cluster drawn from a seed, with callers at work while things go wrong, then the faults end, whatever is open is
+ * resolved, the world runs until it is quiet, and everything that was seen and stored is held against the invariants
+ * (docs/architecture.md). Not getting quiet in time is a violation like any other: "every transfer settles", "service resumes".
+ */
+import type { AppendResult, Journal } from "../../src/journal.ts";
+import { LIMITS } from "../../src/limits.ts";
+import { buildBank, fingerprintOf, type Bank } from "./bank.ts";
+import { checkBooks } from "./books.ts";
+import { buildNetwork } from "./bus.ts";
+import { buildCluster, callerOf, type Cluster } from "./cluster.ts";
+import { buildSimulatedDatabase, type Plants, type SimulatedDatabase } from "./database.ts";
+import { databasePlanner, drawFaults, unleash, type FaultPlan } from "./faults.ts";
+import { buildRecorder, type History, type Recorder } from "./history.ts";
+import { checkRejections } from "./rejections.ts";
+import { buildRegistry } from "./membership.ts";
+import type { Random } from "./random.ts";
+import { startRelay } from "./relay.ts";
+import { buildScheduler, EPOCH_MS, type Process, type Scheduler } from "./scheduler.ts";
+import { buildSubscribers } from "./subscribers.ts";
+
+/** Bugs that a run can be given, to show that it is found. */
+export const PLANTS = [
+  "noDurableVerdict",
+  "noDurableCommand",
+  "noEpochCheck",
+  "noVersionKey",
+  "lookupOutsideTransaction",
+  /** A commit is reported before it is one. */
+  "replyBeforeCommit",
+  /** The relay reads `position > last`. */
+  "positionRelay",
+] as const;
+
+export type Plant = (typeof PLANTS)[number];
+
+export interface RunOptions {
+  readonly seed: number;
+  readonly plant?: Plant | undefined;
+  readonly trace?: boolean;
+}
+
+export interface RunResult {
+  readonly seed: number;
+  /** What was wrong; nothing, at best. */
+  readonly violations: readonly string[];
+  /** Equal for two runs of a seed. */
+  readonly digest: string;
+  readonly events: number;
+  readonly virtualMs: number;
+  readonly commands: number;
+  readonly commits: number;
+  readonly lines: readonly string[];
+  /** What the run has met, and how often. */
+  readonly counts: ReadonlyMap<string, number>;
+  /** What the seed drew, in words. */
+  readonly plan: string;
+}
+
+/** From the end of the faults until everything must be settled and told: a caller's patience twice, and a slow re-drive. */
+const QUIET_WITHIN_MS = 45_000;
+const LOOK_MS = 250;
+
+/** One run at a time: bounds in force are common to all that runs in this thread. */
+export async function simulate(options: RunOptions): Promise<RunResult> {
+  const scheduler = buildScheduler(options.seed, { trace: options.trace ?? false });
+  const before = { ...LIMITS };
+  const bounds = drawBounds(scheduler.random.stream("bounds"));
+  Object.assign(LIMITS, bounds);
+  try {
+    return await run(scheduler, options, bounds);
+  } finally {
+    Object.assign(LIMITS, before);
+  }
+}
+
+/** Deadlines that faults of a second or two outlast. */
+const HASTY = {
+  commandDeadlineMs: 1_500,
+  commandAttemptMs: 500,
+  transferPendingMarginMs: 300,
+  commandExpiryMarginMs: 100,
+};
+
+/** Tight bounds now and then, so that what they are for is met by a few callers in a few seconds. */
+function drawBounds(random: Random): Partial<Record<keyof typeof LIMITS, number>> {
+  const idle = random.chance(0.3) ? { actorIdleMs: 150, actorSweepMs: 100 } : {};
+  const few = random.chance(0.15) ? { actorsMax: 2 } : {};
+  const commit = random.chance(0.15) ? { commitMessagesMax: 2, laneBatchMessagesMax: 2 } : {};
+  const full = random.chance(0.1)
+    ? { laneCommandsMax: 2, mailboxMessagesMax: 1, laneBacklogMax: 3, pendingTransfersMax: 2 }
+    : {};
+  const hasty = random.chance(0.4) ? HASTY : {};
+  return { ...idle, ...few, ...commit, ...full, ...hasty };
+}
+
+async function run(
+  scheduler: Scheduler,
+  { seed, plant }: RunOptions,
+  bounds: object,
+): Promise<RunResult> {
+  const random = scheduler.random.stream("world");
+  const isAlone = random.chance(0.15);
+  const faults = drawFaults(random, isAlone);
+  const plan = {
+    ...bounds,
+    hosts: isAlone ? 1 : 2 + random.below(3),
+    gateways: 1 + random.below(2),
+    databases: random.pick([1, 1, 2]),
+    laneCount: 1 + random.below(2),
+    callers: 3 + random.below(6),
+    wallets: 3 + random.below(6),
+    subscribers: random.below(4),
+    commands: random.pick([100, 300, 600]),
+  };
+  const counts = new Map<string, number>();
+  const count = (what: string): void => void counts.set(what, (counts.get(what) ?? 0) + 1);
+  const recorder = buildRecorder(() => scheduler.nowMs);
+
+  const databases: SimulatedDatabase[] = [];
+  const blind = new Map<string, number>();
+  const planCall = databasePlanner(scheduler, faults, blind, (caller) => crashCaller(caller));
+  for (let index = 0; index < plan.databases; index++) {
+    databases.push(
+      buildSimulatedDatabase({
+        name: `database-${index + 1}`,
+        time: {
+          nowMs: () => EPOCH_MS + Math.floor(scheduler.nowMs),
+          after: (delayMs, task) => scheduler.after(delayMs, "database", task),
+        },
+        plan: planCall,
+        plants: plantsOf(plant),
+      }),
+    );
+  }
+  const network = buildNetwork(scheduler, scheduler.random.stream("bus"));
+  const registry = buildRegistry(scheduler, scheduler.random.stream("registry"));
+  const cluster = buildCluster({
+    scheduler,
+    network,
+    registry,
+    databases,
+    hosts: plan.hosts,
+    gateways: plan.gateways,
+    laneCount: plan.laneCount,
+    isAlone,
+    wrapJournal(journal, thread, database) {
+      if (plant === "replyBeforeCommit") return replyBeforeCommit(journal, thread);
+      if (plant === "lookupOutsideTransaction") return claimAtOnce(journal, thread, database);
+      return counted(journal, count);
+    },
+    count,
+  });
+
+  function crashCaller(name: string): void {
+    const member = cluster.hosts.find((host) => name.startsWith(`${host.name}.`));
+    if (member?.run?.process.name !== name.split("/")[0]) return;
+    cluster.crashHost(member!);
+    scheduler.after(random.between(20, 4_000), "restart", () => cluster.startHost(member!));
+  }
+
+  const bank = buildBank({
+    scheduler,
+    cluster,
+    recorder,
+    callers: plan.callers,
+    wallets: plan.wallets,
+    commands: plan.commands,
+    lengthMs: faults.healMs,
+    count,
+  });
+  const subscribers = buildSubscribers({
+    scheduler,
+    cluster,
+    recorder,
+    count: plan.subscribers,
+    walletIds: bank.walletIds,
+  });
+  const relays = databases.map((database) =>
+    startRelay(
+      scheduler,
+      scheduler.random.stream(`relay of ${database.name}`),
+      database,
+      plant === "positionRelay",
+    ),
+  );
+
+  scheduler.trace("world", describePlan(plan, faults));
+  for (const gateway of cluster.gateways) cluster.startGateway(gateway);
+  for (const host of cluster.hosts) {
+    const atMs = random.pick([0, 0, 50, 50, 50, 3_000]);
+    scheduler.after(atMs, "start", () => cluster.startHost(host));
+  }
+  scheduler.after(300, "callers begin", () => {
+    bank.start();
+    subscribers.start();
+  });
+  unleash({ scheduler, network, registry, databases, cluster, plan: faults, blind, count });
+
+  const violations: string[] = [];
+  // Where our own code lets an error go, a real process would end.
+  const broken = (error: unknown): void => scheduler.fail(error);
+  process.on("unhandledRejection", broken).on("uncaughtException", broken);
+  try {
+    await scheduler.run(faults.healMs);
+    bank.stop();
+    subscribers.readAll();
+    await quieten({ scheduler, bank, cluster, databases, recorder, violations });
+  } catch (error) {
+    violations.push(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  } finally {
+    process.off("unhandledRejection", broken).off("uncaughtException", broken);
+  }
+  if (violations.length === 0) {
+    violations.push(...checkBooks(databases, asRecorded(databases, recorder)));
+    violations.push(...checkRejections(databases, recorder));
+    for (const relay of relays) violations.push(...relay.problems());
+  }
+  for (const { tables } of databases) {
+    for (const { status } of tables.transfers.values()) count(`transfer: ${status}`);
+  }
+  return {
+    seed,
+    violations,
+    digest: scheduler.digest,
+    events: scheduler.events,
+    virtualMs: scheduler.nowMs,
+    commands: recorder.entries.length,
+    commits: databases.reduce((sum, { tables }) => sum + tables.events.length, 0),
+    lines: scheduler.lines,
+    counts,
+    plan: describePlan(plan, faults),
+  };
+}
+
+function describePlan(plan: object, { kinds, beginMs, healMs }: FaultPlan): string {
+  const faults = kinds.size === 0 ? "no faults" : [...kinds].join(", ");
+  return `${JSON.stringify(plan)} ${beginMs} to ${healMs.toFixed(0)} ms: ${faults}`;
+}
+
+function plantsOf(plant: Plant | undefined): Plants {
+  switch (plant) {
+    case "noDurableVerdict":
+    case "noDurableCommand":
+    case "noEpochCheck":
+    case "noVersionKey":
+    case "lookupOutsideTransaction":
+      return { [plant]: true };
+    case "replyBeforeCommit":
+    case "positionRelay":
+    case undefined:
+      return {};
+    default:
+      return plant satisfies never;
+  }
+}
+
+// --- After the faults -----------------------------------------------------------------------------------------------------
+
+interface Quietening {
+  readonly scheduler: Scheduler;
+  readonly bank: Bank;
+  readonly cluster: Cluster;
+  readonly databases: readonly SimulatedDatabase[];
+  readonly recorder: Recorder;
+  readonly violations: string[];
+}
+
+/** Lets callers finish, resolves what is open, and waits until nothing is left to do or to tell. */
+async function quieten(world: Quietening): Promise<void> {
+  const { scheduler, bank, violations } = world;
+  const untilMs = scheduler.nowMs + QUIET_WITHIN_MS;
+  let isResolving = false;
+  for (;;) {
+    await scheduler.run(LOOK_MS);
+    if (bank.isDone && !isResolving) {
+      isResolving = true;
+      bank.resolve();
+      continue;
+    }
+    const unrest = unrestOf(world);
+    if (isResolving && unrest.length === 0) {
+      // The relays look once more.
+      await scheduler.run(LOOK_MS);
+      return;
+    }
+    if (scheduler.nowMs < untilMs) continue;
+    violations.push(`it does not get quiet: ${unrest.slice(0, 8).join("; ")}`);
+    return;
+  }
+}
+
+function unrestOf({ bank, cluster, databases, recorder }: Quietening): string[] {
+  const unrest: string[] = [];
+  if (!bank.isDone) unrest.push(...bank.open().map((entry) => `${entry} has no outcome`), "busy");
+  const served = new Map<number, string>();
+  for (const { name, run } of cluster.hosts) {
+    const status = run?.host.status();
+    if (status?.ready !== true) unrest.push(`${name} is not ready`);
+    for (const shard of status?.shards ?? []) {
+      if (served.has(shard)) unrest.push(`${name} and ${served.get(shard)} serve shard ${shard}`);
+      served.set(shard, name);
+    }
+    for (const lane of status?.lanes ?? []) {
+      const { pendingTransfers, mailboxDepth, outstanding } = lane;
+      if (pendingTransfers + mailboxDepth + outstanding === 0) continue;
+      unrest.push(`${name} ${lane.name} has ${JSON.stringify(lane)}`);
+    }
+  }
+  if (served.size < 256) unrest.push(`${256 - served.size} shards are served by nobody`);
+  const heads = new Map<string, number>();
+  for (const { tables } of databases) {
+    for (const { transferId, status } of tables.transfers.values()) {
+      if (status === "pending") unrest.push(`transfer ${transferId} is pending`);
+    }
+    for (const { walletId, version } of tables.wallets.values()) heads.set(walletId, version);
+  }
+  for (const { subscriber, walletId, from, frames, isOpen } of recorder.feeds) {
+    const head = heads.get(walletId);
+    const latest = frames.at(-1)?.frame.version ?? from;
+    if (!isOpen || head === undefined || latest === head) continue;
+    unrest.push(`${subscriber} has ${walletId}:${latest ?? "nothing"}, not ${head}`);
+  }
+  return unrest;
+}
+
+/**
+ * A command without a key carries no fingerprint at first, and has one when its caller repeats it under the id that it was told.
+ * Either may be the one that was written.
+ */
+function asRecorded(
+  databases: readonly SimulatedDatabase[],
+  { entries, feeds }: Recorder,
+): History {
+  const written = new Map<string, string | null>();
+  for (const { tables } of databases) {
+    for (const row of [...tables.events, ...tables.rejections.values()]) {
+      if (row.commandId !== null) written.set(row.commandId, row.fingerprint);
+    }
+  }
+  return {
+    feeds,
+    entries: entries.map((entry) => {
+      const { command } = entry;
+      const fingerprint = written.get(command.commandId);
+      const isRepeats = command.fingerprint === null && fingerprint === fingerprintOf(command);
+      return isRepeats ? { ...entry, command: { ...command, fingerprint } } : entry;
+    }),
+  };
+}
+
+function counted(journal: Journal, count: (what: string) => void): Journal {
+  return {
+    ...journal,
+    async append(writes) {
+      const result = await journal.append(writes);
+      count(`append: ${result.type}`);
+      return result;
+    },
+  };
+}
+
+// --- A planted bug --------------------------------------------------------------------------------------------------------
+
+/** Says "committed" at once and writes a moment later, or never when the lane ends before. */
+function replyBeforeCommit(journal: Journal, thread: Process): Journal {
+  let last: Promise<unknown> = Promise.resolve();
+  return {
+    ...journal,
+    append(writes) {
+      const copy = structuredClone(writes);
+      const before = last;
+      last = new Promise<void>((resolve) => {
+        thread.after(5, "written late", () => {
+          void before.then(() => journal.append(copy)).then(() => resolve());
+        });
+      });
+      return Promise.resolve<AppendResult>({ type: "committed" });
+    },
+  };
+}
+
+/**
+ * Claims without waiting for what is under way. By itself the version key and the look-up in the transaction stand behind it, as they
+ * should: so it comes with the plant that takes the look-up out of the transaction.
+ */
+function claimAtOnce(journal: Journal, thread: Process, database: SimulatedDatabase): Journal {
+  return {
+    ...journal,
+    claim: (owner, shards) =>
+      database.ask(callerOf(thread), "take shards", (tables, nowMs) => {
+        const claimed = new Map<number, number>();
+        for (const shard of shards) {
+          const row = tables.shards[shard]!;
+          if (row.owner !== owner) continue;
+          const epoch = row.epoch + 1;
+          tables.shards[shard] = { shard, owner, epoch, claimedAtMs: nowMs };
+          claimed.set(shard, epoch);
+        }
+        return claimed;
+      }),
+  };
+}
