@@ -35,6 +35,8 @@ export interface Creations {
   lookup(): Lookup | null;
   /** The item was dealt with, or refused. */
   finished(item: Item): void;
+  /** The item will enter again: only the journal knows by now which wallet its key made. */
+  reenter(item: Item): void;
   /** Lets go of waiting items that are not to be kept. */
   sift(isKept: (item: Item) => boolean): void;
   /** Forgets creations in shards that others serve now; returns who waited. */
@@ -50,7 +52,19 @@ export function buildCreations(): Creations {
     return byKey.get(creation.key) === creation;
   }
 
+  function finished({ creationKey }: Item): void {
+    const creation = creationKey === null ? undefined : byKey.get(creationKey);
+    if (creation === undefined) return;
+    creation.users -= 1;
+    if (creation.users === 0) byKey.delete(creation.key);
+  }
+
   return {
+    finished,
+    reenter(item) {
+      finished(item);
+      item.creationKey = null;
+    },
     enter(item, message) {
       const { commandId: key, walletId } = message.command;
       let creation = byKey.get(key);
@@ -90,13 +104,6 @@ export function buildCreations(): Creations {
           for (const creation of asked) if (isCurrent(creation)) unresolved.add(creation);
         },
       };
-    },
-
-    finished({ creationKey }) {
-      const creation = creationKey === null ? undefined : byKey.get(creationKey);
-      if (creation === undefined) return;
-      creation.users -= 1;
-      if (creation.users === 0) byKey.delete(creation.key);
     },
 
     sift(isKept) {

@@ -386,6 +386,9 @@ export function buildLane(deps: LaneDeps): Lane {
     if (isClaiming || nowMs < resumeAtMs) return;
     const shards = assignedShards();
     claim(shards, (claimed, transfers) => {
+      // Where the next epoch is not the one after ours, somebody else may have written: what is known here is old.
+      const known = [...epochs.keys()];
+      forget(known.filter((shard) => claimed.get(shard) !== epochs.get(shard)! + 1));
       epochs.clear();
       for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
       pending.reload(transfers, nowMs);
@@ -485,6 +488,7 @@ export function buildLane(deps: LaneDeps): Lane {
       for (const item of actor.mailbox) refuse(item, "unavailable");
     }
     for (const item of creations.forget(gone)) refuse(item, "unavailable");
+    for (const item of backlog) if (isGone(addressee(item.message))) creations.reenter(item);
   }
 
   /** Lets go of shards that are no longer assigned, as soon as no commit has anything of them. */
@@ -508,7 +512,8 @@ export function buildLane(deps: LaneDeps): Lane {
 
   function keepUnlessExpired(item: Item): boolean {
     const { message, inDoubt } = item;
-    if (message.type !== "command" || inDoubt || !isExpired(message, nowMs)) return true;
+    if (message.type !== "command") return true;
+    if (inDoubt ? nowMs < message.expiresAtMs : !isExpired(message, nowMs)) return true;
     refuse(item, "unavailable");
     return false;
   }
@@ -565,6 +570,10 @@ export function buildLane(deps: LaneDeps): Lane {
       if (mode === "recovering") recover();
       if (mode === "pausing" && nowMs >= resumeAtMs) mode = "serving";
       if (mode === "serving") {
+        // Some of their shards may have gone to another host before they were claimed.
+        const items = waiting;
+        waiting = [];
+        again(items);
         leave();
         adopt();
       }

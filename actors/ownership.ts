@@ -213,9 +213,14 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
   async function releaseLeft(): Promise<void> {
     const shards = inState("released");
     if (shards.length > 0) {
-      await shardTable.release(self.owner, shards);
-      for (const shard of shards) states.delete(shard);
-      deps.announce(shards);
+      try {
+        await shardTable.release(self.owner, shards);
+        for (const shard of shards) states.delete(shard);
+        deps.announce(shards);
+      } catch (error) {
+        // One database is away; the others' shards must not wait for it. What was released there, the table tells below.
+        log.warn(`ownership: ${String(error)}`);
+      }
     }
     if (isLeaving && states.size === 0) onEmpty?.();
   }

@@ -336,9 +336,10 @@ export function isExpired({ expiresAtMs }: CommandMessage, nowMs: number): boole
   return nowMs >= expiresAtMs - LIMITS.commandExpiryMarginMs;
 }
 
-/** Expired; but of what may have been committed, only the journal can tell. */
+/** Expired; but of what may have been committed, only the journal can tell, as long as somebody waits. Later it must not begin. */
 function hasExpired(context: StepContext, item: Item, message: CommandMessage): boolean {
-  return !item.inDoubt && isExpired(message, context.nowMs());
+  const nowMs = context.nowMs();
+  return item.inDoubt ? nowMs >= message.expiresAtMs : isExpired(message, nowMs);
 }
 
 function fault(context: StepContext, message: CommandMessage, which: Fault): StepResult {

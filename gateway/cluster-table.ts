@@ -1,7 +1,7 @@
 /**
- * The cluster as a person reads it on a terminal: what `npm run cluster` shows of `GET /cluster`. One line says whether all shards
- * are served, one line stands for each host, indented ones for its lanes, and the latest hand-offs of all hosts follow. Trouble is
- * marked with `!`, so that it is found without colours. Pure text; the caller prints it.
+ * The cluster as a person reads it on a terminal: what `npm run cluster` (test/cluster/cluster-cli.ts) shows of `GET /cluster`. One
+ * line says whether all shards are served, one line stands for each host, indented ones for its lanes, and the latest hand-offs of
+ * all hosts follow. Trouble is marked with `!`, so that it is found without colours. Pure text; the caller prints it.
  */
 import { hostIdOf } from "./cluster-routes.ts";
 import type { ClusterBody, ClusterHostBody } from "./schemas.ts";
@@ -130,7 +130,7 @@ function durationText(durationMs: number): string {
 }
 
 /** Rows under each other, the first `leftColumns` columns left-aligned and the others right-aligned. */
-function alignColumns(rows: readonly (readonly string[])[], leftColumns: number): string[] {
+export function alignColumns(rows: readonly (readonly string[])[], leftColumns: number): string[] {
   const widths: number[] = [];
   for (const row of rows) {
     for (const [column, cell] of row.entries()) {

@@ -34,8 +34,10 @@ interface QueuedRead {
 export function buildFeedReads(deps: {
   readonly timers: FeedTimers;
   readonly log: Pick<BaseLogger, "warn">;
+  /** Reads under way at once. Default: `LIMITS.feedReadsMax`. */
+  readonly underWayMax?: number;
 }): FeedReads {
-  const { timers, log } = deps;
+  const { timers, log, underWayMax = LIMITS.feedReadsMax } = deps;
   let queue: QueuedRead[] = [];
   let underWay = 0;
   let failures = 0;
@@ -82,7 +84,7 @@ export function buildFeedReads(deps: {
   }
 
   function pump(): void {
-    while (underWay < LIMITS.feedReadsMax && endPause === null && !isDrained) {
+    while (underWay < underWayMax && endPause === null && !isDrained) {
       const queued = queue.shift();
       if (queued === undefined) return;
       underWay++;

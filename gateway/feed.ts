@@ -26,10 +26,10 @@ import {
   type FeedProblem,
 } from "./feed-frames.ts";
 import { buildOutboxes, type FeedSink, type Outbox } from "./feed-outbox.ts";
+import { buildFeedDatabases } from "./feed-databases.ts";
 import { buildFeedOwners, type OwnerWatch } from "./feed-owners.ts";
 import { buildFeedReads, type FeedTimers } from "./feed-reads.ts";
 import type { Watch } from "./feed-sequence.ts";
-import { buildFeedWallets } from "./feed-wallets.ts";
 
 export type { FeedSink, FeedTimers };
 
@@ -74,6 +74,8 @@ export interface FeedHubDeps {
   readonly clock: { nowMs(): number };
   readonly timers: FeedTimers;
   readonly log: Pick<BaseLogger, "warn">;
+  /** How many databases the shards are spread over: shard modulo count. Default: 1. */
+  readonly databases?: number;
 }
 
 /** WebSocket close codes. */
@@ -149,17 +151,18 @@ function mayReceive(client: Client, nowMs: number): boolean {
 }
 
 export function buildFeedHub(deps: FeedHubDeps): FeedHub {
-  const { bus, readModel, clock, timers, log } = deps;
-  const reads = buildFeedReads({ timers, log });
+  const { bus, readModel, clock, timers, log, databases = 1 } = deps;
   const outboxes = buildOutboxes({ clock, timers });
-  const feedWallets = buildFeedWallets({ bus, readModel, reads, timers, log });
-  const feedOwners = buildFeedOwners({ bus, readModel, reads });
+  const feedWallets = buildFeedDatabases({ bus, readModel, timers, log, databases });
+  // An owner's wallets may live in any database, so a list waits for all of them, in a queue where no wallet waits.
+  const listReads = buildFeedReads({ timers, log, underWayMax: LIMITS.feedListReadsMax });
+  const feedOwners = buildFeedOwners({ bus, readModel, reads: listReads });
   const clients = new Set<Client>();
   let isDrained = false;
   let tooSlow = 0;
 
   const sweeps = [
-    buildSweep(timers, LIMITS.feedSweepMs, () => feedWallets.sweep()),
+    ...feedWallets.sweeps.map((sweep) => buildSweep(timers, LIMITS.feedSweepMs, sweep)),
     buildSweep(timers, LIMITS.feedSweepMs, () => feedOwners.sweep()),
   ];
   const stopReconnect = bus.onReconnect(() => {
@@ -379,9 +382,9 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
       conflatedFrames: outboxes.conflatedFrames,
       owners: feedOwners.owners,
       tooSlow,
-      readFailures: reads.failures,
+      readFailures: feedWallets.readFailures + listReads.failures,
     }),
-    drain() {
+    async drain() {
       isDrained = true;
       stopReconnect();
       for (const sweep of sweeps) sweep.stop();
@@ -389,7 +392,7 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
       feedWallets.stop();
       feedOwners.stop();
       outboxes.stop();
-      return reads.drain();
+      await Promise.all([feedWallets.drain(), listReads.drain()]);
     },
   };
 }

@@ -448,7 +448,7 @@ export const Cluster = Type.Object(
             claimedAt: "2026-01-01T11:00:02.500Z",
             lanes: [
               {
-                name: "lane 0",
+                name: "lane-0",
                 shards: 256,
                 serving: true,
                 actors: 5120,

@@ -104,7 +104,7 @@ export function databaseName(databaseUrl: string): string {
 }
 
 /** The entries of a comma-separated list; empty ones are left out. */
-export function splitList(text: string): string[] {
+function splitList(text: string): string[] {
   const entries = text.split(",").map((entry) => entry.trim());
   return entries.filter((entry) => entry !== "");
 }

@@ -34,7 +34,16 @@ export async function prepareDatabases(
   log: (line: string) => void,
 ): Promise<void> {
   for (const url of databaseUrls) {
-    await migrateUp(url, { log: (line) => log(`${databaseName(url)}: ${line}`) });
+    try {
+      await migrateUp(url, { log: (line) => log(`${databaseName(url)}: ${line}`) });
+    } catch (error) {
+      if (error instanceof pg.DatabaseError && UNFIT.has(error.code ?? "")) {
+        throw new UnsafeDatabaseError(
+          `${databaseName(url)} (DATABASE_URL) cannot be used: ${error.message}`,
+        );
+      }
+      throw error;
+    }
     await assertDurable(url);
   }
   let sights = await lookAtAll(databaseUrls, look);
@@ -48,6 +57,9 @@ export async function prepareDatabases(
     assertPlaces(databaseUrls, sights);
   }
 }
+
+/** What only whoever wrote the address can mend: user, password, database, privileges (PostgreSQL manual, appendix A). */
+const UNFIT = new Set(["28000", "28P01", "3D000", "42501"]);
 
 export interface WatchOptions {
   readonly databaseUrls: readonly string[];

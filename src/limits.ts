@@ -156,8 +156,9 @@ export const LIMITS = {
   feedHeldChangesMax: 256,
   /** Wallets in one read of current states. */
   feedReadWalletsMax: 500,
-  /** Reads of all feeds under way: half of the read pool, so that feeds never starve HTTP. */
-  feedReadsMax: 4,
+  /** Reads of feeds under way in one database, and of owners' lists in all: half of a read pool, so that feeds never starve HTTP. */
+  feedReadsMax: 3,
+  feedListReadsMax: 1,
   /** Pause of the feeds after a failed read, first and longest. */
   feedReadRetryMs: 100,
   feedReadRetryMsMax: 5_000,
@@ -228,7 +229,7 @@ export const LIMITS = {
   migrationConnectMs: 10_000,
 
   /** Time from SIGTERM to exit: accepted commands are answered within it. */
-  shutdownMs: 15_000,
+  shutdownMs: 20_000,
 } as const;
 
 function assertRelation(holds: boolean, text: string): void {
@@ -261,8 +262,12 @@ assertRelation(
 );
 assertRelation(LIMITS.shutdownMs > LIMITS.commandDeadlineMs, "shutdown must outlast a command");
 assertRelation(
-  LIMITS.shutdownMs > LIMITS.commandDeadlineMs + LIMITS.handOffMs,
-  "shutdown must leave time to give the shards up",
+  LIMITS.shutdownMs > LIMITS.commandDeadlineMs + LIMITS.queryStatementMs + LIMITS.busDrainMs,
+  "shutdown must leave time to read back what the last answers tell",
+);
+assertRelation(
+  LIMITS.shutdownMs > LIMITS.commandDeadlineMs + LIMITS.handOffMs + LIMITS.busDrainMs,
+  "shutdown must leave time to give the shards up and to say so",
 );
 assertRelation(LIMITS.busDrainMs < LIMITS.shutdownMs, "a bus must close before the process does");
 assertRelation(
@@ -270,7 +275,7 @@ assertRelation(
   "a large message must not fill the bus alone",
 );
 assertRelation(
-  LIMITS.feedReadsMax < LIMITS.queryConnectionsMax,
+  LIMITS.feedReadsMax + LIMITS.feedListReadsMax < LIMITS.queryConnectionsMax,
   "feeds must leave connections of the read pool to HTTP",
 );
 assertRelation(

@@ -58,13 +58,6 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
     log.fatal(reason);
     process.exit(1);
   };
-  if (config.role === "gateway") {
-    const databaseUrls = databases.urls;
-    const watching = await watchDeployment({ databaseUrls, log, onMismatch: fatal });
-    closing.push({ name: "deployment", close: () => Promise.resolve(watching.stop()) });
-  } else {
-    await prepareWhenThere(databases.urls, log);
-  }
   const usesRedis = config.role === "host" || (config.role === "all" && config.natsUrls.length > 0);
   if (config.redisUrl !== undefined && !usesRedis) log.info("REDIS_URL is not used here");
   const natsBus = openNatsBus(config, log);
@@ -72,22 +65,43 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
   closing.push({ name: "bus", close: () => bus.drain() });
   const version = versionOf(readFileSync(join(packageRoot, "package.json"), "utf8"));
   const parts: Parts = { config, version, log, databases, bus, natsBus, closing };
-  const host = config.role === "gateway" ? null : await startHost(parts);
-  const server =
-    config.role === "host" ? startHostServer(parts, host!) : await startGateway(parts, host);
-  const address = await server.listen({ port: config.port, host: config.host });
-  announce(parts, address);
+  const listen = (server: FastifyInstance): Promise<string> =>
+    server.listen({ port: config.port, host: config.host });
+
+  if (config.role === "gateway") {
+    const databaseUrls = databases.urls;
+    const watching = await watchDeployment({ databaseUrls, log, onMismatch: fatal });
+    closing.push({ name: "deployment", close: () => Promise.resolve(watching.stop()) });
+    announce(parts, null, await listen(await startGateway(parts, null)));
+    return;
+  }
+  const running = buildRunningHost(parts);
+  if (config.role === "host") {
+    // It tells its health from the first moment, also while it waits for a database.
+    const address = await listen(buildHostServer(parts, running));
+    await prepareWhenThere(databases.urls, log);
+    await running.host.start();
+    announce(parts, running.host, address);
+    return;
+  }
+  await prepareWhenThere(databases.urls, log);
+  await running.host.start();
+  announce(parts, running.host, await listen(await startGateway(parts, running)));
 }
 
 /** A database may be away when a host starts, as it may later: the host waits, and says so. */
 async function prepareWhenThere(databaseUrls: readonly string[], log: Logger): Promise<void> {
+  let quietUntilMs = 0;
   for (let pauseMs: number = LIMITS.journalRetryMs; ;) {
     try {
       await prepareDatabases(databaseUrls, (line) => log.info(line));
       return;
     } catch (error) {
       if (!isAway(error)) throw error;
-      log.warn(`a database is away, trying again: ${String(error)}`);
+      if (performance.now() >= quietUntilMs) {
+        log.warn(`a database is away, trying again: ${String(error)}`);
+        quietUntilMs = performance.now() + LIMITS.busTroubleLogMs;
+      }
     }
     await new Promise((resolve) => setTimeout(resolve, pauseMs));
     pauseMs = Math.min(pauseMs * 2, LIMITS.journalRetryMsMax);
@@ -110,14 +124,7 @@ interface RunningHost {
   readonly membership: RedisMembership | null;
 }
 
-async function startHost({
-  config,
-  databases,
-  bus,
-  natsBus,
-  log,
-  closing,
-}: Parts): Promise<RunningHost> {
+function buildRunningHost({ config, databases, bus, natsBus, log, closing }: Parts): RunningHost {
   const { hostId, redisUrl, lanes: laneCount } = config;
   const databaseUrls = databases.urls;
   const shardTable = buildPostgresShardTable(databaseUrls);
@@ -145,7 +152,6 @@ async function startHost({
     },
   });
   closing.push({ name: "host", close: () => host.drain() });
-  await host.start();
   return { host, membership };
 }
 
@@ -180,7 +186,7 @@ function ownerProbe(bus: Bus): HealthProbe {
 }
 
 /** A host serves its health, so that an orchestrator can watch it; commands come over the bus. */
-function startHostServer(parts: Parts, { host, membership }: RunningHost): FastifyInstance {
+function buildHostServer(parts: Parts, { host, membership }: RunningHost): FastifyInstance {
   const { bus, natsBus, version, log, closing } = parts;
   const server = buildServer(log);
   addHealthRoutes(server, {
@@ -214,14 +220,10 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
   closing.push({ name: "commands", close: () => commands.drain() });
   const hub = buildFeedHub({
     bus,
+    databases: databases.urls.length,
     readModel,
     clock: { nowMs: () => performance.now() },
-    timers: {
-      after(delayMs, task) {
-        const timer = setTimeout(task, delayMs);
-        return () => clearTimeout(timer);
-      },
-    },
+    timers: systemTime,
     log,
   });
   const assets = { assetOf, allAssets };
@@ -262,14 +264,16 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
 }
 
 /** The line a person reads. */
-function announce({ config, databases, natsBus }: Parts, address: string): void {
+function announce({ config, databases, natsBus }: Parts, host: Host | null, address: string): void {
   const facts = [
     `Coffer serves at ${address}`,
     `role ${config.role}`,
     databases.description,
-    natsBus === null ? "bus in-process" : `bus NATS`,
+    natsBus === null ? "bus in-process" : "bus NATS",
   ];
-  if (config.role !== "gateway") facts.push(`${config.lanes} lane${config.lanes > 1 ? "s" : ""}`);
+  // Not as configured: rounded up to a multiple of the databases.
+  const lanes = host?.status().lanes.length ?? 0;
+  if (lanes > 0) facts.push(`${lanes} lane${lanes > 1 ? "s" : ""}`);
   if (config.role !== "host") facts.push(`docs at ${address}/docs`);
   process.stdout.write(`${facts.join(" | ")}\n`);
 }
@@ -287,6 +291,12 @@ function fail(text: string): never {
 }
 
 async function main(): Promise<void> {
+  if (process.argv.length > 2) {
+    fail(
+      `Coffer takes no arguments, not "${process.argv.slice(2).join(" ")}": its settings are environment variables, ` +
+        "such as PORT=4000 npm start; docs/operations.md lists them",
+    );
+  }
   let config: Config;
   try {
     config = readConfig(process.env);
@@ -310,6 +320,9 @@ async function main(): Promise<void> {
     }
     if (error instanceof Error && "code" in error && error.code === "EADDRINUSE") {
       fail(`PORT ${config.port} on ${config.host} is in use; stop what uses it, or set PORT`);
+    }
+    if (error instanceof Error && "syscall" in error && error.syscall === "listen") {
+      fail(`HOST ${config.host}, PORT ${config.port}: cannot listen there (${error.message})`);
     }
     throw error;
   }

@@ -3,7 +3,7 @@
  * it, on the embedded PostgreSQL under DATA_DIR, which is started for the duration; a running Coffer holds that folder, and
  * the message says so. `down` takes back one migration unless told how many.
  */
-import { maskPasswords, splitList } from "./config.ts";
+import { maskPasswords, readConfig } from "./config.ts";
 import { startEmbeddedPostgres } from "./embedded-postgres.ts";
 import { migrateDown, migrateUp, migrationStatus } from "./migrate.ts";
 
@@ -23,14 +23,18 @@ process.exitCode = await main(process.argv.slice(2)).catch((error: unknown) => {
 });
 
 async function main(args: string[]): Promise<number> {
+  if (args.length === 1 && args[0] === "--help") {
+    print(usage);
+    return 0;
+  }
   const command = parse(args);
   if (command === undefined) {
     process.stderr.write(`${usage}\n`);
     return 2;
   }
-  const databaseUrls = splitList(process.env["DATABASE_URL"] ?? "");
+  const { DATABASE_URL, DATA_DIR } = process.env;
+  const { databaseUrls, dataDir } = readConfig({ DATABASE_URL, DATA_DIR });
   if (databaseUrls.length > 0) return await runOnEach(command, databaseUrls);
-  const dataDir = process.env["DATA_DIR"]?.trim() || ".coffer";
   const server = await startEmbeddedPostgres({ dataDir });
   try {
     print(`Embedded PostgreSQL under ${dataDir}`);

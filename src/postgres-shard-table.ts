@@ -23,7 +23,7 @@ export function buildPostgresShardTable(databaseUrls: readonly string[]): ShardT
         pools.map((pool, index) => pool.query<OwnerRow>(SELECT_SHARDS, [index, pools.length])),
       );
       const answers = asked.filter((answer) => answer.status === "fulfilled");
-      if (answers.length === 0) throw new Error(`no shard table can be read: ${reasonOf(asked)}`);
+      if (answers.length === 0) throw new Error(reasonOf(asked));
       const owners = answers.flatMap(({ value }) => value.rows.map(ownerOf));
       return owners.toSorted((one, other) => one.shard - other.shard);
     },

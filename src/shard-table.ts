@@ -6,7 +6,7 @@
 
 export interface ShardOwner {
   readonly shard: number;
-  /** The name of the host's incarnation; null when nobody has the shard. */
+  /** The run of a host, `hostId:run`; null when nobody has the shard. */
   readonly owner: string | null;
   /** Rises by one with every claim; the journal accepts writes only under the latest. */
   readonly epoch: number;

@@ -286,7 +286,7 @@ it(
 
     // And wakes with all that was sent to it meanwhile
     frozen.resume();
-    await sleep(LIMITS.joinSettleMs / 2);
+    await sleep(LIMITS.joinSettleMs / 4);
 
     // Then it has written nothing under its old claims
     const table = await cluster.shards();

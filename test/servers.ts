@@ -160,7 +160,7 @@ interface BinarySpec {
 async function startBinary(options: ServerOptions, spec: BinarySpec): Promise<TestServer> {
   const running = process.env[spec.variable];
   if (options.shared === true && running) return outsideServer(spec.name, running);
-  const binary = provideBinary(spec);
+  const binary = provideBinary(spec, options.shared === true);
   const { folder, removeFolder } = dataFolder(spec.binary, options);
   let child: ChildProcess | undefined;
   let port = 0;
@@ -286,7 +286,7 @@ async function freePort(): Promise<number> {
 
 // --- Finding and installing ---------------------------------------------------------------------------------------------
 
-function provideBinary(spec: BinarySpec): string {
+function provideBinary(spec: BinarySpec, isShared: boolean): string {
   const found = findBinary(spec.binary);
   if (found !== undefined) return found;
   const isInstallable = process.getuid?.() === 0 && findBinary("apt-get") !== undefined;
@@ -294,11 +294,12 @@ function provideBinary(spec: BinarySpec): string {
   const installed = findBinary(spec.binary);
   if (installed !== undefined) return installed;
   throw new Error(
-    `The tests need ${spec.name}, and ${spec.binary} is not on the PATH. Any one of these helps:\n` +
+    `${spec.name} is needed, and ${spec.binary} is not on the PATH. Any one of these helps:\n` +
       `  - install it: apt-get install nats-server redis-server, or brew install nats-server redis\n` +
-      `  - run the tests as root on Debian or Ubuntu: then they install it themselves` +
-      `${isInstallable ? " (tried just now, and failed)" : ""}\n` +
-      `  - set ${spec.variable} to a running one (only for tests that do not stop it)`,
+      `  - run this as root on Debian or Ubuntu: then it is installed by itself` +
+      (isInstallable ? " (tried just now, and failed)" : "") +
+      // Where it is killed and started again, one that runs already is of no use.
+      (isShared ? `\n  - set ${spec.variable} to a running one` : ""),
   );
 }
 
@@ -317,7 +318,7 @@ function findBinary(name: string): string | undefined {
 
 /** Under a file lock: whoever comes second finds the binaries there and installs nothing. */
 function install(): void {
-  process.stderr.write("Installing nats-server and redis-server with apt-get for the tests\n");
+  process.stderr.write("Installing nats-server and redis-server with apt-get\n");
   const script =
     "PATH=$PATH:/usr/sbin; command -v nats-server && command -v redis-server && exit 0; " +
     "apt-get update && apt-get install -y --no-install-recommends nats-server redis-server";

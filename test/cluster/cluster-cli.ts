@@ -6,7 +6,8 @@
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import type { HostStatus } from "../../src/protocol.ts";
+import { alignColumns, renderCluster } from "../../gateway/cluster-table.ts";
+import type { ClusterBody } from "../../gateway/schemas.ts";
 import type { TestServer } from "../servers.ts";
 import { startCluster, type LocalCluster, type Member, type ShardRow } from "./local-cluster.ts";
 
@@ -19,14 +20,17 @@ const USAGE = `Usage: npm run cluster -- [options]
   --data <dir>         keeps the data there; without it all is gone at the end
   --help`;
 
-const COMMANDS = `  status                who owns what now
+const COMMANDS = `  status                all processes, and who serves what
   kill <name>           SIGKILL: host-2, gateway-1, postgres-1, nats, redis
-  stop <name>           SIGTERM: hands over and ends
+  stop <name>           SIGTERM: a host or gateway hands over and ends; a server is killed
   start <name>          starts it again; a new name such as host-4 joins
   pause <name>          SIGSTOP: it is there and does nothing
   resume <name>         SIGCONT
-  log <name>            the last lines that a host or gateway wrote
+  log <name>            the last lines that this host or gateway wrote
   help, quit`;
+
+/** Commands that name a process. */
+const VERBS = new Set(["kill", "stop", "start", "pause", "resume", "log"]);
 
 const watchMs = 200;
 /** Changes are told when the shards have been at rest for this long, or at the latest after that long. */
@@ -84,13 +88,13 @@ function say(text: string): void {
 
 // --- Who owns what --------------------------------------------------------------------------------------------------------
 
-/** What the hosts say of themselves, asked through any gateway; null when none answers. */
-async function askHosts(cluster: LocalCluster): Promise<readonly HostStatus[] | null> {
+/** What `GET /cluster` of any gateway says; null when none answers. */
+async function askGateways(cluster: LocalCluster): Promise<ClusterBody | null> {
   for (const { baseUrl, state } of cluster.gateways) {
     if (state !== "running") continue;
     try {
       const answer = await fetch(`${baseUrl}/cluster`, { signal: AbortSignal.timeout(3_000) });
-      if (answer.ok) return ((await answer.json()) as { hosts: readonly HostStatus[] }).hosts;
+      if (answer.ok) return (await answer.json()) as ClusterBody;
     } catch {
       // The next gateway, if there is one.
     }
@@ -98,47 +102,26 @@ async function askHosts(cluster: LocalCluster): Promise<readonly HostStatus[] | 
   return null;
 }
 
-function tableOf(rows: ReadonlyArray<readonly string[]>): string {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  return rows
-    .map((row) =>
-      `  ${row.map((cell, column) => cell.padEnd(widths[column]!)).join("  ")}`.trimEnd(),
-    )
-    .join("\n");
-}
-
-function sum(numbers: readonly number[]): number {
-  return numbers.reduce((total, number) => total + number, 0);
-}
-
-async function ownersTable(cluster: LocalCluster): Promise<string> {
-  const [shards, statuses] = await Promise.all([
-    cluster.shards().catch((error: Error) => error),
-    askHosts(cluster),
-  ]);
-  const rows = cluster.hosts.map((host) => {
-    const status = statuses?.find(({ hostId }) => hostId === host.id);
-    const lanes = status?.lanes ?? [];
-    const own = shards instanceof Error ? null : shards.filter(({ hostId }) => hostId === host.id);
-    const epochs = own?.map(({ epoch }) => epoch) ?? [];
-    return [
-      host.id,
-      host.pid === 0 ? "-" : String(host.pid),
-      host.state,
-      own === null ? "?" : String(own.length),
-      epochs.length === 0 ? "-" : `${Math.min(...epochs)}..${Math.max(...epochs)}`,
-      status === undefined ? "-" : String(lanes.length),
-      status === undefined ? "-" : String(sum(lanes.map(({ actors }) => actors))),
-      status === undefined ? "-" : String(sum(lanes.map(({ mailboxDepth }) => mailboxDepth))),
-      status === undefined ? "-" : String(sum(lanes.map((lane) => lane.pendingTransfers))),
-    ];
-  });
-  const head = "host,pid,state,shards,epochs,lanes,actors,mailboxes,pending transfers".split(",");
-  const text = tableOf([head, ...rows]);
-  if (shards instanceof Error) return `${text}\n  the database does not answer: ${shards.message}`;
-  const ids = new Set(cluster.hosts.map(({ id }) => id));
-  const orphaned = shards.filter(({ hostId }) => hostId === null || !ids.has(hostId)).length;
-  return orphaned === 0 ? text : `${text}\n  ${orphaned} shards have no owner`;
+/** The processes as this one knows them, and the cluster as its gateways see it. */
+async function statusOf(cluster: LocalCluster, servers: readonly Server[]): Promise<string> {
+  const rows = [
+    ["process", "state", "pid", "address"],
+    ...[...cluster.gateways, ...cluster.hosts].map(({ id, state, pid, baseUrl }) => [
+      id,
+      state,
+      pid === 0 ? "-" : String(pid),
+      baseUrl,
+    ]),
+    ...servers.map(({ name, state, server: { pid, url } }) => [
+      name,
+      state,
+      pid === 0 ? "-" : String(pid),
+      url,
+    ]),
+  ];
+  const body = await askGateways(cluster);
+  const view = body === null ? "! no gateway answers" : renderCluster(body);
+  return `${alignColumns(rows, rows[0]!.length).join("\n")}\n\n${view}`;
 }
 
 /** What became of the shards between two looks, such as `host-1 -> host-3: 44 shards`. */
@@ -234,7 +217,7 @@ async function treatMember(member: Member, what: string): Promise<string> {
     case "log":
       return `${member.id}:\n${lastWords(member)}`;
     default:
-      return `what is "${what}"? Try help`;
+      return `${member.id} knows no "${what}"`;
   }
 }
 
@@ -264,11 +247,12 @@ async function treatServer(one: Server, what: string): Promise<string> {
       one.state = "running";
       return `${name} wakes`;
     default:
-      return `what is "${what}" for ${name}? Try help`;
+      return `${what} is for hosts and gateways, not for ${name}`;
   }
 }
 
 function lastWords({ output }: Member): string {
+  if (output.trim() === "") return "    nothing yet";
   const lines = output.trimEnd().split("\n").slice(-logLines);
   return lines.map((line) => `    ${line}`).join("\n");
 }
@@ -281,7 +265,8 @@ async function obey(
   const [what = "", name = ""] = line.trim().split(/\s+/);
   if (what === "") return;
   if (what === "help") return say(`commands:\n${COMMANDS}`);
-  if (what === "status") return say(`who owns what:\n${await ownersTable(cluster)}`);
+  if (what === "status") return say(`status\n${await statusOf(cluster, servers)}`);
+  if (!VERBS.has(what)) throw new Error(`what is "${what}"? Try help`);
   const server = servers.find((one) => one.name === name);
   if (server !== undefined) return say(await treatServer(server, what));
   const isNew = /^host-\d+$/.test(name) && !cluster.hosts.some(({ id }) => id === name);
@@ -289,7 +274,11 @@ async function obey(
     const host = await cluster.addHost(name);
     return say(`${name} joins, pid ${host.pid}`);
   }
-  say(await treatMember(cluster.member(name), what));
+  const members = [...cluster.gateways, ...cluster.hosts];
+  const member = members.find(({ id }) => id === name);
+  if (member !== undefined) return say(await treatMember(member, what));
+  const names = [...members.map(({ id }) => id), ...servers.map((one) => one.name)].join(", ");
+  throw new Error(name === "" ? `${what} what? ${names}` : `there is no ${name}, only ${names}`);
 }
 
 // --- The session ----------------------------------------------------------------------------------------------------------
@@ -359,11 +348,7 @@ async function run(settings: Settings): Promise<void> {
   try {
     for (const { id, baseUrl } of cluster.gateways)
       say(`${id}: ${baseUrl}, docs at ${baseUrl}/docs`);
-    for (const { id, baseUrl, pid } of cluster.hosts)
-      say(`${id}: pid ${pid}, health at ${baseUrl}/health`);
-    for (const url of cluster.databaseUrls) say(`PostgreSQL: ${url}`);
-    say(`NATS: ${cluster.nats.url}, Redis: ${cluster.redis.url}`);
-    say(`who owns what:\n${await ownersTable(cluster)}`);
+    say(`status\n${await statusOf(cluster, servers)}`);
     say('"help" lists what you can do to it; Ctrl-C ends it all');
     await converse(cluster, servers);
   } finally {

@@ -215,7 +215,14 @@ export function buildCluster(deps: ClusterDeps): Cluster {
       log,
       hasSoleHost: deps.isAlone,
     });
-    const hub = buildFeedHub({ bus, readModel, clock, timers: process.time, log: log as never });
+    const hub = buildFeedHub({
+      bus,
+      readModel,
+      databases: databases.length,
+      clock,
+      timers: process.time,
+      log: log as never,
+    });
     const giveAnswer = buildAnswers({ readModel, log });
     member.run = { process, bus, desk, hub, giveAnswer, onEnd: new Set() };
     member.state = "up";

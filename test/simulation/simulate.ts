@@ -152,28 +152,77 @@ async function runMany(series: Series): Promise<boolean> {
   return failed.length === 0;
 }
 
-async function main(): Promise<void> {
+const USAGE = `Usage: npm run simulate -- [options]
+  --seed <number>     one seed, with what went wrong in it
+  --trace <file>      with --seed: keeps all of its trace there
+  --seeds <count>     as many seeds, on all cores (${SEEDS_DEFAULT})
+  --from <number>     the first of them (1)
+  --first             ends at the first seed that fails
+  --plant <bug>       plants a bug that has to be found: ${PLANTS.join(", ")}
+  --help`;
+
+interface Settings {
+  /** Null: many. */
+  readonly seed: number | null;
+  readonly seeds: number;
+  readonly from: number;
+  readonly plant: Plant | undefined;
+  readonly isFirstEnough: boolean;
+  readonly traceFile: string | undefined;
+}
+
+function readSettings(): Settings {
   const { values } = parseArgs({
     options: {
       seed: { type: "string" },
-      seeds: { type: "string" },
+      seeds: { type: "string", default: String(SEEDS_DEFAULT) },
       from: { type: "string", default: "1" },
       plant: { type: "string" },
       first: { type: "boolean", default: false },
       trace: { type: "string" },
+      help: { type: "boolean", default: false },
     },
   });
+  if (values.help) {
+    print(USAGE);
+    process.exit(0);
+  }
   const plant = PLANTS.find((each) => each === values.plant);
   if (values.plant !== undefined && plant === undefined) {
-    print(`--plant is one of ${PLANTS.join(", ")}`);
+    throw new Error(`--plant takes one of ${PLANTS.join(", ")}, not "${values.plant}"`);
+  }
+  if (values.trace !== undefined && values.seed === undefined) {
+    throw new Error("--trace keeps the trace of one run: say which with --seed");
+  }
+  return {
+    seed: values.seed === undefined ? null : wholeFrom("--seed", values.seed, 0),
+    seeds: wholeFrom("--seeds", values.seeds, 1),
+    from: wholeFrom("--from", values.from, 0),
+    plant,
+    isFirstEnough: values.first,
+    traceFile: values.trace,
+  };
+}
+
+/** A mistyped number must not end as a run of nothing that finds nothing wrong. */
+function wholeFrom(name: string, text: string, lowest: number): number {
+  const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= lowest) return value;
+  throw new Error(`${name} takes a whole number from ${lowest}, not "${text}"`);
+}
+
+async function main(): Promise<void> {
+  let settings: Settings;
+  try {
+    settings = readSettings();
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n${USAGE}\n`);
     process.exitCode = 2;
     return;
   }
-  const [from, seeds] = [Number(values.from), Number(values.seeds ?? SEEDS_DEFAULT)];
+  const { seed, plant, traceFile, ...series } = settings;
   const isSound =
-    values.seed === undefined
-      ? await runMany({ from, seeds, plant, isFirstEnough: values.first })
-      : await runOne(Number(values.seed), plant, values.trace);
+    seed === null ? await runMany({ ...series, plant }) : await runOne(seed, plant, traceFile);
   process.exitCode = isSound ? 0 : 1;
 }
 

@@ -17,7 +17,7 @@ export interface SubscribersDeps {
 
 export interface Subscribers {
   start(): void;
-  /** From now on they read whatever comes. */
+  /** From now on they stay, and read whatever comes. */
   readAll(): void;
 }
 
@@ -126,7 +126,7 @@ export function buildSubscribers(deps: SubscribersDeps): Subscribers {
       // Some leave and come back.
       if (random.chance(0.3)) {
         scheduler.after(random.between(500, 5_000), "client leaves", () => {
-          if (isOver) return;
+          if (isOver || !mayStall) return;
           toGateway(() => client.closed());
           over();
         });
