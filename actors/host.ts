@@ -51,9 +51,6 @@ export interface Host {
   drain(): Promise<void>;
 }
 
-/** How often a host that ends looks whether its lanes are done. */
-const DRAIN_POLL_MS = 10;
-
 export function buildHost(deps: HostDeps): Host {
   const { bus, log, time, owner, hostId } = deps;
   const startedAtMs = time.nowMs();
@@ -260,7 +257,7 @@ export function buildHost(deps: HostDeps): Host {
     return new Promise((resolve) => {
       const look = (): void => {
         const isBusy = lanes.some((lane) => lane.isBusy);
-        if (isBusy && time.nowMs() < untilMs) time.after(DRAIN_POLL_MS, look);
+        if (isBusy && time.nowMs() < untilMs) time.after(LIMITS.drainPollMs, look);
         else resolve();
       };
       look();

@@ -49,9 +49,6 @@ export interface LaneGate {
   stop(): Promise<void>;
 }
 
-/** While shards are being left, the lane is asked this often whether it has. */
-const LEAVE_POLL_MS = 10;
-
 export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   const { plan, time, log } = deps;
   const assigned = new Set<number>();
@@ -164,7 +161,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
       ticking = "no";
       if (isStopping) return;
       if (isDue) tick();
-      else if (leaving.size > 0) time.after(LEAVE_POLL_MS, tick);
+      else if (leaving.size > 0) time.after(LIMITS.drainPollMs, tick);
     });
   }
 

@@ -70,9 +70,6 @@ export interface Lane {
   stats(): LaneStats;
 }
 
-/** Consecutive commits that found another writer's rows before the lane gives up on its own memory. */
-const STALE_COMMITS_MAX = 5;
-
 export function buildLane(deps: LaneDeps): Lane {
   const { journal } = deps;
   const actors = new Map<string, Actor>();
@@ -302,7 +299,7 @@ export function buildLane(deps: LaneDeps): Lane {
       case "stale":
         staleCommits += 1;
         deps.log("warn", `a commit met another writer's rows: ${result.reason}`);
-        if (staleCommits > STALE_COMMITS_MAX) throw new Error(`stale again: ${result.reason}`);
+        if (staleCommits > LIMITS.staleCommitsMax) throw new Error(`stale again: ${result.reason}`);
         again(suspected(undo()));
         break;
       case "refused":

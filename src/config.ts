@@ -5,6 +5,7 @@
  */
 import { availableParallelism, hostname } from "node:os";
 import { cleanEnv, makeExactValidator } from "envalid";
+import { LIMITS } from "./limits.ts";
 
 export type Role = "all" | "gateway" | "host";
 export type LogLevel = "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
@@ -41,9 +42,6 @@ const logLevels: readonly LogLevel[] = [
   "fatal",
   "silent",
 ];
-const lanesMax = 64;
-const databasesMax = 16;
-
 /**
  * @param env usually `process.env`
  * @throws ConfigError that lists every bad variable
@@ -75,7 +73,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     dataDir: settings.DATA_DIR,
     natsUrls: Object.freeze(settings.NATS_URL ?? []),
     redisUrl: settings.REDIS_URL,
-    lanes: settings.LANES ?? Math.min(Math.max(availableParallelism() - 1, 1), lanesMax),
+    lanes: settings.LANES ?? Math.min(Math.max(availableParallelism() - 1, 1), LIMITS.lanesMax),
     hostId: settings.HOST_ID ?? defaultHostId(),
     logLevel: settings.LOG_LEVEL,
   });
@@ -147,8 +145,8 @@ const databases = makeExactValidator<string[]>((text) => {
   const names = urls.map(databaseName);
   const twice = names.find((name, index) => names.indexOf(name) < index);
   if (twice !== undefined) throw new Error(`each database once, not ${twice} twice`);
-  if (urls.length <= databasesMax) return urls;
-  throw new Error(`at most ${databasesMax} databases, not ${urls.length}`);
+  if (urls.length <= LIMITS.databasesMax) return urls;
+  throw new Error(`at most ${LIMITS.databasesMax} databases, not ${urls.length}`);
 });
 
 const natsServers = makeExactValidator<string[]>((text) => {
@@ -188,7 +186,7 @@ const specification = {
     ...neededBy(["gateway", "host"], "nats://host:port"),
   }),
   REDIS_URL: redisServer({ default: undefined, ...neededBy(["host"], "redis://host:port") }),
-  LANES: integer(1, lanesMax)({ default: undefined }),
+  LANES: integer(1, LIMITS.lanesMax)({ default: undefined }),
   HOST_ID: hostId({ default: undefined }),
   LOG_LEVEL: oneOf(logLevels)({ default: "info" }),
 };

@@ -4,6 +4,10 @@
  * stops the process instead of a customer.
  */
 export const LIMITS = {
+  /** Worker threads of one process: more than any machine that runs Coffer has cores to spare. */
+  lanesMax: 64,
+  /** Databases of a deployment; each costs every process connections of its own. */
+  databasesMax: 16,
   /** Shards of the key space; fixed for the life of a deployment, since `shardOf` decides where a wallet lives. */
   shardCount: 256,
 
@@ -67,6 +71,8 @@ export const LIMITS = {
   laneBacklogMax: 40_000,
   /** Messages whose effects go into one commit. */
   commitMessagesMax: 4_096,
+  /** Commits in a row that find another writer's rows before a lane gives up on its own memory. */
+  staleCommitsMax: 5,
   /** How often a host tells its lanes the time: the grain of expiry, transfer re-drive and passivation. */
   laneTickMs: 100,
 
@@ -196,6 +202,12 @@ export const LIMITS = {
   handOffMs: 3_000,
   /** Pause between two looks at databases whose place in the deployment was not known at the start. */
   deploymentLookMs: 5_000,
+  /** How often a host that hands over looks whether its lanes are done with what was under way. */
+  drainPollMs: 10,
+  /** Time for one database's part of the shard table to connect, and again to answer: four looks of a host. */
+  shardTableMs: 1_000,
+  /** Connections to the shard table of one database: takes are few and short, the second reads while one waits for a row. */
+  shardTableConnectionsMax: 2,
   /** Latest hand-offs that a host remembers for whoever asks. */
   handOffsKept: 32,
   /** Time for the shard table to answer a question about the cluster; longer than its own wait for a database that hangs. */

@@ -7,12 +7,6 @@ import pg from "pg";
 import { LIMITS } from "./limits.ts";
 import type { ShardOwner, ShardTable } from "./shard-table.ts";
 
-/** Takes and releases are few and short; the second connection reads while one of them waits for a row. */
-const CONNECTIONS_MAX = 2;
-
-/** A database may take this many of the host's looks (`LIMITS.placementMs`) to connect, and again to answer. */
-const LOOKS_MISSED_MAX = 4;
-
 /** @param databaseUrls in the deployment's order: shard `s` is in the one at `s % databaseUrls.length` */
 export function buildPostgresShardTable(databaseUrls: readonly string[]): ShardTable {
   const pools = databaseUrls.map(buildPool);
@@ -58,11 +52,11 @@ export function buildPostgresShardTable(databaseUrls: readonly string[]): ShardT
 }
 
 function buildPool(databaseUrl: string): pg.Pool {
-  const answerMs = LIMITS.placementMs * LOOKS_MISSED_MAX;
+  const answerMs = LIMITS.shardTableMs;
   const pool = new pg.Pool({
     connectionString: databaseUrl,
     application_name: "coffer-shards",
-    max: CONNECTIONS_MAX,
+    max: LIMITS.shardTableConnectionsMax,
     connectionTimeoutMillis: answerMs,
     // The server's own bound answers first, and then it is known that nothing was changed.
     query_timeout: answerMs + LIMITS.placementMs,
