@@ -55,8 +55,8 @@ export function bytesOf(message: ShardMessage): number {
   if (message.type === "verdict") return COMMAND_BYTES + walletBytes(message.payee);
   if (message.type === "post") return COMMAND_BYTES + textBytes(message.description);
   const { description, metadata, body } = message.command;
-  const own = body.type === "create" ? textBytes(body.metadata) : 0;
-  return COMMAND_BYTES + textBytes(description) + textBytes(metadata) + own;
+  const own = body.type === "create" ? body.metadata : body.type === "update" ? body.patch : null;
+  return COMMAND_BYTES + textBytes(description) + textBytes(metadata) + textBytes(own);
 }
 
 export function replyBytes({ outcome }: Reply): number {

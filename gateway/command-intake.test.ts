@@ -10,7 +10,6 @@ import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
 import {
   buildCommandIntake,
-  canonicalMetadata,
   correlationOf,
   proposeWalletId,
   type Intake,
@@ -75,6 +74,9 @@ describe("the fingerprint", () => {
       ["debit", { amount }],
       ["transfer", { amount, toWalletId: "w2" }],
       ["transfer", { amount, toWalletId: "w3" }],
+      ["update", { metadata: {} }],
+      ["update", { metadata: { a: null } }],
+      ["update", { metadata: { a: 1 } }],
       ["suspend", {}],
       ["suspend", { reason: "x" }],
       ["activate", {}],
@@ -172,27 +174,6 @@ describe("amounts", () => {
 });
 
 describe("metadata", () => {
-  it("has one text for equal objects, with keys as PostgreSQL's jsonb orders them", () => {
-    const metadata = { bb: 1, a: { d: [1, { z: 1, y: null }], c: "ü" }, ü: true, z: "" };
-    expect(canonicalMetadata(metadata)).toEqual({
-      ok: true,
-      text: '{"a":{"c":"ü","d":[1,{"y":null,"z":1}]},"z":"","bb":1,"ü":true}',
-    });
-  });
-
-  it("means the same as JSON.stringify says", () => {
-    fc.assert(
-      fc.property(
-        fc.dictionary(fc.string({ unit: "grapheme" }), fc.jsonValue({ maxDepth: 4 })),
-        (it) => {
-          const canonical = canonicalMetadata(it);
-          if (!canonical.ok) return;
-          expect(JSON.parse(canonical.text)).toEqual(JSON.parse(JSON.stringify(it)));
-        },
-      ),
-    );
-  });
-
   it.each([
     ["NUL", { a: "\0" }],
     ["NUL in a key", { "\0": 1 }],
@@ -205,6 +186,24 @@ describe("metadata", () => {
     const intake = takeIn("credit", "w1", { amount: 1, metadata: { ...metadata } }, unkeyed);
     expect(errorOf(intake)).toMatchObject({ code: "validation_failed" });
     expect(errorOf(intake).message).toMatch(/^metadata must not /);
+  });
+});
+
+describe("a change of metadata", () => {
+  it("is the command's own: a merge patch in canonical text, with its nulls", () => {
+    const metadata = { bb: { z: null, a: 1 }, a: null };
+    const command = commandOf(takeIn("update", "w1", { metadata, expectedVersion: 3 }, keyed));
+    expect(command.body).toEqual({ type: "update", patch: '{"a":null,"bb":{"a":1,"z":null}}' });
+    expect(command).toMatchObject({ metadata: null, expectedVersion: 3 });
+  });
+});
+
+it("a reason is the description of a step, and cannot stand beside another one", () => {
+  expect(commandOf(takeIn("close", "w1", { reason: "x" }, keyed)).description).toBe("x");
+  const both = takeIn("close", "w1", { reason: "x", description: "x" }, keyed);
+  expect(errorOf(both)).toMatchObject({
+    code: "validation_failed",
+    details: [{ field: "reason" }],
   });
 });
 

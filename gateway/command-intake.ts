@@ -9,6 +9,7 @@ import { uuidv7 } from "uuidv7";
 
 import { canonicalAmount } from "../src/amount.ts";
 import { LIMITS } from "../src/limits.ts";
+import { canonicalMetadata, NOT_STORABLE, UNSTORABLE } from "../src/metadata.ts";
 import type { Command } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
 import type { WalletCommand } from "../src/wallet.ts";
@@ -21,6 +22,7 @@ export type RequestType =
   | "fund"
   | "debit"
   | "transfer"
+  | "update"
   | "suspend"
   | "activate"
   | "close";
@@ -63,6 +65,8 @@ export type TakeIn = (
   origin: RequestOrigin,
 ) => Intake;
 
+const REASON_TWICE = "is another word for description: give one of them";
+
 function refused(error: ApiError): { readonly ok: false; readonly error: ApiError } {
   return { ok: false, error };
 }
@@ -72,6 +76,9 @@ export function buildCommandIntake(assetOf: AssetLookup): TakeIn {
   return (type, walletId, fields, origin) => {
     const key = keyOf(fields.idempotencyKey, origin.key);
     if (key !== null && typeof key !== "string") return refused(key);
+    if (fields.description !== undefined && fields.reason !== undefined) {
+      return refused(validationFailed([{ field: "reason", message: REASON_TWICE }]));
+    }
     const description = fields.description ?? fields.reason ?? null;
     if (description !== null && UNSTORABLE.test(description)) {
       const field = fields.description === undefined ? "reason" : "description";
@@ -100,7 +107,8 @@ export function buildCommandIntake(assetOf: AssetLookup): TakeIn {
       proposedId: walletId === null && key !== null,
       expectedVersion,
       description,
-      metadata: type === "create" ? null : metadata,
+      // Of these two it is the wallet's own, and in the body.
+      metadata: type === "create" || type === "update" ? null : metadata,
       correlationId: origin.correlationId,
       body: body.command,
     };
@@ -123,6 +131,8 @@ function bodyOf(
   switch (type) {
     case "create":
       return creationOf(fields, metadata, assetOf);
+    case "update":
+      return { ok: true, command: { type, patch: metadata! } };
     case "suspend":
     case "activate":
     case "close":
@@ -176,9 +186,6 @@ function creationOf(fields: RequestFields, metadata: string | null, assetOf: Ass
 
 // --- Keys -----------------------------------------------------------------------------------------------------------------
 
-/** Characters that PostgreSQL's text and jsonb cannot hold: NUL, and halves of surrogate pairs. */
-const UNSTORABLE = /[\0\p{Surrogate}]/u;
-const NOT_STORABLE = "must not contain NUL characters or halves of surrogate pairs";
 const UNFIT_FOR_KEY = /[\p{Cc}\p{Surrogate}]/u;
 
 /** Null when the text can name a command, or else why not. */
@@ -251,60 +258,6 @@ export function proposeWalletId(key: string): string {
       if (shardOf(candidate) === shard) return candidate;
     }
   }
-}
-
-// --- Metadata -------------------------------------------------------------------------------------------------------------
-
-type Canonical =
-  | { readonly ok: true; readonly text: string }
-  | { readonly ok: false; readonly problem: string };
-
-/**
- * JSON text in which equal objects are equal texts. Keys are in the order of PostgreSQL's jsonb (shorter first, then by bytes), so
- * that a wallet reads the same whether its metadata comes from the command or back from the database.
- */
-export function canonicalMetadata(metadata: { readonly [key: string]: unknown }): Canonical {
-  try {
-    const text = write(metadata, 1);
-    return Buffer.byteLength(text) <= LIMITS.metadataBytesMax
-      ? { ok: true, text }
-      : { ok: false, problem: `must not exceed ${LIMITS.metadataBytesMax} bytes as JSON` };
-  } catch (error) {
-    if (error instanceof Unwritable) return { ok: false, problem: error.message };
-    throw error;
-  }
-}
-
-class Unwritable extends Error {}
-
-function write(value: unknown, depth: number): string {
-  if (typeof value === "string") return writeText(value);
-  if (typeof value === "number" && !Number.isFinite(value)) {
-    throw new Unwritable("must not contain numbers beyond the range of a double");
-  }
-  if (typeof value !== "object" || value === null) return JSON.stringify(value);
-  if (depth > LIMITS.metadataDepthMax) {
-    throw new Unwritable(`must not be nested more than ${LIMITS.metadataDepthMax} levels deep`);
-  }
-  if (Array.isArray(value)) return `[${value.map((item) => write(item, depth + 1)).join(",")}]`;
-  const members = Object.entries(value).map(([name, member]) => ({
-    bytes: Buffer.from(name),
-    text: `${writeName(name)}:${write(member, depth + 1)}`,
-  }));
-  members.sort(
-    (one, other) => one.bytes.length - other.bytes.length || Buffer.compare(one.bytes, other.bytes),
-  );
-  return `{${members.map(({ text }) => text).join(",")}}`;
-}
-
-function writeName(name: string): string {
-  if (name === "__proto__") throw new Unwritable("must not contain the key __proto__");
-  return writeText(name);
-}
-
-function writeText(text: string): string {
-  if (UNSTORABLE.test(text)) throw new Unwritable(NOT_STORABLE);
-  return JSON.stringify(text);
 }
 
 // --- Correlation ----------------------------------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ function estimateBytes({
   if (description !== null) units += description.length;
   if (metadata !== null) units += metadata.length;
   if (body.type === "create") units += body.metadata.length + (body.ownerId?.length ?? 0);
+  if (body.type === "update") units += body.patch.length;
   if (body.type === "transfer") units += body.toWalletId.length;
   return MESSAGE_BYTES + units * BYTES_PER_UNIT;
 }

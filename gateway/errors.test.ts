@@ -17,7 +17,16 @@ const rejections: { [Code in RejectionCode]: Extract<Rejection, { code: Code }> 
   wallet_already_exists: { code: "wallet_already_exists", walletId },
   version_conflict: { code: "version_conflict", walletId, expectedVersion: 3, version: 4 },
   wallet_not_active: { code: "wallet_not_active", walletId, status: "SUSPENDED" },
-  wallet_not_empty: { code: "wallet_not_empty", walletId, reason: "its balance is not 0" },
+  wallet_not_empty: {
+    code: "wallet_not_empty",
+    walletId,
+    balanceMinor: amountMinor(1_000),
+    heldMinor: amountMinor(200),
+    pendingMinor: amountMinor(3),
+    currency,
+    decimalPlaces: 2,
+  },
+  metadata_too_large: { code: "metadata_too_large", walletId, bytes: 9_000, bytesMax: 8_192 },
   invalid_amount: { code: "invalid_amount", amount: "0.001", currency, decimalPlaces: 2 },
   amount_out_of_range: { code: "amount_out_of_range", amount: "1", currency, walletId },
   same_wallet: { code: "same_wallet", walletId },
@@ -83,6 +92,14 @@ it("an error tells amounts as decimals, in its sentence and in its details", () 
     "Wallet w1 has insufficient funds: available 10.00 USD, requested 25.00 USD",
   );
   expect(error.details).toEqual({ walletId, currency, available: 10, requested: 25 });
+});
+
+it("an error about a wallet that is not empty says what is in it, each in figures", () => {
+  const { message, details } = rejectionError(rejections.wallet_not_empty);
+  expect(message).toBe(
+    "Wallet w1 cannot be closed: it has a balance of 10.00 USD and 2.00 USD on hold and 0.03 USD in pending transfers",
+  );
+  expect(details).toEqual({ walletId, currency, balance: 10, held: 2, pending: 0.03 });
 });
 
 it("a conflict tells the key under the name that callers know it by", () => {

@@ -28,6 +28,7 @@ const rejections: Record<RejectionCode, ErrorRow> = {
   idempotency_conflict: { status: 409, message: "The key was used before with another input" },
   wallet_not_active: { status: 409, message: "The wallet is not active" },
   wallet_not_empty: { status: 409, message: "The wallet is not empty" },
+  metadata_too_large: { status: 400, message: "The wallet's metadata would be too large" },
 };
 
 /** Code -> status and default sentence, for every error that leaves a gateway. */
@@ -140,6 +141,12 @@ function detailsOf(rejection: Rejection): unknown {
     const { walletId, availableMinor, requestedMinor, currency, decimalPlaces } = rejection;
     const available = toDecimal(availableMinor, decimalPlaces);
     return { walletId, currency, available, requested: toDecimal(requestedMinor, decimalPlaces) };
+  }
+  if (rejection.code === "wallet_not_empty") {
+    const { walletId, balanceMinor, heldMinor, pendingMinor, currency, decimalPlaces } = rejection;
+    const decimal = (minor: number): number => toDecimal(minor, decimalPlaces);
+    const [balance, held, pending] = [balanceMinor, heldMinor, pendingMinor].map(decimal);
+    return { walletId, currency, balance, held, pending };
   }
   // The caller's word for it; ours is the command id.
   if (rejection.code === "idempotency_conflict") return { idempotencyKey: rejection.commandId };

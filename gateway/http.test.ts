@@ -121,7 +121,7 @@ describe("a path", () => {
     expect([status, body?.code, headers["allow"]]).toEqual([
       405,
       "method_not_allowed",
-      "GET, HEAD, OPTIONS",
+      "GET, HEAD, OPTIONS, PATCH",
     ]);
     const options = await ask("/wallets", { method: "OPTIONS" });
     expect([options.status, options.headers["allow"]]).toEqual([204, "GET, HEAD, OPTIONS, POST"]);

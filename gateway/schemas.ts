@@ -108,9 +108,33 @@ export const AmountBody = body({ amount: Amount });
 export const FundBody = body({ wallet_id: Id, amount: Amount });
 export const TransferBody = body({ toWalletId: Id, amount: Amount });
 export const SendBody = body({ senderWalletId: Id, receiverWalletId: Id, amount: Amount });
-export const StatusBody = body({
-  reason: Type.Optional(Type.String({ maxLength: LIMITS.descriptionLengthMax })),
-});
+const stepFields = {
+  reason: Type.Optional(
+    Type.String({
+      maxLength: LIMITS.descriptionLengthMax,
+      description: "Another word for `description`, which the event carries; give one of them",
+    }),
+  ),
+};
+export const StepBody = Type.Object(
+  { ...stepFields, ...everyCommand },
+  { additionalProperties: false, examples: [{ reason: "Case 17: the card was reported stolen" }] },
+);
+
+const updateFields = {
+  metadata: Type.Unsafe<Static<typeof JsonObject>>({
+    ...JsonObject,
+    description: `JSON Merge Patch (RFC 7396) for the wallet's metadata: a key is set, null removes it, what is not named stays. Neither it nor the metadata that comes out exceeds ${LIMITS.metadataBytesMax} bytes`,
+    examples: [{ tier: "gold", address: { city: "Riga" }, trial: null }],
+  }),
+};
+export const UpdateBody = Type.Object(
+  { ...everyCommand, ...updateFields },
+  {
+    additionalProperties: false,
+    examples: [{ metadata: { tier: "gold", trial: null }, description: "upgraded" }],
+  },
+);
 
 /** Over NATS the wallet is named in the body. */
 function withWalletId<Properties extends TProperties>(properties: Properties) {
@@ -122,9 +146,10 @@ export const NATS_REQUESTS = {
   credit: withWalletId({ amount: Amount }),
   debit: withWalletId({ amount: Amount }),
   transfer: withWalletId({ toWalletId: Id, amount: Amount }),
-  suspend: withWalletId(StatusBody.properties),
-  activate: withWalletId(StatusBody.properties),
-  close: withWalletId(StatusBody.properties),
+  update: Type.Object({ walletId: Id, ...UpdateBody.properties }, { additionalProperties: false }),
+  suspend: withWalletId(stepFields),
+  activate: withWalletId(stepFields),
+  close: withWalletId(stepFields),
   get: Type.Object({ walletId: Id }, { additionalProperties: false }),
 };
 
@@ -212,7 +237,24 @@ const walletFields = {
   createdAt: Time,
   updatedAt: Time,
 };
-export const Wallet = Type.Object(walletFields, { $id: "Wallet" });
+export const Wallet = Type.Object(walletFields, {
+  $id: "Wallet",
+  examples: [
+    {
+      id: "wallet-1",
+      ownerId: "user-1",
+      currency: "USD",
+      balance: 125.5,
+      held: 0,
+      available: 125.5,
+      status: "ACTIVE",
+      version: 2,
+      metadata: { tier: "gold" },
+      createdAt: "2026-01-01T12:00:00.000Z",
+      updatedAt: "2026-01-01T12:30:00.000Z",
+    },
+  ],
+});
 export type WalletBody = Static<typeof Wallet>;
 
 export const Event = Type.Object(

@@ -17,9 +17,10 @@ import {
   ref,
   SendAnswer,
   SendBody,
-  StatusBody,
+  StepBody,
   TransferAnswer,
   TransferBody,
+  UpdateBody,
   Wallet,
   WalletParams,
 } from "./schemas.ts";
@@ -45,6 +46,7 @@ type Run = (
 export function addWalletRoutes(app: FastifyInstance, deps: WalletRoutesDeps): void {
   const run = buildRun(deps);
   addOwnRoutes(app, run);
+  addLifeRoutes(app, run);
   addTransferRoutes(app, run);
 }
 
@@ -67,7 +69,7 @@ function buildRun({ commands, takeIn, answer }: WalletRoutesDeps): Run {
   };
 }
 
-/** Commands that concern one wallet. */
+/** Creation, and money of one wallet. */
 function addOwnRoutes(app: FastifyInstance, run: Run): void {
   const routes = app.withTypeProvider<InputTypes>();
   const tags = ["wallets"];
@@ -104,18 +106,56 @@ function addOwnRoutes(app: FastifyInstance, run: Run): void {
         run(request, reply, type, request.params.walletId, request.body, respondWallet),
     );
   }
+}
+
+/** How a wallet's life goes, in the words of the document. */
+const STEPS = {
+  suspend: {
+    summary: "Suspend a wallet",
+    description:
+      "No money goes out or in until it is activated, except a transfer that comes back; what has left already arrives. A wallet that is suspended already gives `wallet_not_active`: there was a reason before yours, and one `activate` ends it.",
+  },
+  activate: {
+    summary: "Activate a wallet",
+    description: "Money moves again. On an active wallet it is recorded and changes nothing.",
+  },
+  close: {
+    summary: "Close a wallet",
+    description:
+      "For ever. It must have a balance of 0, no holds and no transfers under way, or else `details` of `wallet_not_empty` say what there is. A closed wallet can be read, and its id is not given again.",
+  },
+} as const;
+
+/** Commands that move no money of one wallet. */
+function addLifeRoutes(app: FastifyInstance, run: Run): void {
+  const routes = app.withTypeProvider<InputTypes>();
+  const own = {
+    tags: ["wallets"],
+    params: WalletParams,
+    response: { 200: ref(Wallet), ...problems },
+  };
   for (const type of ["suspend", "activate", "close"] as const) {
-    const summary = `${type[0]!.toUpperCase()}${type.slice(1)} a wallet`;
     routes.post(
       `/wallets/:walletId/${type}`,
-      {
-        schema: { tags, summary, params: WalletParams, body: StatusBody, response: walletAnswer },
-        preValidation: takeNoBody,
-      },
+      { schema: { ...own, ...STEPS[type], body: StepBody }, preValidation: takeNoBody },
       (request, reply) =>
         run(request, reply, type, request.params.walletId, request.body, respondWallet),
     );
   }
+  routes.patch(
+    "/wallets/:walletId",
+    {
+      schema: {
+        ...own,
+        summary: "Change a wallet's metadata",
+        description:
+          "By JSON Merge Patch (RFC 7396): a key is set, null removes it, what is not named stays. Of a suspended wallet too; a closed one stays as it is.",
+        body: UpdateBody,
+      },
+    },
+    (request, reply) =>
+      run(request, reply, "update", request.params.walletId, request.body, respondWallet),
+  );
 }
 
 function addTransferRoutes(app: FastifyInstance, run: Run): void {

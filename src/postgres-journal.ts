@@ -1,7 +1,7 @@
 /**
  * The journal on PostgreSQL. It hides the SQL, the two connections (one that appends, one that reads and claims, so that a
  * recovery never waits behind a commit) and the reading of errors: which of them mean "nothing was written", which mean "nobody
- * knows". One append is one call of `append_commit` in an implicit transaction, sent whole before the server begins, so that a
+ * knows". One append is one call of `append_commit` (and, rarely, `put_metadata`) in an implicit transaction, sent whole before the server begins, so that a
  * process that is stopped halfway can hold no lock.
  */
 import pg from "pg";
@@ -146,7 +146,9 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     loadPendingTransfers: (shards) => read<Transfer>("pending", SELECT_PENDING, [shards]),
 
     async append(writes) {
+      const metadata = metadataRows(writes);
       const values = appendValues(writes);
+      if (metadata !== null) values.push(metadata);
       let client: pg.Client;
       let timer: NodeJS.Timeout | undefined;
       try {
@@ -156,8 +158,8 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       }
       try {
         const query = client.query<{ known: KnownJson | null }>({
-          name: "append",
-          text: APPEND,
+          name: metadata === null ? "append" : "append-metadata",
+          text: metadata === null ? APPEND : APPEND_METADATA,
           values,
         });
         // The server ends a statement by its own bound; past that the server itself is not there.
@@ -281,6 +283,17 @@ function appendValues(writes: Writes): unknown[] {
   ];
 }
 
+/** Wallets whose metadata the commit changes, for `put_metadata`; those that it creates bring theirs along. Mostly null. */
+function metadataRows({ events, wallets }: Writes): string | null {
+  const changed = new Set<WalletState>();
+  for (const { event, walletId } of events) {
+    if (event.type !== "WalletMetadataChanged") continue;
+    const wallet = wallets.get(walletId);
+    if (wallet !== undefined && wallet.baseVersion >= 0) changed.add(wallet.state);
+  }
+  return rows([...changed], ({ walletId, metadata }) => ({ walletId, metadata }));
+}
+
 function transferValues(transfers: readonly Transfer[]): unknown[] {
   return [
     texts(transfers, (transfer) => transfer.transferId),
@@ -366,6 +379,7 @@ function accountOf(event: WalletEvent): string | null {
     case "TransferReturned":
       return "system:transit";
     case "WalletCreated":
+    case "WalletMetadataChanged":
     case "WalletSuspended":
     case "WalletActivated":
     case "WalletClosed":
@@ -384,6 +398,7 @@ function dataOf({ event, metadata, isIdProposed }: NewEvent): string | null {
     if (isIdProposed) parts.push(`"isIdProposed":true`);
     parts.push(`"walletMetadata":${event.metadata}`);
   }
+  if (event.type === "WalletMetadataChanged") parts.push(`"walletMetadata":${event.metadata}`);
   if (event.type === "WalletCredited" && event.kind !== "CREDIT") {
     parts.push(`"kind":"${event.kind}"`);
   }
@@ -403,6 +418,9 @@ const NOTHING: Writes = {
   fence: new Map(),
 };
 
-const APPEND = `SELECT append_commit(${appendValues(NOTHING)
-  .map((_, index) => `$${index + 1}`)
-  .join(", ")}) AS known`;
+const parameters = appendValues(NOTHING).map((_, index) => `$${index + 1}`);
+const APPEND_COMMIT = `append_commit(${parameters.join(", ")})`;
+const APPEND = `SELECT ${APPEND_COMMIT} AS known`;
+
+/** For the few commits that change metadata, so that all others do not pay for it. */
+const APPEND_METADATA = `SELECT put_metadata(${APPEND_COMMIT}, $${parameters.length + 1}) AS known`;

@@ -141,6 +141,12 @@ describe("wallets", () => {
     );
     states.push(...(await carryOut("past", { type: "debit", amount: "0.99" }, "past-2", T0 + 1)));
     states.push(...(await carryOut("past", { type: "suspend" }, "past-3", T0 + 2)));
+    for (const [nth, patch] of ['{"b":null}', '{"aa":{"x":{"y":2}},"b":3}'].entries()) {
+      const [update, step] = [{ type: "update", patch } as const, { type: "activate" } as const];
+      states.push(...(await carryOut("past", update, `past-update-${nth}`, T0 + 3)));
+      states.push(...(await carryOut("past", step, `past-activate-${nth}`, T0 + 4 + nth)));
+    }
+    expect(new Set(states.map((state) => state.metadata)).size).toBe(3);
     const read = (wallet: WalletState | null) => ({
       ...wallet,
       metadata: JSON.stringify(JSON.parse(wallet!.metadata)),

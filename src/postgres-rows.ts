@@ -18,19 +18,30 @@ export function milliseconds(column: string): string {
 }
 
 /** What events never change comes from `wallets w`. */
-function walletColumns(changing: "w" | "e", updatedAt: string): string {
+function walletColumns(changing: "w" | "e", metadata: string, updatedAt: string): string {
   return `
   w.wallet_id AS "walletId", w.owner_id AS "ownerId", w.currency, w.decimal_places AS "decimalPlaces",
   ${changing}.balance AS "balanceMinor", ${changing}.held AS "heldMinor", ${changing}.status, ${changing}.version,
-  w.metadata::text AS metadata, ${milliseconds("w.created_at")} AS "createdAtMs",
+  (${metadata})::text AS metadata, ${milliseconds("w.created_at")} AS "createdAtMs",
   ${milliseconds(updatedAt)} AS "updatedAtMs"`;
 }
 
 /** A `WalletState`, from `wallets w`. */
-export const WALLET_COLUMNS = walletColumns("w", "w.updated_at");
+export const WALLET_COLUMNS = walletColumns("w", "w.metadata", "w.updated_at");
 
-/** The same as of an event `e`: what events change comes from it, what they never change from the row. */
-export const WALLET_AT_COLUMNS = walletColumns("e", "e.occurred_at");
+/**
+ * The metadata as of an event `e`: that of the latest change up to it, or else of the creation. The first look is one into the index
+ * `events_metadata`, which has nothing but such changes.
+ */
+const METADATA_AT = `
+  SELECT coalesce(
+    (SELECT m.data -> 'walletMetadata' FROM events m
+     WHERE m.wallet_id = e.wallet_id AND m.version <= e.version AND m.type = 'WalletMetadataChanged'
+     ORDER BY m.version DESC LIMIT 1),
+    (SELECT c.data -> 'walletMetadata' FROM events c WHERE c.wallet_id = e.wallet_id AND c.version = 0))`;
+
+/** The same as of an event `e`: what events change comes from them, what they never change from the row. */
+export const WALLET_AT_COLUMNS = walletColumns("e", METADATA_AT, "e.occurred_at");
 
 /** A `StoredEvent`, from `events e`. An id that is null repeats the command id. */
 export const EVENT_COLUMNS = `

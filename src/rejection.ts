@@ -12,7 +12,18 @@ export type Rejection =
   | { code: "wallet_already_exists"; walletId: string }
   | { code: "version_conflict"; walletId: string; expectedVersion: number; version: number }
   | { code: "wallet_not_active"; walletId: string; status: WalletStatus }
-  | { code: "wallet_not_empty"; walletId: string; reason: string }
+  | {
+      code: "wallet_not_empty";
+      walletId: string;
+      balanceMinor: AmountMinor;
+      /** Part of the balance. */
+      heldMinor: AmountMinor;
+      /** Of transfers out of the wallet that are under way: it may come back. */
+      pendingMinor: AmountMinor;
+      currency: string;
+      decimalPlaces: number;
+    }
+  | { code: "metadata_too_large"; walletId: string; bytes: number; bytesMax: number }
   | { code: "invalid_amount"; amount: string; currency: string; decimalPlaces: number }
   | { code: "amount_out_of_range"; amount: string; currency: string; walletId: string }
   | { code: "same_wallet"; walletId: string }
@@ -42,7 +53,9 @@ export function describe(rejection: Rejection): string {
     case "wallet_not_active":
       return `Wallet ${rejection.walletId} is ${rejection.status.toLowerCase()}, not active`;
     case "wallet_not_empty":
-      return `Wallet ${rejection.walletId} cannot be closed: ${rejection.reason}`;
+      return `Wallet ${rejection.walletId} cannot be closed: it has ${contentOf(rejection)}`;
+    case "metadata_too_large":
+      return `The metadata of wallet ${rejection.walletId} would have ${rejection.bytes} bytes as JSON, more than ${rejection.bytesMax}`;
     case "invalid_amount":
       return `${rejection.amount} is not an amount of ${rejection.currency}, which has ${rejection.decimalPlaces} decimal places`;
     case "amount_out_of_range":
@@ -64,4 +77,15 @@ export function describe(rejection: Rejection): string {
     default:
       return rejection satisfies never;
   }
+}
+
+/** What is in a wallet that is not empty, in words. */
+function contentOf(rejection: Extract<Rejection, { code: "wallet_not_empty" }>): string {
+  const { balanceMinor, heldMinor, pendingMinor, currency, decimalPlaces } = rejection;
+  const money = (minor: AmountMinor): string => `${formatAmount(minor, decimalPlaces)} ${currency}`;
+  const parts: string[] = [];
+  if (balanceMinor !== 0) parts.push(`a balance of ${money(balanceMinor)}`);
+  if (heldMinor !== 0) parts.push(`${money(heldMinor)} on hold`);
+  if (pendingMinor !== 0) parts.push(`${money(pendingMinor)} in pending transfers`);
+  return parts.join(" and ");
 }

@@ -16,6 +16,7 @@ import {
   formatAmount,
   type AmountMinor,
 } from "./amount.ts";
+import { canonicalMetadata } from "./metadata.ts";
 import { describe as sentenceOf, type RejectionCode } from "./rejection.ts";
 import { settle, type Transfer, type Verdict } from "./transfer.ts";
 import {
@@ -45,6 +46,7 @@ type CommandPlan =
   | { type: "create"; asset: number; amount: AmountPlan | null }
   | { type: "credit" | "debit"; amount: AmountPlan }
   | { type: "transfer"; to: number; amount: AmountPlan }
+  | { type: "update"; patch: Record<string, string | null> }
   | { type: "suspend" | "activate" | "close" };
 
 type Step = { elapsedMs: number } & (
@@ -101,6 +103,17 @@ const commandPlan: fc.Arbitrary<CommandPlan> = fc.oneof(
       type: fc.constant("transfer" as const),
       to: fc.nat(IDS.length - 1),
       amount: amountPlan,
+    }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      type: fc.constant("update" as const),
+      // Two of the long ones do not fit beside each other.
+      patch: fc.dictionary(
+        fc.constantFrom("a", "b", "cc"),
+        fc.oneof(fc.constantFrom("1", "2", null), fc.constant("x".repeat(5_000))),
+      ),
     }),
   },
   {
@@ -166,6 +179,7 @@ interface Page {
   readonly currency: string;
   readonly places: number;
   status: "ACTIVE" | "SUSPENDED" | "CLOSED";
+  readonly metadata: Map<string, string>;
 }
 
 /** The model: what wallets must do, said as a book of balances and a list of rules. */
@@ -208,7 +222,7 @@ function buildModel() {
     const { type } = plan;
     const isCreate = type === "create";
     const isOut = type === "debit" || type === "transfer";
-    const mayBeSuspended = type === "activate" || type === "close";
+    const mayBeSuspended = type === "activate" || type === "close" || type === "update";
     const isAllowed = mayBeSuspended ? page?.status !== "CLOSED" : page?.status === "ACTIVE";
     const hasMoney = balance(walletId) > 0n || sentBy(walletId) > 0n;
     const rules: Array<[RejectionCode, isBroken: boolean]> = [
@@ -222,8 +236,26 @@ function buildModel() {
       ["insufficient_funds", isOut && (minor ?? 0n) > balance(walletId)],
       ["amount_out_of_range", type === "credit" && (minor ?? 0n) > roomOf(walletId)],
       ["wallet_not_empty", type === "close" && hasMoney],
+      ["metadata_too_large", type === "update" && sizeOf(patched(page, plan.patch)) > 8_192],
     ];
     return rules.find(([, isBroken]) => isBroken)?.[0] ?? null;
+  }
+
+  /** The metadata that a page would have; none of the walks nests objects, which metadata.test.ts does. */
+  function patched(
+    page: Page | undefined,
+    patch: Record<string, string | null>,
+  ): Map<string, string> {
+    const after = new Map(page?.metadata);
+    for (const [name, value] of Object.entries(patch)) {
+      after.delete(name);
+      if (value !== null) after.set(name, value);
+    }
+    return after;
+  }
+
+  function sizeOf(metadata: Map<string, string>): number {
+    return JSON.stringify(Object.fromEntries(metadata)).length;
   }
 
   /** The same for the payee of a transfer. */
@@ -239,7 +271,8 @@ function buildModel() {
   function carryOut(walletId: string, plan: CommandPlan, minor: bigint): void {
     if (plan.type === "create") {
       const { currency, decimalPlaces } = ASSETS[plan.asset]!;
-      pages.set(walletId, { currency, places: decimalPlaces, status: "ACTIVE" });
+      const page = { currency, places: decimalPlaces, metadata: new Map<string, string>() };
+      pages.set(walletId, { ...page, status: "ACTIVE" });
       return post(`world:${currency}`, walletId, minor);
     }
     const page = pages.get(walletId)!;
@@ -248,6 +281,8 @@ function buildModel() {
     else if (plan.type === "transfer") {
       post(walletId, `transit:${page.currency}`, minor);
       unsettled.set(walletId, sentBy(walletId) + minor);
+    } else if (plan.type === "update") {
+      pages.set(walletId, { ...page, metadata: patched(page, plan.patch) });
     } else if (plan.type === "suspend") page.status = "SUSPENDED";
     else page.status = plan.type === "activate" ? "ACTIVE" : "CLOSED";
   }
@@ -381,6 +416,8 @@ function commandOf(plan: CommandPlan, text: string | undefined, transferId: stri
       return { type: "debit", amount };
     case "transfer":
       return { type: "transfer", transferId, toWalletId: IDS[plan.to]!, amount };
+    case "update":
+      return { type: "update", patch: JSON.stringify(plan.patch) };
     default:
       return { type: plan.type };
   }
@@ -441,7 +478,10 @@ function check(wallets: Wallets, model: Model): void {
     must(balanceMinor + pendingOut < AMOUNT_MINOR_BOUND, `${walletId}: no room for a return`);
     must(BigInt(balanceMinor) === model.balance(walletId), `${walletId}: not the model's balance`);
     must(BigInt(pendingOut) === model.sentBy(walletId), `${walletId}: not the model's transfers`);
-    must(status === model.pages.get(walletId)!.status, `${walletId}: not the model's status`);
+    const page = model.pages.get(walletId)!;
+    must(status === page.status, `${walletId}: not the model's status`);
+    const metadata = JSON.stringify(Object.fromEntries([...page.metadata].toSorted()));
+    must(state.metadata === metadata, `${walletId}: not the model's metadata`);
     const isEmpty = balanceMinor === 0 && pendingOut === 0;
     must(status !== "CLOSED" || isEmpty, `${walletId}: closed with money`);
   }
@@ -504,6 +544,7 @@ const LANDMARKS = [
   "TransferSent",
   "TransferReceived",
   "TransferReturned",
+  "WalletMetadataChanged",
   "WalletSuspended",
   "WalletActivated",
   "WalletClosed",
@@ -516,6 +557,7 @@ const LANDMARKS = [
   "amount_out_of_range",
   "insufficient_funds",
   "wallet_not_empty",
+  "metadata_too_large",
   "refused: wallet_not_found",
   "refused: wallet_not_active",
   "refused: currency_mismatch",
@@ -550,6 +592,11 @@ describe("on any input of their types", () => {
   const currency = fc.constantFrom("USD", "GOLD");
   const timeMs = fc.integer({ min: 0, max: 10 ** 13 });
   const version = fc.integer({ min: 0, max: 3 });
+  const metadata = fc
+    .dictionary(text, fc.jsonValue())
+    .map((given) => canonicalMetadata(given))
+    .filter((given) => given.ok)
+    .map((given) => given.text);
   /** Any wallet and what it has in transit: held <= balance, and room for what may come back. */
   const standing = fc
     .record({
@@ -559,7 +606,7 @@ describe("on any input of their types", () => {
       currency,
       decimalPlaces,
       version,
-      metadata: text,
+      metadata,
       times: fc.tuple(timeMs, timeMs),
     })
     .map(({ parts, times, ...rest }) => {
@@ -599,6 +646,7 @@ describe("on any input of their types", () => {
         toWalletId: fc.oneof(fc.constant("a"), text),
         amount,
       }),
+      fc.record({ type: fc.constant("update" as const), patch: metadata }),
       fc.record({ type: fc.constantFrom("suspend", "activate", "close") }),
     );
   const circumstances = (pendingOutMinor: AmountMinor): fc.Arbitrary<Circumstances> =>

@@ -5,6 +5,7 @@
 import { describe, expect, it } from "vitest";
 
 import { AMOUNT_MINOR_BOUND, amountMinor } from "./amount.ts";
+import { LIMITS } from "./limits.ts";
 import {
   describe as sentenceOf,
   type Rejection,
@@ -36,6 +37,7 @@ interface Given {
   currency?: string;
   decimalPlaces?: number;
   version?: number;
+  metadata?: string;
   updatedAtMs?: number;
 }
 
@@ -50,7 +52,7 @@ function wallet(given: Given = {}): WalletState {
     heldMinor: amountMinor(given.held ?? 0),
     status: given.status ?? "ACTIVE",
     version: given.version ?? 4,
-    metadata: "{}",
+    metadata: given.metadata ?? "{}",
     createdAtMs: 1_000,
     updatedAtMs: given.updatedAtMs ?? 1_500,
   });
@@ -83,6 +85,7 @@ const transfer = (amount: string, toWalletId = "w2"): WalletCommand => ({
 const suspend: WalletCommand = { type: "suspend" };
 const activate: WalletCommand = { type: "activate" };
 const close: WalletCommand = { type: "close" };
+const update = (patch: object): WalletCommand => ({ type: "update", patch: JSON.stringify(patch) });
 const receive = (amount: number, over: Partial<Receive> = {}): Receive => ({
   type: "receive",
   transferId: "t1",
@@ -205,6 +208,42 @@ describe("a command that is accepted", () => {
   );
 
   it.each([
+    ["sets a key", { a: 1 }, '{"a":1,"tier":"gold","plan":{"seats":3,"trial":true}}'],
+    ["takes a key away", { tier: null }, '{"plan":{"seats":3,"trial":true}}'],
+    [
+      "changes an object key by key",
+      { plan: { trial: null } },
+      '{"plan":{"seats":3},"tier":"gold"}',
+    ],
+    ["takes all away", { tier: null, plan: null }, "{}"],
+    ["says nothing", {}, '{"plan":{"seats":3,"trial":true},"tier":"gold"}'],
+  ])(
+    "when a patch of the metadata %s, then only it, the version and the time change",
+    (_what, patch, metadata) => {
+      // As the database gives it back: with blanks.
+      const given = '{"plan": {"seats": 3, "trial": true}, "tier": "gold"}';
+      for (const status of ["ACTIVE", "SUSPENDED"] as const) {
+        const state = wallet({ status, held: 1_00, metadata: given });
+        const { events, after } = accept(state, update(patch));
+        const { type, ...rest } = events[0]!;
+        expect({ type, ...rest }).toMatchObject({
+          type: "WalletMetadataChanged",
+          occurredAtMs: NOW_MS,
+        });
+        expect(JSON.parse(after.metadata)).toEqual(JSON.parse(metadata));
+        const unchanged = { ...state, metadata: after.metadata };
+        expect(after).toEqual({ ...unchanged, version: 5, updatedAtMs: NOW_MS });
+      }
+    },
+  );
+
+  it("when the metadata grows to the last byte in bounds, then it fits", () => {
+    const room = LIMITS.metadataBytesMax - '{"a":"","b":1}'.length;
+    const { after } = accept(wallet({ metadata: '{"b": 1}' }), update({ a: "x".repeat(room) }));
+    expect(after.metadata).toHaveLength(LIMITS.metadataBytesMax);
+  });
+
+  it.each([
     ["all that is there", wallet(), debit("10"), 0],
     ["all that is available", wallet({ held: 4_00 }), debit("6"), 4_00],
     ["all that is available", wallet({ held: 4_00 }), transfer("6"), 4_00],
@@ -231,7 +270,7 @@ describe("a command that is accepted", () => {
     expect(accept(created, credit("1"), at({ expectedVersion: 0 })).after.version).toBe(1);
   });
 
-  it.each([credit("1"), debit("1"), transfer("1"), suspend, activate])(
+  it.each([credit("1"), debit("1"), transfer("1"), update({ a: 1 }), suspend, activate])(
     "given a clock that went back, when $type comes, then its event is not older than the last one",
     (command) => {
       const { events, after } = accept(wallet(), command, at({ nowMs: 1_499 }));
@@ -324,10 +363,24 @@ const insufficient = (available: number, requested: number): Rejection => ({
   currency: "USD",
   decimalPlaces: 2,
 });
-const notEmpty = (reason: string): Rejection => ({
+const notEmpty = (
+  balance: number,
+  held: number,
+  pending: number,
+): Extract<Rejection, { code: "wallet_not_empty" }> => ({
   code: "wallet_not_empty",
   walletId: "w1",
-  reason,
+  balanceMinor: amountMinor(balance),
+  heldMinor: amountMinor(held),
+  pendingMinor: amountMinor(pending),
+  currency: "USD",
+  decimalPlaces: 2,
+});
+const tooLarge = (bytes: number): Rejection => ({
+  code: "metadata_too_large",
+  walletId: "w1",
+  bytes,
+  bytesMax: LIMITS.metadataBytesMax,
 });
 const sameWallet: Rejection = { code: "same_wallet", walletId: "w1" };
 const notFound: Rejection = { code: "wallet_not_found", walletId: "w1" };
@@ -390,13 +443,50 @@ describe("a command is rejected", () => {
       at({ pendingOut: 1 }),
       outOfRange("0.01"),
     ],
-    ["close with a balance", wallet({ balance: 1 }), close, at(), notEmpty("its balance is not 0")],
+    ["suspended twice", suspended, suspend, at(), notActive("SUSPENDED")],
+    [
+      "metadata of a closed wallet",
+      wallet({ status: "CLOSED", balance: 0 }),
+      update({}),
+      at(),
+      notActive("CLOSED"),
+    ],
+    ["close with a balance", wallet({ balance: 1 }), close, at(), notEmpty(1, 0, 0)],
+    [
+      "close with a balance, suspended",
+      wallet({ balance: 1, status: "SUSPENDED" }),
+      close,
+      at(),
+      notEmpty(1, 0, 0),
+    ],
+    ["close with a hold", wallet({ balance: 2, held: 2 }), close, at(), notEmpty(2, 2, 0)],
     [
       "close with a transfer under way",
       wallet({ balance: 0 }),
       close,
       at({ pendingOut: 1 }),
-      notEmpty("it has pending transfers"),
+      notEmpty(0, 0, 1),
+    ],
+    [
+      "close with all of it",
+      wallet({ balance: 3, held: 2 }),
+      close,
+      at({ pendingOut: 1 }),
+      notEmpty(3, 2, 1),
+    ],
+    [
+      "metadata past the last byte in bounds, by what is there already",
+      wallet({ metadata: '{"b": 1}' }),
+      update({ a: "x".repeat(LIMITS.metadataBytesMax - '{"a":"","b":1}'.length + 1) }),
+      at(),
+      tooLarge(LIMITS.metadataBytesMax + 1),
+    ],
+    [
+      "metadata past it in bytes, not in characters",
+      wallet(),
+      update({ a: "€".repeat(LIMITS.metadataBytesMax / 3 + 1) }),
+      at(),
+      tooLarge(Buffer.byteLength(`{"a":""}`) + 3 * Math.floor(LIMITS.metadataBytesMax / 3 + 1)),
     ],
   ])("%s (%#)", (_why, state, command, when, rejection) => {
     expect(decide("w1", state, command, when)).toEqual({ ok: false, rejection });
@@ -441,6 +531,7 @@ describe("of two reasons the first in the order of precedence is the answer", ()
   const wrongVersion = at({ expectedVersion: 9 });
   const full = wallet({ balance: FULL });
   const big = "10000000000000";
+  const huge = update({ a: "x".repeat(LIMITS.metadataBytesMax) });
 
   it.each<Case>([
     ["1 before 2: itself, and no such wallet", null, transfer("1", "w1"), at(), sameWallet],
@@ -493,6 +584,22 @@ describe("of two reasons the first in the order of precedence is the answer", ()
       conflict(9, 4),
     ],
     ["3 before 9: another version, and a balance", wallet(), close, wrongVersion, conflict(9, 4)],
+    ["2 before 3: no wallet to change, and a version", null, update({}), wrongVersion, notFound],
+    [
+      "3 before 4: another version, and closed for changes",
+      wallet({ status: "CLOSED", balance: 0 }),
+      update({}),
+      wrongVersion,
+      conflict(9, 4),
+    ],
+    ["3 before 10: another version, and too much", wallet(), huge, wrongVersion, conflict(9, 4)],
+    [
+      "4 before 10: closed, and too much",
+      wallet({ status: "CLOSED", balance: 0 }),
+      huge,
+      at(),
+      notActive("CLOSED"),
+    ],
     [
       "4 before 6: suspended, and too many decimals",
       suspended,
@@ -538,20 +645,6 @@ describe("of two reasons the first in the order of precedence is the answer", ()
       credit(`${big}.001`),
       at(),
       invalid(`${big}.001`),
-    ],
-    [
-      "within 9: a balance, before holds and transfers",
-      wallet({ held: 1 }),
-      close,
-      at({ pendingOut: 1 }),
-      notEmpty("its balance is not 0"),
-    ],
-    [
-      "within 9: holds, before transfers",
-      { ...wallet({ balance: 0 }), heldMinor: amountMinor(1) },
-      close,
-      at({ pendingOut: 1 }),
-      notEmpty("it has active holds"),
     ],
   ])("%s", (_why, state, command, when, rejection) => {
     expect(decide("w1", state, command, when)).toEqual({ ok: false, rejection });
@@ -603,6 +696,7 @@ describe("every command in every status", () => {
     credit: credit("1"),
     debit: debit("1"),
     transfer: transfer("1"),
+    update: update({ a: 1 }),
     suspend,
     activate,
     close,
@@ -620,6 +714,13 @@ describe("every command in every status", () => {
       ["credit", "wallet_not_found", "WalletCredited", "wallet_not_active", "wallet_not_active"],
       ["debit", "wallet_not_found", "WalletDebited", "wallet_not_active", "wallet_not_active"],
       ["transfer", "wallet_not_found", "TransferSent", "wallet_not_active", "wallet_not_active"],
+      [
+        "update",
+        "wallet_not_found",
+        "WalletMetadataChanged",
+        "WalletMetadataChanged",
+        "wallet_not_active",
+      ],
       ["suspend", "wallet_not_found", "WalletSuspended", "wallet_not_active", "wallet_not_active"],
       ["activate", "wallet_not_found", "WalletActivated", "WalletActivated", "wallet_not_active"],
       ["close", "wallet_not_found", "WalletClosed", "WalletClosed", "wallet_not_active"],
@@ -712,9 +813,17 @@ describe("the sentence of a rejection", () => {
       ],
     ],
     wallet_not_empty: [
+      [notEmpty(12_50, 0, 0), "Wallet w1 cannot be closed: it has a balance of 12.50 USD"],
+      [notEmpty(0, 0, 7), "Wallet w1 cannot be closed: it has 0.07 USD in pending transfers"],
       [
-        { code: "wallet_not_empty", walletId: "w1", reason: "its balance is not 0" },
-        "Wallet w1 cannot be closed: its balance is not 0",
+        notEmpty(12_50, 2_00, 7),
+        "Wallet w1 cannot be closed: it has a balance of 12.50 USD and 2.00 USD on hold and 0.07 USD in pending transfers",
+      ],
+    ],
+    metadata_too_large: [
+      [
+        { code: "metadata_too_large", walletId: "w1", bytes: 9_000, bytesMax: 8_192 },
+        "The metadata of wallet w1 would have 9000 bytes as JSON, more than 8192",
       ],
     ],
     invalid_amount: [

@@ -7,23 +7,29 @@
  *                                 |                                              |
  *                                 +----------------WalletClosed------------------+--> CLOSED (final)
  *
- * ACTIVE: money moves. SUSPENDED: no money in or out, except a transfer that comes back. CLOSED: balance and held are 0.
+ * ACTIVE: money moves. SUSPENDED: no money in or out, except a transfer that comes back; metadata may change, and what has left
+ * already arrives. CLOSED: balance and held are 0, nothing of its own is in transit, and nothing happens to it any more.
  *
- * `activate` on an active wallet is recorded and changes nothing.
+ * `activate` says how the wallet shall be: on an active one it is recorded and changes nothing. `suspend` has a reason, and one
+ * `activate` ends it: whoever comes second must hear that the wallet is suspended already, so it is refused there. A change of
+ * metadata (a merge patch, `metadata.ts`) that changes nothing is recorded too.
  *
  * Rejections, in order of precedence; the first that holds is the answer:
  *   1. same_wallet            payer and payee are one (before any state is looked at)
  *   2. wallet_not_found, wallet_already_exists
  *   3. version_conflict       `expectedVersion` is not the wallet's version
- *   4. wallet_not_active      (for suspend, activate and close: the status does not allow the step)
+ *   4. wallet_not_active      money moves and `suspend` need ACTIVE; `activate`, `close` and `update` anything but CLOSED
  *   5. invalid_amount, amount_out_of_range   the amount does not fit the wallet's asset
  *   6. insufficient_funds     more than available (balance - held)
  *   7. amount_out_of_range    the balance would leave the range
- *   8. wallet_not_empty       close with a balance, holds or pending transfers
+ *   8. wallet_not_empty       close with a balance, holds or pending transfers out of the wallet
+ *   9. metadata_too_large     what the change would make of the metadata
  * For a transfer that is the payer's list; then come the payee's rules: wallet_not_found, wallet_not_active, currency_mismatch,
  * amount_out_of_range.
  */
 import { formatAmount, inRange, toMinor, ZERO, type AmountMinor } from "./amount.ts";
+import { LIMITS } from "./limits.ts";
+import { mergedMetadata, metadataBytes } from "./metadata.ts";
 import type { Rejection, WalletStatus } from "./rejection.ts";
 
 export interface WalletState {
@@ -37,7 +43,7 @@ export interface WalletState {
   readonly heldMinor: AmountMinor;
   readonly status: WalletStatus;
   readonly version: number;
-  /** JSON text of the caller's metadata object; the core never looks inside. */
+  /** JSON text of the caller's metadata object; nothing is decided by what is inside. */
   readonly metadata: string;
   readonly createdAtMs: number;
   readonly updatedAtMs: number;
@@ -61,6 +67,8 @@ export type WalletCommand =
       readonly toWalletId: string;
       readonly amount: string;
     }
+  /** JSON text of a merge patch for the metadata, as `canonicalMetadata` writes it. */
+  | { readonly type: "update"; readonly patch: string }
   | { readonly type: "suspend" }
   | { readonly type: "activate" }
   | { readonly type: "close" };
@@ -107,6 +115,11 @@ export type WalletEvent = EventBase &
         readonly transferId: string;
         /** The other wallet: the payee of a sent or returned transfer, the payer of a received one. */
         readonly counterpartyId: string;
+      }
+    | {
+        readonly type: "WalletMetadataChanged";
+        /** All of it, as it is from now on. */
+        readonly metadata: string;
       }
     | { readonly type: "WalletSuspended" | "WalletActivated" | "WalletClosed" }
   );
@@ -173,6 +186,13 @@ export function decide(
       const { transferId, toWalletId: counterpartyId } = command;
       return yes({ type: "TransferSent", amountMinor, transferId, counterpartyId, occurredAtMs });
     }
+    case "update": {
+      if (state.status === "CLOSED") return no(notActive(state));
+      const metadata = mergedMetadata(state.metadata, command.patch);
+      const tooLarge = checkMetadata(walletId, metadata);
+      if (tooLarge !== null) return no(tooLarge);
+      return yes({ type: "WalletMetadataChanged", metadata, occurredAtMs });
+    }
     case "suspend":
       if (state.status !== "ACTIVE") return no(notActive(state));
       return yes({ type: "WalletSuspended", occurredAtMs });
@@ -181,8 +201,8 @@ export function decide(
       return yes({ type: "WalletActivated", occurredAtMs });
     case "close": {
       if (state.status === "CLOSED") return no(notActive(state));
-      const reason = whyNotEmpty(state, at.pendingOutMinor);
-      if (reason !== null) return no({ code: "wallet_not_empty", walletId, reason });
+      const notEmpty = checkEmpty(state, at.pendingOutMinor);
+      if (notEmpty !== null) return no(notEmpty);
       return yes({ type: "WalletClosed", occurredAtMs });
     }
     default:
@@ -298,6 +318,10 @@ export function apply(
     case "WalletDebited":
     case "TransferSent":
       return moved(state, -event.amountMinor, event.occurredAtMs);
+    case "WalletMetadataChanged": {
+      const { metadata, occurredAtMs: updatedAtMs } = event;
+      return { ...state, metadata, version: state.version + 1, updatedAtMs };
+    }
     case "WalletSuspended":
       return turned(state, "SUSPENDED", event.occurredAtMs);
     case "WalletActivated":
@@ -395,9 +419,16 @@ function checkRoom(
   };
 }
 
-function whyNotEmpty(state: WalletState, pendingOutMinor: AmountMinor): string | null {
-  if (state.balanceMinor !== 0) return "its balance is not 0";
-  if (state.heldMinor !== 0) return "it has active holds";
-  if (pendingOutMinor !== 0) return "it has pending transfers";
-  return null;
+/** `pendingMinor`: what may still come back from transfers under way, and would find no wallet. */
+function checkEmpty(state: WalletState, pendingMinor: AmountMinor): Rejection | null {
+  const { walletId, balanceMinor, heldMinor, currency, decimalPlaces } = state;
+  if (balanceMinor === 0 && heldMinor === 0 && pendingMinor === 0) return null;
+  const content = { balanceMinor, heldMinor, pendingMinor, currency, decimalPlaces };
+  return { code: "wallet_not_empty", walletId, ...content };
+}
+
+function checkMetadata(walletId: string, metadata: string): Rejection | null {
+  const bytes = metadataBytes(metadata);
+  const bytesMax = LIMITS.metadataBytesMax;
+  return bytes <= bytesMax ? null : { code: "metadata_too_large", walletId, bytes, bytesMax };
 }

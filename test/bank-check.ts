@@ -15,6 +15,7 @@ export interface CheckedCommand {
     | "credit"
     | "debit"
     | "transfer"
+    | "update"
     | "suspend"
     | "activate"
     | "close";
@@ -153,6 +154,7 @@ const SIGNS: Readonly<Record<WalletEventType, number>> = {
   TransferSent: -1,
   TransferReceived: 1,
   TransferReturned: 1,
+  WalletMetadataChanged: 0,
   WalletSuspended: 0,
   WalletActivated: 0,
   WalletClosed: 0,
@@ -236,6 +238,7 @@ const EVENT_OF: Readonly<Record<CheckedCommand["kind"], WalletEventType>> = {
   credit: "WalletCredited",
   debit: "WalletDebited",
   transfer: "TransferSent",
+  update: "WalletMetadataChanged",
   suspend: "WalletSuspended",
   activate: "WalletActivated",
   close: "WalletClosed",

@@ -291,6 +291,35 @@ describe("a feed", () => {
     expect(client.of(to).at(-1)).toMatchObject({ balance: 30, change: change("TransferReceived") });
   });
 
+  it("shows what moves no money too: metadata, suspension, activation, the end", async () => {
+    const { id } = await stack.open({ metadata: { a: 1 } });
+    const client = await watch(stack, { type: "subscribe", wallets: [id] });
+    await until("it began", () => client.version(id) === 0);
+    await stack.post(`/wallets/${id}/suspend`, { reason: "a check" });
+    const change = { metadata: { a: null }, description: "tidied" };
+    await stack.ask("PATCH", `/wallets/${id}`, { json: change });
+    await stack.post(`/wallets/${id}/activate`, {});
+    await stack.post(`/wallets/${id}/close`, { reason: "the end" });
+    await expectAllSeen(stack, [client], [id]);
+    // And to one that comes later and asks for what it missed
+    const late = await watch(stack, { type: "subscribe", wallets: [id], from: { [id]: 0 } });
+    await until("all came again", () => late.version(id) === 4);
+    const frame = (type: string, status: string, description: string | null) => ({
+      balance: 0,
+      status,
+      snapshot: false,
+      change: { type, amount: null, description },
+    });
+    for (const frames of [client.of(id).slice(1), late.of(id)]) {
+      expect(frames).toMatchObject([
+        frame("WalletSuspended", "SUSPENDED", "a check"),
+        frame("WalletMetadataChanged", "SUSPENDED", "tidied"),
+        frame("WalletActivated", "ACTIVE", null),
+        frame("WalletClosed", "CLOSED", "the end"),
+      ]);
+    }
+  });
+
   it("ends with an unsubscribe, and names a wallet that does not exist", async () => {
     const [id] = await openWallets(stack, 1);
     const client = await watch(stack, { type: "subscribe", wallets: [id, "nobody"] });

@@ -141,7 +141,11 @@ describe("a wallet", () => {
     ] as const) {
       expectProblem(await step(name, json), 409, "wallet_not_active");
     }
-    expectProblem(await step("close"), 409, "wallet_not_empty");
+    const full = await step("close");
+    expectProblem(full, 409, "wallet_not_empty");
+    expect(full.body.message).toContain("it has a balance of 5.00 USD");
+    const nothing = { held: 0, pending: 0 };
+    expect(full.body.details).toEqual({ walletId: id, currency: "USD", balance: 5, ...nothing });
     expect((await step("activate")).body).toMatchObject({ status: "ACTIVE", version: 3 });
     await step("debit", { amount: 5 });
     expect((await step("close")).body).toMatchObject({ status: "CLOSED", balance: 0, version: 5 });
@@ -149,7 +153,152 @@ describe("a wallet", () => {
       expectProblem(await step(name), 409, "wallet_not_active");
     }
     const { body } = await stack.get<EventBody[]>(`/wallets/${id}/events?fromVersion=2&limit=1`);
-    expect(body).toMatchObject([{ type: "WalletSuspended", description: "a check" }]);
+    expect(body).toMatchObject([{ type: "WalletSuspended", description: "a check", amount: null }]);
+    const transactions = await stack.get<TransactionBody[]>(`/wallets/${id}/transactions`);
+    expect(transactions.body.map(({ type }) => type)).toEqual(["DEBIT", "CREDIT"]);
+  });
+
+  it("may be closed while it is suspended, and says why when it may not", async () => {
+    const { id } = await stack.open({ initialBalance: 5 });
+    const step = (name: string, json: unknown = {}) => stack.post(`/wallets/${id}/${name}`, json);
+    expect((await step("activate", { reason: "to be sure" })).body).toMatchObject({
+      status: "ACTIVE",
+      version: 2,
+    });
+    await step("debit", { amount: 5 });
+    await step("suspend");
+    const twice = await step("suspend", { reason: "another check" });
+    expectProblem(twice, 409, "wallet_not_active");
+    expect(twice.body.details).toEqual({ walletId: id, status: "SUSPENDED" });
+    const closed = await step("close", { reason: "the end", expectedVersion: 4 });
+    expect(closed.body).toMatchObject({ status: "CLOSED", version: 5 });
+    for (const [method, path, json] of [
+      ["POST", "/credit", { amount: 1 }],
+      ["PATCH", "", { metadata: { a: 1 } }],
+    ] as const) {
+      const refused = await stack.ask(method, `/wallets/${id}${path}`, { json });
+      expectProblem(refused, 409, "wallet_not_active");
+    }
+    expect(await stack.wallet(id)).toEqual(closed.body);
+    expectProblem(await stack.post("/wallets", { walletId: id }), 409, "wallet_already_exists");
+  });
+});
+
+describe("metadata", () => {
+  const patch = (id: string, metadata: unknown, rest: object = {}, key?: string) =>
+    stack.ask("PATCH", `/wallets/${id}`, {
+      json: { metadata, ...rest },
+      ...(key !== undefined && { key }),
+    });
+  const full = (bytes: number) => "x".repeat(LIMITS.metadataBytesMax - bytes);
+
+  it("is changed by a merge patch: a key is set, null removes it, what is not named stays", async () => {
+    const metadata = { tier: "gold", plan: { seats: 3, trial: true }, tags: ["a", "b"] };
+    const { id } = await stack.open({ initialBalance: 5, metadata });
+    const changed = await patch(id, {
+      tier: null,
+      plan: { trial: null, seats: 4 },
+      tags: ["c"],
+      n: 1,
+    });
+    expect(changed.status).toBe(200);
+    expect(changed.body).toMatchObject({ id, balance: 5, status: "ACTIVE", version: 2 });
+    expect(changed.body.metadata).toEqual({ plan: { seats: 4 }, tags: ["c"], n: 1 });
+    expect(await stack.wallet(id)).toEqual(changed.body);
+    const same = await patch(id, {}, { description: "nothing", expectedVersion: 2 });
+    expect(same.body).toEqual({ ...changed.body, version: 3, updatedAt: same.body.updatedAt });
+    const { body } = await stack.get<EventBody[]>(`/wallets/${id}/events?fromVersion=2`);
+    expect(body).toMatchObject([
+      {
+        type: "WalletMetadataChanged",
+        amount: null,
+        balance: 5,
+        account: null,
+        data: { walletMetadata: { plan: { seats: 4 }, tags: ["c"], n: 1 } },
+      },
+      { version: 3, description: "nothing" },
+    ]);
+    const transactions = await stack.get<TransactionBody[]>(`/wallets/${id}/transactions`);
+    expect(transactions.body.map(({ type }) => type)).toEqual(["CREDIT"]);
+  });
+
+  it("changes on a suspended wallet, and outlives money and a crash", async () => {
+    const { id } = await stack.open({ initialBalance: 5, metadata: { a: 1 } });
+    await stack.post(`/wallets/${id}/suspend`, {});
+    expect((await patch(id, { case: 17 })).body).toMatchObject({ status: "SUSPENDED", version: 3 });
+    await stack.post(`/wallets/${id}/activate`, {});
+    await stack.crashLanes();
+    const debited = await stack.post(`/wallets/${id}/debit`, { amount: 1 });
+    expect(debited.body.metadata).toEqual({ a: 1, case: 17 });
+    expect((await patch(id, { a: 2 })).body.metadata).toEqual({ a: 2, case: 17 });
+  });
+
+  it("of an answer is that of its version, when it is asked for again later", async () => {
+    const { id } = await stack.open({ initialBalance: 5, metadata: { n: 0 } });
+    const steps = Array.from({ length: 6 }, (_, index) => ({ index, key: unique("past") }));
+    const ask = ({ index, key }: { index: number; key: string }) =>
+      index % 2 === 0
+        ? stack.post(`/wallets/${id}/credit`, { amount: 1 }, key)
+        : patch(id, { n: index, [`at${index}`]: true, [`at${index - 2}`]: null }, {}, key);
+    const first = [];
+    for (const step of steps) first.push(await ask(step));
+    expect(first.map(({ body }) => body.metadata)).toEqual([
+      { n: 0 },
+      { n: 1, at1: true },
+      { n: 1, at1: true },
+      { n: 3, at3: true },
+      { n: 3, at3: true },
+      { n: 5, at5: true },
+    ]);
+    for (const isAfterCrash of [false, true]) {
+      if (isAfterCrash) await stack.crashLanes();
+      for (const [index, step] of steps.entries()) {
+        const again = await ask(step);
+        expect([again.text, again.headers["idempotent-replayed"]]).toEqual([
+          first[index]!.text,
+          "true",
+        ]);
+        const operation = await stack.get<{ wallet: WalletBody }>(`/operations/${step.key}`);
+        expect(operation.body.wallet).toEqual(first[index]!.body);
+      }
+    }
+  });
+
+  it("has its bound as it comes out too, and nothing changes past it", async () => {
+    const { id } = await stack.open({ metadata: { a: "x".repeat(5_000) } });
+    const before = await stack.wallet(id);
+    const key = unique("large");
+    const refused = await patch(id, { b: full('{"b":""}'.length) }, {}, key);
+    expectProblem(refused, 400, "metadata_too_large");
+    expect(refused.body.details).toEqual({
+      walletId: id,
+      bytes: LIMITS.metadataBytesMax + '"a":"",'.length + 5_000,
+      bytesMax: LIMITS.metadataBytesMax,
+    });
+    expect(lasting(await patch(id, { b: full('{"b":""}'.length) }, {}, key))).toEqual(
+      lasting(refused),
+    );
+    expectProblem(await patch(id, { b: full(0) }), 422, "validation_failed");
+    expect(await stack.wallet(id)).toEqual(before);
+    const both = await patch(id, { a: null, b: full('{"a":null,"b":""}'.length) });
+    expect(both.status).toBe(200);
+  });
+
+  it("that many change at the same time loses no key", async () => {
+    const { id } = await stack.open();
+    const names = Array.from({ length: 50 }, (_, index) => `k${index}`);
+    const replies = await Promise.all(names.map((name) => patch(id, { [name]: 1 })));
+    expect(replies.map(({ status }) => status)).toEqual(names.map(() => 200));
+    const { metadata, version } = await stack.wallet(id);
+    expect(Object.keys(metadata).toSorted()).toEqual(names.toSorted());
+    expect(version).toBe(50);
+  });
+
+  it.each([null, [], "x", 1])("cannot be patched with %j", async (metadata) => {
+    const { id } = await stack.open();
+    const refused = await patch(id, metadata);
+    expectProblem(refused, 422, "validation_failed");
+    expect(refused.body.details[0]).toMatchObject({ field: "metadata" });
   });
 });
 
@@ -411,6 +560,8 @@ describe.each(WRITES)("an idempotency key on $name", (write: WriteRoute) => {
     if (write.name === "activate") await stack.post(`/wallets/${stake.empty}/suspend`, {});
     return stake;
   }
+  const send = (path: string, json: unknown, key?: string) =>
+    stack.ask(write.method, path, { json, ...(key !== undefined && { key }) });
   const isReplay = ({ headers }: Reply<AnyBody>) => headers["idempotent-replayed"] === "true";
 
   it("gives the first answer again, however the same input is spelled and after a crash", async () => {
@@ -418,15 +569,15 @@ describe.each(WRITES)("an idempotency key on $name", (write: WriteRoute) => {
     const path = write.path(stake);
     const body = write.body(stake);
     const key = unique("key");
-    const first = await stack.post(path, body, key);
+    const first = await send(path, body, key);
     expect([first.status, isReplay(first)]).toEqual([write.status, false]);
     const before = await stack.sql("SELECT count(*) FROM events");
     const spelled = write.amount === null ? body : { ...body, [write.amount]: "10.00" };
     const reordered = Object.fromEntries(Object.entries(spelled).toReversed());
     const repeats = async () => [
-      await stack.post(path, body, key),
-      await stack.post(path, { ...reordered, idempotencyKey: key }),
-      await stack.post(path, { ...body, idempotencyKey: key }, key),
+      await send(path, body, key),
+      await send(path, { ...reordered, idempotencyKey: key }),
+      await send(path, { ...body, idempotencyKey: key }, key),
     ];
     const asked = await repeats();
     await stack.crashLanes();
@@ -442,14 +593,14 @@ describe.each(WRITES)("an idempotency key on $name", (write: WriteRoute) => {
     const stake = await prepared();
     const path = write.path(stake);
     const key = unique("key");
-    const first = await stack.post(path, write.body(stake), key);
+    const first = await send(path, write.body(stake), key);
     const fields = { ...write.body(stake), description: "another" };
     for (const other of [write.other(stake), fields, { ...fields, expectedVersion: 0 }]) {
-      const refused = await stack.post(path, other, key);
+      const refused = await send(path, other, key);
       expectProblem(refused, 409, "idempotency_conflict");
       expect(refused.body.message).toContain(key);
     }
-    const again = await stack.post(path, write.body(stake), key);
+    const again = await send(path, write.body(stake), key);
     expect([again.text, isReplay(again)]).toEqual([first.text, true]);
   });
 
@@ -457,7 +608,7 @@ describe.each(WRITES)("an idempotency key on $name", (write: WriteRoute) => {
     const stake = await prepared();
     const key = unique("key");
     const replies = await Promise.all(
-      Array.from({ length: 20 }, () => stack.post(write.path(stake), write.body(stake), key)),
+      Array.from({ length: 20 }, () => send(write.path(stake), write.body(stake), key)),
     );
     expect(new Set(replies.map(({ text }) => text)).size).toBe(1);
     expect(replies.filter((reply) => !isReplay(reply)).length).toBeLessThanOrEqual(1);
@@ -473,12 +624,12 @@ describe.each(WRITES)("an idempotency key on $name", (write: WriteRoute) => {
     // A creation is refused for the id that is taken, everything else for the wallet that is missing.
     const body = { ...write.body(absent), ...(write.name === "create" && { walletId: stake.to }) };
     const key = unique("key");
-    const refused = await stack.post(write.path(absent), body, key);
+    const refused = await send(write.path(absent), body, key);
     const code = write.name === "create" ? "wallet_already_exists" : "wallet_not_found";
     expectProblem(refused, write.name === "create" ? 409 : 404, code);
     expect(isReplay(refused)).toBe(false);
     if (write.name !== "create") await stack.open({ walletId: target, initialBalance: 100 });
-    const again = await stack.post(write.path(absent), body, key);
+    const again = await send(write.path(absent), body, key);
     expect(lasting(again)).toEqual(lasting(refused));
     expect([again.status, isReplay(again)]).toEqual([refused.status, true]);
     const operation = await stack.get<{ outcome: string; error: { code: string } }>(
@@ -492,7 +643,7 @@ describe.each(WRITES)("an idempotency key on $name", (write: WriteRoute) => {
     const key = `${unique("key")}/ü ?`;
     const path = `/operations/${encodeURIComponent(key)}`;
     expectProblem(await stack.get(path), 404, "operation_not_found");
-    const done = await stack.post(write.path(stake), { ...write.body(stake), idempotencyKey: key });
+    const done = await send(write.path(stake), { ...write.body(stake), idempotencyKey: key });
     const walletId = write.target(stake);
     const wallet = done.body.fromWallet ?? done.body.sender ?? done.body;
     const operation = await stack.get<{ outcome: string }>(`${path}?walletId=${walletId}`);
@@ -510,7 +661,7 @@ describe.each(WRITES)("an idempotency key on $name", (write: WriteRoute) => {
     const target = write.target(stake);
     const version = write.name === "create" ? 7 : (await stack.wallet(target)).version;
     const ask = (expectedVersion: number) =>
-      stack.post(write.path(stake), { ...write.body(stake), expectedVersion });
+      send(write.path(stake), { ...write.body(stake), expectedVersion });
     if (write.name === "create") {
       expectProblem(await ask(version), 404, "wallet_not_found");
       expectProblem(await stack.get(`/wallets/${target}`), 404, "wallet_not_found");

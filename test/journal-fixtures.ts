@@ -88,6 +88,10 @@ export function credited(minor: number): WalletEvent {
   return { type: "WalletCredited", amountMinor: amount, kind: "CREDIT", occurredAtMs: NOW_MS };
 }
 
+export function metadataChanged(metadata: string): WalletEvent {
+  return { type: "WalletMetadataChanged", metadata, occurredAtMs: NOW_MS };
+}
+
 function moved(
   type: "TransferSent" | "TransferReceived" | "TransferReturned",
   { transferId, amountMinor: amount }: Transfer,

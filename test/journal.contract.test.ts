@@ -12,6 +12,7 @@ import {
   CREATED,
   credited,
   draft,
+  metadataChanged,
   put,
   putCredit,
   putPosted,
@@ -449,6 +450,62 @@ describe.each([
       expect(left).not.toContain(returned.transferId);
       const asked = await journal.append(creditOf(received, 1, commandId));
       expect(asked).toMatchObject({ commands: [{ commandId, rejection }] });
+    });
+
+    describe("that changes metadata", () => {
+      async function metadataOf(walletId: string): Promise<unknown> {
+        return JSON.parse((await walletNow(walletId)).metadata);
+      }
+
+      function changeOf(state: WalletState, metadata: string, commandId: string): Draft {
+        const writes = draft(epochs);
+        put(writes, state.walletId, metadataChanged(metadata), { commandId }, state);
+        return writes;
+      }
+
+      it("writes it beside everything else, and once when it changes twice", async () => {
+        const [wallet, bystander] = [await openWallet(), await openWallet()];
+        await commit((writes) => {
+          put(writes, wallet.walletId, metadataChanged('{"a": 1}'), {}, wallet);
+          put(writes, wallet.walletId, credited(5));
+          put(writes, wallet.walletId, metadataChanged('{"b": {"c": null}}'));
+          put(writes, bystander.walletId, credited(5), {}, bystander);
+        });
+        expect(await walletNow(wallet.walletId)).toMatchObject({
+          version: 4,
+          balanceMinor: 10_005,
+        });
+        expect(await metadataOf(wallet.walletId)).toEqual({ b: { c: null } });
+        expect(await metadataOf(bystander.walletId)).toEqual({ tier: "gold" });
+      });
+
+      it("may be the one that creates the wallet", async () => {
+        const walletId = unique("w");
+        await commit((writes) => {
+          putWallet(writes, walletId, 1, unique("command"));
+          put(writes, walletId, metadataChanged('{"a": 1}'));
+        });
+        expect(await metadataOf(walletId)).toEqual({ a: 1 });
+      });
+
+      it("is the only kind that does", async () => {
+        const wallet = await openWallet();
+        await commit((writes) => putCredit(writes, { ...wallet, metadata: "{}" }, 1));
+        expect(await metadataOf(wallet.walletId)).toEqual({ tier: "gold" });
+      });
+
+      it("changes nothing when its command is known, or when it is stale", async () => {
+        const wallet = await openWallet();
+        const commandId = unique("command");
+        expect(await journal.append(changeOf(wallet, '{"a": 1}', commandId))).toEqual(COMMITTED);
+        const now = await walletNow(wallet.walletId);
+        const again = await journal.append(changeOf(now, '{"a": 2}', commandId));
+        expect(again).toMatchObject({ type: "known", commands: [{ commandId, version: 2 }] });
+        const late = await journal.append(changeOf(wallet, '{"a": 3}', unique("command")));
+        expect(late).toMatchObject(STALE);
+        expect(await walletNow(wallet.walletId)).toEqual(now);
+        expect(await metadataOf(wallet.walletId)).toEqual({ a: 1 });
+      });
     });
 
     it("leaves nothing of itself when its last row cannot be written", async () => {

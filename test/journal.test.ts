@@ -368,7 +368,7 @@ describe("one commit", () => {
     const current = await walletNow(walletId);
     const transfer = { ...transferBetween(current, unique("w"), 1), description: all };
     const others = reserveOf(current, transfer);
-    const rejection: Rejection = { code: "wallet_not_empty", walletId, reason: all };
+    const rejection: Rejection = { code: "idempotency_conflict", commandId: all };
     const commandId = unique("command");
     others.rejections.push({
       walletId,

@@ -119,8 +119,9 @@ it("goes through all databases of a list by hand, says which each line is about,
     "  Failed: connect ECONNREFUSED 127.0.0.1:1",
   ]);
   expect(lines[2]).toMatch(new RegExp(`^postgres://.*@127.0.0.1:${port}/${name}$`));
-  expect(lines.slice(3)).toEqual(["  Applied 0001_journal", "  Applied 0002_cluster"]);
+  const files = ["0001_journal", "0002_cluster", "0003_metadata"];
+  expect(lines.slice(3)).toEqual(files.map((file) => `  Applied ${file}`));
 
-  expect(migrateBy("status").stdout).toMatch(/0002_cluster {2}applied .*\n$/);
-  expect(migrateBy("down").stdout).toMatch(/ {2}Took back 0002_cluster\n$/);
+  expect(migrateBy("status").stdout).toMatch(/0003_metadata {2}applied .*\n$/);
+  expect(migrateBy("down").stdout).toMatch(/ {2}Took back 0003_metadata\n$/);
 });

@@ -68,6 +68,15 @@ async function data(endpoint: string, body: object): Promise<AnyBody> {
   return reply.data;
 }
 
+/** The same command by its route. */
+function overHttp(stack: Stack, endpoint: string, walletId: string, fields: object, key?: string) {
+  const path = `/wallets/${walletId}`;
+  const keyed = key !== undefined && { key };
+  if (endpoint === "create") return stack.post("/wallets", { walletId, ...fields }, key);
+  if (endpoint === "update") return stack.ask("PATCH", path, { json: fields, ...keyed });
+  return stack.post(`${path}/${endpoint}`, fields, key);
+}
+
 async function collected<T>(iterator: AsyncIterable<T> | Promise<AsyncIterable<T>>): Promise<T[]> {
   const all: T[] = [];
   for await (const one of await iterator) all.push(one);
@@ -110,10 +119,13 @@ describe("the service", () => {
       toWallet: { id: to, balance: 4.5, version: 1 },
     });
     expect(await data("suspend", { walletId: id, reason: "r" })).toMatchObject({ version: 5 });
+    const changed = await data("update", { walletId: id, metadata: { a: { b: 1, c: null } } });
+    expect(changed).toMatchObject({ status: "SUSPENDED", metadata: { a: { b: 1 } }, version: 6 });
     expect(await data("activate", { walletId: id })).toMatchObject({ status: "ACTIVE" });
     await data("debit", { walletId: id, amount: 10 });
     const closed = await data("close", { walletId: id });
-    expect(closed).toMatchObject({ status: "CLOSED", balance: 0, version: 8 });
+    expect(closed).toMatchObject({ status: "CLOSED", balance: 0, version: 9 });
+    expect(closed.metadata).toEqual({ a: { b: 1 } });
     expect(await data("get", { walletId: id })).toEqual(closed);
     for (const stack of stacks) expect(await stack.wallet(id)).toEqual(closed);
     const anonymous = await data("create", {});
@@ -171,11 +183,18 @@ describe("a refusal", () => {
     ["transfer", { toWalletId: "a b", amount: 1 }],
     ["transfer", { amount: 1 }],
     ["close", {}],
+    ["close", { expectedVersion: 0 }],
     ["suspend", { reason: 1 }],
+    ["suspend", { reason: "a", description: "b" }],
+    ["update", {}],
+    ["update", { metadata: null }],
+    ["update", { metadata: { a: "\0" } }],
+    ["update", { metadata: {}, expectedVersion: 7 }],
+    ["update", { metadata: {}, reason: "r" }],
   ])("of %s %j is the same as over HTTP", async (endpoint, fields) => {
     const { from: walletId } = await openStake(stacks[0]);
     const { message, reply } = await ask(endpoint, { walletId, ...fields });
-    const { body } = await stacks[1].post(`/wallets/${walletId}/${endpoint}`, fields);
+    const { body } = await overHttp(stacks[1], endpoint, walletId, fields);
     const { code, message: sentence, statusCode, details } = body;
     expect(reply).toEqual({
       ok: false,
@@ -227,14 +246,15 @@ describe("a refusal", () => {
 });
 
 describe("an idempotency key", () => {
-  it.each(["credit", "debit", "transfer", "create", "suspend", "activate", "close"])(
+  it.each(["credit", "debit", "transfer", "create", "update", "suspend", "activate", "close"])(
     "of %s gives the first answer again, also over HTTP and after a crash",
     async (endpoint) => {
       const { from, to, empty } = await openStake(stacks[0]);
       const isStep = ["suspend", "activate", "close"].includes(endpoint);
       const walletId = endpoint === "create" ? unique("n") : isStep ? empty : from;
       const fields = {
-        ...(!isStep && endpoint !== "create" && { amount: 10 }),
+        ...(["credit", "debit", "transfer"].includes(endpoint) && { amount: 10 }),
+        ...(endpoint === "update" && { metadata: { a: 1, b: null } }),
         ...(endpoint === "transfer" && { toWalletId: to }),
       };
       const key = unique("key");
@@ -248,9 +268,7 @@ describe("an idempotency key", () => {
         expect(reply).toEqual(first.reply);
         expect(message.headers?.get("Idempotent-Replayed")).toBe("true");
       }
-      const path = endpoint === "create" ? "/wallets" : `/wallets/${walletId}/${endpoint}`;
-      const overHttp = endpoint === "create" ? { walletId, ...fields } : fields;
-      const http = await stacks[1].post(path, overHttp, key);
+      const http = await overHttp(stacks[1], endpoint, walletId, fields, key);
       expect(http.body).toEqual(first.reply.data);
       expect(http.headers["idempotent-replayed"]).toBe("true");
       const other = await ask(endpoint, { ...body, description: "another" });

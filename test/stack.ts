@@ -422,6 +422,7 @@ export async function openStake(stack: Stack): Promise<Stake> {
 
 export interface WriteRoute {
   readonly name: string;
+  readonly method: "POST" | "PATCH";
   path(stake: Stake): string;
   /** The wallet that decides. */
   target(stake: Stake): string;
@@ -433,6 +434,8 @@ export interface WriteRoute {
   readonly amount: "amount" | "initialBalance" | null;
   /** Its fields for ids. */
   readonly ids: readonly string[];
+  /** Fields without which it cannot be; they are no part of `everyCommand`, or are more than that here. */
+  readonly required: readonly string[];
   readonly status: 200 | 201;
 }
 
@@ -442,21 +445,24 @@ const otherAmount = () => ({ amount: 11, description: "ten" });
 /** A route of the wallet `from` with an amount. */
 const amountRoute = (name: string): WriteRoute => ({
   name,
+  method: "POST",
   path: ({ from }) => `/wallets/${from}/${name}`,
   target: ({ from }) => from,
   body: amountBody,
   other: otherAmount,
   amount: "amount",
   ids: [],
+  required: ["amount"],
   status: 200,
 });
 const statusRoute = (name: string): WriteRoute => ({
   ...amountRoute(name),
   path: ({ empty }) => `/wallets/${empty}/${name}`,
   target: ({ empty }) => empty,
-  body: () => ({ reason: "a reason" }),
-  other: () => ({ reason: "another reason" }),
+  body: () => ({ description: "a reason" }),
+  other: () => ({ description: "another reason" }),
   amount: null,
+  required: [],
 });
 
 /** Every route that writes. */
@@ -469,6 +475,7 @@ export const WRITES: readonly WriteRoute[] = [
     other: ({ to }) => ({ walletId: `${to}-new`, initialBalance: 11, metadata: { b: 1, a: [2] } }),
     amount: "initialBalance",
     ids: ["walletId", "ownerId", "currency"],
+    required: [],
     status: 201,
   },
   amountRoute("credit"),
@@ -479,12 +486,14 @@ export const WRITES: readonly WriteRoute[] = [
     body: ({ from }) => ({ wallet_id: from, ...amountBody() }),
     other: ({ from }) => ({ wallet_id: from, ...otherAmount() }),
     ids: ["wallet_id"],
+    required: ["wallet_id", "amount"],
   },
   {
     ...amountRoute("transfer"),
     body: ({ to }) => ({ toWalletId: to, ...amountBody() }),
     other: ({ to }) => ({ toWalletId: to, ...otherAmount() }),
     ids: ["toWalletId"],
+    required: ["toWalletId", "amount"],
   },
   {
     ...amountRoute("send"),
@@ -492,6 +501,16 @@ export const WRITES: readonly WriteRoute[] = [
     body: ({ from, to }) => ({ senderWalletId: from, receiverWalletId: to, ...amountBody() }),
     other: ({ from, to }) => ({ senderWalletId: from, receiverWalletId: to, ...otherAmount() }),
     ids: ["senderWalletId", "receiverWalletId"],
+    required: ["senderWalletId", "receiverWalletId", "amount"],
+  },
+  {
+    ...amountRoute("update"),
+    method: "PATCH",
+    path: ({ from }) => `/wallets/${from}`,
+    body: () => ({ metadata: { b: { c: 1 }, a: null }, description: "ten" }),
+    other: () => ({ metadata: { b: { c: 1 } }, description: "ten" }),
+    amount: null,
+    required: ["metadata"],
   },
   statusRoute("suspend"),
   statusRoute("activate"),

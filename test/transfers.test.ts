@@ -469,6 +469,75 @@ describe("a wallet that changes between two steps", () => {
     expect(summaryOf(await stage.perform(debit(payer, "1")))).toBe("wallet_not_active");
   });
 
+  it("is a payer that is suspended after it reserved: the money arrives all the same", async () => {
+    const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
+    const command = transfer(payer, payee, "30");
+    const asked = await sendHeld(command, "post");
+    await order(payer, "suspend");
+    await stage.release();
+    expect(summaryOf(onlyOutcome(asked))).toBe("posted");
+    expect(await balances(payer, payee)).toBe("70.00 30.00");
+    await stage.settle();
+    expect(await transferRow(transferIdOf(command))).toEqual({ status: "posted", rejection: null });
+    expect(summaryOf(await stage.perform(repeated(command)))).toBe("replayed 2");
+  });
+
+  it.each([
+    ["a payer", "suspended", "suspend", "wallet_not_active"],
+    ["a payee", "suspended", "suspend", "wallet_not_active"],
+    ["a payee", "closed", "close", "wallet_not_active"],
+  ] as const)(
+    "is %s that is %s before the question is asked: rejected, and nothing is in transit",
+    async (who, _how, step, code) => {
+      const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
+      const changed = who === "a payer" ? payer : payee;
+      const asked = await sendHeld(transfer(payer, payee, "30"), "ask");
+      await order(changed, step);
+      await stage.release();
+      expect(onlyOutcome(asked)).toMatchObject({
+        type: "rejected",
+        rejection: { code, walletId: changed },
+      });
+      expect(stage.sent.filter(({ type }) => type === "post")).toEqual([]);
+      expect(await balances(payer, payee)).toBe("100.00 0.00");
+    },
+  );
+
+  it.each([
+    ["suspended", "suspend"],
+    ["closed, which needs no money,", "close"],
+  ] as const)(
+    "is a payer that is %s between the answer and the reservation: rejected",
+    async (_how, step) => {
+      const [payer, payee] = [await stage.open("a", "30"), await stage.open("b", null)];
+      const asked = await sendHeld(transfer(payer, payee, "30"), "asked");
+      if (step === "close") await stage.perform(debit(payer, "30"));
+      await order(payer, step);
+      await stage.release();
+      expect(onlyOutcome(asked)).toMatchObject({
+        type: "rejected",
+        rejection: { code: "wallet_not_active", walletId: payer },
+      });
+    },
+  );
+
+  it("is a payee whose metadata changes between two steps: the money arrives beside it", async () => {
+    const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
+    const asked = await sendHeld(transfer(payer, payee, "30"), "post");
+    const patch = '{"case":17}';
+    for (const walletId of [payer, payee]) {
+      const changed = await stage.perform(commandOf(walletId, { type: "update", patch }));
+      expect(changed).toMatchObject({ type: "done", wallet: { metadata: patch } });
+    }
+    // Also when both lanes have to read everything back
+    for (const name of ["a", "b"]) await stage.replace(name);
+    await stage.release();
+    const again = stage.sendAs(repeated(asked.message.command), { attempt: 2 });
+    await stage.settle();
+    expect(summaryOf(onlyOutcome(again))).toMatch(/^replayed 2/);
+    expect(await balances(payer, payee)).toBe("70.00 30.00");
+  });
+
   it("is a payer that was filled meanwhile: room is kept for what may come back", async () => {
     const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
     await sendHeld(transfer(payer, payee, "100"), "post");
@@ -484,10 +553,11 @@ describe("a wallet that changes between two steps", () => {
   it("is a payer that would close: not while a transfer is pending", async () => {
     const [payer, payee] = [await stage.open("a", "30"), await stage.open("b", null)];
     await sendHeld(transfer(payer, payee, "30"), "post");
-    expect(summaryOf(await order(payer, "close"))).toBe("wallet_not_empty");
+    const why = { code: "wallet_not_empty", balanceMinor: 0, heldMinor: 0, pendingMinor: 3_000 };
+    expect(await order(payer, "close")).toMatchObject({ rejection: why });
     // Also when its lane has just read everything back
     await stage.replace("a");
-    expect(summaryOf(await order(payer, "close"))).toBe("wallet_not_empty");
+    expect(await order(payer, "close")).toMatchObject({ rejection: why });
     await stage.release();
     expect(summaryOf(await order(payer, "close"))).toBe("done 3");
   });
@@ -881,6 +951,7 @@ it(
         "transfer",
         "credit",
         "debit",
+        "update",
         "suspend",
         "activate",
         "close",
@@ -904,6 +975,10 @@ it(
           if (kind === "transfer") return transfer(walletId, wallets[to]!, amount);
           if (kind === "credit") return credit(walletId, amount);
           if (kind === "debit") return debit(walletId, amount);
+          if (kind === "update") {
+            const patch = JSON.stringify({ [`of ${to}`]: from === to ? null : amount });
+            return commandOf(walletId, { type: "update", patch });
+          }
           return commandOf(walletId, { type: kind });
         });
 

@@ -123,7 +123,7 @@ export function buildBank(deps: BankDeps): Bank {
     if (isTold) {
       const { type } = command.body;
       const rest = JSON.stringify({ ...command.body, type: undefined, metadata: undefined });
-      scheduler.trace("bank", `${commandId} #${number} ${type} ${walletId} ${rest}`);
+      scheduler.trace("bank", `${commandId} #${number} ${type} ${walletId} ${rest.slice(0, 200)}`);
     }
     const reached = await ask(gateway, command);
     if (isTold) {
@@ -209,12 +209,20 @@ export function buildBank(deps: BankDeps): Bank {
       const body = { type: "credit", amount: String(amount), kind: creditKind } as const;
       return begin(walletId, body, { expectedVersion });
     }
-    if (kind < 94) return create();
+    if (kind < 92) return create();
+    if (kind < 94) return begin(walletId, update(), { expectedVersion, metadata: null });
     // Never the hot one: too much would end there.
     const side = random.pick(walletIds.slice(1));
     if (kind < 95) return begin(side, { type: "suspend" });
     if (kind < 99 || unopened.includes(side)) return begin(side, { type: "activate" });
     return begin(side, { type: "close" });
+  }
+
+  /** Few keys, so that changes meet: some set one, some take one away, some fill the wallet's metadata up to its bound. */
+  function update(): WalletCommand {
+    const name = random.pick(["a", "b", "note"]);
+    const value = random.pick<unknown>([null, lastNumber, { a: lastNumber }, "x".repeat(5_000)]);
+    return { type: "update", patch: JSON.stringify({ [name]: value }) };
   }
 
   function create(): HistoryEntry {

@@ -299,6 +299,11 @@ describe("finds", () => {
       /is not what its events made/,
       () => edit(tablesOf(payer).wallets, payer, { ownerId: "other" }),
     ],
+    [
+      "metadata that no event brought",
+      /is not what its events made/,
+      () => edit(tablesOf(payer).wallets, payer, { metadata: '{"tier":"blue"}' }),
+    ],
     ["a clock that goes back", /is before/, () => editEvent(payer, 2, { occurredAtMs: 0 })],
     ["a row in another database", /does not belong/, () => (databases = databases.toReversed())],
     // Transfers
@@ -366,6 +371,11 @@ describe("finds", () => {
       "a state that never was",
       /was told/,
       () => tell(sent.opening, done({ ...wallet(1), status: "CLOSED" })),
+    ],
+    [
+      "metadata that the wallet did not have",
+      /was told/,
+      () => tell(sent.opening, done({ ...wallet(1), metadata: "{}" })),
     ],
     [
       "a repeat that is answered differently",

@@ -18,6 +18,7 @@ import {
   type CheckedEntry,
 } from "../bank-check.ts";
 import type { EventRow, SimulatedDatabase } from "./database.ts";
+import { metadataAt } from "./tables.ts";
 import type { Answer, FeedRecord, History, HistoryEntry } from "./history.ts";
 
 type Databases = readonly Pick<SimulatedDatabase, "name" | "tables">[];
@@ -100,18 +101,23 @@ function checkPlaces(databases: Databases): string[] {
   });
 }
 
-/** What the fold of versions, balances and statuses leaves open: who and what the wallet is, and when. */
+/** What the fold of versions, balances and statuses leaves open: who and what the wallet is, its metadata, and when. */
 function checkRows({ wallets, eventsOf }: Ledger): string[] {
   const problems: string[] = [];
   for (const wallet of wallets.values()) {
     const { walletId, ownerId, currency, decimalPlaces, metadata } = wallet;
     const events = eventsOf.get(walletId) ?? [];
     const [first, last] = [events[0], events.at(-1)];
-    const walletMetadata: unknown = JSON.parse(metadata);
-    const made = JSON.stringify({ ownerId, currency, decimalPlaces, walletMetadata });
-    const { isIdProposed: _, metadata: __, ...data } = first?.data ?? {};
+    const made = JSON.stringify({ ownerId, currency, decimalPlaces });
+    const { isIdProposed: _, metadata: __, walletMetadata: ___, ...data } = first?.data ?? {};
     const isAsMade = made === JSON.stringify(data) && wallet.createdAtMs === first?.occurredAtMs;
-    if (!isAsMade || wallet.updatedAtMs !== last?.occurredAtMs || wallet.heldMinor !== 0) {
+    const isAsChanged = spelled(metadata) === metadataAt({ eventsOf }, walletId, wallet.version);
+    if (
+      !isAsMade ||
+      !isAsChanged ||
+      wallet.updatedAtMs !== last?.occurredAtMs ||
+      wallet.heldMinor !== 0
+    ) {
       problems.push(`${walletId} is not what its events made: ${JSON.stringify(wallet)}`);
     }
     for (const [index, { version, type, occurredAtMs, account }] of events.entries()) {
@@ -312,13 +318,20 @@ function stateAt({ wallets, eventsOf }: Ledger, walletId: string, version: numbe
   const [wallet, event] = [wallets.get(walletId), eventsOf.get(walletId)?.[version]];
   if (wallet === undefined || event === undefined) return null;
   const { balanceMinor, heldMinor, status, occurredAtMs: updatedAtMs } = event;
-  return ordered({ ...wallet, version, balanceMinor, heldMinor, status, updatedAtMs });
+  const metadata = metadataAt({ eventsOf }, walletId, version);
+  return ordered({ ...wallet, version, balanceMinor, heldMinor, status, metadata, updatedAtMs });
+}
+
+/** JSON text without blanks: what the core writes has none, what a client writes may. */
+function spelled(json: string): string {
+  return JSON.stringify(JSON.parse(json));
 }
 
 /** Its fields in one order, to be compared as text. */
-function ordered(state: WalletState): object {
+function ordered({ metadata, ...state }: WalletState): object {
+  const fields = { ...state, metadata: spelled(metadata) };
   return Object.fromEntries(
-    Object.entries(state).toSorted(([one], [other]) => (one < other ? -1 : 1)),
+    Object.entries(fields).toSorted(([one], [other]) => (one < other ? -1 : 1)),
   );
 }
 

@@ -7,7 +7,14 @@ import type { AppendResult, Journal } from "../../src/journal.ts";
 import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { WalletState } from "../../src/wallet.ts";
 import { buildVirtualTime } from "../feed-world.ts";
-import { draft, putCredit, putWallet, type Draft } from "../journal-fixtures.ts";
+import {
+  draft,
+  metadataChanged,
+  put,
+  putCredit,
+  putWallet,
+  type Draft,
+} from "../journal-fixtures.ts";
 import { unique } from "../staging.ts";
 import {
   buildSimulatedDatabase,
@@ -252,7 +259,8 @@ describe("two databases", () => {
       const writes = draft(
         new Map([...free.keys()].map((shard) => [shard, epochs.get(shard) ?? 0])),
       );
-      states.push(putWallet(writes, walletId, 500, unique("command")));
+      putWallet(writes, walletId, 500, unique("command"));
+      states.push(put(writes, walletId, metadataChanged('{"tier":"blue"}')));
       await soon({ advance }, journal.append(writes));
     }
     const reads = buildSimulatedReads([even, odd], caller);
@@ -262,12 +270,17 @@ describe("two databases", () => {
     for (const state of states) {
       const { walletId } = state;
       expect(await soon({ advance }, reads.wallet(walletId))).toEqual(state);
-      expect(await soon({ advance }, reads.walletAt(walletId, 1))).toEqual(state);
-      expect(await soon({ advance }, reads.walletAt(walletId, 2))).toBeNull();
+      expect(await soon({ advance }, reads.walletAt(walletId, 2))).toEqual(state);
+      expect(await soon({ advance }, reads.walletAt(walletId, 3))).toBeNull();
+      const past = { metadata: '{"tier":"gold"}', version: 1 };
+      expect(await soon({ advance }, reads.walletAt(walletId, 1))).toEqual({ ...state, ...past });
       const created = await soon({ advance }, reads.walletAt(walletId, 0));
-      expect(created).toMatchObject({ balanceMinor: 0, version: 0 });
+      expect(created).toMatchObject({ ...past, balanceMinor: 0, version: 0 });
       const events = await soon({ advance }, reads.events(walletId, 1, 10));
-      expect(events).toMatchObject([{ version: 1, type: "WalletCredited", balanceMinor: 500 }]);
+      expect(events).toMatchObject([
+        { version: 1, type: "WalletCredited", balanceMinor: 500 },
+        { version: 2, type: "WalletMetadataChanged", data: { walletMetadata: { tier: "blue" } } },
+      ]);
     }
   });
 });

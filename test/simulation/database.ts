@@ -26,6 +26,7 @@ import {
   conflictOf,
   copyOf,
   lookUp,
+  metadataAt,
   supersededShards,
   write,
   type EventRow,
@@ -462,11 +463,13 @@ export function buildSimulatedReads(
       return found.flat().filter((wallet) => wallet !== undefined);
     },
     walletAt: (walletId, version) =>
-      at(walletId).ask(caller, "read", ({ wallets, byVersion }) => {
-        const [wallet, event] = [wallets.get(walletId), byVersion.get(`${walletId} ${version}`)];
+      at(walletId).ask(caller, "read", (tables) => {
+        const wallet = tables.wallets.get(walletId);
+        const event = tables.byVersion.get(`${walletId} ${version}`);
         if (wallet === undefined || event === undefined) return null;
         const { balanceMinor, heldMinor, status, occurredAtMs: updatedAtMs } = event;
-        return { ...wallet, balanceMinor, heldMinor, status, version, updatedAtMs };
+        const metadata = metadataAt(tables, walletId, version);
+        return { ...wallet, balanceMinor, heldMinor, status, version, metadata, updatedAtMs };
       }),
     async walletIdsOfOwner(ownerId, limit) {
       const found = await everywhere(({ wallets }) =>

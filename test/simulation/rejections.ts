@@ -66,6 +66,11 @@ function couldBe(rejection: Rejection, floor: number, since: readonly EventRow[]
         ({ balanceMinor, heldMinor }) => balanceMinor - heldMinor === rejection.availableMinor,
       );
     case "wallet_not_empty":
+      return since.some(
+        ({ balanceMinor, heldMinor }) =>
+          balanceMinor === rejection.balanceMinor && heldMinor === rejection.heldMinor,
+      );
+    case "metadata_too_large":
     case "currency_mismatch":
     case "same_wallet":
     case "invalid_amount":

@@ -275,10 +275,13 @@ export function write(tables: Tables, writes: Writes, xid: number, firstPosition
   writes.events.forEach((event, index) => {
     putEvent(tables, { ...storedOf(event), xid, position: firstPosition + index });
   });
+  const changes = writes.events.filter(({ event }) => event.type === "WalletMetadataChanged");
+  const changesMetadata = new Set(changes.map(({ walletId }) => walletId));
   for (const [walletId, { state }] of writes.wallets) {
     const before = tables.wallets.get(walletId);
-    // What an update never touches stays as the wallet was made.
-    const { ownerId, currency, decimalPlaces, metadata, createdAtMs } = before ?? state;
+    // What an update never touches stays as the wallet was made, and its metadata unless an event changes it.
+    const { ownerId, currency, decimalPlaces, createdAtMs } = before ?? state;
+    const { metadata } = changesMetadata.has(walletId) ? state : (before ?? state);
     const made = { ownerId, currency, decimalPlaces, metadata, createdAtMs };
     tables.wallets.set(walletId, { ...state, ...made });
   }
@@ -351,7 +354,21 @@ function dataOf({ event, metadata, isIdProposed }: NewEvent): StoredEvent["data"
     if (isIdProposed) data["isIdProposed"] = true;
     data["walletMetadata"] = parsed(event.metadata);
   }
+  if (event.type === "WalletMetadataChanged") data["walletMetadata"] = parsed(event.metadata);
   if (event.type === "WalletCredited" && event.kind !== "CREDIT") data["kind"] = event.kind;
   if (metadata !== null) data["metadata"] = parsed(metadata);
   return Object.keys(data).length === 0 ? null : data;
+}
+
+/** The metadata after an event of the wallet, as JSON text: that of the latest event up to it that brings any. */
+export function metadataAt(
+  { eventsOf }: { readonly eventsOf: ReadonlyMap<string, readonly EventRow[]> },
+  walletId: string,
+  version: number,
+): string {
+  const events = eventsOf.get(walletId) ?? [];
+  const bringer = events.findLast(
+    (event) => event.version <= version && event.data?.["walletMetadata"] !== undefined,
+  );
+  return JSON.stringify(bringer?.data?.["walletMetadata"]);
 }
