@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { UsageError, parseBenchOptions, parseLoadOptions } from "./options.ts";
+import { UsageError, parseBenchOptions, parseLoadOptions, parseSeedOptions } from "./options.ts";
 
 describe("the command line of the benchmark", () => {
   it("has defaults for everything", () => {
@@ -91,6 +91,27 @@ describe("the command line of the load", () => {
   });
 });
 
+describe("bench:seed", () => {
+  it("has sizes and a folder of its own without arguments", () => {
+    expect(parseSeedOptions([])).toEqual({
+      wallets: 100_000,
+      events: 1_000_000,
+      dataDir: ".coffer-seed",
+    });
+  });
+
+  it.each([
+    [["--wallets", "3"], "even"],
+    [["--wallets", "0"], "from 2"],
+    [["--wallets", "10", "--events", "19"], "from 20"],
+    [["--events", "1e6"], '"1e6"'],
+    [["--database-url", "mysql://x"], "postgresql://"],
+  ])("refuses %j", (args, message) => {
+    expect(() => parseSeedOptions(args)).toThrow(UsageError);
+    expect(() => parseSeedOptions(args)).toThrow(message);
+  });
+});
+
 describe("a bad argument", () => {
   const before = process.argv;
   afterEach(() => {
@@ -102,6 +123,7 @@ describe("a bad argument", () => {
   it.each([
     ["bench", () => import("./bench.ts")],
     ["bench:load", () => import("./load.ts")],
+    ["bench:seed", () => import("./seed.ts")],
   ])("ends %s with code 2, the reason and the usage", async (entry, start) => {
     const written = vi.spyOn(console, "error").mockImplementation(() => {});
     process.argv = ["node", entry, "--nonsense"];

@@ -1,5 +1,5 @@
 /**
- * The command lines of the two benchmarks. Everything is checked before anything starts: a bad
+ * The command lines of the benchmarks and of the seed. Everything is checked before anything starts: a bad
  * argument is a `UsageError` that says what was given and what is allowed, and the entry files turn
  * it into the usage text and exit code 2.
  */
@@ -105,6 +105,43 @@ export function parseLoadOptions(args: readonly string[]): LoadOptions | "help" 
         ? Math.floor(Math.random() * 2 ** 32)
         : wholeIn("--seed", values.seed, 0, 2 ** 32 - 1),
   };
+}
+
+export interface SeedOptions {
+  wallets: number;
+  events: number;
+  dataDir: string;
+  /** An empty database to fill in place of an embedded one. */
+  databaseUrl?: string;
+}
+
+export const SEED_USAGE = `Usage: npm run bench:seed -- [options]
+  --wallets <2-10000000>      wallets to make, an even number (100000)
+  --events <4-1000000000>     their events together, at least two for each (1000000)
+  --data-dir <folder>         of the embedded PostgreSQL (.coffer-seed)
+  --database-url <url>        fill this empty database, not an embedded one
+  --help`;
+
+/** Throws `UsageError`; gives `help` when that was asked for. */
+export function parseSeedOptions(args: readonly string[]): SeedOptions | "help" {
+  const values = parseStrictly(args, {
+    wallets: { type: "string", default: "100000" },
+    events: { type: "string", default: "1000000" },
+    "data-dir": { type: "string", default: ".coffer-seed" },
+    "database-url": { type: "string" },
+    help: { type: "boolean", default: false },
+  });
+  if (values.help) return "help";
+  const wallets = wholeIn("--wallets", values.wallets, 2, 10_000_000);
+  if (wallets % 2 === 1) {
+    throw new UsageError(`--wallets must be even, since they pay each other, not ${wallets}`);
+  }
+  const events = wholeIn("--events", values.events, 2 * wallets, 1_000_000_000);
+  const options: SeedOptions = { wallets, events, dataDir: values["data-dir"] };
+  const databaseUrl = values["database-url"];
+  if (databaseUrl === undefined) return options;
+  urlOf("--database-url", databaseUrl, ["postgres:", "postgresql:"]);
+  return { ...options, databaseUrl };
 }
 
 type ArgumentTable = NonNullable<NonNullable<Parameters<typeof parseArgs>[0]>["options"]>;

@@ -81,7 +81,11 @@ describe("the error table", () => {
 
   it("never gives two kinds of answer one status", () => {
     const codes = Object.keys(ERRORS) as ErrorCode[];
-    expect(codes.filter((code) => statusOf(code) === 503)).toEqual(["unavailable", "overloaded"]);
+    expect(codes.filter((code) => statusOf(code) === 503)).toEqual([
+      "unavailable",
+      "overloaded",
+      "query_too_slow",
+    ]);
     expect(codes.filter((code) => statusOf(code) === 504)).toEqual(["outcome_unknown"]);
   });
 });

@@ -38,6 +38,8 @@ export const ERRORS = {
   invalid_json: { status: 400, message: "The body is not valid JSON" },
   not_found: { status: 404, message: "There is nothing at this path" },
   transfer_not_found: { status: 404, message: "The transfer does not exist" },
+  version_not_found: { status: 404, message: "The wallet has not come to this version yet" },
+  transaction_not_found: { status: 404, message: "The transaction does not exist" },
   operation_not_found: { status: 404, message: "No command with this idempotency key is known" },
   method_not_allowed: { status: 405, message: "This path does not take this method" },
   request_timeout: { status: 408, message: "The request did not arrive completely in time" },
@@ -59,6 +61,10 @@ export const ERRORS = {
     status: 503,
     message:
       "Too many commands are under way: this request did nothing; repeat it with the same key",
+  },
+  query_too_slow: {
+    status: 503,
+    message: "The answer takes the database longer than it may; ask for less",
   },
   outcome_unknown: {
     status: 504,
@@ -165,7 +171,8 @@ export function faultError(fault: Fault, commandId: string): ApiError {
 }
 
 /** A read that the database did not answer: there is no key to repeat it with, and nothing that could have happened. */
-export function readError(reason: "unavailable" | "overloaded"): ApiError {
+export function readError(reason: "unavailable" | "overloaded" | "query_too_slow"): ApiError {
+  if (reason === "query_too_slow") return apiError(reason);
   return apiError(reason, "The database gives no answer at the moment; try again");
 }
 

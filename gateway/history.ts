@@ -8,7 +8,7 @@ import type { Transfer } from "../src/transfer.ts";
 import type { WalletEventType } from "../src/wallet.ts";
 import { isoTime } from "./answers.ts";
 import { rejectionError } from "./errors.ts";
-import type { EventBody, TransactionBody, TransferBody } from "./schemas.ts";
+import type { EventBody, LedgerEntryBody, TransactionBody, TransferBody } from "./schemas.ts";
 
 type TransactionType = TransactionBody["type"];
 
@@ -46,24 +46,54 @@ export function eventBody(event: StoredEvent, decimalPlaces: number): EventBody 
   };
 }
 
-export function transactionBody(event: StoredEvent, decimalPlaces: number): TransactionBody {
-  const { walletId, version, balanceMinor } = event;
+/** What the event did to the wallet's balance; asked of events that move money only. */
+function movementOf(event: StoredEvent): { name: TransactionType; deltaMinor: number } {
   const movement = MOVEMENTS[event.type];
   if (movement === undefined || event.amountMinor === null) {
-    throw new Error(`${event.type} of wallet ${walletId} moved no money`);
+    throw new Error(`${event.type} of wallet ${event.walletId} moved no money`);
   }
-  const balanceBeforeMinor = balanceMinor - movement.sign * event.amountMinor;
+  const name = isFund(event) ? "FUND" : movement.name;
+  return { name, deltaMinor: movement.sign * event.amountMinor };
+}
+
+export function transactionBody(event: StoredEvent, decimalPlaces: number): TransactionBody {
+  const { walletId, version, balanceMinor } = event;
+  const { name, deltaMinor } = movementOf(event);
   return {
     id: `${walletId}:${version}`,
     walletId,
-    type: isFund(event) ? "FUND" : movement.name,
-    amount: toDecimal(event.amountMinor, decimalPlaces),
-    balanceBefore: toDecimal(balanceBeforeMinor, decimalPlaces),
+    type: name,
+    amount: toDecimal(Math.abs(deltaMinor), decimalPlaces),
+    balanceBefore: toDecimal(balanceMinor - deltaMinor, decimalPlaces),
     balanceAfter: toDecimal(balanceMinor, decimalPlaces),
     status: "COMPLETED",
     description: event.description,
     reference: event.transferId ?? event.commandId ?? event.causationId ?? event.correlationId,
     createdAt: isoTime(event.occurredAtMs),
+  };
+}
+
+/** The event as double entry: what the wallet gains, the account on the other side loses. */
+export function ledgerEntryBody(
+  event: StoredEvent,
+  { currency, decimalPlaces }: { readonly currency: string; readonly decimalPlaces: number },
+): LedgerEntryBody {
+  const { walletId, version, account } = event;
+  const { name, deltaMinor } = movementOf(event);
+  if (account === null) throw new Error(`event ${walletId}:${version} names no account`);
+  return {
+    id: `${walletId}:${version}`,
+    walletId,
+    version,
+    type: name,
+    currency,
+    transferId: event.transferId,
+    description: event.description,
+    occurredAt: isoTime(event.occurredAtMs),
+    lines: [
+      { account: `wallet:${walletId}`, amount: toDecimal(deltaMinor, decimalPlaces) },
+      { account, amount: toDecimal(-deltaMinor, decimalPlaces) },
+    ],
   };
 }
 

@@ -16,6 +16,7 @@ import { buildCommandIntake } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
 import { addHealthRoutes, type HealthProbe } from "./health-routes.ts";
 import { buildServer } from "./http-server.ts";
+import { addLedgerRoutes } from "./ledger-routes.ts";
 import { addReadRoutes } from "./read-routes.ts";
 import { addWalletRoutes } from "./wallet-routes.ts";
 
@@ -51,6 +52,7 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
   void app.register((routes, _options, done) => {
     addWalletRoutes(routes, { commands, takeIn, answer });
     addReadRoutes(routes, { readModel, assets });
+    addLedgerRoutes(routes, readModel);
     if (options.cluster !== undefined) addClusterRoutes(routes, options.cluster);
     addHealthRoutes(routes, {
       version,

@@ -1,23 +1,29 @@
 /**
- * The reading routes. They ask the read model and lay out what it knows; no actor is woken. Lists are pages: a page that is not the
- * last has a `Link` to the next, whose cursor is opaque to callers. The query reads one row more than the page, to know.
+ * The reading routes. They ask the read model and lay out what it knows; no actor is woken. Lists are pages (`pages.ts`): one that is
+ * not the last has a `Link` to the next.
  */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyInstance } from "fastify";
 
+import { boundMinor } from "../src/amount.ts";
 import type { Asset as AssetState } from "../src/assets.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { Operation as OperationState, ReadModel } from "../src/read-model.ts";
+import type {
+  Operation as OperationState,
+  ReadModel,
+  TransactionFilter,
+  WalletFilter,
+} from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
-import { walletBody } from "./answers.ts";
+import { isoTime, walletBody } from "./answers.ts";
 import { problemOfKey } from "./command-intake.ts";
-import { apiError, ApiException, rejectionError, statusOf, validationFailed } from "./errors.ts";
+import { apiError, ApiException, rejectionError, statusOf } from "./errors.ts";
 import { eventBody, transactionBody, transactionFilter, transferBody } from "./history.ts";
 import type { InputTypes } from "./http-server.ts";
+import { idCursor, linkNext, refusedField, rowsOf, timeOf, versionCursor } from "./pages.ts";
 import {
   AssetPage,
   EventPage,
   EventsQuery,
-  ID_PATTERN,
   KeyParams,
   NoQuery,
   Operation,
@@ -35,6 +41,7 @@ import {
   WalletQuery,
   WalletsQuery,
   WalletWithHistory,
+  type TransactionBody,
 } from "./schemas.ts";
 
 export interface ReadRoutesDeps {
@@ -68,32 +75,33 @@ function addWalletReads(app: FastifyInstance, readModel: ReadModel): void {
     {
       schema: {
         tags,
-        summary: "A wallet",
+        summary: "A wallet, now or in the past",
         params: WalletParams,
         querystring: WalletQuery,
         response: { 200: WalletWithHistory, ...problems },
       },
     },
     async (request) => {
-      const includes = includesOf(request.query.include);
-      const wallet = await existing(readModel, request.params.walletId);
+      const { include, at, version: wanted } = request.query;
+      const includes = includesOf(include);
+      const wallet = await walletAsOf(readModel, request.params.walletId, at, wanted);
       const body = walletBody(wallet);
       if (includes.size === 0) return body;
       const { walletId, version, decimalPlaces } = wallet;
-      const rows = LIMITS.includedRows;
+      const rows = Math.min(LIMITS.includedRows, version + 1);
       const [events, transactions] = await Promise.all([
-        includes.has("auditTrail")
-          ? readModel.events(walletId, Math.max(0, version - rows + 1), rows)
-          : null,
+        includes.has("auditTrail") ? readModel.events(walletId, version - rows + 1, rows) : null,
         includes.has("transactions")
-          ? readModel.transactions(walletId, {}, rows, version + 1)
+          ? readModel.transactions(walletId, {}, LIMITS.includedRows, version + 1)
           : null,
       ]);
       return {
         ...body,
         ...(events && { auditTrail: events.map((event) => eventBody(event, decimalPlaces)) }),
         ...(transactions && {
-          transactions: transactions.map((it) => transactionBody(it, decimalPlaces)).toReversed(),
+          transactions: transactions.rows
+            .map((it) => transactionBody(it, decimalPlaces))
+            .toReversed(),
         }),
       };
     },
@@ -104,16 +112,16 @@ function addWalletReads(app: FastifyInstance, readModel: ReadModel): void {
       schema: {
         tags,
         summary: "Wallets, in the order of their ids",
+        description:
+          "All conditions must hold. A page may be shorter than its limit, even empty, and have a next one: follow `Link` until there is none.",
         querystring: WalletsQuery,
         response: { 200: WalletPage, ...problems },
       },
     },
     async (request, reply) => {
-      const { limit = LIMITS.pageRowsDefault, cursor, ...filter } = request.query;
-      const after = cursor === undefined ? null : readCursor(cursor, IS_ID);
-      const rows = await readModel.wallets(filter, limit + 1, after);
-      const page = pageOf(request, reply, rows, limit, ({ walletId }) => walletId);
-      return page.map(walletBody);
+      const { limit = LIMITS.pageRowsDefault, cursor, ...conditions } = request.query;
+      const page = await readModel.wallets(searchOf(conditions), limit, idCursor(cursor));
+      return rowsOf(request, reply, page).map(walletBody);
     },
   );
 }
@@ -127,8 +135,60 @@ function includesOf(include: string | undefined): Set<string> {
   return names;
 }
 
+/** The wallet at a time, at a version, or now. */
+async function walletAsOf(
+  readModel: ReadModel,
+  walletId: string,
+  at: string | undefined,
+  version: number | undefined,
+): Promise<WalletState> {
+  if (at === undefined && version === undefined) return existing(readModel, walletId);
+  if (at === undefined) {
+    const wallet = await readModel.walletAt(walletId, version!);
+    if (wallet !== null) return wallet;
+    const { version: newest } = await existing(readModel, walletId);
+    const message = `Wallet ${walletId} has no version ${version} yet: it is at version ${newest}`;
+    const details = { walletId, version: newest, requestedVersion: version };
+    throw new ApiException(apiError("version_not_found", message, details));
+  }
+  if (version !== undefined) throw refusedField("version", "cannot be given together with at");
+  const atMs = timeOf("at", at);
+  // Read before the past is, so that an event which commits meanwhile is no future.
+  const now = await existing(readModel, walletId);
+  // A host's clock may be ahead of this one; its last event is past all the same.
+  if (atMs > Math.max(Date.now(), now.updatedAtMs)) throw refusedField("at", "is in the future");
+  const wallet = await readModel.walletAtTime(walletId, atMs);
+  if (wallet !== null) return wallet;
+  const message = `Wallet ${walletId} did not exist at ${isoTime(atMs)}: it was created at ${isoTime(now.createdAtMs)}`;
+  throw new ApiException(apiError("wallet_not_found", message, { walletId }));
+}
+
+const METADATA_PREFIX = "metadata.";
+
+/** The filter of a query whose names and types have been checked. */
+function searchOf(conditions: Readonly<Record<string, string>>): WalletFilter {
+  const { q, ...rest }: Record<string, string> = conditions;
+  const names = Object.keys(rest).filter((name) => name.startsWith(METADATA_PREFIX));
+  if (names.length > LIMITS.metadataFiltersMax) {
+    throw refusedField(names.at(-1)!, `is one more than ${LIMITS.metadataFiltersMax} of metadata`);
+  }
+  const metadata = new Map(names.map((name) => [name.slice(METADATA_PREFIX.length), rest[name]!]));
+  for (const name of names) delete rest[name];
+  const filter: WalletFilter = {
+    ...rest,
+    ...(q !== undefined && { text: q }),
+    ...(names.length > 0 && { metadata }),
+  };
+  const { minBalance, maxBalance } = filter;
+  for (const [field, bound] of Object.entries({ minBalance, maxBalance })) {
+    if (bound === undefined || boundMinor(bound, 0, "up") !== null) continue;
+    throw refusedField(field, "must be a decimal number from 0, without sign or exponent");
+  }
+  return filter;
+}
+
 /** @throws ApiException `wallet_not_found` */
-async function existing(readModel: ReadModel, walletId: string): Promise<WalletState> {
+export async function existing(readModel: ReadModel, walletId: string): Promise<WalletState> {
   const wallet = await readModel.wallet(walletId);
   if (wallet !== null) return wallet;
   throw new ApiException(rejectionError({ code: "wallet_not_found", walletId }));
@@ -145,24 +205,20 @@ function addHistoryReads(app: FastifyInstance, readModel: ReadModel): void {
       schema: {
         tags,
         summary: "What moved money, newest first",
-        description: "`from` is inclusive, `to` is not. Follow `Link` until there is none.",
+        description:
+          "`from` is inclusive, `to` is not. A page may be short: follow `Link` until there is none.",
         params: WalletParams,
         querystring: TransactionsQuery,
         response: { 200: TransactionPage, ...problems },
       },
     },
     async (request, reply) => {
-      const { type, from, to, limit = LIMITS.pageRowsDefault, cursor } = request.query;
-      const before = cursor === undefined ? null : Number(readCursor(cursor, IS_VERSION));
-      const filter = {
-        ...transactionFilter(type),
-        ...(from !== undefined && { fromMs: timeOf("from", from) }),
-        ...(to !== undefined && { toMs: timeOf("to", to) }),
-      };
+      const { limit = LIMITS.pageRowsDefault, cursor, ...conditions } = request.query;
+      const before = versionCursor(cursor);
+      const filter = filterOf(conditions);
       const { walletId, decimalPlaces } = await existing(readModel, request.params.walletId);
-      const rows = await readModel.transactions(walletId, filter, limit + 1, before);
-      const page = pageOf(request, reply, rows, limit, ({ version }) => String(version));
-      return page.map((event) => transactionBody(event, decimalPlaces));
+      const page = await readModel.transactions(walletId, filter, limit, before);
+      return rowsOf(request, reply, page).map((event) => transactionBody(event, decimalPlaces));
     },
   );
   routes.get(
@@ -185,6 +241,20 @@ function addHistoryReads(app: FastifyInstance, readModel: ReadModel): void {
       return rows.slice(0, limit).map((event) => eventBody(event, decimalPlaces));
     },
   );
+}
+
+/** Which events a query asks for, by type and by time. */
+export function filterOf(conditions: {
+  readonly type?: TransactionBody["type"] | undefined;
+  readonly from?: string | undefined;
+  readonly to?: string | undefined;
+}): TransactionFilter {
+  const { type, from, to } = conditions;
+  return {
+    ...transactionFilter(type),
+    ...(from !== undefined && { fromMs: timeOf("from", from) }),
+    ...(to !== undefined && { toMs: timeOf("to", to) }),
+  };
 }
 
 // --- Transfers ------------------------------------------------------------------------------------------------------------
@@ -216,17 +286,20 @@ function addTransferReads(app: FastifyInstance, readModel: ReadModel): void {
     {
       schema: {
         tags,
-        summary: "Transfers out of the wallet, newest first",
+        summary: "Transfers that the wallet has sent or received, newest first",
+        description:
+          "By the wallet's own history: one that it received is `posted` as soon as it has the money. One that it refused moved nothing here and is listed by its payer only.",
         params: WalletParams,
         querystring: TransfersQuery,
         response: { 200: TransferPage, ...problems },
       },
     },
-    async (request) => {
-      const { status = null, limit = LIMITS.pageRowsDefault } = request.query;
+    async (request, reply) => {
+      const { status = null, limit = LIMITS.pageRowsDefault, cursor } = request.query;
+      const before = versionCursor(cursor);
       const { walletId } = await existing(readModel, request.params.walletId);
-      const transfers = await readModel.transfersOf(walletId, status, limit);
-      return transfers.map(transferBody);
+      const page = await readModel.transfersOf(walletId, status, limit, before);
+      return rowsOf(request, reply, page).map(({ transfer }) => transferBody(transfer));
     },
   );
 }
@@ -282,58 +355,4 @@ async function operationBody(operation: OperationState, readModel: ReadModel) {
   const outcome = transfer?.status === "pending" ? ("pending" as const) : ("done" as const);
   const wallet = version === null ? null : await readModel.walletAt(walletId, version);
   return { ...base, outcome, ...(wallet && { wallet: walletBody(wallet) }) };
-}
-
-// --- Pages ----------------------------------------------------------------------------------------------------------------
-
-const IS_ID = new RegExp(ID_PATTERN);
-const IS_VERSION = /^\d{1,15}$/;
-
-/** The page, and a `Link` to the next when there is a row too many. */
-function pageOf<Row>(
-  request: FastifyRequest,
-  reply: FastifyReply,
-  rows: readonly Row[],
-  limit: number,
-  cursorOf: (last: Row) => string,
-): readonly Row[] {
-  if (rows.length <= limit) return rows;
-  const page = rows.slice(0, limit);
-  const cursor = Buffer.from(cursorOf(page.at(-1)!)).toString("base64url");
-  linkNext(request, reply, "cursor", cursor);
-  return page;
-}
-
-/** The same request with one parameter set. */
-function linkNext(request: FastifyRequest, reply: FastifyReply, name: string, value: string): void {
-  const [path = "", query = ""] = request.url.split("?", 2);
-  const parameters = new URLSearchParams(query);
-  parameters.set(name, value);
-  reply.header("link", `<${path}?${parameters.toString()}>; rel="next"`);
-}
-
-/** @throws ApiException for what is no cursor of ours */
-function readCursor(cursor: string, expected: RegExp): string {
-  const text = Buffer.from(cursor, "base64url").toString();
-  const isOurs = Buffer.from(text).toString("base64url") === cursor && expected.test(text);
-  if (!isOurs) throw refusedField("cursor", "is not one that a Link header gave");
-  return text;
-}
-
-const DATE_OR_TIME = /^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})?)?$/;
-
-/** Milliseconds since 1970; a time without a zone is UTC. */
-function timeOf(field: string, text: string): number {
-  const isTime = DATE_OR_TIME.test(text);
-  const hasZone = /(Z|[+-]\d{2}:\d{2})$/.test(text.slice(10));
-  const atMs = isTime ? Date.parse(text.length === 10 || hasZone ? text : `${text}Z`) : Number.NaN;
-  const day = text.slice(0, 10);
-  // JavaScript reads February 30 as March 2.
-  const isDay = !Number.isNaN(atMs) && new Date(`${day}T00:00:00Z`).toISOString().startsWith(day);
-  if (!isDay) throw refusedField(field, "must be an ISO 8601 date or time");
-  return atMs;
-}
-
-function refusedField(field: string, message: string): ApiException {
-  return new ApiException(validationFailed([{ field, message }]));
 }

@@ -171,25 +171,75 @@ const paging = {
 };
 const closed = { additionalProperties: false };
 
+const Moment = Type.String({
+  maxLength: 64,
+  description: "ISO 8601 date or time; without a zone it is UTC",
+  examples: ["2026-01-01T12:00:00Z"],
+});
+
 export const WalletQuery = Type.Object(
   {
     include: Type.Optional(
       Type.String({
         maxLength: 64,
-        description: `\`auditTrail\`, \`transactions\` or both, comma-separated: the latest ${LIMITS.includedRows}, oldest first`,
+        description: `\`auditTrail\`, \`transactions\` or both, comma-separated: the latest ${LIMITS.includedRows} up to the version shown, oldest first`,
+        examples: ["transactions"],
+      }),
+    ),
+    at: Type.Optional(
+      Type.String({
+        ...Moment,
+        description:
+          "The wallet as it was at this time: after its last event that is not later. ISO 8601; without a zone it is UTC",
+      }),
+    ),
+    version: Type.Optional(
+      Type.Integer({
+        minimum: 0,
+        description: "The wallet right after this version; not together with `at`",
+        examples: [3],
       }),
     ),
   },
   closed,
 );
+
+/** Text that PostgreSQL can keep. */
+const SearchText = Type.String({ maxLength: LIMITS.keyLengthMax, pattern: "^[^\\u0000]*$" });
+const BalanceBound = Type.String({
+  maxLength: 64,
+  description: "Inclusive, a decimal from 0 in units of each wallet's asset",
+  examples: ["10.50"],
+});
+const METADATA_FILTER = "^metadata\\.[^\\u0000]{1,256}$";
 export const WalletsQuery = Type.Object(
   {
     ownerId: Type.Optional(OwnerId),
     status: Type.Optional(WalletStatus),
     currency: Type.Optional(Currency),
+    minBalance: Type.Optional(BalanceBound),
+    maxBalance: Type.Optional(BalanceBound),
+    // For the document; the pattern below is what lets any key in.
+    "metadata.<key>": Type.Optional(
+      Type.String({
+        ...SearchText,
+        description:
+          "`metadata.tier=gold`: the wallet's metadata has this value under this key, at the top level. A number or `true` also finds the text that is written so",
+        examples: ["gold"],
+      }),
+    ),
+    q: Type.Optional(
+      Type.String({
+        ...SearchText,
+        minLength: 1,
+        description:
+          "Words that must all be in the wallet's id, its owner's id, or the strings and numbers of its metadata; of three characters or more, the beginning of a word will do",
+        examples: ["alice gold"],
+      }),
+    ),
     ...paging,
   },
-  closed,
+  { ...closed, patternProperties: { [METADATA_FILTER]: SearchText } },
 );
 
 export const TransactionType = words(
@@ -200,7 +250,6 @@ export const TransactionType = words(
   "TRANSFER_IN",
   "TRANSFER_RETURNED",
 );
-const Moment = Type.String({ maxLength: 64, description: "ISO 8601 date or time" });
 
 export const TransactionsQuery = Type.Object(
   {
@@ -216,9 +265,105 @@ export const EventsQuery = Type.Object(
   closed,
 );
 export const TransfersQuery = Type.Object(
-  { status: Type.Optional(words("pending", "posted", "returned")), limit: paging.limit },
+  { status: Type.Optional(words("pending", "posted", "returned")), ...paging },
   closed,
 );
+
+export const TransactionParams = Type.Object({
+  transactionId: Type.String({
+    pattern: "^[A-Za-z0-9_.:@-]{1,160}$",
+    description: "A transaction's or an event's `id`, or a transfer's id",
+    examples: ["wallet-1:3"],
+  }),
+});
+export const TrialBalanceQuery = Type.Object({ currency: Type.Optional(Currency) }, closed);
+
+/** An event with money as double entry: two lines that sum to zero. */
+const LedgerEntry = Type.Object(
+  {
+    id: Type.String({ description: "`walletId:version`" }),
+    walletId: Id,
+    version: Type.Integer({ minimum: 0 }),
+    type: TransactionType,
+    currency: Currency,
+    transferId: NullableId,
+    description: NullableText,
+    occurredAt: Time,
+    lines: Type.Array(
+      Type.Object({
+        account: Type.String({ description: "`wallet:<id>`, or a system account" }),
+        amount: Type.Number({ description: "What the account gains; negative: what it loses" }),
+      }),
+      { description: "The wallet's line, then the other side's; their sum is 0" },
+    ),
+  },
+  {
+    examples: [
+      {
+        id: "wallet-1:3",
+        walletId: "wallet-1",
+        version: 3,
+        type: "DEBIT",
+        currency: "USD",
+        transferId: null,
+        description: "coffee",
+        occurredAt: "2026-01-01T12:00:00.000Z",
+        lines: [
+          { account: "wallet:wallet-1", amount: -4.5 },
+          { account: "system:world", amount: 4.5 },
+        ],
+      },
+    ],
+  },
+);
+export type LedgerEntryBody = Static<typeof LedgerEntry>;
+export const LedgerPage = Type.Array(LedgerEntry);
+export const LedgerTransaction = Type.Object({
+  id: Type.String({ description: "As asked" }),
+  transferId: NullableId,
+  currency: Currency,
+  entries: Type.Array(LedgerEntry, {
+    description: "One for an event's id; for a transfer's, those of both wallets so far",
+  }),
+});
+
+const Total = Type.String({
+  description: "Exact decimal, as text, since a sum over many wallets may be larger than a number",
+  examples: ["125.50"],
+});
+export const TrialBalance = Type.Object(
+  {
+    asOf: Time,
+    currencies: Type.Array(
+      Type.Object({
+        currency: Currency,
+        sum: Type.String({ description: "Of all accounts: zero, or the books are wrong" }),
+        isBalanced: Type.Boolean(),
+        accounts: Type.Array(Type.Object({ account: Type.String(), balance: Total })),
+      }),
+    ),
+  },
+  {
+    examples: [
+      {
+        asOf: "2026-01-01T12:00:00.000Z",
+        currencies: [
+          {
+            currency: "USD",
+            sum: "0.00",
+            isBalanced: true,
+            accounts: [
+              { account: "system:transit", balance: "0.00" },
+              { account: "system:world", balance: "-125.50" },
+              { account: "wallets", balance: "125.50" },
+            ],
+          },
+        ],
+      },
+    ],
+  },
+);
+export type TrialBalanceBody = Static<typeof TrialBalance>;
 export const OperationQuery = Type.Object({ walletId: Type.Optional(Id) }, closed);
 export const NoQuery = Type.Object({}, closed);
 

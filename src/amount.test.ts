@@ -17,6 +17,7 @@ import {
   toDecimal,
   toMinor,
   type AmountProblem,
+  boundMinor,
 } from "./amount.ts";
 
 const seed = process.env["FC_SEED"];
@@ -127,6 +128,31 @@ describe("canonicalAmount", () => {
 
   it("refuses infinity, which is what JSON makes of 1e999", () => {
     expect(canonicalAmount(JSON.parse("1e999")).ok).toBe(false);
+  });
+});
+
+describe("boundMinor", () => {
+  it.each<[text: string, places: number, up: number | null, down: number | null]>([
+    ["0", 2, 0, 0],
+    ["10", 2, 1_000, 1_000],
+    ["10.5", 0, 11, 10],
+    ["10.005", 2, 1_001, 1_000],
+    ["10.010000", 2, 1_001, 1_001],
+    [`0.${"0".repeat(39)}1`, 9, 1, 0],
+    ["9999999999999.99", 2, 999_999_999_999_999, 999_999_999_999_999],
+    ["9999999999999.991", 2, AMOUNT_MINOR_BOUND, 999_999_999_999_999],
+    ["9".repeat(40), 9, AMOUNT_MINOR_BOUND, AMOUNT_MINOR_BOUND],
+    ["", 2, null, null],
+    ["-1", 2, null, null],
+    ["+1", 2, null, null],
+    ["1e3", 2, null, null],
+    ["1.", 2, null, null],
+    [".5", 2, null, null],
+    ["1 ", 2, null, null],
+    ["9".repeat(41), 2, null, null],
+  ])("of %j at %i places is %j from below and %j from above", (text, places, up, down) => {
+    expect(boundMinor(text, places, "up")).toBe(up);
+    expect(boundMinor(text, places, "down")).toBe(down);
   });
 });
 

@@ -96,10 +96,10 @@ export function toMinor(
   return { ok: true, minor: minor as AmountMinor };
 }
 
-/** The decimal text of minor units with all places of the asset: 1000 at 2 places is "10.00". */
-export function formatAmount(minor: number, decimalPlaces: number): string {
+/** The decimal text of minor units with all places of the asset: 1000 at 2 places is "10.00". Totals come as big integers. */
+export function formatAmount(minor: number | bigint, decimalPlaces: number): string {
   const sign = minor < 0 ? "-" : "";
-  const digits = String(Math.abs(minor)).padStart(decimalPlaces + 1, "0");
+  const digits = String(minor < 0 ? -minor : minor).padStart(decimalPlaces + 1, "0");
   if (decimalPlaces === 0) return sign + digits;
   const point = digits.length - decimalPlaces;
   return `${sign}${digits.slice(0, point)}.${digits.slice(point)}`;
@@ -114,4 +114,25 @@ const POWERS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9] as const;
  */
 export function toDecimal(minor: number, decimalPlaces: number): number {
   return minor / POWERS[decimalPlaces]!;
+}
+
+const LIMIT = /^(\d{1,40})(?:\.(\d{1,40}))?$/;
+
+/**
+ * The bound on a balance that a decimal means for an asset with `decimalPlaces`, in minor units: what has more places than the asset
+ * is rounded into the range it bounds (`up` for a lower bound, `down` for an upper one). Past 10^15 it is 10^15, which no balance
+ * reaches. Null for what is no plain decimal from 0.
+ */
+export function boundMinor(
+  text: string,
+  decimalPlaces: number,
+  rounding: "up" | "down",
+): number | null {
+  const match = LIMIT.exec(text);
+  if (match === null) return null;
+  const fraction = match[2] ?? "";
+  const kept = BigInt(match[1]! + fraction.slice(0, decimalPlaces).padEnd(decimalPlaces, "0"));
+  const isCut = /[1-9]/.test(fraction.slice(decimalPlaces));
+  const minor = isCut && rounding === "up" ? kept + 1n : kept;
+  return minor < AMOUNT_MINOR_BOUND ? Number(minor) : AMOUNT_MINOR_BOUND;
 }

@@ -109,6 +109,15 @@ export const LIMITS = {
   pageRowsMax: 1_000,
   /** Rows of one query: a page, and one more that tells whether another page follows. */
   queryRowsMax: 1_001,
+  /** Rows that a filter may look at for one page. A page that ends there is short, and its `Link` goes on behind them. */
+  queryScanRowsMax: 10_000,
+  /** Wallets that an index may bring for one search before it counts as common, and pages are filled by scanning instead. */
+  queryCandidatesMax: 2_000,
+  /** Conditions on metadata in one search. */
+  metadataFiltersMax: 8,
+  /** A trial balance reads every event: its bound, and how many callers of one process may wait for one. */
+  trialBalanceMs: 50_000,
+  trialBalancesWaitingMax: 4,
   /** Latest events or transactions that are included with a wallet. */
   includedRows: 20,
 
@@ -302,6 +311,10 @@ assertRelation(LIMITS.feedCloseMs < LIMITS.shutdownMs, "feeds must close before 
 assertRelation(
   LIMITS.queryRowsMax > LIMITS.pageRowsMax,
   "one row more than a page must be readable",
+);
+assertRelation(
+  LIMITS.httpSocketIdleMs > LIMITS.trialBalanceMs + LIMITS.queryStatementMs,
+  "a connection must outlast the trial balance it waits for",
 );
 assertRelation(
   LIMITS.httpSocketIdleMs > LIMITS.commandDeadlineMs,

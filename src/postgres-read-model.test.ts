@@ -168,7 +168,7 @@ describe("wallets", () => {
     }
     await carryOut("list-3", { type: "suspend" }, "list-suspend", T0);
     const ids = async (...query: Parameters<ReadModel["wallets"]>) =>
-      (await reads.wallets(...query)).map(({ walletId }) => walletId);
+      (await reads.wallets(...query)).rows.map(({ walletId }) => walletId);
 
     expect(await ids({ ownerId: "o2" }, 10, null)).toEqual([
       "list-0",
@@ -228,7 +228,7 @@ describe("history", () => {
     expect((await reads.events("hist", 4, 1)).map(({ version }) => version)).toEqual([4]);
 
     const versions = async (...query: Parameters<ReadModel["transactions"]>) =>
-      (await reads.transactions(...query)).map(({ version }) => version);
+      (await reads.transactions(...query)).rows.map(({ version }) => version);
     expect(await versions("hist", {}, 10, null)).toEqual([5, 2, 1]);
     expect(await versions("hist", {}, 1, 5)).toEqual([2]);
     expect(await versions("hist", { types: ["WalletDebited"] }, 10, null)).toEqual([5]);
@@ -309,9 +309,17 @@ describe("transfers", () => {
     expect(await reads.transfer("t1")).toEqual(returned);
     expect(await reads.transfer("t2")).toEqual(second);
     expect(await reads.transfer("t3")).toBeNull();
-    expect(await reads.transfersOf("payer", null, 10)).toEqual([second, returned]);
-    expect(await reads.transfersOf("payer", "returned", 10)).toEqual([returned]);
-    expect(await reads.transfersOf("payee", null, 10)).toEqual([]);
+    const listed = async (...query: Parameters<ReadModel["transfersOf"]>) =>
+      (await reads.transfersOf(...query)).rows.map(({ transfer }) => transfer);
+    expect(await listed("payer", null, 10, null)).toEqual([second, returned]);
+    expect(await listed("payer", "returned", 10, null)).toEqual([returned]);
+    expect(await listed("payee", null, 10, null)).toEqual([]);
+    const [out, back] = [second, returned].map(({ fromVersion }) => fromVersion);
+    const events = await reads.transferEvents("t1");
+    expect(events.map(({ type, version }) => [type, version])).toEqual([
+      ["TransferSent", back],
+      ["TransferReturned", out! + 1],
+    ]);
   });
 });
 

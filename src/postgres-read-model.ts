@@ -15,8 +15,9 @@ import {
   WALLET_AT_COLUMNS,
   WALLET_COLUMNS,
 } from "./postgres-rows.ts";
-import type { Operation, ReadModel, StoredEvent, WalletFilter } from "./read-model.ts";
-import { buildShardedReadModel } from "./sharded-read-model.ts";
+import { searchWallets, upTo } from "./postgres-search.ts";
+import type { AccountTotal, Operation, ReadModel, StoredEvent } from "./read-model.ts";
+import { buildShardedReadModel, type ReadPart, type TransferSide } from "./sharded-read-model.ts";
 import type { Transfer } from "./transfer.ts";
 import type { WalletState } from "./wallet.ts";
 
@@ -26,11 +27,14 @@ export interface PostgresReadModelOptions {
   readonly log?: Pick<BaseLogger, "warn">;
 }
 
-/** No answer from the database: it is away, too slow, or has too many readers already. Nothing was changed; the same may work later. */
+/** Why there is no answer: the database is away, has too many readers already, or the question takes longer than it may. */
+export type ReadFault = "unavailable" | "overloaded" | "query_too_slow";
+
+/** No answer from the database. Nothing was changed; the same may work later, unless it was too slow. */
 export class ReadUnavailable extends Error {
   override readonly name = "ReadUnavailable";
-  readonly reason: "unavailable" | "overloaded";
-  constructor(reason: "unavailable" | "overloaded", message: string, cause?: unknown) {
+  readonly reason: ReadFault;
+  constructor(reason: ReadFault, message: string, cause?: unknown) {
     super(message, { cause });
     this.reason = reason;
   }
@@ -41,63 +45,117 @@ export class ReadUnavailable extends Error {
  * operator intervention (shutdown, statement timeout), system errors.
  */
 const CONDITIONS = new Set(["08", "53", "57", "58"]);
+/** `query_canceled`: by `statement_timeout`, since nobody else cancels. */
+const CANCELED = "57014";
+
+/**
+ * Pages are small and their rows are found by an index, whatever the statistics say: a scan of a whole table is never the way to one,
+ * and compiling a query or starting workers for it takes longer than running it.
+ */
+const PAGE_SETTINGS = "-c enable_seqscan=off -c jit=off -c max_parallel_workers_per_gather=0";
 
 type Ask = <Row extends pg.QueryResultRow>(query: pg.QueryConfig) => Promise<Row[]>;
 
 /** Builds the read model; it connects on demand, so the databases may come later. */
 export function buildPostgresReadModel({ databaseUrls, log }: PostgresReadModelOptions): ReadModel {
   const parts = databaseUrls.map((databaseUrl) => buildPart(databaseUrl, log));
-  return parts.length === 1 ? parts[0]! : buildShardedReadModel(parts);
+  return buildShardedReadModel(parts);
 }
 
-function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): ReadModel {
+interface PoolBounds {
+  readonly connectionsMax: number;
+  readonly waitingMax: number;
+  readonly statementMs: number;
+  readonly settings: string;
+  /** What a statement that runs into its bound means: a page is cheap, so the database is stuck; totals may take too long. */
+  readonly onTimeout: ReadFault;
+}
+
+function buildPool(
+  databaseUrl: string,
+  bounds: PoolBounds,
+  log: PostgresReadModelOptions["log"],
+): { ask: Ask; end(): Promise<void> } {
   const pool = new pg.Pool({
     connectionString: databaseUrl,
     application_name: "coffer-read",
-    max: LIMITS.queryConnectionsMax,
+    max: bounds.connectionsMax,
     connectionTimeoutMillis: LIMITS.queryStatementMs,
-    statement_timeout: LIMITS.queryStatementMs,
+    statement_timeout: bounds.statementMs,
     // The server's own timeout answers first; this one is for a server that says nothing at all.
-    query_timeout: LIMITS.queryStatementMs + 1_000,
+    query_timeout: bounds.statementMs + 1_000,
     keepAlive: true,
+    options: bounds.settings,
     types: NUMBERS,
   });
   // An idle connection that PostgreSQL closed; the pool has dropped it and opens another one when needed.
   pool.on("error", (error) => log?.warn({ err: error }, "a read connection was lost"));
-
-  const ask: Ask = async (query) => {
-    if (pool.waitingCount >= LIMITS.queryWaitingMax) {
-      throw new ReadUnavailable("overloaded", "too many queries wait for the database");
-    }
-    try {
-      return (await pool.query(query)).rows;
-    } catch (error) {
-      throw asUnavailable(error);
-    }
+  return {
+    async ask(query) {
+      if (pool.waitingCount >= bounds.waitingMax) {
+        throw new ReadUnavailable("overloaded", "too many queries wait for the database");
+      }
+      try {
+        return (await pool.query(query)).rows;
+      } catch (error) {
+        throw asUnavailable(error, bounds.onTimeout);
+      }
+    },
+    end: () => pool.end(),
   };
+}
+
+function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): ReadPart {
+  const { ask, ...pages } = buildPool(
+    databaseUrl,
+    {
+      connectionsMax: LIMITS.queryConnectionsMax,
+      waitingMax: LIMITS.queryWaitingMax,
+      statementMs: LIMITS.queryStatementMs,
+      settings: PAGE_SETTINGS,
+      onTimeout: "unavailable",
+    },
+    log,
+  );
+  // One at a time and on its own, so that it holds up no page.
+  const totals = buildPool(
+    databaseUrl,
+    {
+      connectionsMax: 1,
+      waitingMax: LIMITS.trialBalancesWaitingMax,
+      statementMs: LIMITS.trialBalanceMs,
+      settings: "-c jit=off",
+      onTimeout: "query_too_slow",
+    },
+    log,
+  );
   let closed: Promise<void> | undefined;
   return {
     ...buildWalletReads(ask),
     ...buildHistoryReads(ask),
     ...buildTransferReads(ask),
+    trialBalance: (currency) => trialBalance(totals.ask, currency),
     async ping() {
       const startedAtMs = performance.now();
       await ask({ text: "SELECT 1" });
       return performance.now() - startedAtMs;
     },
     close() {
-      closed ??= pool.end();
+      closed ??= Promise.all([pages.end(), totals.end()]).then(() => undefined);
       return closed;
     },
   };
 }
 
-function asUnavailable(error: unknown): unknown {
+function asUnavailable(error: unknown, onTimeout: ReadFault): unknown {
   // A `DatabaseError` comes from the server; everything else (refused, reset, timed out) from the way to it.
   if (error instanceof pg.DatabaseError && !CONDITIONS.has(error.code?.slice(0, 2) ?? "")) {
     return error;
   }
   const message = error instanceof Error ? error.message : String(error);
+  if (error instanceof pg.DatabaseError && error.code === CANCELED) {
+    return new ReadUnavailable(onTimeout, `the database gave no answer: ${message}`, error);
+  }
   return new ReadUnavailable("unavailable", `the database gave no answer: ${message}`, error);
 }
 
@@ -105,11 +163,16 @@ function bounded(rows: number): number {
   return Math.max(0, Math.min(rows, LIMITS.queryRowsMax));
 }
 
+/** Rows of a page, so that one more can be read to see whether another page follows. */
+function boundedPage(rows: number): number {
+  return Math.max(0, Math.min(rows, LIMITS.queryRowsMax - 1));
+}
+
 // --- Wallets --------------------------------------------------------------------------------------------------------------
 
 type WalletReads = Pick<
   ReadModel,
-  "wallet" | "walletsById" | "walletAt" | "wallets" | "walletIdsOfOwner"
+  "wallet" | "walletsById" | "walletAt" | "walletAtTime" | "wallets" | "walletIdsOfOwner"
 >;
 
 function buildWalletReads(ask: Ask): WalletReads {
@@ -141,15 +204,17 @@ function buildWalletReads(ask: Ask): WalletReads {
       });
       return rows[0] ?? null;
     },
-    wallets(filter, limit, afterWalletId) {
-      const { conditions, values } = walletConditions(filter, afterWalletId);
-      values.push(bounded(limit));
-      return ask<WalletState>({
-        text: `SELECT ${WALLET_COLUMNS} FROM wallets w WHERE ${conditions.join(" AND ")}
-               ORDER BY w.wallet_id LIMIT $${values.length}`,
-        values,
+    async walletAtTime(walletId, atMs) {
+      const rows = await ask<WalletState>({
+        name: "wallet-at-time",
+        text: `SELECT ${WALLET_AT_COLUMNS} FROM events e JOIN wallets w USING (wallet_id)
+               WHERE e.wallet_id = $1 AND e.version = version_at($1, to_timestamp($2::float8 / 1000))`,
+        values: [walletId, atMs],
       });
+      return rows[0] ?? null;
     },
+    wallets: (filter, limit, afterWalletId) =>
+      searchWallets(ask, filter, boundedPage(limit), afterWalletId),
     async walletIdsOfOwner(ownerId, limit) {
       const rows = await ask<{ walletId: string }>({
         text: `SELECT wallet_id AS "walletId" FROM wallets WHERE owner_id = $1 ORDER BY wallet_id LIMIT $2`,
@@ -158,24 +223,6 @@ function buildWalletReads(ask: Ask): WalletReads {
       return rows.map(({ walletId }) => walletId);
     },
   };
-}
-
-function walletConditions(
-  filter: WalletFilter,
-  afterWalletId: string | null,
-): { conditions: string[]; values: unknown[] } {
-  const conditions = ["true"];
-  const values: unknown[] = [];
-  const and = (value: unknown, condition: (parameter: string) => string): void => {
-    if (value === undefined || value === null) return;
-    values.push(value);
-    conditions.push(condition(`$${values.length}`));
-  };
-  and(filter.ownerId, (parameter) => `w.owner_id = ${parameter}`);
-  and(filter.status, (parameter) => `w.status = ${parameter}`);
-  and(filter.currency, (parameter) => `w.currency = ${parameter}`);
-  and(afterWalletId, (parameter) => `w.wallet_id > ${parameter}`);
-  return { conditions, values };
 }
 
 // --- History --------------------------------------------------------------------------------------------------------------
@@ -192,28 +239,28 @@ function buildHistoryReads(ask: Ask): HistoryReads {
         values: [walletId, fromVersion, bounded(limit)],
       });
     },
-    transactions(walletId, filter, limit, beforeVersion): Promise<StoredEvent[]> {
+    async transactions(walletId, filter, limit, beforeVersion) {
+      const range = await rangeOf(ask, walletId, beforeVersion, filter);
+      if (range === null) return { rows: [], next: null };
+      const rows = boundedPage(limit);
       // One text for all filters, so that one prepared statement serves them; each filter that is absent is null.
-      return ask<StoredEvent>({
+      const found = await ask<StoredEvent>({
         name: "transactions",
         text: `SELECT ${EVENT_COLUMNS} FROM events e
-               WHERE e.wallet_id = $1 AND e.amount IS NOT NULL
-                 AND ($2::text[] IS NULL OR e.type = ANY ($2))
-                 AND ($3::float8 IS NULL OR e.occurred_at >= to_timestamp($3 / 1000))
-                 AND ($4::float8 IS NULL OR e.occurred_at < to_timestamp($4 / 1000))
-                 AND ($5::bigint IS NULL OR e.version < $5)
-                 AND ($6::text IS NULL OR coalesce(e.data ->> 'kind', 'CREDIT') = $6)
-               ORDER BY e.version DESC LIMIT $7`,
+               WHERE e.wallet_id = $1 AND e.version BETWEEN $2 AND $3 AND e.amount IS NOT NULL
+                 AND ($4::text[] IS NULL OR e.type = ANY ($4))
+                 AND ($5::text IS NULL OR coalesce(e.data ->> 'kind', 'CREDIT') = $5)
+               ORDER BY e.version DESC LIMIT $6`,
         values: [
           walletId,
+          range.low,
+          range.high,
           filter.types ?? null,
-          filter.fromMs ?? null,
-          filter.toMs ?? null,
-          beforeVersion,
           filter.kind ?? null,
-          bounded(limit),
+          rows + 1,
         ],
       });
+      return upTo(found, rows, ({ version }) => version, range.next);
     },
     async operations(commandId, walletId) {
       return ask<Operation>({
@@ -231,9 +278,47 @@ function buildHistoryReads(ask: Ask): HistoryReads {
   };
 }
 
-// --- Transfers ------------------------------------------------------------------------------------------------------------
+interface VersionRange {
+  readonly low: number;
+  readonly high: number;
+  /** Where to go on below it; null when it reaches down to the last one asked for. */
+  readonly next: number | null;
+}
 
-type TransferReads = Pick<ReadModel, "transfer" | "transfersOf">;
+/**
+ * The versions to look at for one page: below `beforeVersion`, within the times, and no more than a page may look at. Null when
+ * there are none. Versions below the newest never change, so a page stays what it was while events arrive.
+ */
+async function rangeOf(
+  ask: Ask,
+  walletId: string,
+  beforeVersion: number | null,
+  { fromMs, toMs }: { readonly fromMs?: number; readonly toMs?: number },
+): Promise<VersionRange | null> {
+  const rows = await ask<{ newest: number; before: number | null; until: number | null }>({
+    name: "version-range",
+    text: `SELECT version AS newest,
+                  CASE WHEN $2::float8 IS NOT NULL THEN version_at($1, to_timestamp($2 / 1000) - interval '1 microsecond') END AS before,
+                  CASE WHEN $3::float8 IS NOT NULL THEN version_at($1, to_timestamp($3 / 1000) - interval '1 microsecond') END AS until
+           FROM wallets WHERE wallet_id = $1`,
+    values: [walletId, fromMs ?? null, toMs ?? null],
+  });
+  const [found] = rows;
+  if (found === undefined) return null;
+  const { newest, before, until } = found;
+  const high = Math.min(newest, until ?? newest, (beforeVersion ?? newest + 1) - 1);
+  const lowest = before === null ? 0 : before + 1;
+  if (high < lowest) return null;
+  const low = Math.max(lowest, high - LIMITS.queryScanRowsMax + 1);
+  return { low, high, next: low > lowest ? low : null };
+}
+
+// --- Transfers and the ledger ---------------------------------------------------------------------------------------------
+
+type TransferReads = Pick<
+  ReadPart,
+  "transfer" | "transfersById" | "transferEvents" | "transferSides"
+>;
 
 function buildTransferReads(ask: Ask): TransferReads {
   return {
@@ -245,15 +330,54 @@ function buildTransferReads(ask: Ask): TransferReads {
       });
       return rows[0] ?? null;
     },
-    transfersOf(walletId, status, limit): Promise<Transfer[]> {
-      // By way of the payer's events: their key gives the order, and the transfers need no index by wallet.
+    transfersById(transferIds): Promise<Transfer[]> {
       return ask<Transfer>({
-        name: "transfers-of",
-        text: `SELECT ${TRANSFER_COLUMNS} FROM events e JOIN transfers t ON t.transfer_id = e.transfer_id
-               WHERE e.wallet_id = $1 AND e.type = 'TransferSent' AND ($2::text IS NULL OR t.status = $2)
-               ORDER BY e.version DESC LIMIT $3`,
-        values: [walletId, status, bounded(limit)],
+        name: "transfers-by-id",
+        text: `SELECT ${TRANSFER_COLUMNS} FROM transfers t WHERE t.transfer_id = ANY ($1)`,
+        values: [transferIds],
       });
     },
+    transferEvents(transferId): Promise<StoredEvent[]> {
+      return ask<StoredEvent>({
+        name: "transfer-events",
+        text: `SELECT ${EVENT_COLUMNS} FROM transfers t
+                 JOIN events e ON e.wallet_id = t.from_wallet AND e.version = t.from_version WHERE t.transfer_id = $1
+               UNION ALL
+               SELECT ${EVENT_COLUMNS} FROM transfer_verdicts v
+                 JOIN events e ON e.wallet_id = v.to_wallet AND e.version = v.to_version WHERE v.transfer_id = $1
+               UNION ALL
+               SELECT ${EVENT_COLUMNS} FROM events e WHERE e.transfer_id = $1 AND e.type = 'TransferReturned'`,
+        values: [transferId],
+      });
+    },
+    async transferSides(walletId, status, limit, beforeVersion) {
+      const range = await rangeOf(ask, walletId, beforeVersion, {});
+      if (range === null) return { rows: [], next: null };
+      const rows = boundedPage(limit);
+      // By way of the wallet's events: their key gives the order, and the transfers need no index by wallet.
+      const found = await ask<TransferSide>({
+        name: "transfer-sides",
+        text: `SELECT e.version, e.transfer_id AS "transferId",
+                      CASE e.type WHEN 'TransferSent' THEN e.wallet_id ELSE e.counterparty END AS "fromWalletId",
+                      e.type = 'TransferReceived' AS "isPayee"
+               FROM events e
+               LEFT JOIN transfers t ON e.type = 'TransferSent' AND t.transfer_id = e.transfer_id
+               WHERE e.wallet_id = $1 AND e.version BETWEEN $2 AND $3 AND e.type IN ('TransferSent', 'TransferReceived')
+                 AND ($4::text IS NULL OR $4 = CASE e.type WHEN 'TransferSent' THEN t.status ELSE 'posted' END)
+               ORDER BY e.version DESC LIMIT $5`,
+        values: [walletId, range.low, range.high, status, rows + 1],
+      });
+      return upTo(found, rows, ({ version }) => version, range.next);
+    },
   };
+}
+
+async function trialBalance(ask: Ask, currency: string | null): Promise<AccountTotal[]> {
+  const rows = await ask<Omit<AccountTotal, "balanceMinor"> & { balanceMinor: string }>({
+    text: `SELECT t.currency, t.account, t.balance::text AS "balanceMinor",
+                  (SELECT w.decimal_places FROM wallets w WHERE w.currency = t.currency LIMIT 1) AS "decimalPlaces"
+           FROM trial_balance t ${currency === null ? "" : "WHERE t.currency = $1"}`,
+    values: currency === null ? [] : [currency],
+  });
+  return rows.map((row) => ({ ...row, balanceMinor: BigInt(row.balanceMinor) }));
 }

@@ -40,10 +40,24 @@ export interface Operation {
   readonly transferId: string | null;
 }
 
+/** Some rows in the order of their keys. */
+export interface Page<Row, Key> {
+  readonly rows: readonly Row[];
+  /** Everything up to this key has been looked at: the next page begins behind it. Null when nothing is behind it. */
+  readonly next: Key | null;
+}
+
 export interface WalletFilter {
   readonly ownerId?: string;
   readonly status?: WalletStatus;
   readonly currency?: string;
+  /** Decimals in units of each wallet's asset, both inclusive. */
+  readonly minBalance?: string;
+  readonly maxBalance?: string;
+  /** Top-level keys whose value is this text, or a number or boolean that is written so. */
+  readonly metadata?: ReadonlyMap<string, string>;
+  /** Words that all are in the id, the owner's id or the metadata's strings and numbers; from three characters on, beginnings do. */
+  readonly text?: string;
 }
 
 export interface TransactionFilter {
@@ -56,34 +70,67 @@ export interface TransactionFilter {
   readonly toMs?: number;
 }
 
+/** A transfer as one of its wallets has it. */
+export interface WalletTransfer {
+  /** The wallet's version that sent or received it. */
+  readonly version: number;
+  readonly transfer: Transfer;
+}
+
+export interface AccountTotal {
+  readonly currency: string;
+  readonly decimalPlaces: number;
+  /** `wallets`, or a system account. */
+  readonly account: string;
+  /** A sum over many wallets may leave the safe integers. */
+  readonly balanceMinor: bigint;
+}
+
 export interface ReadModel {
   wallet(walletId: string): Promise<WalletState | null>;
   /** The given wallets that exist, in no order. At most `LIMITS.queryRowsMax` ids. */
   walletsById(walletIds: readonly string[]): Promise<WalletState[]>;
   /** The wallet right after its event `version`; null when it has no such version. */
   walletAt(walletId: string, version: number): Promise<WalletState | null>;
-  /** Wallets in the order of their ids, byte by byte, after `afterWalletId`. */
+  /** The wallet right after its last event at or before a time, milliseconds since 1970; null when it did not exist. */
+  walletAtTime(walletId: string, atMs: number): Promise<WalletState | null>;
+  /** Wallets in the order of their ids, byte by byte, after `afterWalletId`. A page may be short and have a next one. */
   wallets(
     filter: WalletFilter,
     limit: number,
     afterWalletId: string | null,
-  ): Promise<WalletState[]>;
+  ): Promise<Page<WalletState, string>>;
   /** In the same order. */
   walletIdsOfOwner(ownerId: string, limit: number): Promise<string[]>;
   /** Events with `version >= fromVersion`, oldest first. */
   events(walletId: string, fromVersion: number, limit: number): Promise<StoredEvent[]>;
-  /** Events that moved money, newest first, with `version < beforeVersion` (null: from the newest). */
+  /**
+   * Events that moved money, newest first, with `version < beforeVersion` (null: from the newest). A page may be short and have a
+   * next one.
+   */
   transactions(
     walletId: string,
     filter: TransactionFilter,
     limit: number,
     beforeVersion: number | null,
-  ): Promise<StoredEvent[]>;
+  ): Promise<Page<StoredEvent, number>>;
   transfer(transferId: string): Promise<Transfer | null>;
-  /** Transfers out of the wallet, newest first. */
-  transfersOf(walletId: string, status: TransferStatus | null, limit: number): Promise<Transfer[]>;
+  /** Events of the transfer in all its wallets, in the order of the protocol: sent, received, returned. */
+  transferEvents(transferId: string): Promise<StoredEvent[]>;
+  /**
+   * Transfers that the wallet has sent or received, newest first, with the wallet's own `version < beforeVersion` (null: from the
+   * newest). One that it has received is posted, also before its payer's record says so. A page may be short and have a next one.
+   */
+  transfersOf(
+    walletId: string,
+    status: TransferStatus | null,
+    limit: number,
+    beforeVersion: number | null,
+  ): Promise<Page<WalletTransfer, number>>;
   /** Every wallet's record of a command id; `walletId` narrows it to one. */
   operations(commandId: string, walletId: string | null): Promise<Operation[]>;
+  /** Every account's total, of one currency or of all. Reads every event of it, so it is slow, and bounded by a time of its own. */
+  trialBalance(currency: string | null): Promise<AccountTotal[]>;
   /** Round trip in milliseconds to the database that answers first; rejects when none does. */
   ping(): Promise<number>;
   close(): Promise<void>;

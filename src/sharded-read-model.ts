@@ -5,14 +5,32 @@
  * that need it and no others.
  */
 import { LIMITS } from "./limits.ts";
-import type { ReadModel } from "./read-model.ts";
+import type { AccountTotal, Page, ReadModel, StoredEvent, WalletTransfer } from "./read-model.ts";
 import { shardOf } from "./shard.ts";
+import type { Transfer } from "./transfer.ts";
+
+/** An event of a wallet that sent or received a transfer. The record is in the payer's database, which may be another one. */
+export interface TransferSide {
+  readonly version: number;
+  readonly transferId: string;
+  readonly fromWalletId: string;
+  readonly isPayee: boolean;
+}
+
+/** What one database can answer by itself. */
+export interface ReadPart extends Omit<ReadModel, "transfersOf"> {
+  transfersById(transferIds: readonly string[]): Promise<Transfer[]>;
+  /** As `transfersOf`, without the records. */
+  transferSides(
+    ...question: Parameters<ReadModel["transfersOf"]>
+  ): Promise<Page<TransferSide, number>>;
+}
 
 /** @param parts in the deployment's order: shard `s` is in `parts[s % parts.length]` */
-export function buildShardedReadModel(parts: readonly ReadModel[]): ReadModel {
-  const home = (walletId: string): ReadModel => parts[shardOf(walletId) % parts.length]!;
+export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
+  const home = (walletId: string): ReadPart => parts[shardOf(walletId) % parts.length]!;
 
-  async function fromAll<T>(ask: (part: ReadModel) => Promise<T[]>): Promise<T[]> {
+  async function fromAll<T>(ask: (part: ReadPart) => Promise<T[]>): Promise<T[]> {
     return (await Promise.all(parts.map(ask))).flat();
   }
 
@@ -22,19 +40,17 @@ export function buildShardedReadModel(parts: readonly ReadModel[]): ReadModel {
       if (walletIds.length > LIMITS.queryRowsMax) {
         throw new RangeError(`${walletIds.length} ids are more than ${LIMITS.queryRowsMax}`);
       }
-      const idsOf = new Map<ReadModel, string[]>();
-      for (const walletId of walletIds) {
-        const ids = idsOf.get(home(walletId));
-        if (ids === undefined) idsOf.set(home(walletId), [walletId]);
-        else ids.push(walletId);
-      }
+      const idsOf = groupBy(walletIds, home);
       const asked = [...idsOf].map(([part, ids]) => part.walletsById(ids));
       return (await Promise.all(asked)).flat();
     },
+    walletAtTime: (walletId, atMs) => home(walletId).walletAtTime(walletId, atMs),
     walletAt: (walletId, version) => home(walletId).walletAt(walletId, version),
     async wallets(filter, limit, afterWalletId) {
-      const found = await fromAll((part) => part.wallets(filter, limit, afterWalletId));
-      return firstOf(found, limit, ({ walletId }) => walletId);
+      const pages = await Promise.all(
+        parts.map((part) => part.wallets(filter, limit, afterWalletId)),
+      );
+      return merged(pages, limit, ({ walletId }) => walletId);
     },
     async walletIdsOfOwner(ownerId, limit) {
       const found = await fromAll((part) => part.walletIdsOfOwner(ownerId, limit));
@@ -44,7 +60,25 @@ export function buildShardedReadModel(parts: readonly ReadModel[]): ReadModel {
     transactions: (walletId, ...rest) => home(walletId).transactions(walletId, ...rest),
     // Its payer's database has it, and the id does not tell which that is.
     transfer: (transferId) => firstFound(parts.map((part) => part.transfer(transferId))),
-    transfersOf: (walletId, ...rest) => home(walletId).transfersOf(walletId, ...rest),
+    async transferEvents(transferId) {
+      const found = await fromAll((part) => part.transferEvents(transferId));
+      return found.toSorted((one, other) => stepOf(one) - stepOf(other));
+    },
+    // A payee's side names the payer, whose database has the record.
+    async transfersOf(walletId, ...rest) {
+      const { rows, next } = await home(walletId).transferSides(walletId, ...rest);
+      const sidesOf = groupBy(rows, ({ fromWalletId }) => home(fromWalletId));
+      const asked = [...sidesOf].map(([part, sides]) =>
+        part.transfersById(sides.map(({ transferId }) => transferId)),
+      );
+      const records = new Map(
+        (await Promise.all(asked)).flat().map((record) => [record.transferId, record]),
+      );
+      return { rows: rows.map((side) => asWalletHasIt(side, records)), next };
+    },
+    async trialBalance(currency) {
+      return addUp(await fromAll((part) => part.trialBalance(currency)));
+    },
     async operations(commandId, walletId) {
       if (walletId !== null) return home(walletId).operations(commandId, walletId);
       const found = await fromAll((part) => part.operations(commandId, null));
@@ -62,6 +96,63 @@ export function buildShardedReadModel(parts: readonly ReadModel[]): ReadModel {
 function firstOf<T>(rows: readonly T[], limit: number, idOf: (row: T) => string): T[] {
   const sorted = rows.toSorted((one, other) => (idOf(one) < idOf(other) ? -1 : 1));
   return sorted.slice(0, Math.min(limit, LIMITS.queryRowsMax));
+}
+
+function groupBy<T, Key>(items: readonly T[], keyOf: (item: T) => Key): Map<Key, T[]> {
+  const groups = new Map<Key, T[]>();
+  for (const item of items) {
+    const group = groups.get(keyOf(item));
+    if (group === undefined) groups.set(keyOf(item), [item]);
+    else group.push(item);
+  }
+  return groups;
+}
+
+/** One page out of one page of each database: what lies behind the nearest end of a page may not be all there is. */
+function merged<Row>(
+  pages: readonly Page<Row, string>[],
+  limit: number,
+  idOf: (row: Row) => string,
+): Page<Row, string> {
+  const ends = pages.flatMap(({ next }) => (next === null ? [] : [next])).toSorted();
+  const end = ends[0] ?? null;
+  const sure = pages
+    .flatMap(({ rows }) => rows)
+    .filter((row) => end === null || idOf(row) <= end)
+    .toSorted((one, other) => (idOf(one) < idOf(other) ? -1 : 1));
+  const page = sure.slice(0, Math.min(limit, LIMITS.queryRowsMax - 1));
+  return { rows: page, next: page.length < sure.length ? idOf(page.at(-1)!) : end };
+}
+
+const STEPS = ["TransferSent", "TransferReceived", "TransferReturned"];
+
+function stepOf({ type }: StoredEvent): number {
+  return STEPS.indexOf(type);
+}
+
+/** The payee's event is the verdict: it stands before the payer's record is marked. */
+function asWalletHasIt(
+  { version, transferId, isPayee }: TransferSide,
+  records: ReadonlyMap<string, Transfer>,
+): WalletTransfer {
+  const record = records.get(transferId);
+  if (record === undefined) throw new Error(`transfer ${transferId} has an event and no record`);
+  const isAhead = isPayee && record.status === "pending";
+  const transfer: Transfer = isAhead ? { ...record, status: "posted", toVersion: version } : record;
+  return { version, transfer };
+}
+
+/** Totals of several databases as one; each of them sums to zero, and money between two of them is in `system:transit` of both. */
+function addUp(totals: readonly AccountTotal[]): AccountTotal[] {
+  const sums = new Map<string, AccountTotal>();
+  for (const total of totals) {
+    const key = `${total.currency} ${total.account}`;
+    const balanceMinor = (sums.get(key)?.balanceMinor ?? 0n) + total.balanceMinor;
+    sums.set(key, { ...total, balanceMinor });
+  }
+  return [...sums.entries()]
+    .toSorted(([one], [other]) => (one < other ? -1 : 1))
+    .map(([, it]) => it);
 }
 
 const NOT_HERE = Symbol("not here");

@@ -20,15 +20,24 @@ import { UnsafeDatabaseError, withClient } from "../src/database.ts";
 import { prepareDatabases, watchDeployment } from "../src/deployment.ts";
 import type { Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
-import { migrateDown, migrateUp } from "../src/migrate.ts";
+import { migrateDown, migrateUp, migrationStatus } from "../src/migrate.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresReadModel, ReadUnavailable } from "../src/postgres-read-model.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
-import type { ReadModel } from "../src/read-model.ts";
+import type { AccountTotal, ReadModel, WalletFilter } from "../src/read-model.ts";
 import type { ShardTable } from "../src/shard-table.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import type { Transfer } from "../src/transfer.ts";
 import { apply, decide, type WalletCommand, type WalletState } from "../src/wallet.ts";
+import {
+  draft,
+  putPosted,
+  putReceipt,
+  putReserve,
+  putWallet,
+  transferBetween,
+  type Draft,
+} from "./journal-fixtures.ts";
 import { startCoffer } from "./process.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 import type { AnyBody } from "./stack.ts";
@@ -437,20 +446,27 @@ describe("the read model", () => {
     return transfer;
   }
 
-  const idsOf = (found: WalletState[]): string[] => found.map(({ walletId }) => walletId);
+  const idsOf = (found: readonly WalletState[]): string[] => found.map(({ walletId }) => walletId);
+
+  /** All pages of a search, one after another. */
+  async function search(filter: WalletFilter, limit: number): Promise<string[][]> {
+    const pages: string[][] = [];
+    for (let after: string | null = null; ;) {
+      const { rows, next } = await reads.wallets(filter, limit, after);
+      expect(rows.length).toBeLessThanOrEqual(limit);
+      pages.push(idsOf(rows));
+      if (next === null) return pages;
+      expect(next > (after ?? "")).toBe(true);
+      after = next;
+    }
+  }
 
   it.each([1, 2, 3, 7, 43, 44, 45])(
     "lists the wallets of both databases in pages of %i, none twice and none left out",
     async (limit) => {
       for (const ownerId of ["o", "p"]) {
         const expected = SORTED.filter((walletId) => wallets.get(walletId)?.ownerId === ownerId);
-        const listed: string[] = [];
-        for (let after: string | null = null; ; after = listed.at(-1)!) {
-          const page = idsOf(await reads.wallets({ ownerId }, limit, after));
-          listed.push(...page);
-          if (page.length < limit || listed.length > LISTED.length) break;
-        }
-        expect(listed).toEqual(expected);
+        expect((await search({ ownerId }, limit)).flat()).toEqual(expected);
         expect(await reads.walletIdsOfOwner(ownerId, limit)).toEqual(expected.slice(0, limit));
       }
       expect(new Set(LISTED.map((walletId) => shardOf(walletId) % 2)).size).toBe(2);
@@ -459,9 +475,114 @@ describe("the read model", () => {
 
   it("gives no more rows than one database may, since those behind could miss some", async () => {
     withLimits({ queryRowsMax: 5 });
-    expect(idsOf(await reads.wallets({ ownerId: "p" }, 100, null))).toEqual(
-      SORTED.filter((walletId) => wallets.get(walletId)?.ownerId === "p").slice(0, 5),
+    expect(idsOf((await reads.wallets({ ownerId: "p" }, 100, null)).rows)).toEqual(
+      SORTED.filter((walletId) => wallets.get(walletId)?.ownerId === "p").slice(0, 4),
     );
+  });
+
+  it.each([
+    ["no filter", {}],
+    ["a balance", { minBalance: "10" }],
+    ["a balance that none has", { minBalance: "10.01" }],
+    ["a status", { status: "ACTIVE" }],
+    ["an owner and a balance", { ownerId: "o", maxBalance: "10" }],
+    ["a currency and a balance", { currency: "USD", maxBalance: "10.00" }],
+    ["a word", { text: "a", ownerId: "p" }],
+    ["a beginning", { text: "Zyx" }],
+  ] as [string, WalletFilter][])(
+    "finds the same by %s, however few rows a page may look at",
+    async (_name, filter) => {
+      const all = (await search(filter, 100)).flat();
+      expect(all).toEqual(
+        (await search({}, 100)).flat().filter((walletId) => fits(wallets.get(walletId)!, filter)),
+      );
+      for (const queryScanRowsMax of [1, 2, 5, 1_000]) {
+        for (const queryCandidatesMax of [1, 10]) {
+          withLimits({ queryScanRowsMax, queryCandidatesMax });
+          for (const limit of [1, 3, 50]) expect((await search(filter, limit)).flat()).toEqual(all);
+        }
+      }
+    },
+  );
+
+  /** The filter's meaning, once more. */
+  function fits(wallet: WalletState, filter: WalletFilter): boolean {
+    const words = `${wallet.walletId} ${wallet.ownerId}`.toLowerCase().split(/[^a-z0-9]+/);
+    const asked = filter.text?.toLowerCase();
+    return (
+      (filter.ownerId === undefined || wallet.ownerId === filter.ownerId) &&
+      wallet.balanceMinor >= Number(filter.minBalance ?? 0) * 100 &&
+      wallet.balanceMinor <= Number(filter.maxBalance ?? 1e9) * 100 &&
+      (asked === undefined ||
+        words.some((word) => (asked.length < 3 ? word === asked : word.startsWith(asked))))
+    );
+  }
+
+  it.each([
+    ["one database", EVEN, EVEN],
+    ["two databases", EVEN, ODD],
+    ["two databases, the other way", ODD, EVEN],
+  ])("shows a transfer to payer and payee, and all its entries, in %s", async (_, near, far) => {
+    // Given a payer and a payee, and a transfer that is posted while the payer's record is still pending
+    const home = (walletId: string) => shardOf(walletId) % 2;
+    const append = async (walletId: string, put: (writes: Draft) => void) => {
+      const writes = draft(epochs[home(walletId)]!);
+      put(writes);
+      const result = await journals[home(walletId)]!.append(writes);
+      expect(result).toEqual({ type: "committed" });
+    };
+    const [from, to] = [idIn(near), idIn(far)];
+    const balancesBefore = await reads.trialBalance("USD");
+    let payer!: WalletState;
+    let payee!: WalletState;
+    await append(from, (writes) => (payer = putWallet(writes, from, 1_000, unique("c"))));
+    await append(to, (writes) => (payee = putWallet(writes, to, 0 + 500, unique("c"))));
+    const transfer = transferBetween(payer, to, 300);
+    const { transferId } = transfer;
+    await append(from, (writes) => (payer = putReserve(writes, payer, transfer)));
+    const listed = async (walletId: string, status: Transfer["status"] | null = null) =>
+      (await reads.transfersOf(walletId, status, 10, null)).rows;
+
+    // Then only the payer has it
+    expect(await listed(from)).toEqual([{ version: 2, transfer }]);
+    expect(await listed(to)).toEqual([]);
+    expect((await reads.transferEvents(transferId)).map(({ type }) => type)).toEqual([
+      "TransferSent",
+    ]);
+
+    // When the payee has taken it
+    await append(to, (writes) => (payee = putReceipt(writes, transfer, payee)));
+    const received = { ...transfer, status: "posted", toVersion: 2 };
+    expect(await listed(to)).toEqual([{ version: 2, transfer: received }]);
+    expect(await listed(to, "posted")).toHaveLength(1);
+    expect(await listed(to, "pending")).toEqual([]);
+    expect(await listed(from, "pending")).toHaveLength(1);
+    const events = await reads.transferEvents(transferId);
+    expect(events.map(({ type, walletId, version }) => [type, walletId, version])).toEqual([
+      ["TransferSent", from, 2],
+      ["TransferReceived", to, 2],
+    ]);
+
+    // And when the payer has settled, both show the record
+    let settled!: Transfer;
+    await append(from, (writes) => (settled = putPosted(writes, transfer, 2)));
+    for (const walletId of [from, to]) {
+      expect(await listed(walletId, "posted")).toEqual([{ version: 2, transfer: settled }]);
+    }
+
+    // And the totals of both databases are one, and zero
+    const after = await reads.trialBalance("USD");
+    const balanceOf = (totals: AccountTotal[], account: string) =>
+      totals.find((total) => total.account === account)?.balanceMinor ?? 0n;
+    for (const [account, change] of [
+      ["wallets", 1_500n],
+      ["system:world", -1_500n],
+      ["system:transit", 0n],
+    ] as const) {
+      expect(balanceOf(after, account) - balanceOf(balancesBefore, account)).toBe(change);
+    }
+    expect(after.reduce((sum, { balanceMinor }) => sum + balanceMinor, 0n)).toBe(0n);
+    expect(new Set(after.map(({ account }) => account)).size).toBe(after.length);
   });
 
   it("asks a wallet's own database for it and its history", async () => {
@@ -469,7 +590,9 @@ describe("the read model", () => {
       expect(await reads.wallet(walletId)).toEqual(wallets.get(walletId));
       expect(await reads.walletAt(walletId, 0)).toMatchObject({ walletId, version: 0 });
       expect(await reads.events(walletId, 1, 5)).toMatchObject([{ walletId, version: 1 }]);
-      expect(await reads.transactions(walletId, {}, 5, null)).toHaveLength(1);
+      expect((await reads.transactions(walletId, {}, 5, null)).rows).toHaveLength(1);
+      expect(await reads.walletAtTime(walletId, T0)).toBeNull();
+      expect(await reads.walletAtTime(walletId, Date.now())).toEqual(wallets.get(walletId));
       expect(await reads.operations(`open ${walletId}`, walletId)).toHaveLength(1);
     }
     expect(await reads.wallet("nobody")).toBeNull();
@@ -484,7 +607,8 @@ describe("the read model", () => {
     for (const shards of [EVEN, ODD]) {
       const transfer = await openTransfer(shards);
       expect(await reads.transfer(transfer.transferId)).toEqual(transfer);
-      expect(await reads.transfersOf(transfer.fromWalletId, "pending", 5)).toEqual([transfer]);
+      const { rows } = await reads.transfersOf(transfer.fromWalletId, "pending", 5, null);
+      expect(rows.map((row) => row.transfer)).toEqual([transfer]);
     }
     expect(await reads.transfer("nobody's")).toBeNull();
 
@@ -516,6 +640,8 @@ describe("the read model", () => {
       () => partial.transfer("nobody's"),
       () => partial.wallets({}, 1, null),
       () => partial.walletIdsOfOwner("o", 1),
+      () => partial.transferEvents(near.transferId),
+      () => partial.trialBalance(null),
       () => partial.operations(near.commandId, null),
     ];
     for (const ask of unanswered) await expect(ask()).rejects.toThrow(ReadUnavailable);
@@ -651,7 +777,7 @@ describe("the deployment", () => {
   it("takes a database with wallets of an older version for the only one of its deployment", async () => {
     const [a, b] = fresh as [string, string];
     await migrateUp(a);
-    await migrateDown(a, 1);
+    await migrateDown(a, (await migrationStatus(a)).length - 1);
     await ask(a, insertWallet);
 
     expect(await refusalOf(prepareDatabases([a, b], quiet))).toContain("is number 1 of 1");
@@ -755,7 +881,35 @@ describe("Coffer on two databases", () => {
       await expect.poll(stands).toBe("posted");
     }
 
-    // Then the list has all of them, and the money is all there
+    // Then each has both transfers, and all entries of each, by way of the two databases
+    const paths = [near, far].map((walletId) => `/wallets/${walletId}/transfers?status=posted`);
+    const [ofNear, ofFar] = await Promise.all(
+      paths.map(async (path) => (await call(path)).body.map(({ transferId }) => transferId)),
+    );
+    expect(ofNear).toHaveLength(2);
+    expect(ofNear).toEqual(ofFar);
+    for (const transferId of ofNear!) {
+      const { body } = await call(`/ledger/transactions/${transferId}`);
+      expect(body).toMatchObject({
+        transferId,
+        entries: [{ lines: [{}, {}] }, { lines: [{}, {}] }],
+      });
+    }
+    expect((await call("/ledger/trial-balance?currency=USD")).body).toMatchObject({
+      currencies: [
+        {
+          sum: "0.00",
+          isBalanced: true,
+          accounts: [
+            { account: "system:transit", balance: "0.00" },
+            { account: "system:world", balance: "-40.00" },
+            { account: "wallets", balance: "40.00" },
+          ],
+        },
+      ],
+    });
+
+    // And the list has all of them, and the money is all there
     const { body: listed } = await call("/wallets?limit=10");
     expect(listed.map(({ id, balance }) => [id, balance])).toEqual(walletIds.map((id) => [id, 10]));
 

@@ -119,9 +119,9 @@ it("goes through all databases of a list by hand, says which each line is about,
     "  Failed: connect ECONNREFUSED 127.0.0.1:1",
   ]);
   expect(lines[2]).toMatch(new RegExp(`^postgres://.*@127.0.0.1:${port}/${name}$`));
-  const files = ["0001_journal", "0002_cluster", "0003_metadata"];
+  const files = ["0001_journal", "0002_cluster", "0003_metadata", "0004_reads"];
   expect(lines.slice(3)).toEqual(files.map((file) => `  Applied ${file}`));
 
-  expect(migrateBy("status").stdout).toMatch(/0003_metadata {2}applied .*\n$/);
-  expect(migrateBy("down").stdout).toMatch(/ {2}Took back 0003_metadata\n$/);
+  expect(migrateBy("status").stdout).toMatch(/0004_reads {2}applied .*\n$/);
+  expect(migrateBy("down").stdout).toMatch(/ {2}Took back 0004_reads\n$/);
 });

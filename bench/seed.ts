@@ -1,0 +1,96 @@
+/**
+ * `npm run bench:seed`: fills an empty database with wallets and their whole histories, to measure readers on. PostgreSQL makes the
+ * rows (`seed-rows.ts`), one chunk and one commit at a time, and at the end its own view says whether the books balance.
+ */
+import { SingleBar } from "cli-progress";
+import type pg from "pg";
+import { withClient } from "../src/database.ts";
+import { prepareDatabases } from "../src/deployment.ts";
+import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
+import { parseSeedOptions, SEED_USAGE, UsageError } from "./options.ts";
+import { chunkValues, planSeed, SEED_CHUNK } from "./seed-rows.ts";
+import { formatWhole } from "./statistics.ts";
+
+/** Events of one statement: its sort fits into memory, and the bar moves. */
+const CHUNK_EVENTS = 100_000;
+
+async function fill(databaseUrl: string, wallets: number, events: number): Promise<void> {
+  await prepareDatabases([databaseUrl], (line) => console.log(line));
+  await withClient(databaseUrl, async (client) => {
+    const { rows } = await client.query("SELECT FROM wallets LIMIT 1");
+    if (rows.length > 0) throw new Error("The database has wallets already; give an empty one.");
+    const startMs = performance.now();
+    const written = await write(client, wallets, events);
+    const tookMs = performance.now() - startMs;
+    console.log("Gathering statistics ...");
+    await client.query("VACUUM (ANALYZE) wallets, events, transfers, transfer_verdicts");
+    const rate = formatWhole((written / tookMs) * 1_000);
+    console.log(
+      `${formatWhole(wallets)} wallets seed-* with ${formatWhole(written)} events in ${(tookMs / 1_000).toFixed(1)} s, ${rate} events/s`,
+    );
+    await assertBalanced(client);
+  });
+}
+
+/** Returns the number of events. */
+async function write(client: pg.Client, wallets: number, events: number): Promise<number> {
+  // What a crash would lose is seeded again.
+  await client.query("SET synchronous_commit = off; SET jit = off; SET work_mem = '128MB'");
+  const chunks = planSeed(wallets, events, CHUNK_EVENTS);
+  const sizeOf = (chunk: (typeof chunks)[number]): number => chunk.wallets * chunk.eventsEach;
+  const total = chunks.reduce((sum, chunk) => sum + sizeOf(chunk), 0);
+  const isTerminal = process.stderr.isTTY;
+  const bar = new SingleBar({
+    format: "events |{bar}| {percentage}%  {value}/{total}  {eta_formatted} left",
+    hideCursor: isTerminal,
+    noTTYOutput: true,
+    notTTYSchedule: 5_000,
+  });
+  bar.start(total, 0);
+  try {
+    for (const chunk of chunks) {
+      await client.query({ name: "seed", text: SEED_CHUNK, values: chunkValues(chunk) });
+      bar.increment(sizeOf(chunk));
+    }
+  } finally {
+    bar.stop();
+  }
+  return total;
+}
+
+async function assertBalanced(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<{ currency: string; sum: string }>(
+    "SELECT currency, sum(balance) FROM trial_balance GROUP BY currency ORDER BY currency",
+  );
+  const wrong = rows.filter(({ sum }) => Number(sum) !== 0);
+  if (wrong.length > 0) throw new Error(`The books do not balance: ${JSON.stringify(wrong)}`);
+  console.log(`The books balance in ${rows.map(({ currency }) => currency).join(", ")}.`);
+}
+
+async function main(): Promise<void> {
+  const options = parseSeedOptions(process.argv.slice(2));
+  if (options === "help") {
+    console.log(SEED_USAGE);
+    return;
+  }
+  const { wallets, events, databaseUrl, dataDir } = options;
+  if (databaseUrl !== undefined) {
+    await fill(databaseUrl, wallets, events);
+    return;
+  }
+  const server = await startEmbeddedPostgres({ dataDir });
+  try {
+    await fill(server.url, wallets, events);
+    console.log(`Serve it with: DATA_DIR=${dataDir} npm start`);
+  } finally {
+    await server.stop();
+  }
+}
+
+try {
+  await main();
+} catch (error) {
+  console.error(error instanceof Error ? error.message : String(error));
+  if (error instanceof UsageError) console.error(SEED_USAGE);
+  process.exitCode = error instanceof UsageError ? 2 : 1;
+}
