@@ -4,7 +4,8 @@
  * with it. What did not need the database (a rejection decided on state that another command in here has changed) waits in
  * here too.
  */
-import type { KnownCommand, KnownVerdict, Writes } from "../src/journal.ts";
+import { chainHash } from "../src/chain.ts";
+import type { KnownCommand, KnownVerdict, NewEvent, WalletWrite, Writes } from "../src/journal.ts";
 import type { Change, CommandMessage, Outcome, Reply, ShardMessage } from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
 import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
@@ -15,6 +16,8 @@ export interface Actor {
   readonly shard: number;
   /** Null: the wallet does not exist. Meaningless until `loaded`. */
   state: WalletState | null;
+  /** Of its last event, committed or not; null: `LoadedWallet.hash`. */
+  hash: string | null;
   loaded: boolean;
   /** What arrived before the state was recovered, in order; bounded by `LIMITS.mailboxMessagesMax`. */
   mailbox: Item[];
@@ -87,7 +90,7 @@ function mayBeKnown(message: ShardMessage): boolean {
 export interface Commit extends Omit<Writes, "fence" | "wallets"> {
   readonly items: Item[];
   readonly actors: Set<Actor>;
-  readonly wallets: Map<string, { state: WalletState; baseVersion: number }>;
+  readonly wallets: Map<string, WalletWrite>;
   /** Shards spoken for; the epochs are filled in when the commit is sent. */
   readonly shards: Set<number>;
   readonly replies: Reply[];
@@ -152,7 +155,7 @@ export function record(
     const event = events[index]!;
     const isLast = index === events.length - 1;
     state = apply(walletId, state, event);
-    commit.events.push({
+    const row: Omit<NewEvent, "hash"> = {
       walletId,
       version: state.version,
       event,
@@ -166,7 +169,9 @@ export function record(
       causationId: cause.causationId,
       description: cause.description,
       metadata: cause.metadata,
-    });
+    };
+    actor.hash = chainHash(actor.hash, row);
+    commit.events.push({ ...row, hash: actor.hash });
     commit.changes.push({
       wallet: state,
       type: event.type,
@@ -174,10 +179,10 @@ export function record(
       description: cause.description,
     });
   }
-  if (state === null) throw new Error(`nothing to record for wallet ${walletId}`);
+  const { hash } = actor;
+  if (state === null || hash === null) throw new Error(`nothing to record for ${walletId}`);
   const entry = commit.wallets.get(walletId);
-  if (entry === undefined) commit.wallets.set(walletId, { state, baseVersion });
-  else entry.state = state;
+  commit.wallets.set(walletId, { state, baseVersion: entry?.baseVersion ?? baseVersion, hash });
   actor.state = state;
   return state;
 }

@@ -204,7 +204,9 @@ export function buildLane(deps: LaneDeps): Lane {
           isReadFailing = false;
           for (const actor of woken) {
             if (actors.get(actor.walletId) !== actor) continue;
-            actor.state = states.get(actor.walletId) ?? null;
+            const { state, hash } = states.get(actor.walletId)!;
+            actor.state = state;
+            actor.hash = hash;
             actor.loaded = true;
             const { mailbox } = actor;
             actor.mailbox = [];
@@ -600,6 +602,7 @@ function newActor(walletId: string, shard: number): Actor {
     walletId,
     shard,
     state: null,
+    hash: null,
     loaded: false,
     mailbox: [],
     uncommitted: 0,

@@ -47,7 +47,7 @@ export function chunkValues({ first, wallets, eventsEach }: SeedChunk): unknown[
 
 /**
  * $1 numbers, $2 shards of the wallets, $3 events of each. Events go in by time, so that those of one wallet lie apart as they do in
- * life.
+ * life. They have no hash, like events from before there were hashes.
  */
 export const SEED_CHUNK = `
 WITH pairs AS MATERIALIZED (
@@ -88,6 +88,9 @@ WITH pairs AS MATERIALIZED (
          CASE WHEN v = 0 THEN 'seed-' || n || '-1'
               WHEN type = 'TransferReceived' THEN 'seed-' || (n + 1 - 2 * side) || '-' || v END AS cause_id
   FROM amounts
+), lasts AS MATERIALIZED (
+  SELECT shard, coalesce((SELECT max(e.position) FROM events e WHERE e.shard = s.shard), 0) AS position
+  FROM (SELECT DISTINCT shard FROM pairs) s
 ), wrote_events AS (
   INSERT INTO events
   SELECT wallet_id, v, type, amount, balance, 0, status,
@@ -95,8 +98,9 @@ WITH pairs AS MATERIALIZED (
          CASE WHEN type LIKE 'Transfer%' THEN other_id END, transfer_id, command_id, NULL, occurred_at, cause_id, cause_id, NULL,
          CASE WHEN v = 0 THEN jsonb_build_object('ownerId', owner_id, 'currency', currency, 'decimalPlaces', places,
                                                  'walletMetadata', metadata)
-              WHEN v % 10 = 6 AND type = 'WalletCredited' THEN '{"kind": "FUND"}'::jsonb END
-  FROM folded ORDER BY v, n
+              WHEN v % 10 = 6 AND type = 'WalletCredited' THEN '{"kind": "FUND"}'::jsonb END,
+         shard, lasts.position + row_number() OVER (PARTITION BY shard ORDER BY v, n)
+  FROM folded JOIN lasts USING (shard) ORDER BY v, n
 ), wrote_transfers AS (
   INSERT INTO transfers
   SELECT transfer_id, shard, wallet_id, other_id, amount, currency, places, 'posted', v, v, NULL, command_id, NULL, NULL,

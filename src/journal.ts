@@ -26,6 +26,25 @@ export interface NewEvent {
   readonly description: string | null;
   /** JSON text, or null. */
   readonly metadata: string | null;
+  /** Of this event and, through it, of all before it: `chain.ts`. */
+  readonly hash: string;
+}
+
+/** A wallet that a commit changes. */
+export interface WalletWrite {
+  /** After the commit. */
+  readonly state: WalletState;
+  /** Its version before the commit; -1: it did not exist. */
+  readonly baseVersion: number;
+  /** Hash of its last event. */
+  readonly hash: string;
+}
+
+export interface LoadedWallet {
+  /** Null: it does not exist. */
+  readonly state: WalletState | null;
+  /** Hash of its last event; null: of an event from before there were hashes, or of none. */
+  readonly hash: string | null;
 }
 
 /** A command id within its wallet. */
@@ -53,8 +72,7 @@ export interface NewVerdict {
 /** The content of one commit. */
 export interface Writes {
   readonly events: NewEvent[];
-  /** Per wallet: its last state, and its version before the commit (-1: it did not exist). */
-  readonly wallets: ReadonlyMap<string, { state: WalletState; baseVersion: number }>;
+  readonly wallets: ReadonlyMap<string, WalletWrite>;
   readonly rejections: NewRejection[];
   /** Command ids to look for first: all that may have an outcome already. One left out must be new, or nothing is written. */
   readonly lookups: CommandKey[];
@@ -109,8 +127,8 @@ export interface Journal {
    */
   claim(owner: string, shards: readonly number[]): Promise<Map<number, number>>;
 
-  /** The wallets' states; null for one that does not exist. */
-  loadWallets(walletIds: readonly string[]): Promise<Map<string, WalletState | null>>;
+  /** Each of the wallets. */
+  loadWallets(walletIds: readonly string[]): Promise<Map<string, LoadedWallet>>;
 
   /** Wallets that creations with a proposed id and these command ids made, or were rejected for, by command id. */
   loadCreated(commandIds: readonly string[]): Promise<Map<string, string>>;

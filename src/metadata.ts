@@ -34,6 +34,11 @@ export function mergedMetadata(metadata: string, patch: string): string {
   return write(merge(JSON.parse(metadata), JSON.parse(patch)), 1);
 }
 
+/** The canonical text of any JSON value, as deep as it is. */
+export function canonicalJson(value: unknown): string {
+  return write(value, -Infinity);
+}
+
 /** UTF-8 bytes of a text. */
 export function metadataBytes(text: string): number {
   let bytes = 0;

@@ -5,13 +5,21 @@
  * process that is stopped halfway can hold no lock.
  */
 import pg from "pg";
-import type { AppendResult, Journal, NewEvent, NewVerdict, Writes } from "./journal.ts";
+import { accountOf, dataOf } from "./event-row.ts";
+import type {
+  AppendResult,
+  Journal,
+  LoadedWallet,
+  NewVerdict,
+  WalletWrite,
+  Writes,
+} from "./journal.ts";
 import { LIMITS } from "./limits.ts";
 import { NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
 import type { Rejection } from "./rejection.ts";
 import { ALL_SHARDS, shardOf } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
-import type { WalletEvent, WalletState } from "./wallet.ts";
+import type { WalletState } from "./wallet.ts";
 
 const { Client, Pool } = pg;
 
@@ -106,6 +114,8 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     options: `-c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off -c statement_timeout=${statementMs}`,
     types: NUMBERS,
   });
+  /** Last position of each shard that was claimed here; only the writer that holds a shard can know it. */
+  const lastPositions = new Map<number, number>();
   reader.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
 
   async function read<Row extends pg.QueryResultRow>(
@@ -117,6 +127,23 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     return result.rows;
   }
 
+  async function loadPositions(shards: readonly number[]): Promise<void> {
+    if (shards.length === 0) return;
+    const rows = await read<Place>("positions", SELECT_POSITIONS, [shards]);
+    for (const { shard, position } of rows) lastPositions.set(shard, position);
+  }
+
+  /** The next places of the shards, for one append; they are taken when it is committed. */
+  function placesOf({ events }: Writes): Place[] {
+    const next = new Map<number, number>();
+    return events.map(({ walletId }) => {
+      const shard = shardOf(walletId);
+      const position = (next.get(shard) ?? lastPositions.get(shard) ?? 0) + 1;
+      next.set(shard, position);
+      return { shard, position };
+    });
+  }
+
   return {
     async claim(owner, shards) {
       const rows = await read<{ claimed_shard: number; claimed_epoch: number }>(
@@ -124,13 +151,18 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         "SELECT claimed_shard, claimed_epoch FROM claim_shards($1, $2)",
         [owner, shards],
       );
-      return new Map(rows.map((row) => [row.claimed_shard, row.claimed_epoch]));
+      const epochs = new Map(rows.map((row) => [row.claimed_shard, row.claimed_epoch]));
+      // Nobody writes these shards from now on but this journal, so from now on it counts.
+      await loadPositions([...epochs.keys()]);
+      return epochs;
     },
 
     async loadWallets(walletIds) {
-      const wallets = await read<WalletState>("wallets", SELECT_WALLETS, [walletIds]);
-      const found = new Map<string, WalletState | null>(walletIds.map((id) => [id, null]));
-      for (const wallet of wallets) found.set(wallet.walletId, wallet);
+      const found = new Map<string, LoadedWallet>(walletIds.map((id) => [id, NO_WALLET]));
+      const stored = await read<WalletState & { hash: string | null }>("wallets", SELECT_WALLETS, [
+        walletIds,
+      ]);
+      for (const { hash, ...state } of stored) found.set(state.walletId, { state, hash });
       return found;
     },
 
@@ -147,7 +179,14 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
 
     async append(writes) {
       const metadata = metadataRows(writes);
-      const values = appendValues(writes);
+      let places: Place[];
+      try {
+        await loadPositions([...writes.fence.keys()].filter((shard) => !lastPositions.has(shard)));
+        places = placesOf(writes);
+      } catch (error) {
+        return { type: "refused", reason: String(error) };
+      }
+      const values = appendValues(writes, places);
       if (metadata !== null) values.push(metadata);
       let client: pg.Client;
       let timer: NodeJS.Timeout | undefined;
@@ -165,10 +204,18 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         // The server ends a statement by its own bound; past that the server itself is not there.
         timer = setTimeout(() => writer.drop(), statementMs + LIMITS.journalConnectMs);
         const result = await query;
-        return readKnown(result.rows[0]?.known ?? null);
+        const known = readKnown(result.rows[0]?.known ?? null);
+        if (known.type === "committed") {
+          for (const { shard, position } of places) lastPositions.set(shard, position);
+        }
+        return known;
       } catch (error) {
         const result = readError(error);
         if (result.type === "unknown") writer.drop();
+        // Perhaps it was written, or somebody else has: look before the next one.
+        if (result.type === "unknown" || result.type === "stale") {
+          for (const shard of writes.fence.keys()) lastPositions.delete(shard);
+        }
         return result;
       } finally {
         clearTimeout(timer);
@@ -225,7 +272,14 @@ function readError(error: unknown): AppendResult {
   throw error;
 }
 
-const SELECT_WALLETS = `SELECT ${WALLET_COLUMNS} FROM wallets w WHERE w.wallet_id = ANY ($1)`;
+const NO_WALLET: LoadedWallet = { state: null, hash: null };
+
+const SELECT_WALLETS = `
+  SELECT ${WALLET_COLUMNS}, encode(w.hash, 'hex') AS hash FROM wallets w WHERE w.wallet_id = ANY ($1)`;
+
+const SELECT_POSITIONS = `
+  SELECT s.shard, coalesce((SELECT max(e.position) FROM events e WHERE e.shard = s.shard), 0) AS position
+  FROM unnest($1::smallint[]) s(shard)`;
 
 const SELECT_CREATED = `
   SELECT e.command_id, e.wallet_id FROM events e JOIN events c ON c.wallet_id = e.wallet_id AND c.version = 0
@@ -237,13 +291,19 @@ const SELECT_CREATED = `
 const SELECT_PENDING = `
   SELECT ${TRANSFER_COLUMNS} FROM transfers t WHERE t.status = 'pending' AND t.shard = ANY ($1)`;
 
+/** An event's place among all events of its shard. */
+interface Place {
+  readonly shard: number;
+  readonly position: number;
+}
+
 /** The parameters of `append_commit`, in its order. */
-function appendValues(writes: Writes): unknown[] {
+function appendValues(writes: Writes, places: readonly Place[]): unknown[] {
   const { events, lookups, rejections } = writes;
-  const updated: Array<{ state: WalletState; baseVersion: number }> = [];
-  const created: WalletState[] = [];
+  const updated: WalletWrite[] = [];
+  const created: WalletWrite[] = [];
   for (const wallet of writes.wallets.values()) {
-    if (wallet.baseVersion < 0) created.push(wallet.state);
+    if (wallet.baseVersion < 0) created.push(wallet);
     else updated.push(wallet);
   }
   return [
@@ -278,8 +338,12 @@ function appendValues(writes: Writes): unknown[] {
     ...verdictValues(writes.verdicts),
     ...settledValues(writes.settled),
     texts(writes.verdictLookups, (transferId) => transferId),
-    rows(created, (state) => ({ ...state, shard: shardOf(state.walletId) })),
+    rows(created, ({ state, hash }) => ({ ...state, hash, shard: shardOf(state.walletId) })),
     rows(rejections, (rejection) => rejection),
+    numbers(places, ({ shard }) => shard),
+    numbers(places, ({ position }) => position),
+    texts(events, ({ hash }) => hash),
+    texts(updated, ({ hash }) => hash),
   ];
 }
 
@@ -368,44 +432,6 @@ function unlessCommand(of: { commandId: string | null }, id: string): string | n
   return id === of.commandId ? null : id;
 }
 
-/** The system account on the other side of a money event. */
-function accountOf(event: WalletEvent): string | null {
-  switch (event.type) {
-    case "WalletCredited":
-    case "WalletDebited":
-      return "system:world";
-    case "TransferSent":
-    case "TransferReceived":
-    case "TransferReturned":
-      return "system:transit";
-    case "WalletCreated":
-    case "WalletMetadataChanged":
-    case "WalletSuspended":
-    case "WalletActivated":
-    case "WalletClosed":
-      return null;
-    default:
-      return event satisfies never;
-  }
-}
-
-/** JSON text of what is particular to an event's type, with the caller's metadata; null when there is nothing to say. */
-function dataOf({ event, metadata, isIdProposed }: NewEvent): string | null {
-  const parts: string[] = [];
-  if (event.type === "WalletCreated") {
-    const { ownerId, currency, decimalPlaces } = event;
-    parts.push(JSON.stringify({ ownerId, currency, decimalPlaces }).slice(1, -1));
-    if (isIdProposed) parts.push(`"isIdProposed":true`);
-    parts.push(`"walletMetadata":${event.metadata}`);
-  }
-  if (event.type === "WalletMetadataChanged") parts.push(`"walletMetadata":${event.metadata}`);
-  if (event.type === "WalletCredited" && event.kind !== "CREDIT") {
-    parts.push(`"kind":"${event.kind}"`);
-  }
-  if (metadata !== null) parts.push(`"metadata":${metadata}`);
-  return parts.length === 0 ? null : `{${parts.join(",")}}`;
-}
-
 const NOTHING: Writes = {
   events: [],
   wallets: new Map(),
@@ -418,7 +444,7 @@ const NOTHING: Writes = {
   fence: new Map(),
 };
 
-const parameters = appendValues(NOTHING).map((_, index) => `$${index + 1}`);
+const parameters = appendValues(NOTHING, []).map((_, index) => `$${index + 1}`);
 const APPEND_COMMIT = `append_commit(${parameters.join(", ")})`;
 const APPEND = `SELECT ${APPEND_COMMIT} AS known`;
 

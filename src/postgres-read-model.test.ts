@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 import { ZERO } from "./amount.ts";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "./embedded-postgres.ts";
+import { chainHash } from "./chain.ts";
 import type { Journal, NewEvent } from "./journal.ts";
 import { LIMITS } from "./limits.ts";
 import { migrateUp } from "./migrate.ts";
@@ -48,11 +49,12 @@ async function commit(
 ): Promise<WalletState[]> {
   const base = wallets.get(walletId) ?? null;
   const states: WalletState[] = [];
+  let hash: string | null = null;
   const rows = events.map((event, nth): NewEvent => {
     const state = apply(walletId, states.at(-1) ?? base, event);
     states.push(state);
     const isLast = nth === events.length - 1;
-    return {
+    const row: Omit<NewEvent, "hash"> = {
       walletId,
       version: state.version,
       event,
@@ -67,11 +69,13 @@ async function commit(
       description: extra.description ?? null,
       metadata: extra.metadata ?? null,
     };
+    hash = chainHash(hash, row);
+    return { ...row, hash };
   });
   const state = states.at(-1)!;
   const result = await journal.append({
     events: rows,
-    wallets: new Map([[walletId, { state, baseVersion: base?.version ?? -1 }]]),
+    wallets: new Map([[walletId, { state, baseVersion: base?.version ?? -1, hash: hash! }]]),
     rejections: [],
     transfers: extra.transfers ?? [],
     verdicts: [],

@@ -39,6 +39,7 @@ import {
   type Draft,
 } from "./journal-fixtures.ts";
 import { startCoffer } from "./process.ts";
+import { chained } from "./journal-fixtures.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 import type { AnyBody } from "./stack.ts";
 import {
@@ -382,7 +383,7 @@ describe("the read model", () => {
     const events = decision.events.map((event, nth) => {
       const state = apply(walletId, after, event);
       after = state;
-      return {
+      return chained({
         walletId,
         version: state.version,
         event,
@@ -396,12 +397,17 @@ describe("the read model", () => {
         causationId: commandId,
         description: null,
         metadata: "{}",
-      };
+      });
     });
     const place = shardOf(walletId) % 2;
     const result = await journals[place]!.append({
       events,
-      wallets: new Map([[walletId, { state: after!, baseVersion: before?.version ?? -1 }]]),
+      wallets: new Map([
+        [
+          walletId,
+          { state: after!, baseVersion: before?.version ?? -1, hash: events.at(-1)!.hash },
+        ],
+      ]),
       rejections: [],
       lookups: [],
       verdictLookups: [],

@@ -3,6 +3,7 @@
  * transfers to fill them with. Nothing here knows which journal it is for.
  */
 import { amountMinor } from "../src/amount.ts";
+import { chainHash } from "../src/chain.ts";
 import type { NewEvent, Writes } from "../src/journal.ts";
 import type { Rejection } from "../src/rejection.ts";
 import { shardOf } from "../src/shard.ts";
@@ -39,6 +40,17 @@ export function speakFor(writes: Draft, walletId: string): void {
   writes.fence.set(shard, writes.epochs.get(shard)!);
 }
 
+/** Hashes of events made here, by wallet and version: what the next one is chained to. */
+const hashes = new Map<string, string>();
+
+/** The event, chained to the one that was made here before it. */
+export function chained(row: Omit<NewEvent, "hash">): NewEvent {
+  const { walletId, version } = row;
+  const hash = chainHash(hashes.get(`${walletId} ${version - 1}`) ?? null, row);
+  hashes.set(`${walletId} ${version}`, hash);
+  return { ...row, hash };
+}
+
 /** Puts one event into the commit, applied to the wallet as the commit or `state` has it. */
 export function put(
   writes: Draft,
@@ -51,7 +63,7 @@ export function put(
   const after = apply(walletId, before?.state ?? state, event);
   const baseVersion = before?.baseVersion ?? state?.version ?? -1;
   const { version, balanceMinor, heldMinor, status } = after;
-  writes.events.push({
+  const row = chained({
     walletId,
     version,
     event,
@@ -67,7 +79,8 @@ export function put(
     metadata: null,
     ...rest,
   });
-  writes.wallets.set(walletId, { state: after, baseVersion });
+  writes.events.push(row);
+  writes.wallets.set(walletId, { state: after, baseVersion, hash: row.hash });
   const { commandId } = rest;
   if (commandId !== undefined && commandId !== null) writes.lookups.push({ walletId, commandId });
   speakFor(writes, walletId);

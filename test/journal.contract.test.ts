@@ -29,6 +29,11 @@ import {
 import { openPostgresGround, openSimulatedGround, type JournalGround } from "./journal-grounds.ts";
 import { unique } from "./staging.ts";
 
+/** Hash of the wallet's last event in a commit. */
+function hashIn({ wallets }: Draft, walletId: string): string {
+  return wallets.get(walletId)!.hash;
+}
+
 const OWNER = "host-1";
 const COMMITTED = { type: "committed" };
 const STALE = { type: "stale" };
@@ -80,7 +85,7 @@ describe.each([
   }
 
   async function walletNow(walletId: string): Promise<WalletState> {
-    return (await journal.loadWallets([walletId])).get(walletId)!;
+    return (await journal.loadWallets([walletId])).get(walletId)!.state!;
   }
 
   function creditOf(state: WalletState, minor = 1, commandId = unique("command")): Draft {
@@ -440,10 +445,10 @@ describe.each([
       const missingId = unique("w");
       const ids = [newId, payee.walletId, payer.walletId, missingId];
       expect(Object.fromEntries(await journal.loadWallets(ids))).toEqual({
-        [newId]: created,
-        [payee.walletId]: received,
-        [payer.walletId]: back,
-        [missingId]: null,
+        [newId]: { state: created, hash: hashIn(writes, newId) },
+        [payee.walletId]: { state: received, hash: hashIn(writes, payee.walletId) },
+        [payer.walletId]: { state: back, hash: hashIn(writes, payer.walletId) },
+        [missingId]: { state: null, hash: null },
       });
       const left = (await journal.loadPendingTransfers([shard])).map((one) => one.transferId);
       expect(left).not.toContain(kept.transferId);

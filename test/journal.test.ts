@@ -16,7 +16,15 @@ import type { ShardTable } from "../src/shard-table.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import type { Transfer, Verdict } from "../src/transfer.ts";
 import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
-import { checkBooks, openDatabase, unique, withLimits, type TestDatabase } from "./staging.ts";
+import { chained } from "./journal-fixtures.ts";
+import {
+  checkBooks,
+  idIn,
+  openDatabase,
+  unique,
+  withLimits,
+  type TestDatabase,
+} from "./staging.ts";
 
 const CLAIM_LOCK = 1_668_245_094;
 const OWNER = "host-1";
@@ -91,7 +99,7 @@ function put(
   const after = apply(walletId, before?.state ?? state, event);
   const baseVersion = before?.baseVersion ?? state?.version ?? -1;
   const { version, balanceMinor, heldMinor, status } = after;
-  writes.events.push({
+  const row = chained({
     walletId,
     version,
     event,
@@ -107,7 +115,8 @@ function put(
     metadata: null,
     ...rest,
   });
-  writes.wallets.set(walletId, { state: after, baseVersion });
+  writes.events.push(row);
+  writes.wallets.set(walletId, { state: after, baseVersion, hash: row.hash });
   const { commandId } = rest;
   if (commandId !== undefined && commandId !== null) writes.lookups.push({ walletId, commandId });
   speakFor(writes, walletId);
@@ -235,11 +244,11 @@ async function reserved(): Promise<Transfer> {
 }
 
 async function walletNow(walletId: string): Promise<WalletState> {
-  return (await journal.loadWallets([walletId])).get(walletId)!;
+  return (await journal.loadWallets([walletId])).get(walletId)!.state!;
 }
 
 async function versionOf(walletId: string): Promise<number | undefined> {
-  return (await journal.loadWallets([walletId])).get(walletId)?.version;
+  return (await journal.loadWallets([walletId])).get(walletId)?.state?.version;
 }
 
 const COUNTS = `
@@ -312,7 +321,7 @@ describe("one commit", () => {
     // Then all of it is there, and the books are in order
     const missingId = unique("w");
     const states = await journal.loadWallets([newId, walletId, missingId]);
-    expect(Object.fromEntries(states)).toEqual({
+    expect(Object.fromEntries([...states].map(([id, { state }]) => [id, state]))).toEqual({
       [newId]: created,
       [walletId]: received,
       [missingId]: null,
@@ -367,9 +376,10 @@ describe("one commit", () => {
     const { walletId } = wallet;
     const current = await walletNow(walletId);
     const transfer = { ...transferBetween(current, unique("w"), 1), description: all };
+    const commandId = unique("command");
+    const again = creditOf(current, 1, commandId);
     const others = reserveOf(current, transfer);
     const rejection: Rejection = { code: "idempotency_conflict", commandId: all };
-    const commandId = unique("command");
     others.rejections.push({
       walletId,
       commandId,
@@ -382,7 +392,6 @@ describe("one commit", () => {
     expect(await journal.append(others)).toEqual({ type: "committed" });
     expect(await journal.loadPendingTransfers([shardOf(walletId)])).toEqual([transfer]);
     expect((await walletNow(newId)).ownerId).toBe(all);
-    const again = creditOf(current, 1, commandId);
     expect(await journal.append(again)).toMatchObject({ commands: [{ rejection }] });
     await giveBack(transfer);
   });
@@ -418,6 +427,50 @@ describe("the fence", () => {
   });
 });
 
+function journalFor(url: string): Journal {
+  const built = buildPostgresJournal(url);
+  onTestFinished(() => built.close());
+  return built;
+}
+
+describe("the place of an event among those of its shard", () => {
+  async function places(walletId: string): Promise<number[]> {
+    const sql = "SELECT position FROM events WHERE wallet_id = $1 ORDER BY version";
+    const rows = await database.query<{ position: number }>(sql, [walletId]);
+    return rows.map(({ position }) => position);
+  }
+
+  it("is counted on without a gap by whoever holds the shard", async () => {
+    const first = await openWallet();
+    const start = (await places(first.walletId))[1]!;
+    const walletId = idIn([shardOf(first.walletId)]);
+
+    // Given one more by this owner, and then another owner
+    let state = put(draft(), first.walletId, credited(1), {}, first);
+    expect(await journal.append(creditOf(first, 1))).toEqual({ type: "committed" });
+    const successor = journalFor(database.url);
+    epochs = await successor.claim(OWNER, ALL_SHARDS);
+
+    // When the next one writes several of two wallets of the shard in one commit
+    const writes = draft();
+    putWallet(writes, walletId, 5, unique("command"));
+    state = put(writes, first.walletId, credited(1), {}, state);
+    put(writes, first.walletId, credited(1));
+    expect(await successor.append(writes)).toEqual({ type: "committed" });
+
+    // Then each has the next place
+    expect(await places(walletId)).toEqual([start + 2, start + 3]);
+    expect((await places(first.walletId)).slice(2)).toEqual([start + 1, start + 4, start + 5]);
+
+    // And who counted before, and comes back without a claim, is refused once and then counts right
+    const late = creditOf(await walletNow(first.walletId), 1);
+    expect(await journal.append(late)).toMatchObject({ type: "stale" });
+    expect(await journal.append(late)).toEqual({ type: "committed" });
+    expect((await places(first.walletId)).at(-1)).toBe(start + 6);
+    await checkBooks(database);
+  });
+});
+
 describe("the tables themselves", () => {
   it.each([
     "UPDATE events SET amount = amount + 1",
@@ -432,8 +485,9 @@ describe("the tables themselves", () => {
   });
 
   const INSERT_EVENT = `
-    INSERT INTO events (wallet_id, version, type, balance, held, status, occurred_at, correlation_id, amount, account)
-    VALUES ('checked', $1, 'WalletCredited', $2, $3, 'ACTIVE', now(), '', $4, $5)`;
+    INSERT INTO events (wallet_id, version, type, balance, held, status, occurred_at, correlation_id, amount, account,
+                        shard, position)
+    VALUES ('checked', $1, 'WalletCredited', $2, $3, 'ACTIVE', now(), '', $4, $5, 0, 1000000000)`;
   it.each([
     ["a negative version", [-1, 0, 0, 1, "system:world"]],
     ["a negative balance", [1, -1, 0, 1, "system:world"]],
@@ -502,12 +556,6 @@ describe("the tables themselves", () => {
 // --- A database that fails ------------------------------------------------------------------------------------------------
 
 describe("when the database fails", () => {
-  function journalFor(url: string): Journal {
-    const built = buildPostgresJournal(url);
-    onTestFinished(() => built.close());
-    return built;
-  }
-
   it("does not know the outcome when its connection is ended during the append, and goes on with another", async () => {
     const wallet = await openWallet();
     const held = await holdLock("alone");
@@ -612,6 +660,7 @@ describe("when the database fails", () => {
     const wallet = await openWallet();
     const commandId = unique("command");
     const other = await openWallet();
+    epochs = await tapped.claim(OWNER, ALL_SHARDS);
     expect(await tapped.append(creditOf(other, 1))).toEqual({ type: "committed" });
 
     wire.swallow(cut);

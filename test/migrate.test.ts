@@ -119,9 +119,48 @@ it("goes through all databases of a list by hand, says which each line is about,
     "  Failed: connect ECONNREFUSED 127.0.0.1:1",
   ]);
   expect(lines[2]).toMatch(new RegExp(`^postgres://.*@127.0.0.1:${port}/${name}$`));
-  const files = ["0001_journal", "0002_cluster", "0003_metadata", "0004_reads"];
+  const files = ["0001_journal", "0002_cluster", "0003_metadata", "0004_reads", "0006_stream"];
   expect(lines.slice(3)).toEqual(files.map((file) => `  Applied ${file}`));
 
-  expect(migrateBy("status").stdout).toMatch(/0004_reads {2}applied .*\n$/);
-  expect(migrateBy("down").stdout).toMatch(/ {2}Took back 0004_reads\n$/);
+  expect(migrateBy("status").stdout).toMatch(/0006_stream {2}applied .*\n$/);
+  expect(migrateBy("down").stdout).toMatch(/ {2}Took back 0006_stream\n$/);
+});
+
+it("gives events from before they had places their places, and no hash", async () => {
+  const client = new pg.Client({ connectionString: url });
+  await migrateUp(url, { log: () => undefined });
+  const applied = (await migrationStatus(url)).filter(({ appliedAt }) => appliedAt !== undefined);
+  const steps = applied.length - applied.findIndex(({ name: file }) => file === "0006_stream");
+  await migrateDown(url, steps);
+  await client.connect();
+  try {
+    await client.query(`
+      INSERT INTO wallets (wallet_id, shard, currency, decimal_places, balance, held, status, version, metadata, created_at, updated_at)
+      SELECT id, shard, 'USD', 2, 3, 0, 'ACTIVE', 3, '{}', now(), now()
+      FROM (VALUES ('a', 7), ('b', 7), ('c', 8)) w(id, shard);
+      INSERT INTO events (wallet_id, version, type, balance, held, status, occurred_at)
+      SELECT id, v, 'WalletCreated', 0, 0, 'ACTIVE', '2030-01-01'::timestamptz + v * interval '1 s'
+      FROM (VALUES ('a'), ('b'), ('c')) w(id), generate_series(0, 3) v`);
+    await migrateUp(url, { log: () => undefined });
+    const { rows } = await client.query(
+      `SELECT shard, array_agg(wallet_id || version ORDER BY position) AS events,
+              array_agg(position ORDER BY position)::int[] AS positions, count(hash)::int AS hashes
+       FROM events GROUP BY shard ORDER BY shard`,
+    );
+    expect(rows).toEqual([
+      {
+        shard: 7,
+        events: ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "b3"],
+        positions: [1, 2, 3, 4, 5, 6, 7, 8],
+        hashes: 0,
+      },
+      { shard: 8, events: ["c0", "c1", "c2", "c3"], positions: [1, 2, 3, 4], hashes: 0 },
+    ]);
+    // And the append-only trigger is in force again
+    await expect(client.query("UPDATE events SET position = position + 100")).rejects.toThrow(
+      /append-only/,
+    );
+  } finally {
+    await client.end();
+  }
 });

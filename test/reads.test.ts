@@ -142,8 +142,8 @@ describe("a wallet's past", () => {
       ahead,
     ]);
     await database.query(
-      `INSERT INTO events (wallet_id, version, type, balance, held, status, occurred_at, correlation_id)
-       VALUES ($1, 1, 'WalletActivated', 0, 0, 'ACTIVE', $2, 'c')`,
+      `INSERT INTO events (wallet_id, version, type, balance, held, status, occurred_at, correlation_id, shard, position)
+       VALUES ($1, 1, 'WalletActivated', 0, 0, 'ACTIVE', $2, 'c', 0, 1000000)`,
       [id, ahead],
     );
     await end();

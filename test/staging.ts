@@ -8,8 +8,11 @@ import { setImmediate as turn } from "node:timers/promises";
 import pg from "pg";
 import { expect, inject, onTestFinished } from "vitest";
 import { buildLane, type Lane } from "../actors/lane.ts";
-import type { AppendResult, Journal, Writes } from "../src/journal.ts";
+import type { AppendResult, Journal, LoadedWallet, Writes } from "../src/journal.ts";
+import { chainHashOfRow } from "../src/chain.ts";
 import { LIMITS } from "../src/limits.ts";
+import { EVENT_COLUMNS } from "../src/postgres-rows.ts";
+import type { StoredEvent } from "../src/read-model.ts";
 import { migrateUp } from "../src/migrate.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
@@ -117,9 +120,9 @@ export interface JournalHooks {
   append?: (writes: Writes, apply: () => Promise<AppendResult>) => Promise<AppendResult>;
   claim?: (claim: () => Promise<Map<number, number>>) => Promise<Map<number, number>>;
   loadWallets?: (
-    load: () => Promise<Map<string, WalletState | null>>,
+    load: () => Promise<Map<string, LoadedWallet>>,
     walletIds: readonly string[],
-  ) => Promise<Map<string, WalletState | null>>;
+  ) => Promise<Map<string, LoadedWallet>>;
   loadCreated?: (load: () => Promise<Map<string, string>>) => Promise<Map<string, string>>;
 }
 
@@ -550,7 +553,18 @@ const VIOLATIONS = {
     WHERE e.transfer_id IS NOT NULL AND t.transfer_id IS NULL`,
   "a command that was both accepted and rejected": `
     SELECT command_id FROM rejections JOIN events USING (command_id, wallet_id)`,
+  "a shard whose positions have gaps": `
+    SELECT shard, count(*), max(position) FROM events GROUP BY shard HAVING count(*) <> max(position)`,
+  "a position before one of an earlier version": `
+    SELECT e.wallet_id, e.version FROM events e JOIN events f ON f.wallet_id = e.wallet_id AND f.version = e.version + 1
+    WHERE f.shard <> e.shard OR f.position <= e.position`,
+  "a wallet without its last event's hash": `
+    SELECT w.wallet_id FROM wallets w LEFT JOIN events e ON e.wallet_id = w.wallet_id AND e.version = w.version
+    WHERE w.hash IS DISTINCT FROM e.hash`,
 };
+
+const CHAIN = `
+  SELECT ${EVENT_COLUMNS}, e.fingerprint, encode(e.hash, 'hex') AS hash FROM events e ORDER BY e.wallet_id COLLATE "C", e.version`;
 
 const reported = new WeakMap<TestDatabase, Set<string>>();
 
@@ -568,6 +582,19 @@ export async function checkBooks(database: TestDatabase): Promise<void> {
   const news = found.filter((violation) => !known.has(violation));
   for (const violation of news) known.add(violation);
   expect(news.join("\n")).toBe("");
+
+  const hashes = new Map<string, string>();
+  const rows = await database.query<
+    StoredEvent & { fingerprint: string | null; hash: string | null }
+  >(CHAIN);
+  for (const { hash, ...row } of rows) {
+    const { walletId, version } = row;
+    // From before there were hashes; none may be missing after one that is there.
+    if (hash === null && !hashes.has(walletId)) continue;
+    const is = chainHashOfRow(hashes.get(walletId) ?? null, row);
+    if (is !== hash) expect.fail(`${walletId}:${version} breaks the hash chain`);
+    hashes.set(walletId, is);
+  }
 
   const folded = new Map<string, WalletState>();
   for (const row of await database.query<EventRow>(EVENTS)) {

@@ -5,6 +5,7 @@
  * feeds the time to catch up. Returns sentences about what is wrong, at best none.
  */
 import { toDecimal, toMinor } from "../../src/amount.ts";
+import { chainHashOfRow } from "../../src/chain.ts";
 import type { Command, Outcome } from "../../src/protocol.ts";
 import { shardOf } from "../../src/shard.ts";
 import type { WalletState } from "../../src/wallet.ts";
@@ -119,6 +120,11 @@ function checkRows({ wallets, eventsOf }: Ledger): string[] {
       wallet.heldMinor !== 0
     ) {
       problems.push(`${walletId} is not what its events made: ${JSON.stringify(wallet)}`);
+    }
+    let hash: string | null = null;
+    for (const event of events) {
+      hash = chainHashOfRow(hash, event);
+      if (event.hash !== hash) problems.push(`${walletId}:${event.version} breaks the hash chain`);
     }
     for (const [index, { version, type, occurredAtMs, account }] of events.entries()) {
       const isTransit = type.startsWith("Transfer");

@@ -252,7 +252,13 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
         ask(
           caller,
           "load",
-          ({ wallets }) => new Map(walletIds.map((id) => [id, wallets.get(id) ?? null])),
+          ({ wallets, eventsOf }) =>
+            new Map(
+              walletIds.map((id) => {
+                const hash = eventsOf.get(id)?.at(-1)?.hash ?? null;
+                return [id, { state: wallets.get(id) ?? null, hash }];
+              }),
+            ),
         ),
       loadCreated: (commandIds) => ask(caller, "load", () => createdBy(tables, commandIds)),
       loadPendingTransfers: (shards) => ask(caller, "load", () => pendingOf(tables, shards)),

@@ -13,6 +13,7 @@ import type {
   Writes,
 } from "../../src/journal.ts";
 import type { AmountMinor } from "../../src/amount.ts";
+import { accountOf, dataOf } from "../../src/event-row.ts";
 import type { StoredEvent } from "../../src/read-model.ts";
 import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { ShardOwner } from "../../src/shard-table.ts";
@@ -22,6 +23,7 @@ import type { WalletEvent, WalletState } from "../../src/wallet.ts";
 export interface EventRow extends StoredEvent {
   readonly fingerprint: string | null;
   readonly isIdProposed: boolean;
+  readonly hash: string;
   /** The transaction that wrote it, and its place among all rows ever written: given when it executes, seen when it commits. */
   readonly xid: number;
   readonly position: number;
@@ -313,6 +315,7 @@ function putEvent(tables: Tables, row: EventRow): void {
 
 function storedOf(of: NewEvent): Omit<EventRow, "xid" | "position"> {
   const { walletId, version, event, status, commandId, fingerprint, isIdProposed } = of;
+  const data = dataOf(of);
   return {
     walletId,
     version,
@@ -328,36 +331,16 @@ function storedOf(of: NewEvent): Omit<EventRow, "xid" | "position"> {
     correlationId: of.correlationId,
     causationId: of.causationId,
     description: of.description,
-    data: dataOf(of),
+    data: data === null ? null : (JSON.parse(data) as EventRow["data"]),
     occurredAtMs: event.occurredAtMs,
     fingerprint,
     isIdProposed,
+    hash: of.hash,
   };
 }
 
 function amountOf(event: WalletEvent): AmountMinor | null {
   return "amountMinor" in event ? event.amountMinor : null;
-}
-
-/** The system account on the other side of a money event. */
-function accountOf(event: WalletEvent): string | null {
-  if (!("amountMinor" in event)) return null;
-  return "transferId" in event ? "system:transit" : "system:world";
-}
-
-function dataOf({ event, metadata, isIdProposed }: NewEvent): StoredEvent["data"] {
-  const parsed = (json: string): unknown => JSON.parse(json);
-  const data: { [key: string]: unknown } = {};
-  if (event.type === "WalletCreated") {
-    const { ownerId, currency, decimalPlaces } = event;
-    Object.assign(data, { ownerId, currency, decimalPlaces });
-    if (isIdProposed) data["isIdProposed"] = true;
-    data["walletMetadata"] = parsed(event.metadata);
-  }
-  if (event.type === "WalletMetadataChanged") data["walletMetadata"] = parsed(event.metadata);
-  if (event.type === "WalletCredited" && event.kind !== "CREDIT") data["kind"] = event.kind;
-  if (metadata !== null) data["metadata"] = parsed(metadata);
-  return Object.keys(data).length === 0 ? null : data;
 }
 
 /** The metadata after an event of the wallet, as JSON text: that of the latest event up to it that brings any. */

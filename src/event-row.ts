@@ -1,0 +1,48 @@
+/**
+ * How an event becomes a row: the account on the other side of its money, and its data. It is in one place because three must agree to
+ * the letter: the statement that writes the row, the hash that the row is chained by, and whoever checks both later. Pure.
+ */
+import type { NewEvent } from "./journal.ts";
+import type { WalletEvent } from "./wallet.ts";
+
+/** The system account on the other side of a money event. */
+export function accountOf(event: WalletEvent): string | null {
+  switch (event.type) {
+    case "WalletCredited":
+    case "WalletDebited":
+      return "system:world";
+    case "TransferSent":
+    case "TransferReceived":
+    case "TransferReturned":
+      return "system:transit";
+    case "WalletCreated":
+    case "WalletMetadataChanged":
+    case "WalletSuspended":
+    case "WalletActivated":
+    case "WalletClosed":
+      return null;
+    default:
+      return event satisfies never;
+  }
+}
+
+/** JSON text of what is particular to an event's type, with the caller's metadata; null when there is nothing to say. */
+export function dataOf({
+  event,
+  metadata,
+  isIdProposed,
+}: Pick<NewEvent, "event" | "metadata" | "isIdProposed">): string | null {
+  const parts: string[] = [];
+  if (event.type === "WalletCreated") {
+    const { ownerId, currency, decimalPlaces } = event;
+    parts.push(JSON.stringify({ ownerId, currency, decimalPlaces }).slice(1, -1));
+    if (isIdProposed) parts.push(`"isIdProposed":true`);
+    parts.push(`"walletMetadata":${event.metadata}`);
+  }
+  if (event.type === "WalletMetadataChanged") parts.push(`"walletMetadata":${event.metadata}`);
+  if (event.type === "WalletCredited" && event.kind !== "CREDIT") {
+    parts.push(`"kind":"${event.kind}"`);
+  }
+  if (metadata !== null) parts.push(`"metadata":${metadata}`);
+  return parts.length === 0 ? null : `{${parts.join(",")}}`;
+}
