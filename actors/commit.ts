@@ -64,7 +64,15 @@ export function newItem(message: ShardMessage, turn: Turn | null): Item {
   };
 }
 
+/** The command that a message is about before anything is written: the message itself, or the origin of a question. */
+function commandIn(message: ShardMessage): CommandMessage | null {
+  if (message.type === "command") return message;
+  return message.type === "ask" || message.type === "asked" ? message.origin : null;
+}
+
 function flightKeyOf(message: ShardMessage): string | null {
+  // A dry run has no outcome: it neither waits for the command with its id nor stands in its way.
+  if (commandIn(message)?.command.dryRun === true) return null;
   switch (message.type) {
     case "command":
       return `${message.command.walletId} ${message.command.commandId}`;
@@ -81,6 +89,7 @@ function flightKeyOf(message: ShardMessage): string | null {
 }
 
 function mayBeKnown(message: ShardMessage): boolean {
+  if (commandIn(message)?.command.dryRun === true) return false;
   if (message.type === "post") return message.attempt !== 1;
   if (message.type !== "command" && message.type !== "asked") return false;
   const { attempt, command } = message.type === "command" ? message : message.origin;
@@ -187,9 +196,17 @@ export function record(
   return state;
 }
 
+/** The state that the events would leave, for who only asks: nothing is applied and nothing goes into a commit. */
+export function foreseen(actor: Actor, events: readonly WalletEvent[]): WalletState {
+  let { state } = actor;
+  for (const event of events) state = apply(actor.walletId, state, event);
+  if (state === null) throw new Error(`nothing is foreseen for wallet ${actor.walletId}`);
+  return state;
+}
+
 /**
  * Puts a rejection into the commit: recorded under its command id, and told once it is. Its id is always looked for: an event
- * and a rejection with the same id would not collide by themselves.
+ * and a rejection with the same id would not collide by themselves. That of a dry run is told and not recorded.
  */
 export function recordRejection(
   commit: Commit,
@@ -197,6 +214,9 @@ export function recordRejection(
   rejection: Rejection,
 ): void {
   const { walletId, commandId, fingerprint, proposedId: isIdProposed } = command.command;
+  if (command.command.dryRun === true) {
+    return reply(commit, command, { type: "rejected", rejection, replayed: false });
+  }
   commit.rejections.push({ walletId, commandId, fingerprint, isIdProposed, rejection });
   commit.lookups.push({ walletId, commandId });
   reply(commit, command, { type: "rejected", rejection, replayed: false });

@@ -51,7 +51,10 @@ function isCommand(message: CommandMessage): boolean {
 const BYTES_PER_UNIT = 6;
 
 export function bytesOf(message: ShardMessage): number {
-  if (message.type === "ask" || message.type === "asked") return bytesOf(message.origin) * 2;
+  if (message.type === "ask") return bytesOf(message.origin) * 2;
+  if (message.type === "asked") {
+    return bytesOf(message.origin) * 2 + walletBytes(message.payee ?? null);
+  }
   if (message.type === "verdict") return COMMAND_BYTES + walletBytes(message.payee);
   if (message.type === "post") return COMMAND_BYTES + textBytes(message.description);
   const { description, metadata, body } = message.command;

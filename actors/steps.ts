@@ -18,9 +18,16 @@ import type {
 } from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
 import { settle, type Transfer, type Verdict } from "../src/transfer.ts";
-import { checkReceive, decide, transferEvent, type TransferStep } from "../src/wallet.ts";
+import {
+  checkReceive,
+  decide,
+  transferEvent,
+  type TransferStep,
+  type WalletEvent,
+} from "../src/wallet.ts";
 import {
   enlist,
+  foreseen,
   record,
   recordRejection,
   reply,
@@ -126,13 +133,21 @@ function stepCommand(
     return "dealt";
   }
   const commit = lead(context, actor, item);
+  if (command.dryRun === true) {
+    // Told with this commit, and so only if what it was decided on is true.
+    reply(commit, message, { type: "done", wallet: foreseen(actor, decision.events) });
+    return "waits";
+  }
   if (item.mayBeKnown) commit.lookups.push(command);
   const wallet = record(commit, actor, decision.events, causeOf(message));
   reply(commit, message, { type: "done", wallet });
   return "waits";
 }
 
-/** Phase 0 at the payee. A yes binds nobody and goes at once; a no must be true, so it waits for what it was decided on. */
+/**
+ * Phase 0 at the payee. A yes binds nobody and goes at once; a no must be true, so it waits for what it was decided on, and so does
+ * what the payee of a dry run would be.
+ */
 function stepAsk(context: StepContext, actor: Actor, item: Item, message: AskMessage): StepResult {
   const { step: ask, origin } = message;
   const pendingOutMinor = context.pending.outOf(actor.walletId);
@@ -143,11 +158,17 @@ function stepAsk(context: StepContext, actor: Actor, item: Item, message: AskMes
     rejection,
     origin,
   };
-  if (rejection === null) {
+  const isDryRun = origin.command.dryRun === true;
+  if (rejection === null && !isDryRun) {
     context.send(asked);
     return "dealt";
   }
   const commit = lead(context, actor, item);
+  if (rejection === null && actor.state !== null) {
+    const payee = foreseen(actor, [transferEvent(actor.state, ask, context.nowMs())]);
+    commit.messages.push({ ...asked, payee });
+    return "waits";
+  }
   commit.messages.push(asked);
   return "waits";
 }
@@ -173,6 +194,7 @@ function stepAsked(
   if (!decision.ok) return reject(context, actor, item, origin, decision.rejection);
   const event = decision.events[0]!;
   if (event.type !== "TransferSent") throw new Error(`a transfer decided ${event.type}`);
+  if (command.dryRun === true) return answerDryTransfer(context, actor, item, message, event);
   // An earlier copy of this command committed unheard, and its record was read back: it must not be made anew.
   const earlier = context.pending.get(event.transferId);
   if (earlier !== undefined) {
@@ -204,6 +226,23 @@ function stepAsked(
   };
   commit.transfers.push(transfer);
   context.pending.reserve(transfer, payer, origin);
+  return "waits";
+}
+
+/** Where a dry run of a transfer ends: how both wallets would stand. No record is made, so no step ever follows. */
+function answerDryTransfer(
+  context: StepContext,
+  actor: Actor,
+  item: Item,
+  { origin, payee }: AskedMessage,
+  event: Extract<WalletEvent, { transferId: string }>,
+): StepResult {
+  // Its host does not know of dry runs; the gateway asks again, and then says that nothing happened.
+  if (payee === undefined) return "dealt";
+  const { transferId, counterpartyId: toWalletId } = event;
+  const sides = { from: foreseen(actor, [event]), to: payee, toWalletId, toVersion: payee.version };
+  const transfer = { transferId, status: "posted", ...sides } as const;
+  reply(lead(context, actor, item), origin, { type: "transferred", transfer, replayed: false });
   return "waits";
 }
 

@@ -13,7 +13,8 @@ import type { WalletBody } from "./schemas.ts";
 
 /** A transfer as both wallets stand right after it; the payee is null while the transfer is pending. */
 export interface TransferOutcome {
-  readonly transferId: string;
+  /** Null: a dry run, which makes no transfer. */
+  readonly transferId: string | null;
   readonly status: "posted" | "pending";
   readonly from: WalletBody;
   readonly to: WalletBody | null;
@@ -80,11 +81,12 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
     });
   }
 
-  return (outcome, { commandId }) => {
+  return (outcome, { commandId, dryRun }) => {
     switch (outcome.type) {
       case "done":
         return { type: "wallet", wallet: walletBody(outcome.wallet), isReplay: false };
       case "transferred":
+        if (dryRun === true) return dryTransfer(outcome.transfer);
         return readBack(transferred(outcome.transfer, outcome.replayed), commandId);
       case "replayed":
         return readBack(replayed(outcome), commandId);
@@ -92,12 +94,23 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
         const error = rejectionError(outcome.rejection);
         return { type: "error", error, isReplay: outcome.replayed };
       }
-      case "fault":
-        return { type: "error", error: faultError(outcome.fault, commandId), isReplay: false };
+      case "fault": {
+        // Whatever became of a dry run, nothing happened.
+        const fault =
+          dryRun === true && outcome.fault === "unknown" ? "unavailable" : outcome.fault;
+        return { type: "error", error: faultError(fault, commandId), isReplay: false };
+      }
       default:
         return outcome satisfies never;
     }
   };
+}
+
+/** Both wallets come along, since nothing could be read back. */
+function dryTransfer({ status, from, to }: TransferAnswer): Answer {
+  const payee = to === null ? null : walletBody(to);
+  const transfer = { transferId: null, status, from: walletBody(from), to: payee };
+  return { type: "transfer", transfer, isReplay: false };
 }
 
 const NO_METADATA: { readonly [key: string]: unknown } = Object.freeze({});

@@ -5,10 +5,10 @@
 import { pino } from "pino";
 import { describe, expect, it } from "vitest";
 
-import * as assets from "../src/assets.ts";
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
+import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import { SUBJECTS, type HostStatus } from "../src/protocol.ts";
 import type { ShardOwner } from "../src/shard-table.ts";
@@ -247,15 +247,14 @@ describe("GET /cluster", () => {
       bus.publish(inbox, statusOf("host-a:1", ALL));
     });
     const commands = buildCommandDesk({ bus, gatewayId: "gateway-1" });
-    const readModel = buildPostgresReadModel({
-      databaseUrls: ["postgres://nobody@127.0.0.1:1/none"],
-    });
+    const databaseUrls = ["postgres://nobody@127.0.0.1:1/none"];
+    const readModel = buildPostgresReadModel({ databaseUrls });
     const shardTable = reading(tableOf(() => "host-a:1"));
     const app = buildGateway({
       bus,
       commands,
       readModel,
-      assets,
+      assets: buildPostgresAssets({ databaseUrls }),
       version: "1.2.3",
       log: pino({ level: "silent" }),
       cluster: { bus, shardTable, gatewayId: "gateway-1", time },

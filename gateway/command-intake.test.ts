@@ -189,6 +189,96 @@ describe("metadata", () => {
   });
 });
 
+describe("money of a user", () => {
+  const fields = { ownerId: "u1", currency: "USD", amount: "10.00" };
+
+  it.each([
+    ["topup", { type: "credit", kind: "TOPUP", of: { decimalPlaces: 2 } }],
+    ["bonus", { type: "credit", kind: "BONUS", of: { decimalPlaces: 2 } }],
+    ["spend", { type: "debit", kind: "SPEND" }],
+  ] as const)("%s is a command of its kind that says whose wallet it means", (type, body) => {
+    const command = commandOf(takeIn(type, "u1:USD", fields, keyed));
+    expect(command).toMatchObject({ commandId: "key-1", walletId: "u1:USD" });
+    expect(command.body).toMatchObject({ ...body, amount: "10" });
+    expect(command.body).toMatchObject({ of: { ownerId: "u1", currency: "USD" } });
+  });
+
+  it("is another input for another pair that makes the same wallet id, and for another kind", () => {
+    const of = (type: RequestType, ownerId: string, currency: string) =>
+      fingerprintOf(type, { ownerId, currency, amount: 1 }, "a:b:c");
+    const any = buildCommandIntake(() => ({ decimalPlaces: 2 }));
+    const pairs = [
+      { ownerId: "a", currency: "b:c", amount: 1 },
+      { ownerId: "a:b", currency: "c", amount: 1 },
+    ];
+    const prints = pairs.flatMap((pair) =>
+      (["topup", "bonus"] as const).map(
+        (type) => commandOf(any(type, "a:b:c", pair, keyed)).fingerprint,
+      ),
+    );
+    prints.push(of("spend", "a", "b:c"), of("spend", "a:b", "c"));
+    expect(new Set(prints).size).toBe(6);
+  });
+
+  it("in an unknown asset is refused where a wallet could be made, and left to the wallet elsewhere", () => {
+    const unknown = { ...fields, currency: "ABC" };
+    for (const type of ["topup", "bonus"] as const) {
+      expect(errorOf(takeIn(type, "u1:ABC", unknown, keyed)).code).toBe("asset_not_found");
+    }
+    expect(commandOf(takeIn("spend", "u1:ABC", unknown, keyed)).body.type).toBe("debit");
+  });
+});
+
+describe("an asset that is not known here yet", () => {
+  const slow = buildCommandIntake((code) =>
+    code === "USD"
+      ? { decimalPlaces: 2 }
+      : Promise.resolve(code === "GOLD" ? { decimalPlaces: 0 } : null),
+  );
+  const create = (currency: string) => slow("create", "w1", { currency }, keyed);
+
+  it("is waited for, and makes the same command", async () => {
+    const known = buildCommandIntake(() => ({ decimalPlaces: 0 }));
+    const taken = create("GOLD");
+    expect(taken).toBeInstanceOf(Promise);
+    expect(await taken).toEqual(known("create", "w1", { currency: "GOLD" }, keyed));
+    expect(errorOf(await create("SILVER")).code).toBe("asset_not_found");
+  });
+
+  it("is nothing that other commands wait for, nor those with a known one, nor refused ones", () => {
+    const others = [
+      create("USD"),
+      slow("credit", "w1", { amount: 1 }, keyed),
+      slow("spend", "w1", { amount: 1, ownerId: "u", currency: "GOLD" }, keyed),
+      slow("create", "w1", { currency: "GOLD" }, { ...keyed, key: "a\u0007" }),
+    ];
+    for (const taken of others) expect(taken).not.toBeInstanceOf(Promise);
+  });
+});
+
+describe("a dry run", () => {
+  it("has ids of its own, and no use for the key but to check it", () => {
+    const fields = { amount: 1, dryRun: true };
+    const { commandId, fingerprint, dryRun } = commandOf(takeIn("credit", "w1", fields, keyed));
+    expect([commandId, fingerprint, dryRun]).toEqual(["made", null, true]);
+    expect(takeIn("credit", "w1", fields, keyed)).toMatchObject({ isKeyed: false });
+    const wrong = takeIn("credit", "w1", fields, { ...keyed, key: "a\u0007" });
+    expect(errorOf(wrong).details).toMatchObject([{ field: "Idempotency-Key" }]);
+  });
+
+  it("of a keyed creation proposes no id: none is to be found by its key", () => {
+    const command = commandOf(takeIn("create", null, { dryRun: true }, keyed));
+    expect([command.proposedId, command.dryRun]).toEqual([false, true]);
+    expect(command.walletId).toMatch(UUID_V7);
+  });
+
+  it("that is false is a command as always, and says nothing of dry runs", () => {
+    const command = commandOf(takeIn("credit", "w1", { amount: 1, dryRun: false }, keyed));
+    expect(command).not.toHaveProperty("dryRun");
+    expect(command.commandId).toBe("key-1");
+  });
+});
+
 describe("a change of metadata", () => {
   it("is the command's own: a merge patch in canonical text, with its nulls", () => {
     const metadata = { bb: { z: null, a: 1 }, a: null };

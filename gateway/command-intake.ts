@@ -21,6 +21,9 @@ export type RequestType =
   | "credit"
   | "fund"
   | "debit"
+  | "topup"
+  | "bonus"
+  | "spend"
   | "transfer"
   | "update"
   | "suspend"
@@ -34,6 +37,7 @@ export interface RequestFields {
   readonly reason?: string;
   readonly metadata?: { readonly [key: string]: unknown };
   readonly expectedVersion?: number;
+  readonly dryRun?: boolean;
   readonly amount?: number | string;
   readonly toWalletId?: string;
   readonly ownerId?: string;
@@ -55,15 +59,24 @@ export type Intake =
   | { readonly ok: true; readonly command: Command; readonly isKeyed: boolean }
   | { readonly ok: false; readonly error: ApiError };
 
-/** The assets' decimal places, for creations. */
-export type AssetLookup = (code: string) => { readonly decimalPlaces: number } | null;
+interface AssetFacts {
+  readonly decimalPlaces: number;
+}
 
-export type TakeIn = (
+/** The assets' decimal places, for commands that may make a wallet. */
+export type AssetLookup = (code: string) => AssetFacts | null;
+/** Of an asset that is not known here yet, the facts come later; `ReadUnavailable` when they do not come. */
+export type SlowAssetLookup = (code: string) => AssetFacts | Promise<AssetFacts | null> | null;
+
+type TakeInAs<Taken> = (
   type: RequestType,
   walletId: string | null,
   fields: RequestFields,
   origin: RequestOrigin,
-) => Intake;
+) => Taken;
+
+/** At once, except for a command with an asset that has to be looked up. */
+export type TakeIn = TakeInAs<Intake | Promise<Intake>>;
 
 const REASON_TWICE = "is another word for description: give one of them";
 
@@ -72,7 +85,9 @@ function refused(error: ApiError): { readonly ok: false; readonly error: ApiErro
 }
 
 /** `walletId` is null only for a creation that leaves the id to us. */
-export function buildCommandIntake(assetOf: AssetLookup): TakeIn {
+export function buildCommandIntake(assetOf: AssetLookup): TakeInAs<Intake>;
+export function buildCommandIntake(assetOf: SlowAssetLookup): TakeIn;
+export function buildCommandIntake(assetOf: SlowAssetLookup): TakeIn {
   return (type, walletId, fields, origin) => {
     const key = keyOf(fields.idempotencyKey, origin.key);
     if (key !== null && typeof key !== "string") return refused(key);
@@ -92,8 +107,16 @@ export function buildCommandIntake(assetOf: AssetLookup): TakeIn {
       }
       metadata = canonical.text;
     }
-    const body = bodyOf(type, fields, metadata, assetOf);
+    const currency = currencyOf(type, fields);
+    const asset = currency === null ? null : assetOf(currency);
+    if (asset instanceof Promise) {
+      return asset.then((found) => buildCommandIntake(() => found)(type, walletId, fields, origin));
+    }
+    const body = bodyOf(type, fields, metadata, asset);
     if (!body.ok) return body;
+    if (fields.dryRun === true) {
+      return dryRunOf(walletId, fields, origin, description, metadata, body.command);
+    }
     const commandId = key ?? (origin.isCorrelationNew ? origin.correlationId : uuidv7());
     const expectedVersion = fields.expectedVersion ?? null;
     const fingerprint =
@@ -116,21 +139,54 @@ export function buildCommandIntake(assetOf: AssetLookup): TakeIn {
   };
 }
 
+/** A dry run has no outcome, so it has no use for a key: its ids are its own, and say nothing about those of the real command. */
+function dryRunOf(
+  walletId: string | null,
+  fields: RequestFields,
+  { correlationId, isCorrelationNew }: RequestOrigin,
+  description: string | null,
+  metadata: string | null,
+  body: WalletCommand,
+): Intake {
+  const command: Command = {
+    commandId: isCorrelationNew ? correlationId : uuidv7(),
+    fingerprint: null,
+    walletId: walletId ?? uuidv7(),
+    proposedId: false,
+    expectedVersion: fields.expectedVersion ?? null,
+    description,
+    metadata: body.type === "create" || body.type === "update" ? null : metadata,
+    correlationId,
+    body,
+    dryRun: true,
+  };
+  return { ok: true, command, isKeyed: false };
+}
+
 // --- What the command asks ------------------------------------------------------------------------------------------------
 
 type Body =
   | { readonly ok: true; readonly command: WalletCommand }
   | { readonly ok: false; readonly error: ApiError };
 
+/** The asset that the command cannot do without: where it may make a wallet. */
+function currencyOf(type: RequestType, { currency = "USD" }: RequestFields): string | null {
+  return type === "create" || type === "topup" || type === "bonus" ? currency : null;
+}
+
 function bodyOf(
   type: RequestType,
   fields: RequestFields,
   metadata: string | null,
-  assetOf: AssetLookup,
+  asset: AssetFacts | null,
 ): Body {
   switch (type) {
     case "create":
-      return creationOf(fields, metadata, assetOf);
+      return creationOf(fields, metadata, asset);
+    case "topup":
+    case "bonus":
+    case "spend":
+      return gameOf(type, fields, asset);
     case "update":
       return { ok: true, command: { type, patch: metadata! } };
     case "suspend":
@@ -155,11 +211,36 @@ function bodyOf(
   }
 }
 
+/** Money of a user in an asset; `ownerId` and `currency` are always there. */
+function gameOf(
+  type: "topup" | "bonus" | "spend",
+  fields: RequestFields,
+  asset: AssetFacts | null,
+): Body {
+  const { ownerId = "", currency = "" } = fields;
+  if (type !== "spend" && asset === null) {
+    return refused(rejectionError({ code: "asset_not_found", currency }));
+  }
+  const canonical = canonicalAmount(fields.amount);
+  if (!canonical.ok) return refused(wrongAmount("amount", fields.amount)!);
+  const { amount } = canonical;
+  const of = { ownerId, currency };
+  if (type === "spend" || asset === null) {
+    return { ok: true, command: { type: "debit", amount, kind: "SPEND", of } };
+  }
+  const { decimalPlaces } = asset;
+  const kind = type === "topup" ? "TOPUP" : "BONUS";
+  return { ok: true, command: { type: "credit", amount, kind, of: { ...of, decimalPlaces } } };
+}
+
 const NO_MONEY = /^0{1,40}(\.0{1,40})?$/;
 
-function creationOf(fields: RequestFields, metadata: string | null, assetOf: AssetLookup): Body {
+function creationOf(
+  fields: RequestFields,
+  metadata: string | null,
+  asset: AssetFacts | null,
+): Body {
   const { ownerId = null, currency = "USD", initialBalance = 0 } = fields;
-  const asset = assetOf(currency);
   if (asset === null) return refused(rejectionError({ code: "asset_not_found", currency }));
   let amount: string | null = null;
   // A creation may say that it brings no money; everywhere else zero is a mistake.
@@ -234,6 +315,8 @@ function fingerprintOf(
     meaning.push(command.toWalletId, command.amount);
   } else if (command.type === "credit" || command.type === "debit") {
     meaning.push(command.amount);
+    // Two pairs may make one wallet id, and must not get each other's answers.
+    if (command.of !== undefined) meaning.push(command.of.ownerId, command.of.currency);
   }
   return digestOf(meaning);
 }

@@ -114,6 +114,8 @@ function estimateBytes({
   if (body.type === "create") units += body.metadata.length + (body.ownerId?.length ?? 0);
   if (body.type === "update") units += body.patch.length;
   if (body.type === "transfer") units += body.toWalletId.length;
+  // The wallet's id is made of both.
+  if ("of" in body && body.of !== undefined) units += walletId.length;
   return MESSAGE_BYTES + units * BYTES_PER_UNIT;
 }
 

@@ -31,6 +31,12 @@ const rejections: { [Code in RejectionCode]: Extract<Rejection, { code: Code }> 
   amount_out_of_range: { code: "amount_out_of_range", amount: "1", currency, walletId },
   same_wallet: { code: "same_wallet", walletId },
   currency_mismatch: { code: "currency_mismatch", walletId, currency, expectedCurrency: "EUR" },
+  owner_mismatch: {
+    code: "owner_mismatch",
+    walletId: "u1:GOLD",
+    ownerId: null,
+    expectedOwnerId: "u1",
+  },
   asset_not_found: { code: "asset_not_found", currency: "ABC" },
   insufficient_funds: {
     code: "insufficient_funds",

@@ -52,7 +52,7 @@ function movementOf(event: StoredEvent): { name: TransactionType; deltaMinor: nu
   if (movement === undefined || event.amountMinor === null) {
     throw new Error(`${event.type} of wallet ${event.walletId} moved no money`);
   }
-  const name = isFund(event) ? "FUND" : movement.name;
+  const name = kindOf(event) ?? movement.name;
   return { name, deltaMinor: movement.sign * event.amountMinor };
 }
 
@@ -97,14 +97,29 @@ export function ledgerEntryBody(
   };
 }
 
-function isFund(event: StoredEvent): boolean {
-  return event.type === "WalletCredited" && event.data?.["kind"] === "FUND";
+/** Credits and debits of these kinds have a name of their own among transactions. */
+const KINDS = {
+  FUND: "WalletCredited",
+  TOPUP: "WalletCredited",
+  BONUS: "WalletCredited",
+  SPEND: "WalletDebited",
+} as const satisfies { readonly [Kind in TransactionType]?: "WalletCredited" | "WalletDebited" };
+
+function isKind(name: unknown): name is keyof typeof KINDS {
+  return typeof name === "string" && Object.hasOwn(KINDS, name);
 }
 
-/** Which events to read for a transaction type; a fund is a credit of a kind. */
+function kindOf({ type, data }: StoredEvent): TransactionType | null {
+  const kind = data?.["kind"];
+  return isKind(kind) && KINDS[kind] === type ? kind : null;
+}
+
+/** Which events to read for a transaction type; a fund is a credit of a kind, a spend a debit. */
 export function transactionFilter(type: TransactionType | undefined): TransactionFilter {
   if (type === undefined) return {};
-  if (type === "FUND" || type === "CREDIT") return { types: ["WalletCredited"], kind: type };
+  if (type === "CREDIT") return { types: ["WalletCredited"], kind: type };
+  if (type === "DEBIT") return { types: ["WalletDebited"], kind: type };
+  if (isKind(type)) return { types: [KINDS[type]], kind: type };
   const types = (Object.keys(MOVEMENTS) as WalletEventType[]).filter(
     (each) => MOVEMENTS[each]?.name === type,
   );

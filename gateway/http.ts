@@ -6,24 +6,21 @@ import fastifySwagger from "@fastify/swagger";
 import fastifySwaggerUi from "@fastify/swagger-ui";
 import type { FastifyBaseLogger, FastifyInstance } from "fastify";
 
-import type { Asset } from "../src/assets.ts";
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
+import type { Assets } from "../src/postgres-assets.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import { buildAnswers } from "./answers.ts";
+import { addAssetRoutes } from "./asset-routes.ts";
 import { addClusterRoutes, type ClusterRoutesDeps } from "./cluster-routes.ts";
 import { buildCommandIntake } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
+import { addGameRoutes } from "./game-routes.ts";
 import { addHealthRoutes, type HealthProbe } from "./health-routes.ts";
 import { buildServer } from "./http-server.ts";
 import { addLedgerRoutes } from "./ledger-routes.ts";
 import { addReadRoutes } from "./read-routes.ts";
 import { addWalletRoutes } from "./wallet-routes.ts";
-
-export interface Assets {
-  assetOf(code: string): Asset | null;
-  allAssets(): readonly Asset[];
-}
 
 export interface GatewayOptions {
   readonly commands: Pick<CommandDesk, "submit" | "pending">;
@@ -51,7 +48,9 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
   // In a plugin, so that they come after the one that collects their schemas.
   void app.register((routes, _options, done) => {
     addWalletRoutes(routes, { commands, takeIn, answer });
-    addReadRoutes(routes, { readModel, assets });
+    addGameRoutes(routes, { commands, takeIn, answer, readModel });
+    addAssetRoutes(routes, assets);
+    addReadRoutes(routes, readModel);
     addLedgerRoutes(routes, readModel);
     if (options.cluster !== undefined) addClusterRoutes(routes, options.cluster);
     addHealthRoutes(routes, {
@@ -142,6 +141,7 @@ const key = {
   schema: { type: "string", minLength: 1, maxLength: LIMITS.keyLengthMax },
 };
 const replayed = header("`true` when this is the answer to an earlier request with the key");
+const dryRun = header("`true` when this is the answer to a dry run, and nothing was changed");
 const retryAfter = header("Seconds to wait, with 503", "integer");
 const link = header('`<...>; rel="next"`, unless this is the last page');
 
@@ -175,6 +175,7 @@ function completeDocument({ paths }: ApiDocument): void {
         response.description = DESCRIPTIONS[status] ?? response.description;
         const headers = {
           ...(isWrite && status !== "5XX" && { "Idempotent-Replayed": replayed }),
+          ...(isWrite && { "Dry-Run": dryRun }),
           ...(status.startsWith("5") && { "Retry-After": retryAfter }),
           ...(isPage && { Link: link }),
         };

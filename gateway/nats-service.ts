@@ -39,6 +39,7 @@ interface NatsAnswer {
   readonly data?: unknown;
   readonly error?: ApiError;
   readonly isReplay: boolean;
+  readonly isDryRun?: boolean;
 }
 
 const encoder = new TextEncoder();
@@ -109,22 +110,23 @@ async function carryOut(
     headerOf(headers, "X-Correlation-Id"),
     headerOf(headers, "traceparent"),
   );
-  const intake = options.takeIn(name, walletId, fields, {
+  const isDryRun = fields.dryRun === true;
+  const intake = await options.takeIn(name, walletId, fields, {
     correlationId: correlation ?? uuidv7(),
     isCorrelationNew: correlation === null,
     key: headerOf(headers, "Idempotency-Key"),
   });
-  if (!intake.ok) return { error: intake.error, isReplay: false };
+  if (!intake.ok) return { error: intake.error, isReplay: false, isDryRun };
   const outcome = await options.commands.submit(intake.command);
   const answer = await options.answer(outcome, intake.command);
   const isReplay = answer.isReplay && intake.isKeyed;
   switch (answer.type) {
     case "error":
-      return { error: answer.error, isReplay };
+      return { error: answer.error, isReplay, isDryRun };
     case "wallet":
-      return { data: answer.wallet, isReplay };
+      return { data: answer.wallet, isReplay, isDryRun };
     case "transfer":
-      return { data: transferData(answer.transfer), isReplay };
+      return { data: transferData(answer.transfer), isReplay, isDryRun };
     default:
       return answer satisfies never;
   }
@@ -164,16 +166,19 @@ function headerOf(headers: MsgHdrs | undefined, name: string): string | undefine
     : undefined;
 }
 
-function respond(message: ServiceMsg, { data, error, isReplay }: NatsAnswer): void {
+function respond(message: ServiceMsg, answer: NatsAnswer): void {
+  const { data, error, isReplay, isDryRun = false } = answer;
   const headers = newHeaders();
   if (isReplay) headers.set("Idempotent-Replayed", "true");
+  if (isDryRun) headers.set("Dry-Run", "true");
+  const mark = isDryRun ? { dryRun: true } : {};
   if (error === undefined) {
-    message.respond(encoder.encode(JSON.stringify({ ok: true, data })), { headers });
+    message.respond(encoder.encode(JSON.stringify({ ok: true, ...mark, data })), { headers });
     return;
   }
   const { code, message: sentence, details } = error;
   const statusCode = statusOf(code);
   const body = { code, message: sentence, statusCode, ...(details !== undefined && { details }) };
-  const payload = encoder.encode(JSON.stringify({ ok: false, error: body }));
+  const payload = encoder.encode(JSON.stringify({ ok: false, ...mark, error: body }));
   message.respondError(statusCode, code, payload, { headers });
 }

@@ -5,7 +5,6 @@
 import type { FastifyInstance } from "fastify";
 
 import { boundMinor } from "../src/amount.ts";
-import type { Asset as AssetState } from "../src/assets.ts";
 import { LIMITS } from "../src/limits.ts";
 import type {
   Operation as OperationState,
@@ -21,7 +20,6 @@ import { eventBody, transactionBody, transactionFilter, transferBody } from "./h
 import type { InputTypes } from "./http-server.ts";
 import { idCursor, linkNext, refusedField, rowsOf, timeOf, versionCursor } from "./pages.ts";
 import {
-  AssetPage,
   EventPage,
   EventsQuery,
   KeyParams,
@@ -44,23 +42,11 @@ import {
   type TransactionBody,
 } from "./schemas.ts";
 
-export interface ReadRoutesDeps {
-  readonly readModel: ReadModel;
-  readonly assets: { allAssets(): readonly AssetState[] };
-}
-
-export function addReadRoutes(app: FastifyInstance, deps: ReadRoutesDeps): void {
-  addWalletReads(app, deps.readModel);
-  addHistoryReads(app, deps.readModel);
-  addTransferReads(app, deps.readModel);
-  addOperationRead(app, deps.readModel);
-  const schema = {
-    tags: ["assets"],
-    summary: "Known assets",
-    querystring: NoQuery,
-    response: { 200: AssetPage, ...problems },
-  };
-  app.get("/assets", { schema }, () => deps.assets.allAssets());
+export function addReadRoutes(app: FastifyInstance, readModel: ReadModel): void {
+  addWalletReads(app, readModel);
+  addHistoryReads(app, readModel);
+  addTransferReads(app, readModel);
+  addOperationRead(app, readModel);
 }
 
 // --- Wallets --------------------------------------------------------------------------------------------------------------

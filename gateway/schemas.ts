@@ -12,9 +12,13 @@ import { LIMITS } from "../src/limits.ts";
 /** Wallet, owner and asset ids. */
 export const ID_PATTERN = `^[A-Za-z0-9_.:@-]{1,${LIMITS.idLengthMax}}$`;
 
-const Id = Type.String({ pattern: ID_PATTERN, examples: ["wallet-1"] });
-const OwnerId = Type.String({ pattern: ID_PATTERN, examples: ["user-1"] });
-const Currency = Type.String({ pattern: ID_PATTERN, examples: ["USD"], description: "Asset code" });
+export const Id = Type.String({ pattern: ID_PATTERN, examples: ["wallet-1"] });
+export const OwnerId = Type.String({ pattern: ID_PATTERN, examples: ["user-1"] });
+export const Currency = Type.String({
+  pattern: ID_PATTERN,
+  examples: ["USD"],
+  description: "Asset code",
+});
 const Time = Type.String({ format: "date-time" });
 
 // Unions with null are type arrays here: `anyOf` would make the serialiser validate every value.
@@ -35,7 +39,7 @@ export function ref<Schema extends TSchema>(schema: Schema) {
   return Type.Unsafe<Static<Schema>>({ $ref: `${$id}#` });
 }
 
-const JsonObject = Type.Unsafe<{ readonly [key: string]: unknown }>({
+export const JsonObject = Type.Unsafe<{ readonly [key: string]: unknown }>({
   type: "object",
   additionalProperties: true,
   description: `JSON object of at most ${LIMITS.metadataBytesMax} bytes`,
@@ -47,16 +51,21 @@ const EventData = Type.Unsafe<{ readonly [key: string]: unknown }>({
   additionalProperties: true,
 });
 
-const Amount = Type.Unsafe<number | string>({
+export const Amount = Type.Unsafe<number | string>({
   type: ["number", "string"],
   description:
     "Positive decimal with at most the asset's decimal places, as a number or as text; never rounded",
   examples: [10.5, "10.50"],
 });
 
-const WalletStatus = words("ACTIVE", "SUSPENDED", "CLOSED");
+export const WalletStatus = words("ACTIVE", "SUSPENDED", "CLOSED");
 
 // --- Request bodies -------------------------------------------------------------------------------------------------------
+
+export const DryRun = Type.Boolean({
+  description:
+    "Only say what would happen: the same status and body, with the header `Dry-Run: true`, and nothing is changed, written or recorded. An idempotency key is checked and not used: whatever became of it, the answer is that to a new command. Ids that Coffer would make are others, or null",
+});
 
 /** What every command takes. */
 const everyCommand = {
@@ -72,6 +81,7 @@ const everyCommand = {
   expectedVersion: Type.Optional(
     Type.Integer({ minimum: 0, description: "Refuse unless the wallet is at this version" }),
   ),
+  dryRun: Type.Optional(DryRun),
 };
 
 function body<Properties extends TProperties>(properties: Properties) {
@@ -245,7 +255,10 @@ export const WalletsQuery = Type.Object(
 export const TransactionType = words(
   "CREDIT",
   "FUND",
+  "TOPUP",
+  "BONUS",
   "DEBIT",
+  "SPEND",
   "TRANSFER_OUT",
   "TRANSFER_IN",
   "TRANSFER_RETURNED",
@@ -487,15 +500,19 @@ export const Transfer = Type.Object(
 export type TransferBody = Static<typeof Transfer>;
 
 const TransferProgress = words("posted", "pending");
+const NewTransferId = Type.Unsafe<string | null>({
+  type: ["string", "null"],
+  description: "Null in the answer to a dry run, which makes no transfer",
+});
 /** The payee is left out while the transfer is pending. */
 export const TransferAnswer = Type.Object({
-  transferId: Id,
+  transferId: NewTransferId,
   status: TransferProgress,
   fromWallet: ref(Wallet),
   toWallet: Type.Optional(ref(Wallet)),
 });
 export const SendAnswer = Type.Object({
-  transferId: Id,
+  transferId: NewTransferId,
   status: TransferProgress,
   sender: ref(Wallet),
   receiver: Type.Optional(ref(Wallet)),
@@ -517,6 +534,7 @@ export const Asset = Type.Object({
   code: Currency,
   name: Type.String(),
   decimalPlaces: Type.Integer({ minimum: 0, maximum: 9 }),
+  isOwn: Type.Boolean({ description: "Added here; the others are ISO 4217" }),
 });
 
 // --- The cluster ----------------------------------------------------------------------------------------------------------

@@ -32,9 +32,9 @@ export interface WalletRoutesDeps {
 }
 
 /** How an answer that is a yes becomes a response: its body, and its status when that is not 200. */
-type Respond = (answer: Exclude<Answer, { type: "error" }>, reply: FastifyReply) => unknown;
+export type Respond = (answer: Exclude<Answer, { type: "error" }>, reply: FastifyReply) => unknown;
 
-type Run = (
+export type Run = (
   request: FastifyRequest,
   reply: FastifyReply,
   type: RequestType,
@@ -42,6 +42,9 @@ type Run = (
   fields: RequestFields,
   respond: Respond,
 ) => Promise<unknown>;
+
+/** Header of every answer to a dry run. */
+export const DRY_RUN = "dry-run";
 
 export function addWalletRoutes(app: FastifyInstance, deps: WalletRoutesDeps): void {
   const run = buildRun(deps);
@@ -51,14 +54,16 @@ export function addWalletRoutes(app: FastifyInstance, deps: WalletRoutesDeps): v
 }
 
 /** From a request to its response: the one path that every command takes. */
-function buildRun({ commands, takeIn, answer }: WalletRoutesDeps): Run {
+export function buildRun({ commands, takeIn, answer }: WalletRoutesDeps): Run {
   return async (request, reply, type, walletId, fields, respond) => {
     const { headers } = request;
-    const intake = takeIn(type, walletId, fields, {
+    const taken = takeIn(type, walletId, fields, {
       correlationId: request.id,
       isCorrelationNew: !bringsCorrelation(request.raw),
       key: headers["idempotency-key"] as string | undefined,
     });
+    const intake = taken instanceof Promise ? await taken : taken;
+    if (fields.dryRun === true) reply.header(DRY_RUN, "true");
     if (!intake.ok) return sendError(request, reply, intake.error);
     const { command } = intake;
     const given = answer(await commands.submit(command), command);
@@ -203,7 +208,10 @@ const respondWallet: Respond = (answer) => (answer.type === "wallet" ? answer.wa
 
 const respondCreated: Respond = (answer, reply) => {
   if (answer.type !== "wallet") return mismatch();
-  return reply.code(201).header("location", `/wallets/${answer.wallet.id}`).send(answer.wallet);
+  reply.code(201);
+  // A dry run has made nothing that could be found there.
+  if (!reply.hasHeader(DRY_RUN)) reply.header("location", `/wallets/${answer.wallet.id}`);
+  return reply.send(answer.wallet);
 };
 
 const respondTransfer: Respond = (answer, reply) => {

@@ -9,8 +9,10 @@ import type { WalletEvent } from "./wallet.ts";
 export function accountOf(event: WalletEvent): string | null {
   switch (event.type) {
     case "WalletCredited":
+      if (event.kind === "TOPUP") return "system:treasury";
+      return event.kind === "BONUS" ? "system:bonus" : "system:world";
     case "WalletDebited":
-      return "system:world";
+      return event.kind === "SPEND" ? "system:revenue" : "system:world";
     case "TransferSent":
     case "TransferReceived":
     case "TransferReturned":
@@ -41,6 +43,9 @@ export function dataOf({
   }
   if (event.type === "WalletMetadataChanged") parts.push(`"walletMetadata":${event.metadata}`);
   if (event.type === "WalletCredited" && event.kind !== "CREDIT") {
+    parts.push(`"kind":"${event.kind}"`);
+  }
+  if (event.type === "WalletDebited" && event.kind !== undefined) {
     parts.push(`"kind":"${event.kind}"`);
   }
   if (metadata !== null) parts.push(`"metadata":${metadata}`);

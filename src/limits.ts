@@ -13,6 +13,16 @@ export const LIMITS = {
 
   /** Characters of a wallet, owner or asset id. Long enough for `user:asset` pairs of UUIDs. */
   idLengthMax: 128,
+  /** Own assets that one database may have: `GET /assets` answers with all of them, without pages. */
+  ownAssetsMax: 1_000,
+  /** Characters of an asset's name. */
+  assetNameLengthMax: 128,
+  /** Own assets that a process keeps in memory, about 0.3 KB each. */
+  assetsKeptMax: 16_000,
+  /** Codes that a process looks up at a time, and those who wait for a connection to do so; past it `overloaded`. */
+  assetQuestionsMax: 256,
+  /** Connections of one process to one database for assets: each asset is asked for once. */
+  assetConnectionsMax: 2,
   /** Characters of an idempotency key or correlation id. */
   keyLengthMax: 256,
   /** Characters of a description or reason. */
@@ -257,6 +267,10 @@ function assertRelation(holds: boolean, text: string): void {
   if (!holds) throw new Error(`limits.ts: ${text}`);
 }
 
+assertRelation(
+  LIMITS.assetsKeptMax >= LIMITS.ownAssetsMax * LIMITS.databasesMax,
+  "a process must be able to keep every asset, or commands would look up the same ones again and again",
+);
 assertRelation(
   LIMITS.commitMessagesMax >= LIMITS.laneBatchMessagesMax * LIMITS.laneBatchesMax,
   "one commit must hold whatever can be under way to a lane",

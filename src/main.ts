@@ -22,7 +22,6 @@ import { buildServer } from "../gateway/http-server.ts";
 import { buildGateway } from "../gateway/http.ts";
 import { buildWalletService } from "../gateway/nats-service.ts";
 import { buildFeedSocket } from "../gateway/websocket.ts";
-import { allAssets, assetOf } from "./assets.ts";
 import type { Bus } from "./bus.ts";
 import { systemTime } from "./clock.ts";
 import { ConfigError, readConfig, type Config } from "./config.ts";
@@ -33,6 +32,7 @@ import { LIMITS } from "./limits.ts";
 import { buildMemoryBus } from "./memory-bus.ts";
 import { buildNatsBus, type NatsBus } from "./nats-bus.ts";
 import { packageRoot } from "./package-root.ts";
+import { buildPostgresAssets } from "./postgres-assets.ts";
 import { buildPostgresShardTable } from "./postgres-shard-table.ts";
 import { buildPostgresReadModel } from "./postgres-read-model.ts";
 import { SUBJECTS } from "./protocol.ts";
@@ -226,7 +226,8 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
     timers: systemTime,
     log,
   });
-  const assets = { assetOf, allAssets };
+  const assets = buildPostgresAssets({ databaseUrls: databases.urls, log });
+  closing.push({ name: "assets", close: () => assets.close() });
   const server = buildGateway({
     commands,
     readModel,
@@ -246,7 +247,7 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
   closing.push({ name: "feed", close: () => hub.drain() });
   if (natsBus !== null) {
     const service = natsBus.connection.then((connection) => {
-      const takeIn = buildCommandIntake(assetOf);
+      const takeIn = buildCommandIntake((code) => assets.assetOf(code));
       const answer = buildAnswers({ readModel, log });
       return buildWalletService({ connection, commands, readModel, takeIn, answer, version, log });
     });

@@ -147,7 +147,7 @@ function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): R
   };
 }
 
-function asUnavailable(error: unknown, onTimeout: ReadFault): unknown {
+export function asUnavailable(error: unknown, onTimeout: ReadFault): unknown {
   // A `DatabaseError` comes from the server; everything else (refused, reset, timed out) from the way to it.
   if (error instanceof pg.DatabaseError && !CONDITIONS.has(error.code?.slice(0, 2) ?? "")) {
     return error;
@@ -249,7 +249,7 @@ function buildHistoryReads(ask: Ask): HistoryReads {
         text: `SELECT ${EVENT_COLUMNS} FROM events e
                WHERE e.wallet_id = $1 AND e.version BETWEEN $2 AND $3 AND e.amount IS NOT NULL
                  AND ($4::text[] IS NULL OR e.type = ANY ($4))
-                 AND ($5::text IS NULL OR coalesce(e.data ->> 'kind', 'CREDIT') = $5)
+                 AND ($5::text IS NULL OR $5 = coalesce(e.data ->> 'kind', CASE e.type WHEN 'WalletDebited' THEN 'DEBIT' ELSE 'CREDIT' END))
                ORDER BY e.version DESC LIMIT $6`,
         values: [
           walletId,

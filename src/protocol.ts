@@ -25,6 +25,8 @@ export interface Command {
   readonly metadata: string | null;
   readonly correlationId: string;
   readonly body: WalletCommand;
+  /** Only say what would become of it: nothing is written, and its id is nobody's. It stays on every copy and with every question about it. */
+  readonly dryRun?: true;
 }
 
 /**
@@ -63,6 +65,8 @@ export interface AskedMessage {
   readonly walletId: string;
   readonly rejection: Rejection | null;
   readonly origin: CommandMessage;
+  /** Of a dry run that the payee would take: how it would stand then. */
+  readonly payee?: WalletState;
 }
 
 /** Phase 2. Payer's actor -> payee's, again and again until the verdict is known: decide, durably, once. Answered by `verdict`. */

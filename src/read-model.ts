@@ -5,7 +5,7 @@
 import type { AmountMinor } from "./amount.ts";
 import type { Rejection, WalletStatus } from "./rejection.ts";
 import type { Transfer, TransferStatus } from "./transfer.ts";
-import type { WalletEventType, WalletState } from "./wallet.ts";
+import type { CreditKind, WalletEventType, WalletState } from "./wallet.ts";
 
 /** An event as it was committed. */
 export interface StoredEvent {
@@ -62,8 +62,8 @@ export interface WalletFilter {
 
 export interface TransactionFilter {
   readonly types?: readonly WalletEventType[];
-  /** Credits of this kind only. */
-  readonly kind?: "CREDIT" | "FUND";
+  /** Credits or debits of this kind only; `CREDIT` and `DEBIT` are those that name none. */
+  readonly kind?: CreditKind | "DEBIT" | "SPEND";
   /** Inclusive, milliseconds since 1970. */
   readonly fromMs?: number;
   /** Exclusive. */

@@ -28,6 +28,7 @@ export type Rejection =
   | { code: "amount_out_of_range"; amount: string; currency: string; walletId: string }
   | { code: "same_wallet"; walletId: string }
   | { code: "currency_mismatch"; walletId: string; currency: string; expectedCurrency: string }
+  | { code: "owner_mismatch"; walletId: string; ownerId: string | null; expectedOwnerId: string }
   | { code: "asset_not_found"; currency: string }
   | {
       code: "insufficient_funds";
@@ -64,6 +65,11 @@ export function describe(rejection: Rejection): string {
       return `Wallet ${rejection.walletId} cannot pay itself`;
     case "currency_mismatch":
       return `Wallet ${rejection.walletId} holds ${rejection.currency}, not ${rejection.expectedCurrency}`;
+    case "owner_mismatch": {
+      const { walletId, ownerId, expectedOwnerId } = rejection;
+      const owner = ownerId === null ? "nobody" : ownerId;
+      return `Wallet ${walletId} belongs to ${owner}, not to ${expectedOwnerId}`;
+    }
     case "asset_not_found":
       return `${rejection.currency} is not a known asset`;
     case "insufficient_funds": {

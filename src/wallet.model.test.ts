@@ -45,6 +45,8 @@ type AmountPlan =
 type CommandPlan =
   | { type: "create"; asset: number; amount: AmountPlan | null }
   | { type: "credit" | "debit"; amount: AmountPlan }
+  /** Money of a user in an asset: of the wallet that is theirs, which the first topup makes. */
+  | { type: "topup" | "spend"; owner: number; asset: number; amount: AmountPlan }
   | { type: "transfer"; to: number; amount: AmountPlan }
   | { type: "update"; patch: Record<string, string | null> }
   | { type: "suspend" | "activate" | "close" };
@@ -58,6 +60,8 @@ type Step = { elapsedMs: number } & (
 );
 
 const IDS = ["a", "b", "c", "d", "e"] as const;
+/** Wallets that are created belong to the first. */
+const OWNERS = ["o", "p"] as const;
 const ASSETS = [
   { currency: "USD", decimalPlaces: 2 },
   { currency: "GOLD", decimalPlaces: 0 },
@@ -96,6 +100,15 @@ const commandPlan: fc.Arbitrary<CommandPlan> = fc.oneof(
   {
     weight: 5,
     arbitrary: fc.record({ type: fc.constantFrom("credit", "debit"), amount: amountPlan }),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      type: fc.constantFrom("topup", "topup", "spend"),
+      owner: fc.constantFrom(0, 0, 0, 1),
+      asset: fc.constantFrom(0, 0, 0, 1),
+      amount: amountPlan,
+    }),
   },
   {
     weight: 8,
@@ -176,6 +189,7 @@ const walks = fc.noBias(
 );
 
 interface Page {
+  readonly ownerId: string;
   readonly currency: string;
   readonly places: number;
   status: "ACTIVE" | "SUSPENDED" | "CLOSED";
@@ -220,8 +234,12 @@ function buildModel() {
   ): RejectionCode | null {
     const page = pages.get(walletId);
     const { type } = plan;
-    const isCreate = type === "create";
-    const isOut = type === "debit" || type === "transfer";
+    // The first topup creates, and so it breaks a creation's rules, as far as they can be broken.
+    const isCreate = type === "create" || (type === "topup" && page === undefined);
+    const isTheirs = type === "topup" || type === "spend";
+    const [owner, asset] = isTheirs ? [OWNERS[plan.owner], ASSETS[plan.asset]!.currency] : [];
+    const isOut = type === "debit" || type === "transfer" || type === "spend";
+    const isIn = type === "credit" || type === "topup";
     const mayBeSuspended = type === "activate" || type === "close" || type === "update";
     const isAllowed = mayBeSuspended ? page?.status !== "CLOSED" : page?.status === "ACTIVE";
     const hasMoney = balance(walletId) > 0n || sentBy(walletId) > 0n;
@@ -229,12 +247,14 @@ function buildModel() {
       ["same_wallet", type === "transfer" && IDS[plan.to] === walletId],
       ["wallet_already_exists", isCreate && page !== undefined],
       ["wallet_not_found", isCreate ? isExpected !== null : page === undefined],
+      ["owner_mismatch", isTheirs && page !== undefined && page.ownerId !== owner],
+      ["currency_mismatch", isTheirs && page !== undefined && page.currency !== asset],
       ["version_conflict", isExpected === false],
       ["wallet_not_active", !isCreate && !isAllowed],
       ["invalid_amount", minor === null],
       ["amount_out_of_range", (minor ?? 0n) >= BOUND],
       ["insufficient_funds", isOut && (minor ?? 0n) > balance(walletId)],
-      ["amount_out_of_range", type === "credit" && (minor ?? 0n) > roomOf(walletId)],
+      ["amount_out_of_range", isIn && (minor ?? 0n) > roomOf(walletId)],
       ["wallet_not_empty", type === "close" && hasMoney],
       ["metadata_too_large", type === "update" && sizeOf(patched(page, plan.patch)) > 8_192],
     ];
@@ -269,15 +289,18 @@ function buildModel() {
 
   /** A command that breaks no rule. */
   function carryOut(walletId: string, plan: CommandPlan, minor: bigint): void {
-    if (plan.type === "create") {
+    if (plan.type === "create" || (plan.type === "topup" && !pages.has(walletId))) {
       const { currency, decimalPlaces } = ASSETS[plan.asset]!;
-      const page = { currency, places: decimalPlaces, metadata: new Map<string, string>() };
-      pages.set(walletId, { ...page, status: "ACTIVE" });
-      return post(`world:${currency}`, walletId, minor);
+      const ownerId = OWNERS["owner" in plan ? plan.owner : 0]!;
+      const page = { ownerId, currency, places: decimalPlaces, status: "ACTIVE" } as const;
+      pages.set(walletId, { ...page, metadata: new Map<string, string>() });
     }
     const page = pages.get(walletId)!;
-    if (plan.type === "credit") post(`world:${page.currency}`, walletId, minor);
+    if (plan.type === "create") post(`world:${page.currency}`, walletId, minor);
+    else if (plan.type === "credit") post(`world:${page.currency}`, walletId, minor);
     else if (plan.type === "debit") post(walletId, `world:${page.currency}`, minor);
+    else if (plan.type === "topup") post(`treasury:${page.currency}`, walletId, minor);
+    else if (plan.type === "spend") post(walletId, `revenue:${page.currency}`, minor);
     else if (plan.type === "transfer") {
       post(walletId, `transit:${page.currency}`, minor);
       unsettled.set(walletId, sentBy(walletId) + minor);
@@ -306,6 +329,8 @@ function must(holds: boolean, text: string): void {
   if (!holds) throw new Error(text);
 }
 
+type Sums = Record<"wallets" | "world" | "treasury" | "revenue" | "transit", bigint>;
+
 /** How often each event, rejection and landmark was met, over all walks. */
 const met = new Map<string, number>();
 const meet = (what: string) => met.set(what, (met.get(what) ?? 0) + 1);
@@ -331,16 +356,21 @@ function buildWallets() {
   }
 
   /** Sum per currency of wallets, world and transit, from the states and events alone. */
-  function totals(): Map<string, { wallets: bigint; world: bigint; transit: bigint }> {
-    const sums = new Map<string, { wallets: bigint; world: bigint; transit: bigint }>();
+  function totals(): Map<string, Sums> {
+    const sums = new Map<string, Sums>();
     for (const [walletId, { currency, balanceMinor }] of states) {
-      const sum = sums.get(currency) ?? { wallets: 0n, world: 0n, transit: 0n };
+      const none = { wallets: 0n, world: 0n, treasury: 0n, revenue: 0n, transit: 0n };
+      const sum = sums.get(currency) ?? none;
       sums.set(currency, sum);
       sum.wallets += BigInt(balanceMinor);
       for (const event of histories.get(walletId)!) {
         const minor = "amountMinor" in event ? BigInt(event.amountMinor) : 0n;
-        if (event.type === "WalletCredited") sum.world -= minor;
-        if (event.type === "WalletDebited") sum.world += minor;
+        if (event.type === "WalletCredited") {
+          sum[event.kind === "TOPUP" ? "treasury" : "world"] -= minor;
+        }
+        if (event.type === "WalletDebited") {
+          sum[event.kind === "SPEND" ? "revenue" : "world"] += minor;
+        }
         if (event.type === "TransferSent") sum.transit += minor;
         if (event.type === "TransferReceived") sum.transit -= minor;
         if (event.type === "TransferReturned") sum.transit -= minor;
@@ -363,8 +393,8 @@ function command(
   const walletId = IDS[on]!;
   const state = states.get(walletId) ?? null;
   const amountPlan = "amount" in plan ? plan.amount : null;
-  const places =
-    plan.type === "create" ? ASSETS[plan.asset]!.decimalPlaces : model.pages.get(walletId)?.places;
+  const page = plan.type === "create" ? undefined : model.pages.get(walletId);
+  const places = page?.places ?? ("asset" in plan ? ASSETS[plan.asset]!.decimalPlaces : undefined);
   const amount = amountPlan === null ? null : model.amountOf(amountPlan, walletId, places ?? 2);
   const version = state?.version ?? 0;
   const expectedVersion = { any: null, current: version, another: version + 1 }[expects];
@@ -377,6 +407,7 @@ function command(
   expect(decision.ok ? null : decision.rejection.code).toBe(want);
   if (!decision.ok) return void meet(decision.rejection.code);
 
+  if (plan.type === "topup" && state === null) meet("made on first use");
   for (const event of decision.events) {
     const { currency, decimalPlaces, version } = happen(walletId, event);
     if (event.type !== "TransferSent") continue;
@@ -416,6 +447,15 @@ function commandOf(plan: CommandPlan, text: string | undefined, transferId: stri
       return { type: "debit", amount };
     case "transfer":
       return { type: "transfer", transferId, toWalletId: IDS[plan.to]!, amount };
+    case "topup": {
+      const of = { ownerId: OWNERS[plan.owner]!, ...ASSETS[plan.asset]! };
+      return { type: "credit", amount, kind: "TOPUP", of };
+    }
+    case "spend": {
+      const { currency } = ASSETS[plan.asset]!;
+      const of = { ownerId: OWNERS[plan.owner]!, currency };
+      return { type: "debit", amount, kind: "SPEND", of };
+    }
     case "update":
       return { type: "update", patch: JSON.stringify(plan.patch) };
     default:
@@ -479,14 +519,24 @@ function check(wallets: Wallets, model: Model): void {
     must(BigInt(balanceMinor) === model.balance(walletId), `${walletId}: not the model's balance`);
     must(BigInt(pendingOut) === model.sentBy(walletId), `${walletId}: not the model's transfers`);
     const page = model.pages.get(walletId)!;
+    must(state.ownerId === page.ownerId, `${walletId}: not the model's owner`);
+    must(state.currency === page.currency, `${walletId}: not the model's asset`);
     must(status === page.status, `${walletId}: not the model's status`);
     const metadata = JSON.stringify(Object.fromEntries([...page.metadata].toSorted()));
     must(state.metadata === metadata, `${walletId}: not the model's metadata`);
     const isEmpty = balanceMinor === 0 && pendingOut === 0;
     must(status !== "CLOSED" || isEmpty, `${walletId}: closed with money`);
   }
-  for (const [currency, { wallets: sum, world, transit }] of wallets.totals()) {
-    must(sum + world + transit === 0n, `${currency}: ${sum} + ${world} + ${transit} is not 0`);
+  for (const [currency, sums] of wallets.totals()) {
+    const { transit } = sums;
+    const total = Object.values(sums).reduce((one, other) => one + other);
+    must(total === 0n, `${currency}: the sum of all accounts is ${total}`);
+    for (const name of ["world", "treasury", "revenue"] as const) {
+      must(
+        sums[name] === model.balance(`${name}:${currency}`),
+        `${currency}: not the ${name} of the model`,
+      );
+    }
     must(transit === model.balance(`transit:${currency}`), `${currency}: ${transit} in transit`);
     must(transit >= 0n, `${currency}: ${transit} in transit`);
   }
@@ -556,6 +606,9 @@ const LANDMARKS = [
   "invalid_amount",
   "amount_out_of_range",
   "insufficient_funds",
+  "owner_mismatch",
+  "currency_mismatch",
+  "made on first use",
   "wallet_not_empty",
   "metadata_too_large",
   "refused: wallet_not_found",
@@ -638,6 +691,18 @@ describe("on any input of their types", () => {
         type: fc.constant("credit" as const),
         amount,
         kind: fc.constantFrom("CREDIT", "FUND"),
+      }),
+      fc.record({
+        type: fc.constant("credit" as const),
+        amount,
+        kind: fc.constantFrom("TOPUP", "BONUS"),
+        of: fc.record({ ownerId: text, currency, decimalPlaces }),
+      }),
+      fc.record({
+        type: fc.constant("debit" as const),
+        amount,
+        kind: fc.constant("SPEND" as const),
+        of: fc.record({ ownerId: text, currency }),
       }),
       fc.record({ type: fc.constant("debit" as const), amount }),
       fc.record({

@@ -280,6 +280,92 @@ describe("a command that is accepted", () => {
   );
 });
 
+/** Commands for a user's wallet of an asset, by default that of the wallet w1. */
+const theirs = { ownerId: "alice", currency: "USD", decimalPlaces: 2 };
+const topup = (amount: string, of: object = {}): WalletCommand => ({
+  type: "credit",
+  amount,
+  kind: "TOPUP",
+  of: { ...theirs, ...of },
+});
+const spend = (amount: string, of: object = {}): WalletCommand => ({
+  type: "debit",
+  amount,
+  kind: "SPEND",
+  of: { ownerId: "alice", currency: "USD", ...of },
+});
+
+describe("money of a user in an asset", () => {
+  it.each(["TOPUP", "BONUS"] as const)(
+    "given no wallet, when %s comes, then the wallet is made with it, as the user's and of the asset",
+    (kind) => {
+      const command = { type: "credit", amount: "2.50", kind, of: theirs } as const;
+      const { events, after } = accept(null, command);
+      expect(events).toEqual([
+        { type: "WalletCreated", ...theirs, metadata: "{}", occurredAtMs: NOW_MS },
+        { type: "WalletCredited", amountMinor: 2_50, kind, occurredAtMs: NOW_MS },
+      ]);
+      expect(after).toMatchObject({ ...theirs, balanceMinor: 2_50, version: 1, status: "ACTIVE" });
+    },
+  );
+
+  it("given the wallet, then a topup and a spend are events of their kinds and nothing else", () => {
+    const given = wallet();
+    const { events, after } = accept(given, topup("1"));
+    expect(events).toMatchObject([{ type: "WalletCredited", kind: "TOPUP", amountMinor: 1_00 }]);
+    const spent = accept(after, spend("3"));
+    expect(spent.events).toMatchObject([{ type: "WalletDebited", kind: "SPEND" }]);
+    expect(spent.after).toMatchObject({ balanceMinor: 8_00, version: 6 });
+    expect(accept(given, debit("1")).events[0]).not.toHaveProperty("kind");
+  });
+
+  const mismatch = (ownerId: string): Rejection => ({
+    code: "owner_mismatch",
+    walletId: "w1",
+    ownerId: "alice",
+    expectedOwnerId: ownerId,
+  });
+  const otherAsset: Rejection = {
+    code: "currency_mismatch",
+    walletId: "w1",
+    currency: "USD",
+    expectedCurrency: "GOLD",
+  };
+  it.each<Case>([
+    ["no wallet to spend from", null, spend("1"), at(), notFound],
+    ["a version of no wallet", null, topup("1"), at({ expectedVersion: 0 }), notFound],
+    ["too many decimals for the first", null, topup("0.001"), at(), invalid("0.001")],
+    ["somebody else's, in", wallet(), topup("1", { ownerId: "bob" }), at(), mismatch("bob")],
+    ["somebody else's, out", wallet(), spend("1", { ownerId: "bob" }), at(), mismatch("bob")],
+    ["of another asset, in", wallet(), topup("1", { currency: "GOLD" }), at(), otherAsset],
+    ["of another asset, out", wallet(), spend("1", { currency: "GOLD" }), at(), otherAsset],
+    [
+      "somebody else's before of another asset",
+      wallet(),
+      topup("1", { ownerId: "bob", currency: "GOLD" }),
+      at(),
+      mismatch("bob"),
+    ],
+    [
+      "of another asset before at another version",
+      wallet(),
+      spend("1", { currency: "GOLD" }),
+      at({ expectedVersion: 9 }),
+      otherAsset,
+    ],
+    [
+      "of another asset before suspended",
+      suspended,
+      topup("1", { currency: "GOLD" }),
+      at(),
+      otherAsset,
+    ],
+    ["suspended", suspended, topup("1"), at(), notActive("SUSPENDED")],
+  ])("is refused: %s", (_why, state, command, when, rejection) => {
+    expect(decide("w1", state, command, when)).toEqual({ ok: false, rejection });
+  });
+});
+
 describe("a transfer that arrives or comes back", () => {
   it("given an active payee, when 2.50 arrive, then it has them and the event names the payer", () => {
     const state = wallet();
@@ -824,6 +910,16 @@ describe("the sentence of a rejection", () => {
       [
         { code: "metadata_too_large", walletId: "w1", bytes: 9_000, bytesMax: 8_192 },
         "The metadata of wallet w1 would have 9000 bytes as JSON, more than 8192",
+      ],
+    ],
+    owner_mismatch: [
+      [
+        { code: "owner_mismatch", walletId: "a:b:c", ownerId: "a:b", expectedOwnerId: "a" },
+        "Wallet a:b:c belongs to a:b, not to a",
+      ],
+      [
+        { code: "owner_mismatch", walletId: "a:b", ownerId: null, expectedOwnerId: "a" },
+        "Wallet a:b belongs to nobody, not to a",
       ],
     ],
     invalid_amount: [

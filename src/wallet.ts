@@ -16,7 +16,8 @@
  *
  * Rejections, in order of precedence; the first that holds is the answer:
  *   1. same_wallet            payer and payee are one (before any state is looked at)
- *   2. wallet_not_found, wallet_already_exists
+ *   2. wallet_not_found, wallet_already_exists; and the wallet under this id is not the one that is meant: owner_mismatch,
+ *      currency_mismatch
  *   3. version_conflict       `expectedVersion` is not the wallet's version
  *   4. wallet_not_active      money moves and `suspend` need ACTIVE; `activate`, `close` and `update` anything but CLOSED
  *   5. invalid_amount, amount_out_of_range   the amount does not fit the wallet's asset
@@ -49,6 +50,15 @@ export interface WalletState {
   readonly updatedAtMs: number;
 }
 
+/** What a credit is for: it names the transaction, and the system account that pays. */
+export type CreditKind = "CREDIT" | "FUND" | "TOPUP" | "BONUS";
+
+/** Whose wallet of which asset a command means, when the wallet's id is made of the two. Several pairs may make the same id. */
+export interface UserWallet {
+  readonly ownerId: string;
+  readonly currency: string;
+}
+
 /** What a command asks of one wallet. Amounts are canonical decimal text (`canonicalAmount`), since only the wallet knows its asset. */
 export type WalletCommand =
   | {
@@ -59,8 +69,19 @@ export type WalletCommand =
       readonly initialBalance: string | null;
       readonly metadata: string;
     }
-  | { readonly type: "credit"; readonly amount: string; readonly kind: "CREDIT" | "FUND" }
-  | { readonly type: "debit"; readonly amount: string }
+  | {
+      readonly type: "credit";
+      readonly amount: string;
+      readonly kind: CreditKind;
+      /** The wallet must be this one; if it is not there, the credit makes it. */
+      readonly of?: UserWallet & { readonly decimalPlaces: number };
+    }
+  | {
+      readonly type: "debit";
+      readonly amount: string;
+      readonly kind?: "SPEND";
+      readonly of?: UserWallet;
+    }
   | {
       readonly type: "transfer";
       readonly transferId: string;
@@ -106,9 +127,13 @@ export type WalletEvent = EventBase &
     | {
         readonly type: "WalletCredited";
         readonly amountMinor: AmountMinor;
-        readonly kind: "CREDIT" | "FUND";
+        readonly kind: CreditKind;
       }
-    | { readonly type: "WalletDebited"; readonly amountMinor: AmountMinor }
+    | {
+        readonly type: "WalletDebited";
+        readonly amountMinor: AmountMinor;
+        readonly kind?: "SPEND";
+      }
     | {
         readonly type: "TransferSent" | "TransferReceived" | "TransferReturned";
         readonly amountMinor: AmountMinor;
@@ -159,6 +184,11 @@ export function decide(
     return no({ code: "same_wallet", walletId });
   }
   if (command.type === "create") return decideCreate(walletId, state, command, at);
+  if (command.type === "credit" || command.type === "debit") {
+    if (state === null) return decideFirstUse(walletId, command, at);
+    const stranger = command.of === undefined ? null : checkIdentity(state, command.of);
+    if (stranger !== null) return no(stranger);
+  }
   if (state === null) return no({ code: "wallet_not_found", walletId });
   if (at.expectedVersion !== null && at.expectedVersion !== state.version) {
     const { expectedVersion } = at;
@@ -178,7 +208,8 @@ export function decide(
     case "debit": {
       const amount = amountOut(state, command.amount);
       if (typeof amount !== "number") return no(amount);
-      return yes({ type: "WalletDebited", amountMinor: amount, occurredAtMs });
+      const debited = { type: "WalletDebited", amountMinor: amount, occurredAtMs } as const;
+      return yes(command.kind === undefined ? debited : { ...debited, kind: command.kind });
     }
     case "transfer": {
       const amountMinor = amountOut(state, command.amount);
@@ -215,6 +246,7 @@ function decideCreate(
   state: WalletState | null,
   command: Extract<WalletCommand, { type: "create" }>,
   at: Circumstances,
+  kind: CreditKind = "CREDIT",
 ): Decision {
   if (state !== null) return no({ code: "wallet_already_exists", walletId });
   if (at.expectedVersion !== null) return no({ code: "wallet_not_found", walletId });
@@ -234,9 +266,24 @@ function decideCreate(
   return yes(created, {
     type: "WalletCredited",
     amountMinor: amount,
-    kind: "CREDIT",
+    kind,
     occurredAtMs,
   });
+}
+
+/** Money for a wallet that is not there: a credit that says whose it is makes it, in the same breath. */
+function decideFirstUse(
+  walletId: string,
+  command: Extract<WalletCommand, { type: "credit" | "debit" }>,
+  at: Circumstances,
+): Decision {
+  if (command.type === "debit" || command.of === undefined) {
+    return no({ code: "wallet_not_found", walletId });
+  }
+  const { amount: initialBalance, kind, of } = command;
+  const { ownerId, currency, decimalPlaces } = of;
+  const identity = { ownerId, currency, decimalPlaces, metadata: "{}" };
+  return decideCreate(walletId, null, { type: "create", ...identity, initialBalance }, at, kind);
 }
 
 /**
@@ -366,6 +413,15 @@ export function availableMinor(state: WalletState): AmountMinor {
 
 function notActive(state: WalletState): Rejection {
   return { code: "wallet_not_active", walletId: state.walletId, status: state.status };
+}
+
+function checkIdentity(state: WalletState, of: UserWallet): Rejection | null {
+  const { walletId, ownerId, currency } = state;
+  if (ownerId !== of.ownerId) {
+    return { code: "owner_mismatch", walletId, ownerId, expectedOwnerId: of.ownerId };
+  }
+  if (currency === of.currency) return null;
+  return { code: "currency_mismatch", walletId, currency, expectedCurrency: of.currency };
 }
 
 function checkActive(state: WalletState): Rejection | null {

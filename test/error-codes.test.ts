@@ -105,6 +105,25 @@ const WAYS: { readonly [Code in ErrorCode]: () => Promise<Told> } = {
     const walletId = await open({ metadata: { first: half } });
     return stack.ask("PATCH", `/wallets/${walletId}`, { json: { metadata: { second: half } } });
   },
+  async owner_mismatch() {
+    // Two pairs of user and asset can make the same id
+    const topUp = (user_id: string, asset_code: string) => {
+      const reference_id = unique("reference");
+      return stack.post("/api/v1/wallets/topup", { user_id, asset_code, amount: 1, reference_id });
+    };
+    await stack.post("/assets", { code: "GOLD:USD", name: "Gold in USD", decimalPlaces: 2 });
+    await topUp("user", "GOLD:USD");
+    return topUp("user:GOLD", "USD");
+  },
+  asset_already_exists: () =>
+    stack.post("/assets", { code: "USD", name: "Mine", decimalPlaces: 2 }),
+  async asset_limit_reached() {
+    await stack.sql(
+      `INSERT INTO assets (code, name, decimal_places) SELECT 'A' || n, 'Asset', 2 FROM generate_series(1, $1) n`,
+      [LIMITS.ownAssetsMax],
+    );
+    return stack.post("/assets", { code: "ONE_MORE", name: "One more", decimalPlaces: 2 });
+  },
 
   // What the door says
   bad_request: () => raw("NONSENSE\r\n\r\n"),

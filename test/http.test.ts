@@ -742,7 +742,7 @@ describe("an error", () => {
     ["wallet_not_empty", 409, "/wallets/:from/close", {}],
     ["validation_failed", 422, "/wallets/:from/credit", { amount: 1, amuont: 1 }, "amuont"],
     ["not_found", 404, "/nowhere", {}],
-    ["method_not_allowed", 405, "/assets", {}],
+    ["method_not_allowed", 405, "/ledger/trial-balance", {}],
   ])("%s is %i at POST %s for %j", async (code, status, path, json, words) => {
     const { from, to } = await openStake(stack);
     const named = (text: string) => text.replace(":from", from).replace(":to", to);

@@ -119,11 +119,18 @@ it("goes through all databases of a list by hand, says which each line is about,
     "  Failed: connect ECONNREFUSED 127.0.0.1:1",
   ]);
   expect(lines[2]).toMatch(new RegExp(`^postgres://.*@127.0.0.1:${port}/${name}$`));
-  const files = ["0001_journal", "0002_cluster", "0003_metadata", "0004_reads", "0006_stream"];
+  const files = [
+    "0001_journal",
+    "0002_cluster",
+    "0003_metadata",
+    "0004_reads",
+    "0006_stream",
+    "0007_assets",
+  ];
   expect(lines.slice(3)).toEqual(files.map((file) => `  Applied ${file}`));
 
-  expect(migrateBy("status").stdout).toMatch(/0006_stream {2}applied .*\n$/);
-  expect(migrateBy("down").stdout).toMatch(/ {2}Took back 0006_stream\n$/);
+  expect(migrateBy("status").stdout).toMatch(/0007_assets {2}applied .*\n$/);
+  expect(migrateBy("down").stdout).toMatch(/ {2}Took back 0007_assets\n$/);
 });
 
 it("gives events from before they had places their places, and no hash", async () => {

@@ -25,12 +25,12 @@ import { buildGateway } from "../gateway/http.ts";
 import { buildWalletService } from "../gateway/nats-service.ts";
 import type { EventBody, TransactionBody, TransferBody, WalletBody } from "../gateway/schemas.ts";
 import { buildFeedSocket } from "../gateway/websocket.ts";
-import { allAssets, assetOf } from "../src/assets.ts";
 import type { Bus } from "../src/bus.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
 import { migrateUp } from "../src/migrate.ts";
 import { connectNatsBus, type NatsBus } from "../src/nats-bus.ts";
 import { systemTime } from "../src/clock.ts";
+import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
@@ -305,6 +305,8 @@ async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "h
   const version = "1.2.3";
   const readModel = buildPostgresReadModel({ databaseUrls: [databaseUrl], log });
   closing.push(() => readModel.close());
+  const assets = buildPostgresAssets({ databaseUrls: [databaseUrl], log });
+  closing.push(() => assets.close());
   const commands = buildCommandDesk({ bus, gatewayId: `test-${uuidv7()}`, log });
   closing.push(() => commands.drain());
   const hub = buildFeedHub({
@@ -327,7 +329,7 @@ async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "h
     commands,
     readModel,
     bus,
-    assets: { assetOf, allAssets },
+    assets,
     version,
     log,
     probes: host === null ? [] : [{ name: "host", isNeededForCommands: true, probe }],
@@ -344,7 +346,7 @@ async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "h
       connection: await natsBus.connection,
       commands,
       readModel,
-      takeIn: buildCommandIntake(assetOf),
+      takeIn: buildCommandIntake((code) => assets.assetOf(code)),
       answer: buildAnswers({ readModel, log }),
       version,
       log,

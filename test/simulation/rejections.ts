@@ -72,6 +72,7 @@ function couldBe(rejection: Rejection, floor: number, since: readonly EventRow[]
       );
     case "metadata_too_large":
     case "currency_mismatch":
+    case "owner_mismatch":
     case "same_wallet":
     case "invalid_amount":
     case "amount_out_of_range":

@@ -1,0 +1,200 @@
+/**
+ * The game-economy API: money of a user in an asset, by the user's and the asset's names. It hides that there is a wallet, `user_id:asset_code`,
+ * which the first topup or bonus makes, and lays out the answers in the words that the API inherits. The commands are credits and debits
+ * of kinds of their own; their way is that of all others (`buildRun`). Since ids may contain colons, two pairs can make one
+ * wallet id: the wallet's actor compares owner and asset, and the readers here do, too.
+ */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+
+import { canonicalAmount } from "../src/amount.ts";
+import { LIMITS } from "../src/limits.ts";
+import type { ReadModel } from "../src/read-model.ts";
+import type { WalletState } from "../src/wallet.ts";
+import { walletBody } from "./answers.ts";
+import { problemOfKey, type RequestFields } from "./command-intake.ts";
+import { ApiException, rejectionError } from "./errors.ts";
+import {
+  BalanceAnswer,
+  BalanceQuery,
+  BonusBody,
+  GameAnswer,
+  SpendBody,
+  TopUpBody,
+  UserParams,
+  type BalanceBody,
+  type GameAnswerBody,
+  type GameBody,
+} from "./game-schemas.ts";
+import type { InputTypes } from "./http-server.ts";
+import { idCursor, refusedField, rowsOf } from "./pages.ts";
+import { problems, type WalletBody } from "./schemas.ts";
+import { buildRun, type Respond, type Run, type WalletRoutesDeps } from "./wallet-routes.ts";
+
+export interface GameRoutesDeps extends WalletRoutesDeps {
+  readonly readModel: Pick<ReadModel, "wallet" | "wallets">;
+}
+
+const tags = ["game economy"];
+
+const ROUTES = {
+  topup: {
+    summary: "A user has paid for an asset",
+    description:
+      "From `system:treasury` to the wallet of the user and the asset, which is made on first use.",
+    body: TopUpBody,
+  },
+  bonus: {
+    summary: "A user is given an asset",
+    description:
+      "From `system:bonus` to the wallet of the user and the asset, which is made on first use.",
+    body: BonusBody,
+  },
+  spend: {
+    summary: "A user spends an asset",
+    description: "From the wallet of the user and the asset to `system:revenue`.",
+    body: SpendBody,
+  },
+} as const;
+
+export function addGameRoutes(app: FastifyInstance, deps: GameRoutesDeps): void {
+  const run = buildRun(deps);
+  for (const type of ["topup", "bonus", "spend"] as const) {
+    app.post(
+      `/api/v1/wallets/${type}`,
+      { schema: { tags, ...ROUTES[type], response: { 200: GameAnswer, ...problems } } },
+      (request, reply) => command(run, type, request, reply),
+    );
+  }
+  addBalanceRead(app, deps.readModel);
+}
+
+function command(
+  run: Run,
+  type: "topup" | "bonus" | "spend",
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<unknown> {
+  const body = request.body as GameBody;
+  const { user_id: ownerId, asset_code: currency, reference_id: reference, amount } = body;
+  const walletId = walletIdOf(ownerId, currency);
+  checkReference(reference, request.headers["idempotency-key"]);
+  const fields: RequestFields = {
+    idempotencyKey: reference,
+    ownerId,
+    currency,
+    amount,
+    ...(body.description !== undefined && { description: body.description }),
+    ...metadataOf(body),
+    ...(body.expected_version !== undefined && { expectedVersion: body.expected_version }),
+    ...(body.dry_run !== undefined && { dryRun: body.dry_run }),
+  };
+  const respond: Respond = (answer) => {
+    if (answer.type !== "wallet") throw new Error("the outcome does not belong to the command");
+    return answerOf(body, answer.wallet);
+  };
+  return run(request, reply, type, walletId, fields, respond);
+}
+
+/** @throws ApiException when the two are too long together */
+function walletIdOf(userId: string, assetCode: string): string {
+  const walletId = `${userId}:${assetCode}`;
+  if (walletId.length <= LIMITS.idLengthMax) return walletId;
+  const room = LIMITS.idLengthMax - 1;
+  throw refusedField("user_id", `and asset_code must not exceed ${room} characters together`);
+}
+
+/** The reference is the key, so what is wrong with it is told under its own name. */
+function checkReference(reference: string, header: unknown): void {
+  const problem = problemOfKey(reference);
+  if (problem !== null) throw refusedField("reference_id", problem);
+  if (header !== undefined && header !== reference) {
+    throw refusedField("reference_id", "differs from the header Idempotency-Key");
+  }
+}
+
+const LABELS = ["payment_method", "bonus_type", "item_id"] as const;
+
+function metadataOf(body: GameBody): Pick<RequestFields, "metadata"> {
+  const labels: Record<string, string> = {};
+  for (const name of LABELS) {
+    const label = body[name];
+    if (label === undefined) continue;
+    if (body.metadata !== undefined && Object.hasOwn(body.metadata, name)) {
+      throw refusedField(name, "is in metadata too: give one of them");
+    }
+    labels[name] = label;
+  }
+  if (body.metadata === undefined && Object.keys(labels).length === 0) return {};
+  return { metadata: { ...body.metadata, ...labels } };
+}
+
+function answerOf(body: GameBody, wallet: WalletBody): GameAnswerBody {
+  const { user_id, asset_code, reference_id, dry_run: isDryRun = false } = body;
+  const canonical = canonicalAmount(body.amount);
+  if (!canonical.ok) throw new Error(`an amount was taken that is none: ${body.amount}`);
+  return {
+    transaction_id: isDryRun ? null : `${wallet.id}:${wallet.version}`,
+    wallet_id: wallet.id,
+    user_id,
+    asset_code,
+    amount: Number(canonical.amount),
+    balance: wallet.balance,
+    reference_id,
+  };
+}
+
+// --- Balances -------------------------------------------------------------------------------------------------------------
+
+function addBalanceRead(app: FastifyInstance, readModel: GameRoutesDeps["readModel"]): void {
+  const routes = app.withTypeProvider<InputTypes>();
+  routes.get(
+    "/api/v1/wallets/:user_id/balance",
+    {
+      schema: {
+        tags,
+        summary: "What a user has, of one asset or of all",
+        description:
+          "Without `asset_code` a list, empty for a user who never had anything; a page may be short: follow `Link` until there is none.",
+        params: UserParams,
+        querystring: BalanceQuery,
+        response: { 200: BalanceAnswer, ...problems },
+      },
+    },
+    async (request, reply): Promise<BalanceBody | BalanceBody[]> => {
+      const { user_id: userId } = request.params;
+      const { asset_code: assetCode, limit = LIMITS.pageRowsMax, cursor } = request.query;
+      if (assetCode !== undefined) return balanceOf(readModel, userId, assetCode);
+      const after = idCursor(cursor);
+      // In the order of ids: all that begin with the user's name and a colon are side by side, behind this.
+      const prefix = `${userId}:`;
+      const from = after === null || after < prefix ? prefix : after;
+      const page = await readModel.wallets({ ownerId: userId }, limit, from);
+      const next = page.next?.startsWith(prefix) === true ? page.next : null;
+      const rows = rowsOf(request, reply, { ...page, next });
+      return rows.filter((wallet) => isOf(wallet, userId)).map(balanceBody);
+    },
+  );
+}
+
+async function balanceOf(
+  readModel: GameRoutesDeps["readModel"],
+  userId: string,
+  assetCode: string,
+): Promise<BalanceBody> {
+  const walletId = walletIdOf(userId, assetCode);
+  const wallet = await readModel.wallet(walletId);
+  if (wallet !== null && wallet.currency === assetCode && isOf(wallet, userId)) {
+    return balanceBody(wallet);
+  }
+  throw new ApiException(rejectionError({ code: "wallet_not_found", walletId }));
+}
+
+function isOf({ walletId, ownerId, currency }: WalletState, userId: string): boolean {
+  return ownerId === userId && walletId === `${userId}:${currency}`;
+}
+
+function balanceBody(wallet: WalletState): BalanceBody {
+  const { id, ownerId, currency, balance, held, available, status } = walletBody(wallet);
+  const identity = { user_id: ownerId!, asset_code: currency, wallet_id: id };
+  return { ...identity, balance, held, available, status };
+}

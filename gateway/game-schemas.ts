@@ -1,0 +1,173 @@
+/**
+ * The shapes of the game-economy API and of own assets: the parts are those of `schemas.ts`, the names are in snake_case where the API
+ * inherits them. Like there, unknown fields are refused by name.
+ */
+import { Type, type Static, type TProperties } from "typebox";
+
+import { LIMITS } from "../src/limits.ts";
+import {
+  Amount,
+  Asset,
+  Currency,
+  DryRun,
+  Id,
+  JsonObject,
+  OwnerId,
+  WalletStatus,
+} from "./schemas.ts";
+
+const closed = { additionalProperties: false };
+
+// --- Assets ---------------------------------------------------------------------------------------------------------------
+
+export const CreateAssetBody = Type.Object(
+  {
+    code: Type.String({ ...Currency, examples: ["GOLD_COINS"] }),
+    name: Type.String({
+      minLength: 1,
+      maxLength: LIMITS.assetNameLengthMax,
+      examples: ["Gold coins"],
+    }),
+    decimalPlaces: Type.Integer({ minimum: 0, maximum: 9 }),
+    idempotencyKey: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: LIMITS.keyLengthMax,
+        description: "Taken like on every write, and not needed: the asset's code is its key",
+      }),
+    ),
+    dryRun: Type.Optional(DryRun),
+  },
+  { ...closed, examples: [{ code: "GOLD_COINS", name: "Gold coins", decimalPlaces: 0 }] },
+);
+
+export const CreatedAsset = Type.Object(Asset.properties, {
+  examples: [{ code: "GOLD_COINS", name: "Gold coins", decimalPlaces: 0, isOwn: true }],
+});
+
+// --- The game economy -----------------------------------------------------------------------------------------------------
+
+const Label = Type.String({
+  minLength: 1,
+  maxLength: LIMITS.keyLengthMax,
+  description: "Goes into the event's metadata under this name",
+});
+
+const gameFields = {
+  user_id: Type.String({ ...OwnerId, description: "Owner of the wallet `user_id:asset_code`" }),
+  asset_code: Type.String({ ...Currency, examples: ["GOLD_COINS"] }),
+  amount: Amount,
+  reference_id: Type.String({
+    minLength: 1,
+    maxLength: LIMITS.keyLengthMax,
+    description:
+      "Names the command within the wallet, as an idempotency key does: a repeat gets the first answer again",
+    examples: ["order-1001"],
+  }),
+  metadata: Type.Optional(JsonObject),
+  description: Type.Optional(Type.String({ maxLength: LIMITS.descriptionLengthMax })),
+  expected_version: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      description: "Refuse unless the wallet is there and at this version",
+    }),
+  ),
+  dry_run: Type.Optional(DryRun),
+};
+
+function gameBody<Properties extends TProperties>(properties: Properties, example: object) {
+  const common = { user_id: "user-1", asset_code: "GOLD_COINS", amount: 100 };
+  return Type.Object(
+    { ...gameFields, ...properties },
+    { ...closed, examples: [{ ...common, ...example }] },
+  );
+}
+
+export const TopUpBody = gameBody(
+  { payment_method: Type.Optional(Label) },
+  { reference_id: "payment-7", payment_method: "card" },
+);
+export const BonusBody = gameBody(
+  { bonus_type: Type.Optional(Label) },
+  { reference_id: "daily-2026-01-01", bonus_type: "daily_login" },
+);
+export const SpendBody = gameBody(
+  { item_id: Type.Optional(Label) },
+  { reference_id: "order-1001", item_id: "sword-3" },
+);
+export type GameBody = Static<typeof TopUpBody> &
+  Static<typeof BonusBody> &
+  Static<typeof SpendBody>;
+
+export const GameAnswer = Type.Object(
+  {
+    transaction_id: Type.Unsafe<string | null>({
+      type: ["string", "null"],
+      description:
+        "`wallet_id:version`; null in the answer to a dry run, which makes no transaction",
+    }),
+    wallet_id: Id,
+    user_id: OwnerId,
+    asset_code: Currency,
+    amount: Type.Number(),
+    balance: Type.Number({ description: "Right after it" }),
+    reference_id: Type.String(),
+  },
+  {
+    examples: [
+      {
+        transaction_id: "user-1:GOLD_COINS:1",
+        wallet_id: "user-1:GOLD_COINS",
+        user_id: "user-1",
+        asset_code: "GOLD_COINS",
+        amount: 100,
+        balance: 100,
+        reference_id: "payment-7",
+      },
+    ],
+  },
+);
+export type GameAnswerBody = Static<typeof GameAnswer>;
+
+export const UserParams = Type.Object({ user_id: OwnerId });
+export const BalanceQuery = Type.Object(
+  {
+    asset_code: Type.Optional(Type.String({ ...Currency, examples: ["GOLD_COINS"] })),
+    limit: Type.Optional(
+      Type.Integer({ minimum: 1, maximum: LIMITS.pageRowsMax, default: LIMITS.pageRowsMax }),
+    ),
+    cursor: Type.Optional(
+      Type.String({ maxLength: 512, description: "From the `Link` of the page before" }),
+    ),
+  },
+  closed,
+);
+
+const Balance = Type.Object(
+  {
+    user_id: OwnerId,
+    asset_code: Currency,
+    wallet_id: Id,
+    balance: Type.Number(),
+    held: Type.Number(),
+    available: Type.Number({ description: "balance - held" }),
+    status: WalletStatus,
+  },
+  {
+    examples: [
+      {
+        user_id: "user-1",
+        asset_code: "GOLD_COINS",
+        wallet_id: "user-1:GOLD_COINS",
+        balance: 100,
+        held: 0,
+        available: 100,
+        status: "ACTIVE",
+      },
+    ],
+  },
+);
+export type BalanceBody = Static<typeof Balance>;
+export const BalanceAnswer = Type.Union([Balance, Type.Array(Balance)], {
+  description: "With `asset_code` one balance; without it all of the user's, in the order of ids",
+});

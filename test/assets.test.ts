@@ -1,0 +1,316 @@
+/**
+ * Own assets on real servers: one definition per code, for ever, whoever comes first and at whichever gateway; known everywhere as soon
+ * as it is told; and with several databases, one that is away takes its own assets along and no others, and is never mistaken for
+ * an asset that does not exist.
+ */
+import { connect } from "nats";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+
+import { withClient } from "../src/database.ts";
+import { LIMITS } from "../src/limits.ts";
+import { migrateUp } from "../src/migrate.ts";
+import { buildPostgresAssets } from "../src/postgres-assets.ts";
+import { ReadUnavailable } from "../src/postgres-read-model.ts";
+import { shardOf } from "../src/shard.ts";
+import { startCoffer } from "./process.ts";
+import { startNats, startPostgres, type TestServer } from "./servers.ts";
+import { startStack, unique, until, type AnyBody, type Stack } from "./stack.ts";
+import { EVEN, idIn, ODD, openDatabase, withLimits } from "./staging.ts";
+
+interface AssetBody extends AnyBody {
+  readonly decimalPlaces: number;
+  readonly isOwn: boolean;
+}
+
+const gold = (rest: object = {}) => ({
+  code: unique("GOLD"),
+  name: "Gold coins",
+  decimalPlaces: 0,
+  ...rest,
+});
+
+/** A code that nobody has used, in one of the shards. */
+function codeIn(shards: readonly number[]): string {
+  for (;;) {
+    const code = unique("A");
+    if (shards.includes(shardOf(code))) return code;
+  }
+}
+
+describe("on two gateways", () => {
+  let server: TestServer;
+  let stack: Stack;
+  let besides: Stack;
+
+  beforeAll(async () => {
+    server = await startNats();
+    stack = await startStack({ natsUrl: server.url });
+    besides = await startStack({ besides: stack });
+  });
+
+  afterAll(async () => {
+    await besides.close();
+    await stack.close();
+    await server.stop();
+    expect([...stack.errors, ...besides.errors]).toEqual([]);
+  });
+
+  const add = (asset: object, on: Stack = stack) => on.post<AssetBody>("/assets", asset);
+  const list = async () => (await stack.get<AssetBody[]>("/assets")).body;
+
+  describe("an asset", () => {
+    it("is added once; the same again gets the same body, at any gateway", async () => {
+      const asset = gold({ decimalPlaces: 3 });
+      const first = await add(asset);
+      expect([first.status, first.body]).toEqual([201, { ...asset, isOwn: true }]);
+      expect(first.headers["idempotent-replayed"]).toBeUndefined();
+      for (const on of [stack, besides]) {
+        const again = await add(asset, on);
+        expect([again.status, again.text]).toEqual([200, first.text]);
+        expect(again.headers["idempotent-replayed"]).toBe("true");
+      }
+    });
+
+    it.each([
+      ["another name", { name: "Silver coins" }],
+      ["other decimal places", { decimalPlaces: 2 }],
+    ])("does not become one with %s", async (_name, change) => {
+      const asset = gold();
+      await add(asset);
+      for (const on of [stack, besides]) {
+        const { status, body } = await add({ ...asset, ...change }, on);
+        expect([status, body.code]).toEqual([409, "asset_already_exists"]);
+        expect(body.message).toContain(`${asset.code} exists as "Gold coins" with 0 decimal`);
+        expect(body.details).toEqual({ ...asset, isOwn: true });
+      }
+      expect(await list()).toContainEqual({ ...asset, isOwn: true });
+    });
+
+    it("of ISO 4217 is there from the start and cannot be defined again", async () => {
+      const same = await add({ code: "USD", name: "US Dollar", decimalPlaces: 2 });
+      expect([same.status, same.body.isOwn]).toEqual([200, false]);
+      const other = await add({ code: "USD", name: "US Dollar", decimalPlaces: 3 });
+      expect([other.status, other.body.code]).toEqual([409, "asset_already_exists"]);
+      expect(await stack.sql("SELECT * FROM assets WHERE code = 'USD'")).toEqual([]);
+    });
+
+    it("is what amounts in its wallets mean, over HTTP and NATS, also where nobody has seen it", async () => {
+      const asset = gold({ decimalPlaces: 4 });
+      await add(asset);
+      const wallet = { currency: asset.code, initialBalance: "0.0001" };
+      const made = await besides.post("/wallets", { walletId: unique("w"), ...wallet });
+      expect([made.status, made.body.balance]).toEqual([201, 0.0001]);
+      const fine = await besides.post(`/wallets/${made.body.id}/credit`, { amount: "0.00001" });
+      expect(fine.body.code).toBe("invalid_amount");
+
+      const overNats = gold({ decimalPlaces: 1 });
+      await add(overNats);
+      const nats = await connect({ servers: server.url });
+      onTestFinished(() => nats.close());
+      const body = { walletId: unique("w"), currency: overNats.code, initialBalance: 0.5 };
+      const message = await nats.request("wallets.v1.create", JSON.stringify(body));
+      expect(message.json()).toMatchObject({ ok: true, data: { balance: 0.5 } });
+      const nowhere = JSON.stringify({ ...body, currency: "NO_SUCH" });
+      const refused = await nats.request("wallets.v1.create", nowhere);
+      expect(refused.json()).toMatchObject({ ok: false, error: { code: "asset_not_found" } });
+    });
+
+    it("is known everywhere as soon as it is told, also to those who ask just then", async () => {
+      for (let round = 0; round < 20; round += 1) {
+        const asset = gold();
+        const early = besides.post("/wallets", { currency: asset.code });
+        await add(asset);
+        // It may share the question of the early one, which is older than the asset.
+        const { status } = await besides.post("/wallets", { currency: asset.code });
+        expect(status).toBe(201);
+        expect([201, 404]).toContain((await early).status);
+      }
+    });
+
+    it("is never changed or removed, not even by hand", async () => {
+      const { code } = gold();
+      await add({ ...gold(), code });
+      for (const sql of [
+        `UPDATE assets SET decimal_places = 9 WHERE code = '${code}'`,
+        `DELETE FROM assets WHERE code = '${code}'`,
+        "TRUNCATE assets",
+      ]) {
+        await expect(stack.sql(sql)).rejects.toThrow("append-only");
+      }
+    });
+  });
+
+  it("all are listed in the order of their codes, own ones marked", async () => {
+    const asset = gold();
+    await add(asset);
+    const all = await list();
+    expect(all).toContainEqual({ ...asset, isOwn: true });
+    expect(all).toContainEqual({
+      code: "JPY",
+      name: "Yen",
+      decimalPlaces: 0,
+      isOwn: false,
+    });
+    const codes = all.map(({ code }) => code);
+    expect(codes).toEqual([...new Set(codes)].toSorted());
+  });
+
+  it.each<[string, object, string]>([
+    ["no name", { name: undefined }, "name"],
+    ["an empty name", { name: "" }, "name"],
+    ["a name that is too long", { name: "x".repeat(LIMITS.assetNameLengthMax + 1) }, "name"],
+    ["a name that cannot be stored", { name: "a\u0000" }, "name"],
+    ["a code with a blank", { code: "GOLD COINS" }, "code"],
+    ["a code that is too long", { code: "x".repeat(LIMITS.idLengthMax + 1) }, "code"],
+    ["too many decimal places", { decimalPlaces: 10 }, "decimalPlaces"],
+    ["fewer than none", { decimalPlaces: -1 }, "decimalPlaces"],
+    ["half a place", { decimalPlaces: 1.5 }, "decimalPlaces"],
+    ["places as text", { decimalPlaces: "2" }, "decimalPlaces"],
+    ["a field that is not known", { issuer: "me" }, "issuer"],
+    ["a key that names nothing", { idempotencyKey: "a\u0007" }, "idempotencyKey"],
+  ])("%s is refused by name, and nothing is added", async (_name, change, field) => {
+    const before = await stack.sql("SELECT count(*) FROM assets");
+    const { status, body } = await add({ ...gold(), ...change });
+    expect([status, body.details[0]?.field]).toEqual([422, field]);
+    expect(await stack.sql("SELECT count(*) FROM assets")).toEqual(before);
+  });
+
+  it("of several definitions at the same time one wins, and the others hear of it", async () => {
+    for (let round = 0; round < 10; round += 1) {
+      const asset = gold();
+      const answers = await Promise.all(
+        Array.from({ length: 8 }, (_, nth) =>
+          add({ ...asset, decimalPlaces: nth % 4 }, nth < 4 ? stack : besides),
+        ),
+      );
+      const made = answers.filter(({ status }) => status === 201);
+      expect(made.length).toBe(1);
+      const { decimalPlaces } = made[0]!.body;
+      for (const [nth, { status }] of answers.entries()) {
+        if (answers[nth] === made[0]) continue;
+        expect(status).toBe(nth % 4 === decimalPlaces ? 200 : 409);
+      }
+    }
+  });
+
+  it("there is a limit, exact when many come at once, and those who repeat do not meet it", async () => {
+    const [{ count }] = (await stack.sql<{ count: string }>("SELECT count(*) FROM assets")) as [
+      { count: string },
+    ];
+    withLimits({ ownAssetsMax: Number(count) + 3 });
+    const assets = Array.from({ length: 10 }, () => gold());
+    const answers = await Promise.all(
+      assets.map((asset, nth) => add(asset, nth % 2 === 0 ? stack : besides)),
+    );
+    const made = assets.filter((_, nth) => answers[nth]!.status === 201);
+    expect(made.length).toBe(3);
+    const refused = answers.filter(({ status }) => status === 409);
+    expect(refused.map(({ body }) => body.code)).toEqual(
+      Array.from({ length: 7 }, () => "asset_limit_reached"),
+    );
+    expect((await add(made[0]!)).status).toBe(200);
+    expect((await add(gold({ dryRun: true }))).body.code).toBe("asset_limit_reached");
+  });
+
+  it("whose creation got no answer is told as unknown, and the same wish finds out", async () => {
+    const asset = gold();
+    await withClient(stack.databaseUrl, async (client) => {
+      // Given a creation that waits in the database
+      await client.query("SELECT pg_advisory_lock(1668245096)");
+      const asked = add(asset);
+      const waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+      await until("it waits", async () => (await stack.sql(waiting)).length > 0);
+
+      // When its connection ends
+      await stack.sql(`SELECT pg_terminate_backend(pid) FROM (${waiting}) it`);
+      const { status, body } = await asked;
+      expect([status, body.code]).toEqual([504, "outcome_unknown"]);
+    });
+    expect((await add(asset)).status).toBe(201);
+  });
+});
+
+describe("with several databases", () => {
+  it("each asset lives in the database of its code's shard", async () => {
+    const databases = [await openDatabase("assets_even"), await openDatabase("assets_odd")];
+    const assets = buildPostgresAssets({ databaseUrls: databases.map(({ url }) => url) });
+    onTestFinished(async () => {
+      await assets.close();
+      await Promise.all(databases.map((database) => database.close()));
+    });
+    const codes = [codeIn(EVEN), codeIn(ODD)];
+    for (const code of codes) {
+      expect(await assets.create(gold({ code }), false)).toMatchObject({ type: "created" });
+    }
+    for (const [nth, database] of databases.entries()) {
+      expect(await database.query("SELECT code FROM assets")).toEqual([{ code: codes[nth] }]);
+    }
+    const own = (await assets.allAssets()).filter(({ isOwn }) => isOwn);
+    expect(own.map(({ code }) => code)).toEqual(codes.toSorted());
+    // A creation is seen at once where it was made
+    expect(assets.assetOf(codes[1]!)).toMatchObject({ code: codes[1] });
+  });
+
+  it(
+    "one that is away takes its assets along and no others, and they are unavailable, not unknown",
+    { timeout: 90_000 },
+    async () => {
+      // Given a deployment whose second database is on a server of its own, and an asset in it that no gateway has seen
+      const even = await openDatabase("assets_away");
+      onTestFinished(() => even.close());
+      const server = await startPostgres();
+      onTestFinished(() => server.stop());
+      await migrateUp(server.url);
+      const [seen, unseen, inEven] = [codeIn(ODD), codeIn(ODD), codeIn(EVEN)];
+      const databaseUrls = [even.url, server.url];
+      const assets = buildPostgresAssets({ databaseUrls });
+      onTestFinished(() => assets.close());
+      await assets.create(gold({ code: unseen }), false);
+      const coffer = await startCoffer({ DATABASE_URL: databaseUrls.join(","), LANES: "2" });
+      onTestFinished(async () => void (await coffer.kill()));
+      await coffer.untilReady();
+      const ask = async (path: string, json?: object) => {
+        const answer = await fetch(`${coffer.baseUrl}${path}`, {
+          ...(json !== undefined && { method: "POST", body: JSON.stringify(json) }),
+          headers: { "content-type": "application/json" },
+        });
+        const body = (await answer.json()) as AnyBody;
+        return [answer.status, body.code ?? null] as const;
+      };
+      const open = (currency: string) => ask("/wallets", { walletId: idIn(EVEN), currency });
+      for (const code of [seen, inEven]) {
+        expect((await ask("/assets", gold({ code })))[0]).toBe(201);
+      }
+
+      // When that server dies
+      await server.kill();
+
+      // Then what was seen, ISO 4217 and the other database's assets can be used for wallets in the other database
+      for (const code of [seen, inEven, "USD"]) expect(await open(code)).toEqual([201, null]);
+      expect((await ask("/assets", gold({ code: codeIn(EVEN) })))[0]).toBe(201);
+      expect(await open(codeIn(EVEN))).toEqual([404, "asset_not_found"]);
+      // And what lives there is unavailable, whether it exists or not
+      for (const code of [unseen, codeIn(ODD)]) {
+        expect(await open(code)).toEqual([503, "unavailable"]);
+        const topup = { user_id: "u", asset_code: code, amount: 1, reference_id: "r" };
+        expect(await ask("/api/v1/wallets/topup", topup)).toEqual([503, "unavailable"]);
+      }
+      expect(await ask("/assets", gold({ code: codeIn(ODD) }))).toEqual([503, "unavailable"]);
+      expect(await ask("/assets")).toEqual([503, "unavailable"]);
+
+      // When it is there again, so are they
+      await server.restart();
+      await until("the asset is found", async () => (await open(unseen))[0] === 201);
+      expect(await open(codeIn(ODD))).toEqual([404, "asset_not_found"]);
+      expect((await ask("/assets"))[0]).toBe(200);
+    },
+  );
+
+  it("that cannot be reached at all is no answer, and known assets need none", async () => {
+    const assets = buildPostgresAssets({ databaseUrls: ["postgres://nobody@127.0.0.1:1/none"] });
+    onTestFinished(() => assets.close());
+    expect(assets.assetOf("EUR")).toMatchObject({ decimalPlaces: 2, isOwn: false });
+    await expect(assets.assetOf("GOLD")).rejects.toThrow(ReadUnavailable);
+    await expect(assets.create(gold(), false)).rejects.toThrow(ReadUnavailable);
+  });
+});
