@@ -6,6 +6,7 @@
 import type { Bus, Unsubscribe } from "../src/bus.ts";
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
+import type { HostMeter } from "../src/metrics.ts";
 import {
   addressee,
   SUBJECTS,
@@ -39,6 +40,8 @@ export interface HostDeps {
   readonly owner: string;
   readonly time: Time;
   readonly log: { info(text: string): void; warn(text: string): void; fatal(text: string): void };
+  /** Without one nothing is measured. */
+  readonly meter?: HostMeter;
   /** A lane cannot be kept alive; the process has to end. */
   readonly onFatal: (reason: string) => void;
 }
@@ -52,7 +55,7 @@ export interface Host {
 }
 
 export function buildHost(deps: HostDeps): Host {
-  const { bus, log, time, owner, hostId } = deps;
+  const { bus, log, time, owner, hostId, meter } = deps;
   const startedAtMs = time.nowMs();
   const lanes: LaneGate[] = [];
   const lanesPerDatabase = Math.ceil(deps.laneCount / deps.databases);
@@ -75,10 +78,12 @@ export function buildHost(deps: HostDeps): Host {
     open,
     leave: refuseFrom,
     drop(shards) {
+      meter?.shardsMoved("lost", shards.length);
       refuseFrom(shards);
       unsubscribeSoon(shards);
     },
     announce(shards) {
+      meter?.shardsMoved("handed over", shards.length);
       bus.publish(SUBJECTS.released, shards);
       unsubscribeSoon(shards);
     },
@@ -93,6 +98,7 @@ export function buildHost(deps: HostDeps): Host {
   // ---- shards -------------------------------------------------------------------------------------------------------
 
   function open(shards: readonly number[]): void {
+    meter?.shardsMoved("taken", shards.length);
     for (const shard of shards) {
       serving.add(shard);
       laneOf(shard).assign(shard);
@@ -202,6 +208,7 @@ export function buildHost(deps: HostDeps): Host {
       startLane: deps.startLane,
       time,
       log,
+      meter,
       dispatch: (effects) => dispatch(lane, effects),
       reply,
       onLeft: (shards) => ownership.left(shards),

@@ -5,6 +5,8 @@
  */
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
+import { monotonicMs } from "../src/measures.ts";
+import type { HostMeter } from "../src/metrics.ts";
 import type { CommandMessage, Effects, Fault, Reply, ShardMessage } from "../src/protocol.ts";
 import type { LaneStats } from "./lane.ts";
 import type { Arrival, LanePlan, LaneTask, LaneThread, StartLane } from "./lane-thread.ts";
@@ -15,6 +17,7 @@ export interface LaneGateDeps {
   readonly startLane: StartLane;
   readonly time: Pick<Time, "nowMs" | "after">;
   readonly log: { info(text: string): void; warn(text: string): void; fatal(text: string): void };
+  readonly meter?: HostMeter | undefined;
   /** Takes what the lane gives back. */
   readonly dispatch: (effects: Effects) => void;
   /** Takes replies that the gate itself gives, of one inbox each time. */
@@ -50,7 +53,7 @@ export interface LaneGate {
 }
 
 export function buildLaneGate(deps: LaneGateDeps): LaneGate {
-  const { plan, time, log } = deps;
+  const { plan, time, log, meter } = deps;
   const assigned = new Set<number>();
   const leaving = new Set<number>();
   /** Commands accepted and not answered: per gateway inbox, the number and when it may be forgotten. */
@@ -99,7 +102,8 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
       taken.push(message);
     }
     if (taken.length === 0) return;
-    queue.push({ atMs, messages: taken });
+    const arrival = { atMs, messages: taken };
+    queue.push(meter === undefined ? arrival : { ...arrival, arrivedAtMs: monotonicMs() });
     schedule();
   }
 
@@ -129,6 +133,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
       }
       queuedMessages -= count;
       batchesUnderWay += 1;
+      meter?.batch(count);
       void run({ type: "batch", arrivals }).finally(() => {
         batchesUnderWay -= 1;
         schedule();
@@ -142,6 +147,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
       const result = await thread.run(task);
       if (result.effects !== null) deps.dispatch(result.effects);
       if (result.stats !== null) takeStats(result.stats, task);
+      if (result.measures !== undefined) meter?.measured(plan.name, result.measures);
     } catch {
       // Nothing came back.
     }
@@ -204,6 +210,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   /** The thread is gone, and with it everything it had not committed. */
   function threadLost(reason: string, isReplaced: boolean): void {
     if (isStopping) return;
+    meter?.laneLost(plan.name);
     if (!isReplaced) {
       deps.onFatal(`${plan.name} cannot be started: ${reason}`);
       return;
@@ -259,7 +266,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
     },
     async stop() {
       isStopping = true;
-      await thread.run({ type: "stop" }).catch(() => undefined);
+      await run({ type: "stop" });
       await thread.destroy();
     },
   };

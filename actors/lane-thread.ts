@@ -3,12 +3,15 @@
  * own; a simulator runs them in its own. A thread may end at any moment and be replaced by an empty one: the host is told, and says
  * again with every tick which shards the lane has to serve.
  */
+import type { LaneMeasures } from "../src/measures.ts";
 import type { Effects, ShardMessage } from "../src/protocol.ts";
 import type { LaneStats } from "./lane.ts";
 
 /** Messages that arrived at the host together. */
 export interface Arrival {
   readonly atMs: number;
+  /** The same moment by `monotonicMs`, when the host is measured. */
+  readonly arrivedAtMs?: number;
   readonly messages: readonly ShardMessage[];
 }
 
@@ -23,6 +26,8 @@ export interface LaneResult {
   readonly effects: Effects | null;
   /** With a tick. */
   readonly stats: LaneStats | null;
+  /** With a tick and the stop, of a thread that measures itself. */
+  readonly measures?: LaneMeasures;
 }
 
 /** Lane -> host, outside any run. */

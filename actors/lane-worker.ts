@@ -10,11 +10,13 @@ import { nowMs } from "../src/clock.ts";
 import type { ShardMessage } from "../src/protocol.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildLane, type LaneStats } from "./lane.ts";
+import { buildLaneMeter } from "./lane-meter.ts";
 import type { Arrival, LaneNotice, LaneResult, LaneTask } from "./lane-thread.ts";
 import type { LaneWorkerData } from "./piscina-lanes.ts";
 
 const { databaseUrl, owner } = workerData as LaneWorkerData;
-const journal = buildPostgresJournal(databaseUrl);
+const meter = buildLaneMeter(buildPostgresJournal(databaseUrl));
+const { journal } = meter;
 
 setFlagsFromString("--expose-gc");
 const collectGarbage = runInNewContext("gc") as () => void;
@@ -49,17 +51,21 @@ const lane = buildLane({
 export default async function run(task: LaneTask): Promise<LaneResult> {
   try {
     switch (task.type) {
-      case "batch":
-        return { effects: await lane.receive(stamped(task.arrivals), nowMs()), stats: null };
+      case "batch": {
+        meter.arrived(task.arrivals);
+        const effects = await lane.receive(stamped(task.arrivals), nowMs());
+        meter.dealt(task.arrivals);
+        return { effects, stats: null };
+      }
       case "tick": {
         const effects = lane.tick(nowMs(), task.shards);
         const stats = lane.stats();
         collectAfterPassivation(stats);
-        return { effects, stats };
+        return { effects, stats, measures: meter.take() };
       }
       case "stop":
         await journal.close();
-        return { effects: null, stats: null };
+        return { effects: null, stats: null, measures: meter.take() };
       default:
         return task satisfies never;
     }

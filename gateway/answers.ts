@@ -72,24 +72,27 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
     return { type: "wallet", wallet: await walletAt(walletId, version), isReplay: true };
   }
 
-  function readBack(answer: Promise<Answer>, commandId: string): Promise<Answer> {
+  function readBack(answer: Promise<Answer>, command: Command): Promise<Answer> {
+    const { commandId, correlationId } = command;
     return answer.catch((error: unknown): Answer => {
       if (!(error instanceof ReadUnavailable)) {
-        log.error({ err: error, commandId }, "a command's answer could not be read back");
+        const ids = { commandId, correlationId };
+        log.error({ err: error, ...ids }, "a command's answer could not be read back");
       }
       return { type: "error", error: faultError("unknown", commandId), isReplay: false };
     });
   }
 
-  return (outcome, { commandId, dryRun }) => {
+  return (outcome, command) => {
+    const { dryRun } = command;
     switch (outcome.type) {
       case "done":
         return { type: "wallet", wallet: walletBody(outcome.wallet), isReplay: false };
       case "transferred":
         if (dryRun === true) return dryTransfer(outcome.transfer);
-        return readBack(transferred(outcome.transfer, outcome.replayed), commandId);
+        return readBack(transferred(outcome.transfer, outcome.replayed), command);
       case "replayed":
-        return readBack(replayed(outcome), commandId);
+        return readBack(replayed(outcome), command);
       case "rejected": {
         const error = rejectionError(outcome.rejection);
         return { type: "error", error, isReplay: outcome.replayed };
@@ -98,7 +101,7 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
         // Whatever became of a dry run, nothing happened.
         const fault =
           dryRun === true && outcome.fault === "unknown" ? "unavailable" : outcome.fault;
-        return { type: "error", error: faultError(fault, commandId), isReplay: false };
+        return { type: "error", error: faultError(fault, command.commandId), isReplay: false };
       }
       default:
         return outcome satisfies never;

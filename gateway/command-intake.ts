@@ -53,6 +53,8 @@ export interface RequestOrigin {
   readonly isCorrelationNew: boolean;
   /** Header `Idempotency-Key`. */
   readonly key: string | undefined;
+  /** The span of the request; undefined unless it is traced. */
+  readonly traceparent?: string | undefined;
 }
 
 export type Intake =
@@ -135,7 +137,9 @@ export function buildCommandIntake(assetOf: SlowAssetLookup): TakeIn {
       correlationId: origin.correlationId,
       body: body.command,
     };
-    return { ok: true, command, isKeyed: key !== null };
+    const { traceparent } = origin;
+    const traced = traceparent === undefined ? command : { ...command, traceparent };
+    return { ok: true, command: traced, isKeyed: key !== null };
   };
 }
 

@@ -17,6 +17,7 @@
  */
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
+import type { CommandMeter } from "../src/metrics.ts";
 import { SUBJECTS } from "../src/protocol.ts";
 import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
@@ -46,6 +47,8 @@ export interface CommandDeskOptions {
   readonly clock?: { nowMs(): number };
   readonly schedule?: Schedule;
   readonly log?: { warn(details: object, message: string): void };
+  /** Without one nothing is counted. */
+  readonly meter?: CommandMeter;
   /**
    * Whether at most one host can receive a command, as in one process. Otherwise a superseded host may have received it beside
    * its owner, and "nothing happened" is true of that host only.
@@ -121,7 +124,7 @@ function estimateBytes({
 
 /** Builds the desk and subscribes its inbox. */
 export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
-  const { bus, gatewayId, clock = systemClock, schedule = systemSchedule, log } = options;
+  const { bus, gatewayId, clock = systemClock, schedule = systemSchedule, log, meter } = options;
   const { hasSoleHost = true } = options;
   const inbox = SUBJECTS.inbox(gatewayId);
   /** By number: in the order of submission, which is the order of deadlines. */
@@ -235,6 +238,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   function answer(entry: Entry, outcome: Outcome): void {
     entry.state = "answered";
     entries.delete(entry.number);
+    meter?.answered(entry.command.body.type, outcome, clock.nowMs() - entry.submittedAtMs);
     entry.resolve(outcome);
     if (entries.size === 0) onEmpty?.();
   }
@@ -298,6 +302,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
       // It may be the command itself that brings its owners down.
       giveUp(entry);
     } else if (entry.sendings < LIMITS.commandSendsMax) {
+      meter?.resent();
       enqueue(entry);
     } else {
       entry.state = "sent";
@@ -306,6 +311,12 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
 
   function giveUp(entry: Entry): void {
     answer(entry, entry.doubt === 0 ? UNAVAILABLE : UNKNOWN);
+  }
+
+  /** Refuses at the door what never becomes an entry. */
+  function refuse({ body }: Command, outcome: Outcome): Promise<Outcome> {
+    meter?.answered(body.type, outcome, 0);
+    return Promise.resolve(outcome);
   }
 
   // --- The desk's own life ---
@@ -325,8 +336,8 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
 
   return {
     submit(command) {
-      if (drained !== undefined) return Promise.resolve(UNAVAILABLE);
-      if (entries.size >= LIMITS.gatewayCommandsMax) return Promise.resolve(OVERLOADED);
+      if (drained !== undefined) return refuse(command, UNAVAILABLE);
+      if (entries.size >= LIMITS.gatewayCommandsMax) return refuse(command, OVERLOADED);
       const promise = new Promise<Outcome>(executor);
       const entry: Entry = {
         number: ++lastNumber,

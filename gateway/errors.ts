@@ -52,6 +52,10 @@ export const ERRORS = {
   },
   unsupported_media_type: { status: 415, message: "The body must be application/json" },
   validation_failed: { status: 422, message: "The input is not valid" },
+  rate_limited: {
+    status: 429,
+    message: "Too many requests from this address; try again after Retry-After seconds",
+  },
   upgrade_required: { status: 426, message: "This path speaks WebSocket" },
   headers_too_large: { status: 431, message: "The request's headers are too large" },
   internal_error: { status: 500, message: "Something is wrong on our side" },

@@ -50,26 +50,33 @@ export function addHealthRoutes(app: FastifyInstance, options: HealthOptions): v
 
   for (const path of ["/health", "/health/ready", "/api/v1/health"]) {
     const summary = "Whether commands can be served, and how each dependency stands";
-    app.get(path, { schema: schemaOf(summary, HealthBody) }, async (_request, reply) => {
-      const { status, checks } = await health();
-      reply.code(status === "down" ? 503 : 200).header("cache-control", "no-store");
-      if (status === "down") reply.header("retry-after", RETRY_AFTER_SECONDS);
-      const uptimeSeconds = Math.floor((Date.now() - startedAtMs) / 1_000);
-      return { status, version, uptimeSeconds, checks };
-    });
+    app.get(
+      path,
+      { schema: schemaOf(summary, HealthBody), config: UNLIMITED },
+      async (_request, reply) => {
+        const { status, checks } = await health();
+        reply.code(status === "down" ? 503 : 200).header("cache-control", "no-store");
+        if (status === "down") reply.header("retry-after", RETRY_AFTER_SECONDS);
+        const uptimeSeconds = Math.floor((Date.now() - startedAtMs) / 1_000);
+        return { status, version, uptimeSeconds, checks };
+      },
+    );
   }
   const live = schemaOf("Whether the process is there", LiveBody);
-  app.get("/health/live", { schema: live }, () => ({ status: "up" }));
+  app.get("/health/live", { schema: live, config: UNLIMITED }, () => ({ status: "up" }));
   const nats = schemaOf("The connection to the bus", BusBody);
-  app.get("/health/nats", { schema: nats }, async (_request, reply) => {
+  app.get("/health/nats", { schema: nats, config: UNLIMITED }, async (_request, reply) => {
     const check = await assessOne(() => bus.ping(LIMITS.healthCheckMs));
     reply.code(check.state === "down" ? 503 : 200).header("cache-control", "no-store");
     if (check.state === "down") reply.header("retry-after", RETRY_AFTER_SECONDS);
     return { status: check.state, connection: bus.state, latencyMs: check.latencyMs };
   });
   const counts = schemaOf("What the bus and the command desk have counted", StatsBody);
-  app.get("/health/nats/stats", { schema: counts }, () => stats());
+  app.get("/health/nats/stats", { schema: counts, config: UNLIMITED }, () => stats());
 }
+
+/** Whoever watches is not counted: see `rate-limit.ts`. */
+const UNLIMITED = { rateLimit: false } as const;
 
 const State = Type.Union([Type.Literal("up"), Type.Literal("down")]);
 const Latency = Type.Union([Type.Number(), Type.Null()]);

@@ -19,7 +19,9 @@ import type { Static, TSchema } from "typebox";
 import { uuidv7 } from "uuidv7";
 
 import { LIMITS } from "../src/limits.ts";
+import type { Metrics } from "../src/metrics.ts";
 import { ReadUnavailable } from "../src/postgres-read-model.ts";
+import type { Tracing } from "../src/tracing.ts";
 import { correlationOf } from "./command-intake.ts";
 import {
   apiError,
@@ -31,6 +33,7 @@ import {
   validationFailed,
   type ApiError,
 } from "./errors.ts";
+import { countAnswers, traceRequests } from "./request-watch.ts";
 import { NAMED_SCHEMAS } from "./schemas.ts";
 import { checkOf, readQuery, type InputPart } from "./validation.ts";
 
@@ -40,10 +43,20 @@ export interface InputTypes extends FastifyTypeProvider {
   readonly serializer: unknown;
 }
 
+export interface ServerOptions {
+  /** Without them nothing is counted, or traced. */
+  readonly metrics?: Metrics | undefined;
+  readonly tracing?: Tracing | null | undefined;
+  /** Proxies whose `X-Forwarded-For` names the client. */
+  readonly trustProxy?: readonly string[] | undefined;
+}
+
 /** A Fastify instance with Coffer's limits, ids, validation and errors, and no routes. */
-export function buildServer(log: FastifyBaseLogger): FastifyInstance {
+export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {}): FastifyInstance {
+  const { metrics, tracing = null, trustProxy = [] } = options;
   const app: FastifyInstance = Fastify({
     http: { IncomingMessage: UpgradableRequest },
+    ...(trustProxy.length > 0 && { trustProxy: [...trustProxy] }),
     loggerInstance: log,
     logController: new LogController({ disableRequestLogging: true }),
     // A child per request would cost more than the request line that it serves; errors are logged with their id by hand.
@@ -63,8 +76,13 @@ export function buildServer(log: FastifyBaseLogger): FastifyInstance {
       reply.header("x-correlation-id", request.id);
       void sendError(request, reply, asApiError(error));
     },
-    clientErrorHandler: answerBrokenRequest,
+    clientErrorHandler: (error, socket) =>
+      answerBrokenRequest(error, socket, (code) => metrics?.error(code)),
   });
+  app.decorate("metrics", metrics ?? null);
+  if (metrics !== undefined) countAnswers(app, metrics);
+  app.decorateRequest("traceparent", undefined);
+  if (tracing !== null) traceRequests(app, tracing);
   // Node would silently drop what is behind the 2,000th header; 16 KiB bound them all.
   app.server.maxHeadersCount = 0;
   app.addHook("onRequest", (request, reply, done) => {
@@ -164,6 +182,7 @@ export function sendError(
   error: ApiError,
 ): FastifyReply {
   const status = statusOf(error.code);
+  request.server.metrics?.error(error.code);
   if (status === 503) reply.header("retry-after", RETRY_AFTER_SECONDS);
   return reply.code(status).send(errorBody(error, request.url, request.id, Date.now()));
 }
@@ -222,7 +241,11 @@ function patternOf(url: string): RegExp {
 }
 
 /** What Node could not read as a request: there is no request object, only the socket. */
-function answerBrokenRequest(error: Error & { code?: string }, socket: Socket): void {
+function answerBrokenRequest(
+  error: Error & { code?: string },
+  socket: Socket,
+  count: (code: string) => void,
+): void {
   if (error.code === "ECONNRESET" || socket.destroyed || !socket.writable) {
     socket.destroy();
     return;
@@ -232,6 +255,7 @@ function answerBrokenRequest(error: Error & { code?: string }, socket: Socket): 
     if (error.code === "ERR_HTTP_REQUEST_TIMEOUT") return apiError("request_timeout");
     return apiError("bad_request");
   })();
+  count(reason.code);
   const status = statusOf(reason.code);
   const body = JSON.stringify(errorBody(reason, "", uuidv7(), Date.now()));
   const head = [

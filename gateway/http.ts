@@ -8,8 +8,10 @@ import type { FastifyBaseLogger, FastifyInstance } from "fastify";
 
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
+import type { Metrics } from "../src/metrics.ts";
 import type { Assets } from "../src/postgres-assets.ts";
 import type { ReadModel } from "../src/read-model.ts";
+import type { Tracing } from "../src/tracing.ts";
 import { buildAnswers } from "./answers.ts";
 import { addAssetRoutes } from "./asset-routes.ts";
 import { addClusterRoutes, type ClusterRoutesDeps } from "./cluster-routes.ts";
@@ -19,6 +21,8 @@ import { addGameRoutes } from "./game-routes.ts";
 import { addHealthRoutes, type HealthProbe } from "./health-routes.ts";
 import { buildServer } from "./http-server.ts";
 import { addLedgerRoutes } from "./ledger-routes.ts";
+import { addMetricsRoute } from "./metrics-route.ts";
+import type { RateLimit } from "./rate-limit.ts";
 import { addReadRoutes } from "./read-routes.ts";
 import { addWalletRoutes } from "./wallet-routes.ts";
 
@@ -36,12 +40,21 @@ export interface GatewayOptions {
   readonly busStats?: () => object;
   /** What `GET /cluster` looks at; without it there is no such path. */
   readonly cluster?: ClusterRoutesDeps;
+  /** What `GET /metrics` shows; without them there is no such path and nothing is counted. */
+  readonly metrics?: Metrics;
+  readonly tracing?: Tracing | null;
+  /** Without one, requests are not counted per client. */
+  readonly rateLimit?: RateLimit | null;
+  readonly trustProxy?: readonly string[];
 }
 
 /** Makes the gateway; `listen` and `close` are the caller's. More plugins and routes may be registered until then. */
 export function buildGateway(options: GatewayOptions): FastifyInstance {
   const { commands, readModel, bus, assets, version, log } = options;
-  const app = buildServer(log);
+  const { metrics, tracing, rateLimit = null, trustProxy } = options;
+  const app = buildServer(log, { metrics, tracing, trustProxy });
+  // Before the routes that it counts.
+  if (rateLimit !== null) rateLimit.limit(app);
   describeApi(app, version);
   const takeIn = buildCommandIntake((code) => assets.assetOf(code));
   const answer = buildAnswers({ readModel, log });
@@ -53,6 +66,7 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
     addReadRoutes(routes, readModel);
     addLedgerRoutes(routes, readModel);
     if (options.cluster !== undefined) addClusterRoutes(routes, options.cluster);
+    if (metrics !== undefined) addMetricsRoute(routes, metrics);
     addHealthRoutes(routes, {
       version,
       bus,
@@ -142,7 +156,7 @@ const key = {
 };
 const replayed = header("`true` when this is the answer to an earlier request with the key");
 const dryRun = header("`true` when this is the answer to a dry run, and nothing was changed");
-const retryAfter = header("Seconds to wait, with 503", "integer");
+const retryAfter = header("Seconds to wait, with 503 and 429", "integer");
 const link = header('`<...>; rel="next"`, unless this is the last page');
 
 /** What a `Link` to the next page sets. */
@@ -176,7 +190,7 @@ function completeDocument({ paths }: ApiDocument): void {
         const headers = {
           ...(isWrite && status !== "5XX" && { "Idempotent-Replayed": replayed }),
           ...(isWrite && { "Dry-Run": dryRun }),
-          ...(status.startsWith("5") && { "Retry-After": retryAfter }),
+          ...(/^[45]/.test(status) && { "Retry-After": retryAfter }),
           ...(isPage && { Link: link }),
         };
         if (Object.keys(headers).length > 0) response.headers = headers;

@@ -9,10 +9,17 @@ import type { TSchema } from "typebox";
 import { uuidv7 } from "uuidv7";
 
 import { LIMITS } from "../src/limits.ts";
+import type { Metrics } from "../src/metrics.ts";
 import { ReadUnavailable } from "../src/postgres-read-model.ts";
 import type { ReadModel } from "../src/read-model.ts";
+import type { OpenSpan, Tracing } from "../src/tracing.ts";
 import { walletBody, type GiveAnswer, type TransferOutcome } from "./answers.ts";
-import { correlationOf, type RequestFields, type TakeIn } from "./command-intake.ts";
+import {
+  correlationOf,
+  type RequestFields,
+  type RequestOrigin,
+  type TakeIn,
+} from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
 import { apiError, readError, rejectionError, statusOf, type ApiError } from "./errors.ts";
 import { NATS_REQUESTS } from "./schemas.ts";
@@ -25,7 +32,13 @@ export interface WalletServiceOptions {
   readonly takeIn: TakeIn;
   readonly answer: GiveAnswer;
   readonly version: string;
-  readonly log: { error(details: object, message: string): void };
+  readonly log: {
+    error(details: object, message: string): void;
+    debug?(details: object, message: string): void;
+  };
+  /** Without them nothing is counted, or traced. */
+  readonly metrics?: Metrics | undefined;
+  readonly tracing?: Tracing | null | undefined;
 }
 
 export interface WalletService {
@@ -56,11 +69,12 @@ export async function buildWalletService(options: WalletServiceOptions): Promise
   for (const name of Object.keys(NATS_REQUESTS) as EndpointName[]) {
     const schema: TSchema = NATS_REQUESTS[name];
     const check = checkOf(schema);
+    const count = options.metrics?.endpoint(name);
     group.addEndpoint(name, {
       metadata: { schema: JSON.stringify(schema) },
       handler: (error, message) => {
         // An error tells that the subscription has ended; there is nobody to answer.
-        if (error === null) void serve(options, name, check, message);
+        if (error === null) void serve(options, name, check, message, count);
       },
     });
   }
@@ -77,20 +91,65 @@ async function serve(
   name: EndpointName,
   check: Check,
   message: ServiceMsg,
+  count: ((status: number, elapsedMs: number) => void) | undefined,
 ): Promise<void> {
-  const { log } = options;
+  const { log, metrics } = options;
+  const startedAtMs = performance.now();
+  const request = requestOf(message);
+  const { correlationId } = request;
+  const span = beginSpan(options, name, message, correlationId);
+  const about = { endpoint: name, correlationId };
+  let answer: NatsAnswer;
   try {
-    respond(message, await carryOut(options, name, check, message));
+    answer = await carryOut(options, name, check, message, {
+      ...request,
+      traceparent: span?.traceparent,
+    });
   } catch (failure) {
     const isAway = failure instanceof ReadUnavailable;
-    if (!isAway) log.error({ err: failure, endpoint: name }, "a NATS request failed");
-    try {
-      const error = isAway ? readError(failure.reason) : apiError("internal_error");
-      respond(message, { error, isReplay: false });
-    } catch (lost) {
-      log.error({ err: lost, endpoint: name }, "a NATS request could not be answered");
-    }
+    if (!isAway) log.error({ err: failure, ...about }, "a NATS request failed");
+    const error = isAway ? readError(failure.reason) : apiError("internal_error");
+    answer = { error, isReplay: false };
   }
+  const { error } = answer;
+  const status = error === undefined ? 200 : statusOf(error.code);
+  if (error !== undefined) metrics?.error(error.code);
+  count?.(status, performance.now() - startedAtMs);
+  const code = error === undefined ? {} : { "coffer.error.code": error.code };
+  span?.end({ "coffer.status": status, ...code }, status >= 500 ? error?.code : undefined);
+  log.debug?.({ ...about, status }, "answered");
+  try {
+    respond(message, answer);
+  } catch (lost) {
+    log.error({ err: lost, ...about }, "a NATS request could not be answered");
+  }
+}
+
+/** What a request says in its headers. */
+function requestOf({ headers }: Msg): RequestOrigin {
+  const correlation = correlationOf(
+    headerOf(headers, "X-Correlation-Id"),
+    headerOf(headers, "traceparent"),
+  );
+  return {
+    correlationId: correlation ?? uuidv7(),
+    isCorrelationNew: correlation === null,
+    key: headerOf(headers, "Idempotency-Key"),
+  };
+}
+
+function beginSpan(
+  { tracing }: WalletServiceOptions,
+  name: EndpointName,
+  { headers, subject }: Msg,
+  correlationId: string,
+): OpenSpan | null {
+  if (tracing === undefined || tracing === null) return null;
+  return tracing.begin("server", `NATS wallets.v1.${name}`, headerOf(headers, "traceparent"), {
+    "messaging.system": "nats",
+    "messaging.destination.name": subject,
+    "coffer.correlation.id": correlationId,
+  });
 }
 
 async function carryOut(
@@ -98,6 +157,7 @@ async function carryOut(
   name: EndpointName,
   check: Check,
   message: Msg,
+  request: RequestOrigin,
 ): Promise<NatsAnswer> {
   const body = parse(message);
   if (!body.ok) return { error: body.error, isReplay: false };
@@ -105,17 +165,8 @@ async function carryOut(
   if (problem !== null) return { error: problem, isReplay: false };
   const { walletId = null, ...fields } = body.value as RequestFields & { walletId?: string };
   if (name === "get") return read(options, walletId!);
-  const { headers } = message;
-  const correlation = correlationOf(
-    headerOf(headers, "X-Correlation-Id"),
-    headerOf(headers, "traceparent"),
-  );
   const isDryRun = fields.dryRun === true;
-  const intake = await options.takeIn(name, walletId, fields, {
-    correlationId: correlation ?? uuidv7(),
-    isCorrelationNew: correlation === null,
-    key: headerOf(headers, "Idempotency-Key"),
-  });
+  const intake = await options.takeIn(name, walletId, fields, request);
   if (!intake.ok) return { error: intake.error, isReplay: false, isDryRun };
   const outcome = await options.commands.submit(intake.command);
   const answer = await options.answer(outcome, intake.command);

@@ -61,6 +61,7 @@ export function buildRun({ commands, takeIn, answer }: WalletRoutesDeps): Run {
       correlationId: request.id,
       isCorrelationNew: !bringsCorrelation(request.raw),
       key: headers["idempotency-key"] as string | undefined,
+      traceparent: request.traceparent,
     });
     const intake = taken instanceof Promise ? await taken : taken;
     if (fields.dryRun === true) reply.header(DRY_RUN, "true");

@@ -35,6 +35,9 @@ describe("readConfig", () => {
       natsUrls: [],
       redisUrl: undefined,
       logLevel: "info",
+      rateLimitPerSecond: undefined,
+      trustProxy: [],
+      isTraced: false,
     });
     expect(lanes).toBeGreaterThanOrEqual(1);
     expect(hostId).toMatch(/^[A-Za-z0-9_-]{1,64}$/);
@@ -59,6 +62,16 @@ describe("readConfig", () => {
     [{ LANES: "64" }, { lanes: 64 }],
     [{ HOST_ID: "host-1_b" }, { hostId: "host-1_b" }],
     [{ LOG_LEVEL: "silent" }, { logLevel: "silent" }],
+    [{ RATE_LIMIT_PER_SECOND: "50" }, { rateLimitPerSecond: 50 }],
+    [{ TRUST_PROXY: "10.0.0.0/8, ::1" }, { trustProxy: ["10.0.0.0/8", "::1"] }],
+    [{ OTEL_EXPORTER_OTLP_ENDPOINT: "http://c:4318" }, { isTraced: true }],
+    [{ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: "https://c/v1/traces" }, { isTraced: true }],
+    [{ OTEL_EXPORTER_OTLP_ENDPOINT: "http://c", OTEL_SDK_DISABLED: "true" }, { isTraced: false }],
+    [
+      { OTEL_EXPORTER_OTLP_ENDPOINT: "http://c", OTEL_TRACES_EXPORTER: "none" },
+      { isTraced: false },
+    ],
+    [{ OTEL_TRACES_SAMPLER: "traceidratio", OTEL_TRACES_SAMPLER_ARG: "0.25" }, { isTraced: false }],
     [{ DATA_DIR: "/var/lib/coffer" }, { dataDir: "/var/lib/coffer" }],
     [{ DATABASE_URL: "postgresql://db/x," }, { databaseUrls: ["postgresql://db/x"] }],
     [{ DATABASE_URL: listOf(16) }, { databaseUrls: listOf(16).split(",") }],
@@ -77,6 +90,24 @@ describe("readConfig", () => {
 
   it.each([
     [{ PORT: "70000" }, 'PORT: got "70000", allowed: a whole number from 0 to 65535'],
+    [
+      { RATE_LIMIT_PER_SECOND: "0" },
+      'RATE_LIMIT_PER_SECOND: got "0", allowed: a whole number from 1 to 1000000',
+    ],
+    [
+      { TRUST_PROXY: "10.0.0.0/33" },
+      'TRUST_PROXY: got "10.0.0.0/33", allowed: addresses and subnets of proxies',
+    ],
+    [{ TRUST_PROXY: "true" }, 'TRUST_PROXY: got "true", allowed: addresses and subnets'],
+    [
+      { OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4318" },
+      'OTEL_EXPORTER_OTLP_ENDPOINT: got "collector:4318", allowed: http://host:port of a collector',
+    ],
+    [{ OTEL_TRACES_SAMPLER: "often" }, 'OTEL_TRACES_SAMPLER: got "often", allowed: always_on,'],
+    [
+      { OTEL_TRACES_SAMPLER_ARG: "1.5" },
+      'OTEL_TRACES_SAMPLER_ARG: got "1.5", allowed: a share from 0 to 1',
+    ],
     [{ PORT: "-1" }, 'PORT: got "-1", allowed: a whole number from 0 to 65535'],
     [{ PORT: "80.5" }, 'PORT: got "80.5", allowed: a whole number from 0 to 65535'],
     [{ PORT: "0x50" }, 'PORT: got "0x50", allowed: a whole number from 0 to 65535'],

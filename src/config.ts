@@ -3,6 +3,7 @@
  * message that lists every bad variable: its name, what was given, what is allowed. An empty value counts as unset, since
  * that is what an unfilled line of an env file or a compose file gives. Passwords in addresses are never printed.
  */
+import { isIP } from "node:net";
 import { availableParallelism, hostname } from "node:os";
 import { cleanEnv, makeExactValidator } from "envalid";
 import { LIMITS } from "./limits.ts";
@@ -25,6 +26,12 @@ export interface Config {
   readonly lanes: number;
   readonly hostId: string;
   readonly logLevel: LogLevel;
+  /** HTTP requests of one client address per second; undefined: no limit. */
+  readonly rateLimitPerSecond: number | undefined;
+  /** Proxies whose `X-Forwarded-For` names the client: addresses and subnets. */
+  readonly trustProxy: readonly string[];
+  /** Whether spans are exported, by OpenTelemetry's own variables, which its libraries read. */
+  readonly isTraced: boolean;
 }
 
 /** Its message is meant for the person who started Coffer: one line for each bad variable. */
@@ -76,6 +83,13 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     lanes: settings.LANES ?? Math.min(Math.max(availableParallelism() - 1, 1), LIMITS.lanesMax),
     hostId: settings.HOST_ID ?? defaultHostId(),
     logLevel: settings.LOG_LEVEL,
+    rateLimitPerSecond: settings.RATE_LIMIT_PER_SECOND,
+    trustProxy: Object.freeze(settings.TRUST_PROXY ?? []),
+    isTraced:
+      settings.OTEL_SDK_DISABLED !== "true" &&
+      settings.OTEL_TRACES_EXPORTER !== "none" &&
+      (settings.OTEL_EXPORTER_OTLP_ENDPOINT ?? settings.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) !==
+        undefined,
   });
 }
 
@@ -161,6 +175,41 @@ const redisServer = makeExactValidator<string>((text) =>
   parseAddress(text, ["redis:", "rediss:"], "redis://host:port, or rediss:// for TLS"),
 );
 
+const proxies = makeExactValidator<string[]>((text) => {
+  const allowed = "addresses and subnets of proxies with commas between them, such as 10.0.0.0/8";
+  const entries = splitList(text);
+  if (entries.length === 0 || !entries.every(isSubnet)) throw new Error(allowed);
+  return entries;
+});
+
+function isSubnet(text: string): boolean {
+  const [address = "", bits, ...more] = text.split("/");
+  const version = isIP(address);
+  if (version === 0 || more.length > 0) return false;
+  return (
+    bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (version === 4 ? 32 : 128))
+  );
+}
+
+const otlpServer = makeExactValidator<string>((text) =>
+  parseAddress(text, ["http:", "https:"], "http://host:port of a collector that takes OTLP"),
+);
+
+const ratio = makeExactValidator<number>((text) => {
+  const value = /^(0|1|[01]?\.\d{1,15})$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= 0 && value <= 1) return value;
+  throw new Error("a share from 0 to 1");
+});
+
+const samplers = [
+  "always_on",
+  "always_off",
+  "traceidratio",
+  "parentbased_always_on",
+  "parentbased_always_off",
+  "parentbased_traceidratio",
+] as const;
+
 const anyText = matching(/^[^\0]+$/, "a folder");
 const hostName = matching(/^[A-Za-z0-9.:_%-]+$/, "an IP address or host name to listen on");
 const hostId = matching(/^[A-Za-z0-9_-]{1,64}$/, "1 to 64 letters, digits, - and _");
@@ -189,6 +238,14 @@ const specification = {
   LANES: integer(1, LIMITS.lanesMax)({ default: undefined }),
   HOST_ID: hostId({ default: undefined }),
   LOG_LEVEL: oneOf(logLevels)({ default: "info" }),
+  RATE_LIMIT_PER_SECOND: integer(1, 1_000_000)({ default: undefined }),
+  TRUST_PROXY: proxies({ default: undefined }),
+  OTEL_SDK_DISABLED: oneOf(["true", "false"])({ default: undefined }),
+  OTEL_TRACES_EXPORTER: oneOf(["otlp", "none"])({ default: undefined }),
+  OTEL_EXPORTER_OTLP_ENDPOINT: otlpServer({ default: undefined }),
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: otlpServer({ default: undefined }),
+  OTEL_TRACES_SAMPLER: oneOf(samplers)({ default: undefined }),
+  OTEL_TRACES_SAMPLER_ARG: ratio({ default: undefined }),
 };
 
 /** Another one for each process, readable in logs. */

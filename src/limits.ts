@@ -68,6 +68,19 @@ export const LIMITS = {
   httpKeepAliveMs: 72_000,
   /** One probe of a dependency by a health endpoint. */
   healthCheckMs: 1_000,
+  /** The window in which a client's requests are counted, when there is a rate limit. */
+  rateLimitWindowMs: 1_000,
+  /** Time for Redis to count one request; past it the gateway counts by itself, and asks Redis again after the pause. */
+  rateLimitRedisMs: 250,
+  rateLimitRedisPauseMs: 1_000,
+  /** Clients that a gateway counts by itself in one window; the others share one count. */
+  rateLimitClientsMax: 50_000,
+  /** Spans that wait to be exported; past it new ones are dropped. */
+  spansWaitingMax: 8_192,
+  /** Pause between two exports of spans. */
+  spansPauseMs: 1_000,
+  /** Time for the last spans to be exported when the process ends. */
+  spansFlushMs: 2_000,
 
   /** Commands a lane has accepted and not answered, by count and by (estimated) bytes. */
   laneCommandsMax: 20_000,
@@ -85,6 +98,8 @@ export const LIMITS = {
   staleCommitsMax: 5,
   /** How often a host tells its lanes the time: the grain of expiry, transfer re-drive and passivation. */
   laneTickMs: 100,
+  /** Traced commands that a lane tells of with one tick; more go without spans of the lane and the commit. */
+  laneTracesMax: 1_000,
 
   /** Actors a lane keeps in memory, about 1 KB each; past it those woken longest ago go first, unless just used. */
   actorsMax: 20_000,
@@ -149,6 +164,8 @@ export const LIMITS = {
   busReconnectMs: 250,
   /** Heartbeat of a NATS connection. Two unanswered ones end it, so a server that hangs is noticed within three of these. */
   busHeartbeatMs: 1_500,
+  /** Pause between two round trips to the bus that are only measured. */
+  busProbeMs: 2_000,
   /** The same trouble (server away, malformed messages) is logged at most this often. */
   busTroubleLogMs: 10_000,
 

@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import closeWithGrace from "close-with-grace";
 import type { FastifyInstance } from "fastify";
-import { pino, type Logger } from "pino";
+import type { Logger } from "pino";
 import { uuidv7 } from "uuidv7";
 import { randomUUID } from "node:crypto";
 import { buildHost, type Host } from "../actors/host.ts";
@@ -20,7 +20,10 @@ import { buildFeedHub } from "../gateway/feed.ts";
 import { addHealthRoutes, type HealthProbe } from "../gateway/health-routes.ts";
 import { buildServer } from "../gateway/http-server.ts";
 import { buildGateway } from "../gateway/http.ts";
-import { buildWalletService } from "../gateway/nats-service.ts";
+import { addMetricsRoute } from "../gateway/metrics-route.ts";
+import { buildWalletService, type WalletService } from "../gateway/nats-service.ts";
+import { buildRateLimit, type RateLimit } from "../gateway/rate-limit.ts";
+import { traceCommands } from "../gateway/traced-commands.ts";
 import { buildFeedSocket } from "../gateway/websocket.ts";
 import type { Bus } from "./bus.ts";
 import { systemTime } from "./clock.ts";
@@ -29,13 +32,16 @@ import { isAway, openDatabases, UnsafeDatabaseError, type Databases } from "./da
 import { prepareDatabases, watchDeployment } from "./deployment.ts";
 import { EmbeddedPostgresError } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
+import { buildLog } from "./log.ts";
 import { buildMemoryBus } from "./memory-bus.ts";
+import { buildMetrics, type Metrics } from "./metrics.ts";
 import { buildNatsBus, type NatsBus } from "./nats-bus.ts";
 import { packageRoot } from "./package-root.ts";
 import { buildPostgresAssets } from "./postgres-assets.ts";
 import { buildPostgresShardTable } from "./postgres-shard-table.ts";
 import { buildPostgresReadModel } from "./postgres-read-model.ts";
 import { SUBJECTS } from "./protocol.ts";
+import { startTracing, type Tracing } from "./tracing.ts";
 
 /** What has to be closed, last opened first. */
 type Closing = Array<{ name: string; close: () => Promise<void> }>;
@@ -48,23 +54,44 @@ interface Parts {
   readonly bus: Bus;
   /** The same bus, when it is NATS. */
   readonly natsBus: NatsBus | null;
+  readonly metrics: Metrics;
+  readonly tracing: Tracing | null;
   readonly closing: Closing;
 }
 
 async function start(config: Config, log: Logger, closing: Closing): Promise<void> {
+  const version = versionOf(readFileSync(join(packageRoot, "package.json"), "utf8"));
+  const { hostId, role } = config;
+  const metrics = buildMetrics({ role, version });
+  const tracing = config.isTraced ? await startTracing({ version, hostId, role, log }) : null;
+  // Closed last, so that it has the spans of the end, too.
+  if (tracing !== null) closing.push({ name: "traces", close: () => tracing.stop() });
   const databases = await openDatabases(config.databaseUrls, config.dataDir, log);
   closing.push({ name: "databases", close: () => databases.stop() });
   const fatal = (reason: string): never => {
     log.fatal(reason);
     process.exit(1);
   };
-  const usesRedis = config.role === "host" || (config.role === "all" && config.natsUrls.length > 0);
+  const isLimited = config.role !== "host" && config.rateLimitPerSecond !== undefined;
+  const usesRedis =
+    isLimited || config.role === "host" || (config.role === "all" && config.natsUrls.length > 0);
   if (config.redisUrl !== undefined && !usesRedis) log.info("REDIS_URL is not used here");
   const natsBus = openNatsBus(config, log);
   const bus = natsBus ?? buildMemoryBus();
   closing.push({ name: "bus", close: () => bus.drain() });
-  const version = versionOf(readFileSync(join(packageRoot, "package.json"), "utf8"));
-  const parts: Parts = { config, version, log, databases, bus, natsBus, closing };
+  const stopWatching = metrics.watchBus(bus, natsBus === null ? null : () => natsBus.stats());
+  closing.push({ name: "watching the bus", close: () => Promise.resolve(stopWatching()) });
+  const parts: Parts = {
+    config,
+    version,
+    log,
+    databases,
+    bus,
+    natsBus,
+    metrics,
+    tracing,
+    closing,
+  };
   const listen = (server: FastifyInstance): Promise<string> =>
     server.listen({ port: config.port, host: config.host });
 
@@ -124,7 +151,8 @@ interface RunningHost {
   readonly membership: RedisMembership | null;
 }
 
-function buildRunningHost({ config, databases, bus, natsBus, log, closing }: Parts): RunningHost {
+function buildRunningHost(parts: Parts): RunningHost {
+  const { config, databases, bus, natsBus, metrics, log, closing } = parts;
   const { hostId, redisUrl, lanes: laneCount } = config;
   const databaseUrls = databases.urls;
   const shardTable = buildPostgresShardTable(databaseUrls);
@@ -146,13 +174,23 @@ function buildRunningHost({ config, databases, bus, natsBus, log, closing }: Par
     owner: `${hostId}:${randomUUID()}`,
     time: systemTime,
     log,
+    meter: metrics.host,
     onFatal(reason) {
       log.fatal(reason);
       process.exit(1);
     },
   });
   closing.push({ name: "host", close: () => host.drain() });
+  watchHost(parts, host);
   return { host, membership };
+}
+
+/** What a host's part of `/metrics` is read from. The relay's sinks and the reconciliation come in here: `relay`, `verify`. */
+function watchHost({ metrics, tracing }: Parts, host: Host): void {
+  metrics.watchHost({
+    status: () => host.status(),
+    ...(tracing !== null && { onTraces: (lane, traces) => tracing.committed(lane, traces) }),
+  });
 }
 
 function hostProbe(host: Host): HealthProbe {
@@ -187,8 +225,9 @@ function ownerProbe(bus: Bus): HealthProbe {
 
 /** A host serves its health, so that an orchestrator can watch it; commands come over the bus. */
 function buildHostServer(parts: Parts, { host, membership }: RunningHost): FastifyInstance {
-  const { bus, natsBus, version, log, closing } = parts;
-  const server = buildServer(log);
+  const { bus, natsBus, version, metrics, log, closing } = parts;
+  const server = buildServer(log, { metrics });
+  addMetricsRoute(server, metrics);
   addHealthRoutes(server, {
     version,
     bus,
@@ -210,13 +249,15 @@ function redisProbe(membership: RedisMembership | null): HealthProbe[] {
 }
 
 async function startGateway(parts: Parts, running: RunningHost | null): Promise<FastifyInstance> {
-  const { config, databases, bus, natsBus, version, log, closing } = parts;
+  const { config, databases, bus, natsBus, version, metrics, tracing, log, closing } = parts;
   const readModel = buildPostgresReadModel({ databaseUrls: databases.urls, log });
   closing.push({ name: "reads", close: () => readModel.close() });
   const shardTable = buildPostgresShardTable(databases.urls);
   closing.push({ name: "reads of the shard table", close: () => shardTable.close() });
   const gatewayId = `${config.hostId}-${uuidv7()}`;
-  const commands = buildCommandDesk({ bus, gatewayId, log, hasSoleHost: natsBus === null });
+  const hasSoleHost = natsBus === null;
+  const desk = buildCommandDesk({ bus, gatewayId, log, hasSoleHost, meter: metrics.commands });
+  const commands = tracing === null ? desk : traceCommands(desk, tracing);
   closing.push({ name: "commands", close: () => commands.drain() });
   const hub = buildFeedHub({
     bus,
@@ -228,6 +269,8 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
   });
   const assets = buildPostgresAssets({ databaseUrls: databases.urls, log });
   closing.push({ name: "assets", close: () => assets.close() });
+  const rateLimit = openRateLimit(parts);
+  metrics.watchGateway({ commands, feed: () => hub.stats(), rateLimit });
   const server = buildGateway({
     commands,
     readModel,
@@ -236,6 +279,10 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
     cluster: { bus, shardTable, gatewayId },
     version,
     log,
+    metrics,
+    tracing,
+    rateLimit,
+    trustProxy: config.trustProxy,
     probes:
       running === null
         ? [ownerProbe(bus)]
@@ -249,19 +296,29 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
     const service = natsBus.connection.then((connection) => {
       const takeIn = buildCommandIntake((code) => assets.assetOf(code));
       const answer = buildAnswers({ readModel, log });
-      return buildWalletService({ connection, commands, readModel, takeIn, answer, version, log });
+      const watch = { metrics, tracing, log };
+      const answering = { readModel, takeIn, answer };
+      return buildWalletService({ connection, commands, version, ...answering, ...watch });
     });
-    service.catch((error: unknown) => log.error({ err: error }, "the NATS service did not start"));
-    closing.push({
-      name: "service",
-      close: () =>
-        service.then(
-          (it) => it.stop(),
-          () => undefined,
-        ),
-    });
+    let started: WalletService | null = null;
+    service.then(
+      (it) => {
+        started = it;
+      },
+      (error: unknown) => log.error({ err: error }, "the NATS service did not start"),
+    );
+    // One that waits for NATS takes no requests; it ends with the bus, which is closed after it.
+    closing.push({ name: "service", close: async () => started?.stop() });
   }
   return server;
+}
+
+function openRateLimit({ config, log, closing }: Parts): RateLimit | null {
+  const { rateLimitPerSecond: perSecond, redisUrl, hostId } = config;
+  if (perSecond === undefined) return null;
+  const rateLimit = buildRateLimit({ perSecond, redisUrl, name: `coffer-${hostId}-rate`, log });
+  closing.push({ name: "rate limit", close: () => rateLimit.close() });
+  return rateLimit;
 }
 
 /** The line a person reads. */
@@ -305,7 +362,7 @@ async function main(): Promise<void> {
     if (error instanceof ConfigError) fail(error.message);
     throw error;
   }
-  const log = pino({ level: config.logLevel, base: null }, pino.destination(2));
+  const log = buildLog({ level: config.logLevel, hostId: config.hostId });
   const closing: Closing = [];
   closeWithGrace({ delay: LIMITS.shutdownMs, logger: false }, async ({ err, signal }) => {
     if (err) log.fatal({ err }, "an error that nobody expected ends the process");

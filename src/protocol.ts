@@ -24,6 +24,8 @@ export interface Command {
   /** JSON text of the event's metadata, or null. */
   readonly metadata: string | null;
   readonly correlationId: string;
+  /** The span it belongs to, in the form of the W3C header; only while it is traced. Decides nothing. */
+  readonly traceparent?: string;
   readonly body: WalletCommand;
   /** Only say what would become of it: nothing is written, and its id is nobody's. It stays on every copy and with every question about it. */
   readonly dryRun?: true;

@@ -9,6 +9,8 @@ import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 import { ERRORS, type ErrorCode } from "../gateway/errors.ts";
 import { LIMITS } from "../src/limits.ts";
+import { startCoffer } from "./process.ts";
+import { createDatabase, dropDatabase } from "./servers.ts";
 import { startStack, unique, type Stack } from "./stack.ts";
 
 /** Instead of `LIMITS.httpRequestMs`, so that a slow request can be waited for. */
@@ -136,6 +138,17 @@ const WAYS: { readonly [Code in ErrorCode]: () => Promise<Told> } = {
   unsupported_media_type: () =>
     stack.ask("POST", "/wallets", { text: "<x/>", headers: { "content-type": "text/xml" } }),
   validation_failed: () => stack.post("/wallets", { wallet: "unknown field" }),
+  async rate_limited() {
+    const name = unique("limited").replaceAll("-", "_");
+    const databaseUrl = await createDatabase(inject("postgresUrl"), name);
+    onTestFinished(() => dropDatabase(inject("postgresUrl"), name));
+    const coffer = await startCoffer({ DATABASE_URL: databaseUrl, RATE_LIMIT_PER_SECOND: "1" });
+    onTestFinished(async () => void (await coffer.kill()));
+    const asked = Array.from({ length: 8 }, () => fetch(`${coffer.baseUrl}/assets`));
+    const refused = (await Promise.all(asked)).find(({ status }) => status !== 200)!;
+    expect(Number(refused.headers.get("retry-after"))).toBeGreaterThan(0);
+    return { status: refused.status, body: await refused.json() };
+  },
   upgrade_required: () => stack.get("/ws"),
   headers_too_large: () =>
     raw(`GET / HTTP/1.1\r\nhost: x\r\nx-long: ${"x".repeat(40_000)}\r\n\r\n`),

@@ -1,0 +1,147 @@
+/**
+ * The rate limit: requests of one client address per second, counted in Redis for all gateways together. It hides that Redis may be
+ * away: then each gateway counts by itself, at once and without letting anybody through uncounted or keeping anybody waiting,
+ * and asks Redis again a moment later. Windows are fixed, so around their edge a client may get twice its number in a second;
+ * a sliding window would cost Redis more for each request than it is worth here.
+ */
+import fastifyRateLimit from "@fastify/rate-limit";
+import type { FastifyInstance } from "fastify";
+import { Redis } from "ioredis";
+
+import { LIMITS } from "../src/limits.ts";
+import { ApiException, apiError } from "./errors.ts";
+
+export interface RateLimit {
+  /** Counts the requests to all routes that are added afterwards, except those with `config.rateLimit: false`. */
+  limit(app: FastifyInstance): void;
+  /** Whether this gateway counts by itself now. */
+  readonly isLocal: boolean;
+  close(): Promise<void>;
+}
+
+export interface RateLimitOptions {
+  readonly perSecond: number;
+  /** Undefined: each gateway counts by itself, always. */
+  readonly redisUrl: string | undefined;
+  /** Shown by Redis for this connection. */
+  readonly name: string;
+  readonly log: { warn(text: string): void };
+}
+
+/** How often a client has come in the window, and how long that window still is. */
+interface Count {
+  readonly current: number;
+  readonly ttl: number;
+}
+
+/** The key of a client's count. */
+export function rateKey(client: string): string {
+  return `coffer:rate:${client}`;
+}
+
+export function buildRateLimit(options: RateLimitOptions): RateLimit {
+  const { perSecond, redisUrl, name, log } = options;
+  const countHere = buildLocalCounts();
+  const redis = redisUrl === undefined ? null : openRedis(redisUrl, name);
+  let isLocal = redis === null;
+  let askAgainAtMs = 0;
+
+  function local(reason: string): void {
+    if (!isLocal) log.warn(`requests are counted by this gateway alone: ${reason}`);
+    isLocal = true;
+    askAgainAtMs = performance.now() + LIMITS.rateLimitRedisPauseMs;
+  }
+
+  async function count(client: string): Promise<Count> {
+    if (redis === null || (isLocal && performance.now() < askAgainAtMs)) return countHere(client);
+    // While it is not known whether Redis answers, one request asks and the others do not wait for it.
+    if (isLocal) askAgainAtMs = performance.now() + LIMITS.rateLimitRedisPauseMs;
+    try {
+      const found = await countInRedis(redis, client);
+      if (isLocal) log.warn("requests are counted by all gateways together again");
+      isLocal = false;
+      return found;
+    } catch (error) {
+      local(error instanceof Error ? error.message : String(error));
+      return countHere(client);
+    }
+  }
+
+  // A class, since the plugin makes its store by `new`.
+  class Store {
+    async incr(client: string, done: (error: null, count: Count) => void): Promise<void> {
+      done(null, await count(client));
+    }
+
+    child(): Store {
+      return this;
+    }
+  }
+
+  return {
+    limit(app) {
+      void app.register(fastifyRateLimit, {
+        max: perSecond,
+        timeWindow: LIMITS.rateLimitWindowMs,
+        store: Store,
+        errorResponseBuilder: () => new ApiException(apiError("rate_limited")),
+      });
+    },
+    get isLocal() {
+      return isLocal;
+    },
+    close() {
+      redis?.disconnect();
+      return Promise.resolve();
+    },
+  };
+}
+
+function openRedis(redisUrl: string, name: string): Redis {
+  const redis = new Redis(redisUrl, {
+    connectionName: name,
+    commandTimeout: LIMITS.rateLimitRedisMs,
+    connectTimeout: LIMITS.heartbeatTtlMs,
+    enableOfflineQueue: false,
+    maxRetriesPerRequest: 0,
+    retryStrategy: () => LIMITS.heartbeatMs,
+  });
+  // Whoever asks meets the same error, and tells of it.
+  redis.on("error", () => undefined);
+  return redis;
+}
+
+/** The first request of a window makes the key, which goes by itself. */
+async function countInRedis(redis: Redis, client: string): Promise<Count> {
+  const key = rateKey(client);
+  const results = await redis
+    .multi()
+    .set(key, 0, "PX", LIMITS.rateLimitWindowMs, "NX")
+    .incr(key)
+    .pttl(key)
+    .exec();
+  const [, current, ttl] = (results ?? []).map(([error, value]) => {
+    if (error !== null) throw error;
+    return Number(value);
+  });
+  if (current === undefined || ttl === undefined) throw new Error("Redis gave no count");
+  return { current, ttl: Math.max(0, ttl) };
+}
+
+/** All clients have the same window, so its end forgets them all at once. */
+function buildLocalCounts(): (client: string) => Count {
+  const counts = new Map<string, number>();
+  let endsAtMs = 0;
+  return (client) => {
+    const nowMs = performance.now();
+    if (nowMs >= endsAtMs) {
+      counts.clear();
+      endsAtMs = nowMs + LIMITS.rateLimitWindowMs;
+    }
+    const isNew = !counts.has(client) && counts.size >= LIMITS.rateLimitClientsMax;
+    const key = isNew ? "" : client;
+    const current = (counts.get(key) ?? 0) + 1;
+    counts.set(key, current);
+    return { current, ttl: endsAtMs - nowMs };
+  };
+}

@@ -1,0 +1,64 @@
+/** Nothing secret gets into the log, whatever is logged. */
+import { describe, expect, it } from "vitest";
+import { buildLog, maskLine } from "./log.ts";
+
+describe("a finished line", () => {
+  it.each([
+    ["postgres://coffer:hush@db:5432/coffer", "postgres://coffer:***@db:5432/coffer"],
+    ["nats://hush@a:1,nats://u:hush@b:2", "nats://***@a:1,nats://u:***@b:2"],
+    ["redis://:hush@r:6379/0", "redis://:***@r:6379/0"],
+    ["postgres://db/c?sslpassword=hush&x=1", "postgres://db/c?sslpassword=***&x=1"],
+    ['{"msg":"at postgres://u:hush@db/c","n":1}', '{"msg":"at postgres://u:***@db/c","n":1}'],
+    ["http://127.0.0.1:3000/wallets/a@b", "http://127.0.0.1:3000/wallets/a@b"],
+    ["a@b: see https://example.com/x", "a@b: see https://example.com/x"],
+    ["/wallets/user:1@x", "/wallets/user:1@x"],
+  ])("%s becomes %s", (line, expected) => {
+    expect(maskLine(line)).toBe(expected);
+  });
+});
+
+describe("the log", () => {
+  function linesOf(write: (log: ReturnType<typeof buildLog>) => void): string[] {
+    const lines: string[] = [];
+    write(buildLog({ level: "debug", hostId: "h1" }, { write: (line) => void lines.push(line) }));
+    return lines;
+  }
+
+  it("names the process and leaves the rest as it is", () => {
+    const [line = ""] = linesOf((log) => log.warn({ correlationId: "c1", n: 1 }, "text"));
+    expect(JSON.parse(line)).toMatchObject({
+      level: 40,
+      hostId: "h1",
+      correlationId: "c1",
+      n: 1,
+      msg: "text",
+    });
+  });
+
+  it("cuts out what libraries put beside their errors", () => {
+    const failure = Object.assign(new Error("WRONGPASS at redis://u:hush@r:1"), {
+      command: { name: "auth", args: ["u", "hush"] },
+      password: "hush",
+      connectionString: "postgres://u:hush@db/c",
+    });
+    const lines = linesOf((log) => {
+      log.error({ err: failure }, "failed");
+      log.error({ options: { password: "hush", token: "hush", user: "u" } }, "options");
+      log.info({ password: "hush" }, "at nats://hush@n:1");
+    });
+    expect(lines).toHaveLength(3);
+    expect(lines.join("\n")).not.toContain("hush");
+    expect(JSON.parse(lines[1]!)).toMatchObject({ options: { user: "u", password: "***" } });
+  });
+
+  it("keeps its level", () => {
+    const lines: string[] = [];
+    const log = buildLog(
+      { level: "warn", hostId: "h" },
+      { write: (line) => void lines.push(line) },
+    );
+    log.info("quiet");
+    log.warn("loud");
+    expect(lines).toHaveLength(1);
+  });
+});

@@ -1,0 +1,46 @@
+/**
+ * The log: JSON lines on standard error by pino. It hides that nothing secret may get there: passwords in addresses are masked in
+ * the finished line, wherever in it they are, and what libraries put beside an error of theirs (the arguments of a Redis
+ * command, a client's password) is cut out.
+ */
+import { pino, type DestinationStream, type Logger } from "pino";
+import type { LogLevel } from "./config.ts";
+
+/** `scheme://user:password@` and `scheme://token@`, as they stand in a JSON string. */
+const CREDENTIALS = /\b([a-z][a-z0-9+.-]*:\/\/)(?:([^\s:/@"\\]*):)?[^\s/@"\\]+@/gi;
+const PASSWORD_PARAMETER = /([?&](?:ssl)?password=)[^&\s"\\]*/gi;
+
+/** Where libraries keep secrets in objects that reach the log: ioredis errors, pg clients, connection options. */
+const SECRET_PATHS = [
+  "err.command.args",
+  "err.password",
+  "err.connectionString",
+  "password",
+  "pass",
+  "token",
+  "connectionString",
+  "*.password",
+  "*.pass",
+  "*.token",
+  "*.connectionString",
+];
+
+export function maskLine(line: string): string {
+  if (!line.includes("://") && !line.includes("password=")) return line;
+  return line
+    .replaceAll(CREDENTIALS, (_, scheme: string, user: string | undefined) =>
+      user === undefined ? `${scheme}***@` : `${scheme}${user}:***@`,
+    )
+    .replaceAll(PASSWORD_PARAMETER, "$1***");
+}
+
+/** `hostId` stands in every line: it names the process. */
+export function buildLog(
+  { level, hostId }: { readonly level: LogLevel; readonly hostId: string },
+  destination: DestinationStream = pino.destination(2),
+): Logger {
+  return pino(
+    { level, base: { hostId }, redact: { paths: SECRET_PATHS, censor: "***" } },
+    { write: (line: string) => destination.write(maskLine(line)) },
+  );
+}
