@@ -5,7 +5,15 @@
  * here too.
  */
 import { chainHash } from "../src/chain.ts";
-import type { KnownCommand, KnownVerdict, NewEvent, WalletWrite, Writes } from "../src/journal.ts";
+import type { Hold } from "../src/hold.ts";
+import {
+  holdKey,
+  type KnownCommand,
+  type KnownVerdict,
+  type NewEvent,
+  type WalletWrite,
+  type Writes,
+} from "../src/journal.ts";
 import type { Change, CommandMessage, Outcome, Reply, ShardMessage } from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
 import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
@@ -19,6 +27,9 @@ export interface Actor {
   /** Of its last event, committed or not; null: `LoadedWallet.hash`. */
   hash: string | null;
   loaded: boolean;
+  /** Its active holds by id, and those that ended in a commit under way or were looked up just now. Null: none. */
+  holds: Map<string, Hold> | null;
+  activeHolds: number;
   /** What arrived before the state was recovered, in order; bounded by `LIMITS.mailboxMessagesMax`. */
   mailbox: Item[];
   /** Commits under way that contain something of this actor; it stays in memory until there are none. */
@@ -49,6 +60,8 @@ export interface Item {
   followers: Item[];
   /** The idempotency key for which a creation of a wallet was reserved in this lane. */
   creationKey: string | null;
+  /** The journal was asked for the hold that it names, and has none. */
+  isHoldMissing: boolean;
 }
 
 export function newItem(message: ShardMessage, turn: Turn | null): Item {
@@ -61,6 +74,7 @@ export function newItem(message: ShardMessage, turn: Turn | null): Item {
     mayBeKnown: mayBeKnown(message),
     followers: [],
     creationKey: null,
+    isHoldMissing: false,
   };
 }
 
@@ -82,6 +96,7 @@ function flightKeyOf(message: ShardMessage): string | null {
       return `!${message.step.transferId}`; // no wallet id begins with "!"
     case "ask":
     case "verdict":
+    case "expire":
       return null;
     default:
       return message satisfies never;
@@ -96,10 +111,11 @@ function mayBeKnown(message: ShardMessage): boolean {
   return attempt !== 1 || command.fingerprint !== null;
 }
 
-export interface Commit extends Omit<Writes, "fence" | "wallets"> {
+export interface Commit extends Omit<Writes, "fence" | "wallets" | "holds"> {
   readonly items: Item[];
   readonly actors: Set<Actor>;
   readonly wallets: Map<string, WalletWrite>;
+  readonly holds: Map<string, { hold: Hold; isNew: boolean }>;
   /** Shards spoken for; the epochs are filled in when the commit is sent. */
   readonly shards: Set<number>;
   readonly replies: Reply[];
@@ -119,6 +135,7 @@ export function newCommit(): Commit {
     transfers: [],
     verdicts: [],
     settled: [],
+    holds: new Map(),
     shards: new Set(),
     replies: [],
     messages: [],
@@ -187,6 +204,7 @@ export function record(
       amountMinor: "amountMinor" in event ? event.amountMinor : null,
       description: cause.description,
     });
+    if ("hold" in event) recordHold(commit, actor, event.hold, event.type === "HoldPlaced");
   }
   const { hash } = actor;
   if (state === null || hash === null) throw new Error(`nothing to record for ${walletId}`);
@@ -202,6 +220,21 @@ export function foreseen(actor: Actor, events: readonly WalletEvent[]): WalletSt
   for (const event of events) state = apply(actor.walletId, state, event);
   if (state === null) throw new Error(`nothing is foreseen for wallet ${actor.walletId}`);
   return state;
+}
+
+function recordHold(commit: Commit, actor: Actor, hold: Hold, isPlaced: boolean): void {
+  keepHold(actor, hold);
+  const key = holdKey(hold);
+  const isNew = isPlaced || commit.holds.get(key)?.isNew === true;
+  commit.holds.set(key, { hold, isNew });
+}
+
+/** Puts a hold into the actor's memory, in place of what it was. */
+export function keepHold(actor: Actor, hold: Hold): void {
+  actor.holds ??= new Map();
+  if (actor.holds.get(hold.holdId)?.status === "ACTIVE") actor.activeHolds -= 1;
+  if (hold.status === "ACTIVE") actor.activeHolds += 1;
+  actor.holds.set(hold.holdId, hold);
 }
 
 /**

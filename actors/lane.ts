@@ -31,10 +31,19 @@ import {
 } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
 import type { Transfer } from "../src/transfer.ts";
-import { newCommit, newItem, writesOf, type Actor, type Item, type Turn } from "./commit.ts";
+import {
+  keepHold,
+  newCommit,
+  newItem,
+  writesOf,
+  type Actor,
+  type Item,
+  type Turn,
+} from "./commit.ts";
 import { buildCreations } from "./creations.ts";
+import { buildHoldKeeper } from "./holds.ts";
 import { answerOf, buildPendingTransfers, postOf } from "./pending-transfers.ts";
-import { isExpired, settledOutcome, step, type StepContext } from "./steps.ts";
+import { holdNeededBy, isExpired, settledOutcome, step, type StepContext } from "./steps.ts";
 
 export interface LaneDeps {
   readonly journal: Journal;
@@ -113,6 +122,20 @@ export function buildLane(deps: LaneDeps): Lane {
     answer,
   };
 
+  const holdKeeper = buildHoldKeeper({
+    journal,
+    actors,
+    nowMs: () => nowMs,
+    servedShards: () => [...epochs.keys()].filter(serves),
+    deliver(items) {
+      again(items);
+      proceed();
+    },
+    onRead: (failure) =>
+      failure === null ? readWorked() : readFailed(failure.what, failure.error),
+    crash: deps.crash,
+  });
+
   function serves(shard: number): boolean {
     return epochs.has(shard) && assigned.has(shard);
   }
@@ -162,6 +185,7 @@ export function buildLane(deps: LaneDeps): Lane {
   }
 
   function stepNow(actor: Actor, item: Item): void {
+    if (holdKeeper.keepsWaiting(actor, item, holdNeededBy(item.message, pending))) return;
     if (step(context, actor, item) === "dealt") finish(item);
   }
 
@@ -193,6 +217,7 @@ export function buildLane(deps: LaneDeps): Lane {
   function wake(): void {
     if (mode !== "serving") return;
     resolveCreations();
+    holdKeeper.lookUp();
     if (sleeping.size === 0) return;
     const woken = sleeping;
     sleeping = new Set();
@@ -200,11 +225,15 @@ export function buildLane(deps: LaneDeps): Lane {
     journal
       .loadWallets(walletIds)
       .then(
-        (states) => {
-          isReadFailing = false;
+        ({ wallets, holds }) => {
+          readWorked();
+          for (const hold of holds) {
+            const actor = actors.get(hold.walletId);
+            if (actor !== undefined && woken.has(actor)) keepHold(actor, hold);
+          }
           for (const actor of woken) {
             if (actors.get(actor.walletId) !== actor) continue;
-            const { state, hash } = states.get(actor.walletId)!;
+            const { state, hash } = wallets.get(actor.walletId)!;
             actor.state = state;
             actor.hash = hash;
             actor.loaded = true;
@@ -230,6 +259,10 @@ export function buildLane(deps: LaneDeps): Lane {
     isReadFailing = true;
   }
 
+  function readWorked(): void {
+    isReadFailing = false;
+  }
+
   function resolveCreations(): void {
     const lookup = creations.lookup();
     if (lookup === null) return;
@@ -237,7 +270,7 @@ export function buildLane(deps: LaneDeps): Lane {
       .loadCreated(lookup.keys)
       .then(
         (created) => {
-          isReadFailing = false;
+          readWorked();
           again(lookup.resolve(created));
           proceed();
         },
@@ -332,6 +365,7 @@ export function buildLane(deps: LaneDeps): Lane {
     commits += 1;
     events += commit.events.length;
     for (const actor of commit.actors) actor.uncommitted -= 1;
+    holdKeeper.committed(commit);
     for (const { transferId } of commit.transfers) {
       context.send(postOf(pending.committed(transferId, nowMs)));
     }
@@ -391,6 +425,7 @@ export function buildLane(deps: LaneDeps): Lane {
       epochs.clear();
       for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
       pending.reload(transfers, nowMs);
+      holdKeeper.expireSoon();
       mode = "serving";
       pauseMs = 0;
       drop(shards.filter((shard) => !claimed.has(shard)));
@@ -410,6 +445,7 @@ export function buildLane(deps: LaneDeps): Lane {
       if (mode === "recovering") return;
       for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
       pending.add(transfers, nowMs);
+      holdKeeper.expireSoon();
       drop(shards.filter((shard) => !claimed.has(shard)));
     });
   }
@@ -486,7 +522,9 @@ export function buildLane(deps: LaneDeps): Lane {
       sleeping.delete(actor);
       for (const item of actor.mailbox) refuse(item, "unavailable");
     }
-    for (const item of creations.forget(gone)) refuse(item, "unavailable");
+    for (const item of [...creations.forget(gone), ...holdKeeper.forget(gone)]) {
+      refuse(item, "unavailable");
+    }
     for (const item of backlog) if (isGone(addressee(item.message))) creations.reenter(item);
   }
 
@@ -507,6 +545,7 @@ export function buildLane(deps: LaneDeps): Lane {
     if (waiting.length > 0) waiting = waiting.filter(keepUnlessExpired);
     for (const actor of sleeping) actor.mailbox = actor.mailbox.filter(keepUnlessExpired);
     creations.sift(keepUnlessExpired);
+    holdKeeper.sift(keepUnlessExpired);
   }
 
   function keepUnlessExpired(item: Item): boolean {
@@ -577,6 +616,8 @@ export function buildLane(deps: LaneDeps): Lane {
         adopt();
       }
       driveTransfers();
+      holdKeeper.tidy();
+      if (mode === "serving") holdKeeper.expire();
       if (nowMs >= nextSweepMs || actors.size > LIMITS.actorsMax) {
         nextSweepMs = nowMs + LIMITS.actorSweepMs;
         passivate();
@@ -604,6 +645,8 @@ function newActor(walletId: string, shard: number): Actor {
     state: null,
     hash: null,
     loaded: false,
+    holds: null,
+    activeHolds: 0,
     mailbox: [],
     uncommitted: 0,
     lastUsedMs: 0,

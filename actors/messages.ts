@@ -2,10 +2,11 @@
  * The shape and the weight of what travels between hosts, lanes and gateways: whether a message has the parts that routing needs,
  * how many bytes it takes at most, and how a batch is cut so that each part fits one bus message.
  */
+import type { Hold } from "../src/hold.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { Change, CommandMessage, Reply, ShardMessage } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
-import type { WalletState } from "../src/wallet.ts";
+import type { WalletCommand, WalletState } from "../src/wallet.ts";
 
 /** What a command weighs in a queue besides its texts; an estimate in bytes. */
 const COMMAND_BYTES = 512;
@@ -26,6 +27,7 @@ export function isFor(message: ShardMessage, shard: number): boolean {
       return typeof message.step?.transferId === "string" && isAddressedTo(message, shard);
     case "verdict":
       return typeof message.transferId === "string" && isAddressedTo(message, shard);
+    case "expire": // a lane's own, never from outside
     default:
       return false;
   }
@@ -55,17 +57,32 @@ export function bytesOf(message: ShardMessage): number {
   if (message.type === "asked") {
     return bytesOf(message.origin) * 2 + walletBytes(message.payee ?? null);
   }
+  if (message.type === "expire") return COMMAND_BYTES;
   if (message.type === "verdict") return COMMAND_BYTES + walletBytes(message.payee);
   if (message.type === "post") return COMMAND_BYTES + textBytes(message.description);
   const { description, metadata, body } = message.command;
-  const own = body.type === "create" ? body.metadata : body.type === "update" ? body.patch : null;
-  return COMMAND_BYTES + textBytes(description) + textBytes(metadata) + textBytes(own);
+  return COMMAND_BYTES + textBytes(description) + textBytes(metadata) + ownBytes(body);
+}
+
+/** Texts of the caller in a command's body. */
+function ownBytes(body: WalletCommand): number {
+  if (body.type === "create") return textBytes(body.metadata);
+  if (body.type === "update") return textBytes(body.patch);
+  return body.type === "hold" ? textBytes(body.description) + textBytes(body.reference) : 0;
+}
+
+function holdBytes(hold: Hold | null): number {
+  if (hold === null) return 0;
+  return COMMAND_BYTES + textBytes(hold.description) + textBytes(hold.reference);
 }
 
 export function replyBytes({ outcome }: Reply): number {
-  if (outcome.type === "done") return walletBytes(outcome.wallet);
+  if (outcome.type === "done") {
+    return walletBytes(outcome.wallet) + holdBytes(outcome.hold ?? null);
+  }
   if (outcome.type !== "transferred") return COMMAND_BYTES;
-  return walletBytes(outcome.transfer.from) + walletBytes(outcome.transfer.to);
+  const { from, to, hold } = outcome.transfer;
+  return walletBytes(from) + walletBytes(to) + holdBytes(hold);
 }
 
 export function changeBytes({ wallet, description }: Change): number {

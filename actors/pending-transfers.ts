@@ -10,6 +10,7 @@
  * verdict is known (a posted one has been told already), its record is in a commit.
  */
 import { amountMinor, ZERO, type AmountMinor } from "../src/amount.ts";
+import type { Hold } from "../src/hold.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { CommandMessage, PostMessage, TransferAnswer } from "../src/protocol.ts";
 import { drivePauseMs, type Transfer } from "../src/transfer.ts";
@@ -19,6 +20,8 @@ export interface PendingTransfer {
   readonly transfer: Transfer;
   /** The payer right after `TransferSent`; null when the record was read back. */
   readonly payer: WalletState | null;
+  /** The hold that it has captured, at the same moment; null when there is none, or the record was read back. */
+  readonly hold: Hold | null;
   phase: "reserved" | "pending" | "settling";
   waiters: CommandMessage[];
   /** Whose command made the transfer; everybody else who waits has repeated it. */
@@ -32,7 +35,7 @@ export interface PendingTransfers {
   get(transferId: string): PendingTransfer | undefined;
   /** Sum in minor units of what is in transit out of the wallet. */
   outOf(walletId: string): AmountMinor;
-  reserve(transfer: Transfer, payer: WalletState, waiter: CommandMessage): void;
+  reserve(transfer: Transfer, payer: WalletState, hold: Hold | null, waiter: CommandMessage): void;
   /** The reservation's commit failed. */
   forget(transferId: string): void;
   /** The reservation is committed: time to post. */
@@ -78,6 +81,7 @@ export function buildPendingTransfers(): PendingTransfers {
     byId.set(transfer.transferId, {
       transfer,
       payer: known?.payer ?? null,
+      hold: known?.hold ?? null,
       phase: "pending",
       waiters: known?.waiters ?? [],
       first: known?.first ?? null,
@@ -93,7 +97,7 @@ export function buildPendingTransfers(): PendingTransfers {
     },
     get: (transferId) => byId.get(transferId),
     outOf: (walletId) => inTransit.get(walletId) ?? ZERO,
-    reserve(transfer, payer, waiter) {
+    reserve(transfer, payer, hold, waiter) {
       if (byId.has(transfer.transferId)) {
         throw new Error(`transfer ${transfer.transferId} is reserved twice`);
       }
@@ -102,6 +106,7 @@ export function buildPendingTransfers(): PendingTransfers {
       byId.set(transfer.transferId, {
         transfer,
         payer,
+        hold,
         phase: "reserved",
         waiters,
         first: waiter,
@@ -207,12 +212,12 @@ export function postOf({ transfer, attempts: attempt }: PendingTransfer): PostMe
 
 /** How the transfer stands, for one who asked for it. */
 export function answerOf(
-  { transfer }: PendingTransfer,
+  { transfer, hold }: PendingTransfer,
   payer: WalletState,
   status: TransferAnswer["status"],
   toVersion: number | null,
   payee: WalletState | null,
 ): TransferAnswer {
   const { transferId, toWalletId } = transfer;
-  return { transferId, status, from: payer, to: payee, toWalletId, toVersion };
+  return { transferId, status, from: payer, to: payee, toWalletId, toVersion, hold };
 }

@@ -12,6 +12,8 @@ import type {
   CommandMessage,
   Fault,
   Outcome,
+  Command,
+  ExpireMessage,
   PostMessage,
   ShardMessage,
   VerdictMessage,
@@ -20,10 +22,14 @@ import type { Rejection } from "../src/rejection.ts";
 import { settle, type Transfer, type Verdict } from "../src/transfer.ts";
 import {
   checkReceive,
+  completionEvent,
   decide,
+  expiryEvent,
   transferEvent,
+  type Decision,
   type TransferStep,
   type WalletEvent,
+  type WalletState,
 } from "../src/wallet.ts";
 import {
   enlist,
@@ -69,6 +75,8 @@ export function step(context: StepContext, actor: Actor, item: Item): StepResult
       return stepPost(context, actor, item, message);
     case "verdict":
       return stepVerdict(context, actor, item, message);
+    case "expire":
+      return stepExpire(context, actor, item, message);
     default:
       return message satisfies never;
   }
@@ -103,23 +111,20 @@ function stepCommand(
     return isAwaited ? fault(context, message, "unavailable") : "dealt";
   }
   const { command } = message;
-  const { walletId, body, expectedVersion } = command;
-  const pendingOutMinor = context.pending.outOf(walletId);
-  const nowMs = context.nowMs();
-  const decision = decide(walletId, actor.state, body, { nowMs, expectedVersion, pendingOutMinor });
+  const { walletId } = command;
+  const decision = decideNow(context, actor, command);
   if (!decision.ok) return reject(context, actor, item, message, decision.rejection);
-  if (body.type === "transfer") {
+  const [first] = decision.events;
+  if (first?.type === "TransferSent") {
     // Only before the first message leaves may the caller be told that nothing happened.
     if (context.pending.size >= LIMITS.pendingTransfersMax) {
       return fault(context, message, "overloaded");
     }
-    const event = decision.events[0]!;
     const { currency, decimalPlaces } = actor.state!;
-    if (event.type !== "TransferSent") throw new Error(`a transfer decided ${event.type}`);
-    const { transferId, amountMinor } = event;
+    const { transferId, amountMinor } = first;
     context.send({
       type: "ask",
-      walletId: body.toWalletId,
+      walletId: first.counterpartyId,
       step: {
         type: "receive",
         transferId,
@@ -135,12 +140,59 @@ function stepCommand(
   const commit = lead(context, actor, item);
   if (command.dryRun === true) {
     // Told with this commit, and so only if what it was decided on is true.
-    reply(commit, message, { type: "done", wallet: foreseen(actor, decision.events) });
+    reply(commit, message, doneWith(foreseen(actor, decision.events), first));
     return "waits";
   }
   if (item.mayBeKnown) commit.lookups.push(command);
   const wallet = record(commit, actor, decision.events, causeOf(message));
-  reply(commit, message, { type: "done", wallet });
+  reply(commit, message, doneWith(wallet, first));
+  return "waits";
+}
+
+function doneWith(wallet: WalletState, event: WalletEvent | undefined): Outcome {
+  const done = { type: "done", wallet } as const;
+  const hold = event !== undefined && "hold" in event ? event.hold : undefined;
+  return hold === undefined ? done : { ...done, hold };
+}
+
+function decideNow(context: StepContext, actor: Actor, command: Command): Decision {
+  const { walletId, body, expectedVersion } = command;
+  const pendingOutMinor = context.pending.outOf(walletId);
+  const at = { nowMs: context.nowMs(), expectedVersion, pendingOutMinor };
+  if (body.type !== "hold" && body.type !== "capture" && body.type !== "release") {
+    return decide(walletId, actor.state, body, at);
+  }
+  const named = actor.holds?.get(body.holdId) ?? null;
+  const holds = { named, activeCount: actor.activeHolds };
+  return decide(walletId, actor.state, body, { ...at, holds });
+}
+
+/** The hold that must be in memory for this message to be dealt with; null when there is none. */
+export function holdNeededBy(message: ShardMessage, pending: PendingTransfers): string | null {
+  if (message.type === "verdict") {
+    const { phase, transfer } = pending.get(message.transferId) ?? {};
+    const isNeeded = message.verdict.type === "refused" || transfer?.isHoldFinal === true;
+    return phase === "pending" && isNeeded ? transfer!.holdId : null;
+  }
+  if (message.type !== "command" && message.type !== "asked") return null;
+  const { body } = message.type === "command" ? message.command : message.origin.command;
+  return body.type === "capture" || body.type === "release" ? body.holdId : null;
+}
+
+/** A hold's time is over. It may have ended in another way by now, and then there is nothing to do. */
+function stepExpire(
+  context: StepContext,
+  actor: Actor,
+  item: Item,
+  { holdId }: ExpireMessage,
+): StepResult {
+  const hold = actor.holds?.get(holdId);
+  if (actor.state === null || hold === undefined) return "dealt";
+  const event = expiryEvent(actor.state, hold, context.nowMs());
+  if (event === null) return "dealt";
+  const { description } = hold;
+  const cause = stepCause({ correlationId: holdId, commandId: holdId, description });
+  record(lead(context, actor, item), actor, [event], cause);
   return "waits";
 }
 
@@ -187,10 +239,8 @@ function stepAsked(
   if (hasExpired(context, item, origin)) return "dealt";
   if (follows(context, item)) return "waits";
   if (message.rejection !== null) return reject(context, actor, item, origin, message.rejection);
-  const { walletId, body, expectedVersion } = command;
-  const pendingOutMinor = context.pending.outOf(walletId);
-  const nowMs = context.nowMs();
-  const decision = decide(walletId, actor.state, body, { nowMs, expectedVersion, pendingOutMinor });
+  const { walletId } = command;
+  const decision = decideNow(context, actor, command);
   if (!decision.ok) return reject(context, actor, item, origin, decision.rejection);
   const event = decision.events[0]!;
   if (event.type !== "TransferSent") throw new Error(`a transfer decided ${event.type}`);
@@ -223,9 +273,11 @@ function stepAsked(
     description: command.description,
     createdAtMs: event.occurredAtMs,
     settledAtMs: null,
+    holdId: event.hold?.holdId ?? null,
+    isHoldFinal: command.body.type === "capture" && command.body.final,
   };
   commit.transfers.push(transfer);
-  context.pending.reserve(transfer, payer, origin);
+  context.pending.reserve(transfer, payer, event.hold ?? null, origin);
   return "waits";
 }
 
@@ -241,7 +293,8 @@ function answerDryTransfer(
   if (payee === undefined) return "dealt";
   const { transferId, counterpartyId: toWalletId } = event;
   const sides = { from: foreseen(actor, [event]), to: payee, toWalletId, toVersion: payee.version };
-  const transfer = { transferId, status: "posted", ...sides } as const;
+  const hold = event.hold ?? null;
+  const transfer = { transferId, status: "posted", ...sides, hold } as const;
   reply(lead(context, actor, item), origin, { type: "transferred", transfer, replayed: false });
   return "waits";
 }
@@ -295,17 +348,9 @@ function stepVerdict(
   const { transfer } = pending;
   const commit = lead(context, actor, item);
   context.pending.settling(pending);
-  if (verdict.type === "refused") {
-    if (actor.state === null) throw new Error(`payer ${actor.walletId} does not exist`);
-    const { transferId, toWalletId, amountMinor, correlationId, commandId } = transfer;
-    const event = transferEvent(
-      actor.state,
-      { type: "return", transferId, toWalletId, amountMinor },
-      context.nowMs(),
-    );
-    const description = transfer.description;
-    record(commit, actor, [event], stepCause({ correlationId, commandId, description }));
-  }
+  if (actor.state === null) throw new Error(`payer ${actor.walletId} does not exist`);
+  const event = settlingEvent(actor, actor.state, transfer, verdict, context.nowMs());
+  if (event !== null) record(commit, actor, [event], stepCause(transfer));
   const settled = settle(transfer, verdict, context.nowMs());
   commit.settled.push(settled);
   // Who was refused hears of it with the return, and who needs the record read back when it is settled: `settledOutcome`.
@@ -317,6 +362,30 @@ function stepVerdict(
   }
   pending.waiters = [];
   return "waits";
+}
+
+/** What the verdict does to the payer: the money comes back, or what a final capture has left of its hold is let go. */
+function settlingEvent(
+  actor: Actor,
+  state: WalletState,
+  transfer: Transfer,
+  verdict: Verdict,
+  nowMs: number,
+): WalletEvent | null {
+  const { transferId, toWalletId, amountMinor, holdId, isHoldFinal } = transfer;
+  const hold = holdId === null ? null : (actor.holds?.get(holdId) ?? null);
+  const mustKnow = verdict.type === "refused" || isHoldFinal;
+  if (holdId !== null && hold === null && mustKnow) {
+    throw new Error(`transfer ${transferId} has captured hold ${holdId}, which does not exist`);
+  }
+  if (verdict.type === "refused") {
+    return transferEvent(
+      state,
+      { type: "return", transferId, toWalletId, amountMinor, hold },
+      nowMs,
+    );
+  }
+  return hold !== null && isHoldFinal ? completionEvent(state, hold, nowMs) : null;
 }
 
 /** What somebody who waits for a transfer is told once its record is settled. */

@@ -4,12 +4,13 @@
  * body without any stored body. When that read fails, the outcome is known to have happened but cannot be told: `outcome_unknown`.
  */
 import { toDecimal } from "../src/amount.ts";
+import { remainingMinor, type Hold } from "../src/hold.ts";
 import type { Command, Outcome, TransferAnswer } from "../src/protocol.ts";
 import { ReadUnavailable } from "../src/postgres-read-model.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { faultError, rejectionError, type ApiError } from "./errors.ts";
-import type { WalletBody } from "./schemas.ts";
+import type { HoldBody, WalletBody } from "./schemas.ts";
 
 /** A transfer as both wallets stand right after it; the payee is null while the transfer is pending. */
 export interface TransferOutcome {
@@ -18,37 +19,65 @@ export interface TransferOutcome {
   readonly status: "posted" | "pending";
   readonly from: WalletBody;
   readonly to: WalletBody | null;
+  /** The hold that it has captured, at the payer's moment; null for a transfer of another kind. */
+  readonly hold: HoldBody | null;
 }
 
 export type Answer =
   | { readonly type: "wallet"; readonly wallet: WalletBody; readonly isReplay: boolean }
+  /** The hold that the command was about, and its wallet, right after it. */
+  | {
+      readonly type: "hold";
+      readonly hold: HoldBody;
+      readonly wallet: WalletBody;
+      readonly isReplay: boolean;
+    }
   | { readonly type: "transfer"; readonly transfer: TransferOutcome; readonly isReplay: boolean }
   | { readonly type: "error"; readonly error: ApiError; readonly isReplay: boolean };
 
 export type GiveAnswer = (outcome: Outcome, command: Command) => Answer | Promise<Answer>;
 
 export interface AnswersOptions {
-  readonly readModel: Pick<ReadModel, "walletAt" | "transfer">;
+  readonly readModel: Pick<ReadModel, "walletAt" | "holdAt" | "transfer">;
   readonly log: { error(details: object, message: string): void };
 }
 
 export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
-  async function walletAt(walletId: string, version: number): Promise<WalletBody> {
+  async function stateAt(walletId: string, version: number): Promise<WalletState> {
     const wallet = await readModel.walletAt(walletId, version);
     if (wallet === null) throw new Error(`wallet ${walletId} has no version ${version}`);
-    return walletBody(wallet);
+    return wallet;
+  }
+
+  async function walletAt(walletId: string, version: number): Promise<WalletBody> {
+    return walletBody(await stateAt(walletId, version));
+  }
+
+  /** The wallet, and the hold if the version was about one. */
+  async function withHoldAt(
+    walletId: string,
+    version: number,
+    isAboutHold: boolean,
+  ): Promise<{ wallet: WalletBody; hold: HoldBody | null }> {
+    const [wallet, hold] = await Promise.all([
+      stateAt(walletId, version),
+      isAboutHold ? readModel.holdAt(walletId, version) : null,
+    ]);
+    const { decimalPlaces } = wallet;
+    return { wallet: walletBody(wallet), hold: hold && holdBody(hold, decimalPlaces) };
   }
 
   /** The payee was told again and did not come along: it is what its history says. */
   async function transferred(answer: TransferAnswer, isReplay: boolean): Promise<Answer> {
-    const { transferId, status, from, to, toWalletId, toVersion } = answer;
+    const { transferId, status, from, to, toWalletId, toVersion, hold } = answer;
+    const held = hold && holdBody(hold, from.decimalPlaces);
     const payee =
       to !== null
         ? walletBody(to)
         : toVersion === null
           ? null
           : await walletAt(toWalletId, toVersion);
-    const transfer = { transferId, status, from: walletBody(from), to: payee };
+    const transfer = { transferId, status, from: walletBody(from), to: payee, hold: held };
     return { type: "transfer", transfer, isReplay };
   }
 
@@ -59,17 +88,23 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
     if (status === "returned") {
       return { type: "error", error: rejectionError(rejection!), isReplay: true };
     }
-    const [from, to] = await Promise.all([
-      walletAt(fromWalletId, fromVersion),
+    const [{ wallet: from, hold }, to] = await Promise.all([
+      withHoldAt(fromWalletId, fromVersion, transfer.holdId !== null),
       toVersion === null ? null : walletAt(toWalletId, toVersion),
     ]);
-    return { type: "transfer", transfer: { transferId, status, from, to }, isReplay: true };
+    return { type: "transfer", transfer: { transferId, status, from, to, hold }, isReplay: true };
   }
 
-  async function replayed(outcome: Extract<Outcome, { type: "replayed" }>): Promise<Answer> {
+  async function replayed(
+    outcome: Extract<Outcome, { type: "replayed" }>,
+    isAboutHold: boolean,
+  ): Promise<Answer> {
     const { walletId, version, transferId } = outcome;
     if (transferId !== null) return replayedTransfer(transferId);
-    return { type: "wallet", wallet: await walletAt(walletId, version), isReplay: true };
+    const { wallet, hold } = await withHoldAt(walletId, version, isAboutHold);
+    return hold === null
+      ? { type: "wallet", wallet, isReplay: true }
+      : { type: "hold", hold, wallet, isReplay: true };
   }
 
   function readBack(answer: Promise<Answer>, command: Command): Promise<Answer> {
@@ -84,15 +119,20 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
   }
 
   return (outcome, command) => {
-    const { dryRun } = command;
+    const { body, dryRun } = command;
     switch (outcome.type) {
-      case "done":
-        return { type: "wallet", wallet: walletBody(outcome.wallet), isReplay: false };
+      case "done": {
+        const { wallet: state, hold } = outcome;
+        const wallet = walletBody(state);
+        if (hold === undefined) return { type: "wallet", wallet, isReplay: false };
+        const held = holdBody(hold, state.decimalPlaces);
+        return { type: "hold", hold: held, wallet, isReplay: false };
+      }
       case "transferred":
         if (dryRun === true) return dryTransfer(outcome.transfer);
         return readBack(transferred(outcome.transfer, outcome.replayed), command);
       case "replayed":
-        return readBack(replayed(outcome), command);
+        return readBack(replayed(outcome, ABOUT_HOLDS.has(body.type)), command);
       case "rejected": {
         const error = rejectionError(outcome.rejection);
         return { type: "error", error, isReplay: outcome.replayed };
@@ -110,10 +150,42 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
 }
 
 /** Both wallets come along, since nothing could be read back. */
-function dryTransfer({ status, from, to }: TransferAnswer): Answer {
+function dryTransfer({ status, from, to, hold }: TransferAnswer): Answer {
   const payee = to === null ? null : walletBody(to);
-  const transfer = { transferId: null, status, from: walletBody(from), to: payee };
-  return { type: "transfer", transfer, isReplay: false };
+  const held = hold === null ? null : holdBody(hold, from.decimalPlaces);
+  const sides = { from: walletBody(from), to: payee, hold: held };
+  return { type: "transfer", transfer: { transferId: null, status, ...sides }, isReplay: false };
+}
+
+const ABOUT_HOLDS: ReadonlySet<Command["body"]["type"]> = new Set(["hold", "capture", "release"]);
+
+/** A hold as callers see it: decimals and ISO times. */
+export function holdBody(hold: Hold, decimalPlaces: number): HoldBody {
+  const { amountMinor, capturedMinor, expiresAtMs, releasedAtMs, capturedAtMs } = hold;
+  const timeOf = (atMs: number | null): string | null => (atMs === null ? null : isoTime(atMs));
+  return {
+    id: hold.holdId,
+    walletId: hold.walletId,
+    amount: toDecimal(amountMinor, decimalPlaces),
+    captured: toDecimal(capturedMinor, decimalPlaces),
+    remaining: toDecimal(remainingMinor(hold), decimalPlaces),
+    status: hold.status,
+    type: hold.kind,
+    reference: hold.reference,
+    description: hold.description,
+    expiresAt: timeOf(expiresAtMs),
+    releasedAt: timeOf(releasedAtMs),
+    capturedAt: timeOf(capturedAtMs),
+    createdAt: isoTime(hold.createdAtMs),
+  };
+}
+
+/** The answer to a capture or a release; the payee is left out while its transfer is pending. */
+export function captureBody(answer: Extract<Answer, { type: "hold" | "transfer" }>): object {
+  if (answer.type === "hold") return { hold: answer.hold, wallet: answer.wallet };
+  const { hold, from, transferId, status, to } = answer.transfer;
+  const transfer = to === null ? { transferId, status } : { transferId, status, toWallet: to };
+  return { hold, wallet: from, transfer };
 }
 
 const NO_METADATA: { readonly [key: string]: unknown } = Object.freeze({});

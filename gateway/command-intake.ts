@@ -8,12 +8,14 @@ import { hash } from "node:crypto";
 import { uuidv7 } from "uuidv7";
 
 import { canonicalAmount } from "../src/amount.ts";
+import type { HoldKind } from "../src/hold.ts";
 import { LIMITS } from "../src/limits.ts";
 import { canonicalMetadata, NOT_STORABLE, UNSTORABLE } from "../src/metadata.ts";
 import type { Command } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
 import type { WalletCommand } from "../src/wallet.ts";
 import { rejectionError, validationFailed, type ApiError } from "./errors.ts";
+import { NOT_A_TIME, readTime } from "./pages.ts";
 import { wrongAmount } from "./validation.ts";
 
 export type RequestType =
@@ -25,6 +27,9 @@ export type RequestType =
   | "bonus"
   | "spend"
   | "transfer"
+  | "hold"
+  | "capture"
+  | "release"
   | "update"
   | "suspend"
   | "activate"
@@ -43,6 +48,13 @@ export interface RequestFields {
   readonly ownerId?: string;
   readonly currency?: string;
   readonly initialBalance?: number | string;
+  readonly holdId?: string;
+  /** Of a hold. */
+  readonly type?: HoldKind;
+  readonly reference?: string;
+  readonly expiresAt?: string;
+  readonly expiresInSeconds?: number;
+  readonly final?: boolean;
 }
 
 /** What a request says besides its body. */
@@ -80,6 +92,7 @@ type TakeInAs<Taken> = (
 /** At once, except for a command with an asset that has to be looked up. */
 export type TakeIn = TakeInAs<Intake | Promise<Intake>>;
 
+const EXPIRY_TWICE = "says the same as expiresAt: give one of them";
 const REASON_TWICE = "is another word for description: give one of them";
 
 function refused(error: ApiError): { readonly ok: false; readonly error: ApiError } {
@@ -197,6 +210,18 @@ function bodyOf(
     case "activate":
     case "close":
       return { ok: true, command: { type } };
+    case "hold":
+      return holdOf(fields);
+    case "capture": {
+      const { holdId, toWalletId, amount: wanted, final = false } = fields;
+      const canonical = wanted === undefined ? null : canonicalAmount(wanted);
+      if (canonical?.ok === false) return refused(wrongAmount("amount", wanted)!);
+      const amount = canonical === null ? null : canonical.amount;
+      const to = toWalletId === undefined ? null : { transferId: uuidv7(), walletId: toWalletId };
+      return { ok: true, command: { type, holdId: holdId!, amount, final, to } };
+    }
+    case "release":
+      return { ok: true, command: { type, holdId: fields.holdId! } };
     case "credit":
     case "fund":
     case "debit":
@@ -235,6 +260,27 @@ function gameOf(
   const { decimalPlaces } = asset;
   const kind = type === "topup" ? "TOPUP" : "BONUS";
   return { ok: true, command: { type: "credit", amount, kind, of: { ...of, decimalPlaces } } };
+}
+
+function holdOf(fields: RequestFields): Body {
+  const canonical = canonicalAmount(fields.amount);
+  if (!canonical.ok) return refused(wrongAmount("amount", fields.amount)!);
+  const { type: kind = "PAYMENT", reference = null, expiresAt, expiresInSeconds = null } = fields;
+  const wrong = (field: string, message: string) => refused(validationFailed([{ field, message }]));
+  if (reference !== null && UNSTORABLE.test(reference)) return wrong("reference", NOT_STORABLE);
+  if (expiresAt !== undefined && expiresInSeconds !== null) {
+    return wrong("expiresInSeconds", EXPIRY_TWICE);
+  }
+  const expiresAtMs = expiresAt === undefined ? null : readTime(expiresAt);
+  if (expiresAt !== undefined && expiresAtMs === null) return wrong("expiresAt", NOT_A_TIME);
+  const description = fields.description ?? null;
+  const expiry = { expiresAtMs, expiresInSeconds };
+  const { amount } = canonical;
+  const holdId = uuidv7();
+  return {
+    ok: true,
+    command: { type: "hold", holdId, amount, kind, reference, description, ...expiry },
+  };
 }
 
 const NO_MONEY = /^0{1,40}(\.0{1,40})?$/;
@@ -297,7 +343,7 @@ function keyOf(inBody: string | undefined, inHeader: string | undefined): string
 const FINGERPRINT_LENGTH = 22;
 
 /**
- * Digest of what the caller asked for, in one canonical spelling. Ids the gateway made (the transfer's, a proposed wallet's) and the
+ * Digest of what the caller asked for, in one canonical spelling. Ids the gateway made (the transfer's, the hold's, a proposed wallet's) and the
  * correlation id are not part of it: a repeat has others.
  */
 function fingerprintOf(
@@ -321,7 +367,12 @@ function fingerprintOf(
     meaning.push(command.amount);
     // Two pairs may make one wallet id, and must not get each other's answers.
     if (command.of !== undefined) meaning.push(command.of.ownerId, command.of.currency);
-  }
+  } else if (command.type === "hold") {
+    const { amount, kind, reference, expiresAtMs, expiresInSeconds } = command;
+    meaning.push(amount, kind, reference, expiresAtMs, expiresInSeconds);
+  } else if (command.type === "capture") {
+    meaning.push(command.holdId, command.amount, command.final, command.to?.walletId ?? null);
+  } else if (command.type === "release") meaning.push(command.holdId);
   return digestOf(meaning);
 }
 

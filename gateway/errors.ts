@@ -29,6 +29,11 @@ const rejections: Record<RejectionCode, ErrorRow> = {
   idempotency_conflict: { status: 409, message: "The key was used before with another input" },
   wallet_not_active: { status: 409, message: "The wallet is not active" },
   wallet_not_empty: { status: 409, message: "The wallet is not empty" },
+  hold_not_found: { status: 404, message: "The wallet has no such hold" },
+  hold_not_active: { status: 409, message: "The hold has ended" },
+  capture_exceeds_hold: { status: 400, message: "The hold has less left than that" },
+  invalid_expiry: { status: 400, message: "The hold would have expired before it began" },
+  too_many_holds: { status: 409, message: "The wallet has as many active holds as it may have" },
   metadata_too_large: { status: 400, message: "The wallet's metadata would be too large" },
 };
 
@@ -154,6 +159,17 @@ function detailsOf(rejection: Rejection): unknown {
     const { walletId, availableMinor, requestedMinor, currency, decimalPlaces } = rejection;
     const available = toDecimal(availableMinor, decimalPlaces);
     return { walletId, currency, available, requested: toDecimal(requestedMinor, decimalPlaces) };
+  }
+  if (rejection.code === "capture_exceeds_hold") {
+    const { walletId, holdId, remainingMinor, requestedMinor, currency, decimalPlaces } = rejection;
+    const remaining = toDecimal(remainingMinor, decimalPlaces);
+    const requested = toDecimal(requestedMinor, decimalPlaces);
+    return { walletId, holdId, currency, remaining, requested };
+  }
+  if (rejection.code === "invalid_expiry") {
+    const { walletId, expiresAtMs, nowMs } = rejection;
+    const iso = (atMs: number): string => new Date(atMs).toISOString();
+    return { walletId, expiresAt: iso(expiresAtMs), now: iso(nowMs) };
   }
   if (rejection.code === "wallet_not_empty") {
     const { walletId, balanceMinor, heldMinor, pendingMinor, currency, decimalPlaces } = rejection;

@@ -3,10 +3,11 @@
  * holds the one mapping between event types and the transaction types that the API inherits.
  */
 import { toDecimal } from "../src/amount.ts";
+import type { Hold } from "../src/hold.ts";
 import type { StoredEvent, TransactionFilter } from "../src/read-model.ts";
 import type { Transfer } from "../src/transfer.ts";
 import type { WalletEventType } from "../src/wallet.ts";
-import { isoTime } from "./answers.ts";
+import { holdBody, isoTime } from "./answers.ts";
 import { rejectionError } from "./errors.ts";
 import type { EventBody, LedgerEntryBody, TransactionBody, TransferBody } from "./schemas.ts";
 
@@ -17,6 +18,7 @@ const MOVEMENTS: { readonly [Type in WalletEventType]?: { name: TransactionType;
   {
     WalletCredited: { name: "CREDIT", sign: 1 },
     WalletDebited: { name: "DEBIT", sign: -1 },
+    HoldCaptured: { name: "CAPTURE", sign: -1 },
     TransferSent: { name: "TRANSFER_OUT", sign: -1 },
     TransferReceived: { name: "TRANSFER_IN", sign: 1 },
     TransferReturned: { name: "TRANSFER_RETURNED", sign: 1 },
@@ -37,12 +39,28 @@ export function eventBody(event: StoredEvent, decimalPlaces: number): EventBody 
     counterpartyId: event.counterpartyId,
     transferId: event.transferId,
     description: event.description,
-    data: event.data ?? {},
+    data: dataBody(event.data ?? {}, decimalPlaces),
     metadata: {
       occurredAt: isoTime(event.occurredAtMs),
       correlationId: event.correlationId,
       causationId: event.causationId ?? event.commandId,
     },
+  };
+}
+
+/** The data of an event with amounts as decimals, like everywhere outside. */
+function dataBody(
+  data: NonNullable<StoredEvent["data"]>,
+  decimalPlaces: number,
+): EventBody["data"] {
+  const { hold, releasedMinor, ...rest } = data;
+  if (hold === undefined) return data;
+  return {
+    ...rest,
+    ...(releasedMinor !== undefined && {
+      released: toDecimal(Number(releasedMinor), decimalPlaces),
+    }),
+    hold: holdBody(hold as Hold, decimalPlaces),
   };
 }
 
@@ -127,7 +145,8 @@ export function transactionFilter(type: TransactionType | undefined): Transactio
 }
 
 export function transferBody(transfer: Transfer): TransferBody {
-  const { rejection, settledAtMs } = transfer;
+  const { rejection, settledAtMs, holdId } = transfer;
+  const ofHold = holdId === null ? {} : { holdId };
   const body = {
     transferId: transfer.transferId,
     fromWalletId: transfer.fromWalletId,
@@ -142,7 +161,7 @@ export function transferBody(transfer: Transfer): TransferBody {
     createdAt: isoTime(transfer.createdAtMs),
     settledAt: settledAtMs === null ? null : isoTime(settledAtMs),
   };
-  if (rejection === null) return body;
+  if (rejection === null) return { ...body, ...ofHold };
   const { code, message } = rejectionError(rejection);
-  return { ...body, reason: { code, message } };
+  return { ...body, ...ofHold, reason: { code, message } };
 }

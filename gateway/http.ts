@@ -20,6 +20,7 @@ import type { CommandDesk } from "./commands.ts";
 import { addGameRoutes } from "./game-routes.ts";
 import { addHealthRoutes, type HealthProbe } from "./health-routes.ts";
 import { buildServer } from "./http-server.ts";
+import { addHoldRoutes } from "./hold-routes.ts";
 import { addLedgerRoutes } from "./ledger-routes.ts";
 import { addMetricsRoute } from "./metrics-route.ts";
 import type { RateLimit } from "./rate-limit.ts";
@@ -61,6 +62,7 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
   // In a plugin, so that they come after the one that collects their schemas.
   void app.register((routes, _options, done) => {
     addWalletRoutes(routes, { commands, takeIn, answer });
+    addHoldRoutes(routes, { commands, takeIn, answer, readModel });
     addGameRoutes(routes, { commands, takeIn, answer, readModel });
     addAssetRoutes(routes, assets);
     addReadRoutes(routes, readModel);

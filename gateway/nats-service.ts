@@ -13,7 +13,7 @@ import type { Metrics } from "../src/metrics.ts";
 import { ReadUnavailable } from "../src/postgres-read-model.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import type { OpenSpan, Tracing } from "../src/tracing.ts";
-import { walletBody, type GiveAnswer, type TransferOutcome } from "./answers.ts";
+import { captureBody, walletBody, type GiveAnswer, type TransferOutcome } from "./answers.ts";
 import {
   correlationOf,
   type RequestFields,
@@ -176,8 +176,14 @@ async function carryOut(
       return { error: answer.error, isReplay, isDryRun };
     case "wallet":
       return { data: answer.wallet, isReplay, isDryRun };
-    case "transfer":
-      return { data: transferData(answer.transfer), isReplay, isDryRun };
+    case "hold": {
+      const data = name === "hold" ? answer.hold : captureBody(answer);
+      return { data, isReplay, isDryRun };
+    }
+    case "transfer": {
+      const data = name === "capture" ? captureBody(answer) : transferData(answer.transfer);
+      return { data, isReplay, isDryRun };
+    }
     default:
       return answer satisfies never;
   }

@@ -59,14 +59,22 @@ const DATE_OR_TIME = /^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-
 
 /** Milliseconds since 1970; a time without a zone is UTC. */
 export function timeOf(field: string, text: string): number {
+  const atMs = readTime(text);
+  if (atMs === null) throw refusedField(field, NOT_A_TIME);
+  return atMs;
+}
+
+export const NOT_A_TIME = "must be an ISO 8601 date or time";
+
+/** The same; null when it is no time. */
+export function readTime(text: string): number | null {
   const isTime = DATE_OR_TIME.test(text);
   const hasZone = /(Z|[+-]\d{2}:\d{2})$/.test(text.slice(10));
   const atMs = isTime ? Date.parse(text.length === 10 || hasZone ? text : `${text}Z`) : Number.NaN;
   const day = text.slice(0, 10);
   // JavaScript reads February 30 as March 2.
   const isDay = !Number.isNaN(atMs) && new Date(`${day}T00:00:00Z`).toISOString().startsWith(day);
-  if (!isDay) throw refusedField(field, "must be an ISO 8601 date or time");
-  return atMs;
+  return isDay ? atMs : null;
 }
 
 export function refusedField(field: string, message: string): ApiException {

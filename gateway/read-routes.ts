@@ -13,7 +13,7 @@ import type {
   WalletFilter,
 } from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
-import { isoTime, walletBody } from "./answers.ts";
+import { holdBody, isoTime, walletBody } from "./answers.ts";
 import { problemOfKey } from "./command-intake.ts";
 import { apiError, ApiException, rejectionError, statusOf } from "./errors.ts";
 import { eventBody, transactionBody, transactionFilter, transferBody } from "./history.ts";
@@ -174,7 +174,10 @@ function searchOf(conditions: Readonly<Record<string, string>>): WalletFilter {
 }
 
 /** @throws ApiException `wallet_not_found` */
-export async function existing(readModel: ReadModel, walletId: string): Promise<WalletState> {
+export async function existing(
+  readModel: Pick<ReadModel, "wallet">,
+  walletId: string,
+): Promise<WalletState> {
   const wallet = await readModel.wallet(walletId);
   if (wallet !== null) return wallet;
   throw new ApiException(rejectionError({ code: "wallet_not_found", walletId }));
@@ -339,6 +342,17 @@ async function operationBody(operation: OperationState, readModel: ReadModel) {
     };
   }
   const outcome = transfer?.status === "pending" ? ("pending" as const) : ("done" as const);
-  const wallet = version === null ? null : await readModel.walletAt(walletId, version);
-  return { ...base, outcome, ...(wallet && { wallet: walletBody(wallet) }) };
+  if (version === null) return { ...base, outcome };
+  const [wallet, hold] = await Promise.all([
+    readModel.walletAt(walletId, version),
+    readModel.holdAt(walletId, version),
+  ]);
+  if (wallet === null) return { ...base, outcome };
+  const { decimalPlaces } = wallet;
+  return {
+    ...base,
+    outcome,
+    wallet: walletBody(wallet),
+    ...(hold && { hold: holdBody(hold, decimalPlaces) }),
+  };
 }

@@ -58,6 +58,11 @@ export const Amount = Type.Unsafe<number | string>({
   examples: [10.5, "10.50"],
 });
 
+const HoldStatus = words("ACTIVE", "RELEASED", "EXPIRED", "CAPTURED");
+const HoldType = Type.Unsafe<"PAYMENT" | "AUTHORIZATION" | "REFUND" | "ESCROW" | "OTHER">({
+  ...words("PAYMENT", "AUTHORIZATION", "REFUND", "ESCROW", "OTHER"),
+  description: "What it is for, in your own books; `PAYMENT` when left out",
+});
 export const WalletStatus = words("ACTIVE", "SUSPENDED", "CLOSED");
 
 // --- Request bodies -------------------------------------------------------------------------------------------------------
@@ -146,6 +151,68 @@ export const UpdateBody = Type.Object(
   },
 );
 
+const holdFields = {
+  amount: Amount,
+  type: Type.Optional(HoldType),
+  reference: Type.Optional(
+    Type.String({
+      maxLength: LIMITS.holdReferenceLengthMax,
+      description: "Your own name for it, such as an order's number",
+      examples: ["order-17"],
+    }),
+  ),
+  expiresAt: Type.Optional(
+    Type.String({
+      maxLength: 64,
+      description:
+        "When it ends by itself: an ISO 8601 time in the future, without a zone in UTC. Neither this nor `expiresInSeconds`: never",
+      examples: ["2030-01-01T12:00:00Z"],
+    }),
+  ),
+  expiresInSeconds: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: LIMITS.holdSecondsMax,
+      description: "The same, counted from now",
+      examples: [900],
+    }),
+  ),
+};
+const captureFields = {
+  amount: Type.Optional(
+    Type.Unsafe<number | string>({
+      type: ["number", "string"],
+      description: "Part of what is left; all of it when left out",
+      examples: [10.5, "10.50"],
+    }),
+  ),
+  final: Type.Optional(
+    Type.Boolean({ description: "`true`: it is the last capture, and the rest is released" }),
+  ),
+  toWalletId: Type.Optional(
+    Type.String({
+      pattern: ID_PATTERN,
+      description: "Pay it to this wallet: the capture becomes a transfer",
+      examples: ["wallet-2"],
+    }),
+  ),
+};
+export const PlaceHoldBody = Type.Object(
+  { ...holdFields, ...everyCommand },
+  {
+    additionalProperties: false,
+    examples: [{ amount: 25, type: "PAYMENT", reference: "order-17", expiresInSeconds: 900 }],
+  },
+);
+export const CaptureBody = Type.Object(
+  { ...captureFields, ...everyCommand },
+  {
+    additionalProperties: false,
+    examples: [{ amount: 10 }, { amount: 10, final: true, toWalletId: "wallet-2" }],
+  },
+);
+export const ReleaseBody = body({});
+
 /** Over NATS the wallet is named in the body. */
 function withWalletId<Properties extends TProperties>(properties: Properties) {
   return body({ walletId: Id, ...properties });
@@ -156,6 +223,9 @@ export const NATS_REQUESTS = {
   credit: withWalletId({ amount: Amount }),
   debit: withWalletId({ amount: Amount }),
   transfer: withWalletId({ toWalletId: Id, amount: Amount }),
+  hold: withWalletId(holdFields),
+  capture: withWalletId({ holdId: Id, ...captureFields }),
+  release: withWalletId({ holdId: Id }),
   update: Type.Object({ walletId: Id, ...UpdateBody.properties }, { additionalProperties: false }),
   suspend: withWalletId(stepFields),
   activate: withWalletId(stepFields),
@@ -166,6 +236,13 @@ export const NATS_REQUESTS = {
 // --- Paths and queries ----------------------------------------------------------------------------------------------------
 
 export const WalletParams = Type.Object({ walletId: Id });
+export const HoldParams = Type.Object({
+  walletId: Id,
+  holdId: Type.String({
+    pattern: ID_PATTERN,
+    examples: ["01a1fe63-456c-7b6c-a5df-ed7df22ead10"],
+  }),
+});
 export const TransferParams = Type.Object({ transferId: Id });
 export const KeyParams = Type.Object({
   idempotencyKey: Type.String({ minLength: 1, maxLength: LIMITS.keyLengthMax }),
@@ -259,6 +336,7 @@ export const TransactionType = words(
   "BONUS",
   "DEBIT",
   "SPEND",
+  "CAPTURE",
   "TRANSFER_OUT",
   "TRANSFER_IN",
   "TRANSFER_RETURNED",
@@ -281,6 +359,8 @@ export const TransfersQuery = Type.Object(
   { status: Type.Optional(words("pending", "posted", "returned")), ...paging },
   closed,
 );
+
+export const HoldsQuery = Type.Object({ status: Type.Optional(HoldStatus), ...paging }, closed);
 
 export const TransactionParams = Type.Object({
   transactionId: Type.String({
@@ -415,6 +495,52 @@ export const Wallet = Type.Object(walletFields, {
 });
 export type WalletBody = Static<typeof Wallet>;
 
+export const Hold = Type.Object(
+  {
+    id: Id,
+    walletId: Id,
+    amount: Type.Number({ description: "As it was placed" }),
+    captured: Type.Number({ description: "Captured so far, transfers under way included" }),
+    remaining: Type.Number({ description: "Still held: `amount - captured` while it is active" }),
+    status: HoldStatus,
+    type: HoldType,
+    reference: NullableText,
+    description: NullableText,
+    expiresAt: NullableTime,
+    releasedAt: Type.Unsafe<string | null>({
+      type: ["string", "null"],
+      description:
+        "When what was left became available: by a release, by expiry, or since a capture was final",
+    }),
+    capturedAt: Type.Unsafe<string | null>({
+      type: ["string", "null"],
+      description: "When it became `CAPTURED`",
+    }),
+    createdAt: Time,
+  },
+  {
+    $id: "Hold",
+    examples: [
+      {
+        id: "01a1fe63-456c-7b6c-a5df-ed7df22ead10",
+        walletId: "wallet-1",
+        amount: 25,
+        captured: 10,
+        remaining: 15,
+        status: "ACTIVE",
+        type: "PAYMENT",
+        reference: "order-17",
+        description: null,
+        expiresAt: "2026-01-01T12:15:00.000Z",
+        releasedAt: null,
+        capturedAt: null,
+        createdAt: "2026-01-01T12:00:00.000Z",
+      },
+    ],
+  },
+);
+export type HoldBody = Static<typeof Hold>;
+
 export const Event = Type.Object(
   {
     id: Type.String({ description: "`walletId:version`" }),
@@ -494,6 +620,9 @@ export const Transfer = Type.Object(
     correlationId: Type.String(),
     createdAt: Time,
     settledAt: NullableTime,
+    holdId: Type.Optional(
+      Type.String({ description: "The payer's hold that it has captured, when it was a capture" }),
+    ),
   },
   { $id: "Transfer" },
 );
@@ -518,6 +647,20 @@ export const SendAnswer = Type.Object({
   receiver: Type.Optional(ref(Wallet)),
 });
 
+export const ReleaseAnswer = Type.Object({ hold: ref(Hold), wallet: ref(Wallet) });
+/** The payee is left out while the transfer is pending. */
+export const CaptureAnswer = Type.Object({
+  hold: ref(Hold),
+  wallet: ref(Wallet),
+  transfer: Type.Optional(
+    Type.Object({
+      transferId: Id,
+      status: TransferProgress,
+      toWallet: Type.Optional(ref(Wallet)),
+    }),
+  ),
+});
+
 export const Operation = Type.Object({
   idempotencyKey: Type.String(),
   walletId: Id,
@@ -525,6 +668,7 @@ export const Operation = Type.Object({
   version: NullableInteger,
   transferId: NullableId,
   wallet: Type.Optional(ref(Wallet)),
+  hold: Type.Optional(ref(Hold)),
   error: Type.Optional(
     Type.Object({ statusCode: Type.Integer(), code: Type.String(), message: Type.String() }),
   ),
@@ -712,10 +856,18 @@ export const WalletPage = Type.Array(ref(Wallet));
 export const EventPage = Type.Array(ref(Event));
 export const TransactionPage = Type.Array(ref(Transaction));
 export const TransferPage = Type.Array(ref(Transfer));
+export const HoldPage = Type.Array(ref(Hold));
 export const AssetPage = Type.Array(Asset);
 
 /** Schemas that others refer to by name, for the serialiser and the OpenAPI document. */
-export const NAMED_SCHEMAS: readonly TSchema[] = [Wallet, Event, Transaction, Transfer, Problem];
+export const NAMED_SCHEMAS: readonly TSchema[] = [
+  Wallet,
+  Hold,
+  Event,
+  Transaction,
+  Transfer,
+  Problem,
+];
 
 /** The answer of every route when it is no. */
 export const problems = { "4xx": ref(Problem), "5xx": ref(Problem) };

@@ -200,7 +200,7 @@ function addTransferRoutes(app: FastifyInstance, run: Run): void {
 }
 
 /** Commands whose fields are all optional may come without a body. */
-function takeNoBody(request: FastifyRequest, _reply: FastifyReply, done: () => void): void {
+export function takeNoBody(request: FastifyRequest, _reply: FastifyReply, done: () => void): void {
   if (request.body === undefined) request.body = {};
   done();
 }
@@ -236,6 +236,6 @@ function transferOf(answer: Answer, reply: FastifyReply): TransferOutcome {
 }
 
 /** A command was answered with the outcome of another kind of command: one of our own mistakes. */
-function mismatch(): never {
+export function mismatch(): never {
   throw new Error("the outcome does not belong to the command");
 }

@@ -13,6 +13,8 @@ export function accountOf(event: WalletEvent): string | null {
       return event.kind === "BONUS" ? "system:bonus" : "system:world";
     case "WalletDebited":
       return event.kind === "SPEND" ? "system:revenue" : "system:world";
+    case "HoldCaptured":
+      return "system:world";
     case "TransferSent":
     case "TransferReceived":
     case "TransferReturned":
@@ -22,6 +24,9 @@ export function accountOf(event: WalletEvent): string | null {
     case "WalletSuspended":
     case "WalletActivated":
     case "WalletClosed":
+    case "HoldPlaced":
+    case "HoldReleased":
+    case "HoldExpired":
       return null;
     default:
       return event satisfies never;
@@ -48,6 +53,8 @@ export function dataOf({
   if (event.type === "WalletDebited" && event.kind !== undefined) {
     parts.push(`"kind":"${event.kind}"`);
   }
+  if ("releasedMinor" in event) parts.push(`"releasedMinor":${event.releasedMinor}`);
+  if ("hold" in event) parts.push(`"hold":${JSON.stringify(event.hold)}`);
   if (metadata !== null) parts.push(`"metadata":${metadata}`);
   return parts.length === 0 ? null : `{${parts.join(",")}}`;
 }

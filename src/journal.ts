@@ -3,6 +3,7 @@
  * (`postgres-journal.ts`) from the actors, and lets a simulator put its own in place. One `append` is one commit: all of it or
  * nothing, and only while the writer still holds the epoch of every shard it touches.
  */
+import type { Hold } from "./hold.ts";
 import type { Rejection, WalletStatus } from "./rejection.ts";
 import type { Transfer, Verdict } from "./transfer.ts";
 import type { WalletEvent, WalletState } from "./wallet.ts";
@@ -82,8 +83,29 @@ export interface Writes {
   readonly verdicts: NewVerdict[];
   /** Transfers that reached their end. */
   readonly settled: Transfer[];
+  /** Holds that the commit places or changes, each as it is afterwards, by `holdKey`. */
+  readonly holds: ReadonlyMap<string, { hold: Hold; isNew: boolean }>;
   /** The epoch at which the writer holds each shard that the commit touches or merely speaks for. */
   readonly fence: ReadonlyMap<number, number>;
+}
+
+/** A hold within its wallet. */
+export interface HoldKey {
+  readonly walletId: string;
+  readonly holdId: string;
+}
+
+/** The two ids as one; no id has a space in it. */
+export function holdKey({ walletId, holdId }: HoldKey): string {
+  return `${walletId} ${holdId}`;
+}
+
+/** Wallets as they are, all read at one moment. */
+export interface LoadedWallets {
+  /** By id. */
+  readonly wallets: Map<string, LoadedWallet>;
+  /** Their active holds. */
+  readonly holds: readonly Hold[];
 }
 
 /** What the journal knows of a command id within a wallet. */
@@ -127,8 +149,14 @@ export interface Journal {
    */
   claim(owner: string, shards: readonly number[]): Promise<Map<number, number>>;
 
-  /** Each of the wallets. */
-  loadWallets(walletIds: readonly string[]): Promise<Map<string, LoadedWallet>>;
+  /** Each of the wallets, and their active holds. */
+  loadWallets(walletIds: readonly string[]): Promise<LoadedWallets>;
+
+  /** Holds by their ids, active or not; one that does not exist is left out. */
+  loadHolds(keys: readonly HoldKey[]): Promise<Hold[]>;
+
+  /** Active holds of wallets in these shards that expire at `atMs` or before, in no order; no more than `limit`. */
+  loadDueHolds(shards: readonly number[], atMs: number, limit: number): Promise<HoldKey[]>;
 
   /** Wallets that creations with a proposed id and these command ids made, or were rejected for, by command id. */
   loadCreated(commandIds: readonly string[]): Promise<Map<string, string>>;

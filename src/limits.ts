@@ -114,6 +114,17 @@ export const LIMITS = {
   transferDriveMs: 500,
   transferDriveMsMax: 10_000,
 
+  /** Active holds of one wallet. Its actor keeps them in memory, 0.4 KB each, and reads them when it wakes. */
+  holdsPerWalletMax: 10_000,
+  /** Seconds from now at which a hold may expire at most: ten years. */
+  holdSecondsMax: 315_360_000,
+  /** Characters of a hold's reference. */
+  holdReferenceLengthMax: 256,
+  /** How often a lane looks for holds whose time is over. */
+  holdExpiryMs: 500,
+  /** Holds that it ends at a time. While there may be more it looks again as soon as these are done, so an outage is worked off. */
+  holdsDueMax: 512,
+
   /** Pause between attempts to reach PostgreSQL again, first and longest. */
   journalRetryMs: 50,
   journalRetryMsMax: 1_000,
@@ -311,6 +322,14 @@ assertRelation(
 assertRelation(
   LIMITS.redisSettleMs > LIMITS.heartbeatTtlMs,
   "after a loss of Redis everybody needs more than one life span to be heard again",
+);
+assertRelation(
+  LIMITS.holdExpiryMs + LIMITS.laneTickMs < 1_000,
+  "a hold must end within 2 s of its time, also when its wallet sleeps",
+);
+assertRelation(
+  LIMITS.holdsDueMax <= LIMITS.laneBacklogMax && LIMITS.holdsDueMax <= LIMITS.commitMessagesMax,
+  "holds that end together must fit a backlog and a commit",
 );
 assertRelation(LIMITS.shutdownMs > LIMITS.commandDeadlineMs, "shutdown must outlast a command");
 assertRelation(

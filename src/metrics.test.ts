@@ -10,7 +10,14 @@ async function linesOf(metrics: Metrics, name: string): Promise<string[]> {
 }
 
 const wallet = {} as WalletState;
-const transfer = { transferId: "t", from: wallet, to: null, toWalletId: "w", toVersion: null };
+const transfer = {
+  transferId: "t",
+  from: wallet,
+  to: null,
+  toWalletId: "w",
+  toVersion: null,
+  hold: null,
+};
 const rejection = { code: "wallet_not_found", walletId: "w" } as const;
 
 it.each<[string, Outcome]>([

@@ -1,13 +1,15 @@
 /**
  * The journal on PostgreSQL. It hides the SQL, the two connections (one that appends, one that reads and claims, so that a
  * recovery never waits behind a commit) and the reading of errors: which of them mean "nothing was written", which mean "nobody
- * knows". One append is one call of `append_commit` (and, rarely, `put_metadata`) in an implicit transaction, sent whole before the server begins, so that a
+ * knows". One append is one call of `append_commit` (and, where there is reason, `put_metadata` and `put_holds`) in an implicit transaction, sent whole before the server begins, so that a
  * process that is stopped halfway can hold no lock.
  */
 import pg from "pg";
 import { accountOf, dataOf } from "./event-row.ts";
+import type { Hold } from "./hold.ts";
 import type {
   AppendResult,
+  HoldKey,
   Journal,
   LoadedWallet,
   NewVerdict,
@@ -15,7 +17,7 @@ import type {
   Writes,
 } from "./journal.ts";
 import { LIMITS } from "./limits.ts";
-import { NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
+import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
 import type { Rejection } from "./rejection.ts";
 import { ALL_SHARDS, shardOf } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
@@ -158,13 +160,24 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     },
 
     async loadWallets(walletIds) {
-      const found = new Map<string, LoadedWallet>(walletIds.map((id) => [id, NO_WALLET]));
-      const stored = await read<WalletState & { hash: string | null }>("wallets", SELECT_WALLETS, [
-        walletIds,
-      ]);
-      for (const { hash, ...state } of stored) found.set(state.walletId, { state, hash });
-      return found;
+      const rows = await read<StoredWallet>("wallets", SELECT_WALLETS, [walletIds]);
+      const wallets = new Map<string, LoadedWallet>(walletIds.map((id) => [id, NO_WALLET]));
+      const all: Hold[] = [];
+      for (const { holds, hash, ...state } of rows) {
+        wallets.set(state.walletId, { state, hash });
+        if (holds !== null) all.push(...holds);
+      }
+      return { wallets, holds: all };
     },
+
+    loadHolds(keys) {
+      const walletIds = keys.map(({ walletId }) => walletId);
+      const holdIds = keys.map(({ holdId }) => holdId);
+      return read<Hold>("holds", SELECT_HOLDS, [walletIds, holdIds]);
+    },
+
+    loadDueHolds: (shards, atMs, limit) =>
+      read<HoldKey>("due-holds", SELECT_DUE_HOLDS, [shards, atMs, limit]),
 
     async loadCreated(commandIds) {
       const rows = await read<{ command_id: string; wallet_id: string }>(
@@ -178,7 +191,6 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     loadPendingTransfers: (shards) => read<Transfer>("pending", SELECT_PENDING, [shards]),
 
     async append(writes) {
-      const metadata = metadataRows(writes);
       let places: Place[];
       try {
         await loadPositions([...writes.fence.keys()].filter((shard) => !lastPositions.has(shard)));
@@ -187,7 +199,14 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         return { type: "refused", reason: String(error) };
       }
       const values = appendValues(writes, places);
-      if (metadata !== null) values.push(metadata);
+      let call = APPEND;
+      const metadata = metadataRows(writes);
+      const holds = holdRows(writes);
+      if (metadata !== null) {
+        values.push(metadata);
+        call = holds === null ? APPEND_METADATA : APPEND_METADATA_HOLDS;
+      } else if (holds !== null) call = APPEND_HOLDS;
+      if (holds !== null) values.push(holds);
       let client: pg.Client;
       let timer: NodeJS.Timeout | undefined;
       try {
@@ -196,11 +215,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         return { type: "refused", reason: String(error) };
       }
       try {
-        const query = client.query<{ known: KnownJson | null }>({
-          name: metadata === null ? "append" : "append-metadata",
-          text: metadata === null ? APPEND : APPEND_METADATA,
-          values,
-        });
+        const query = client.query<{ known: KnownJson | null }>({ ...call, values });
         // The server ends a statement by its own bound; past that the server itself is not there.
         timer = setTimeout(() => writer.drop(), statementMs + LIMITS.journalConnectMs);
         const result = await query;
@@ -272,14 +287,31 @@ function readError(error: unknown): AppendResult {
   throw error;
 }
 
+type StoredWallet = WalletState & { readonly hash: string | null; readonly holds: Hold[] | null };
+
 const NO_WALLET: LoadedWallet = { state: null, hash: null };
 
+/** With the active holds, in the same moment; whoever has nothing held has none, and does not pay for the look. */
 const SELECT_WALLETS = `
-  SELECT ${WALLET_COLUMNS}, encode(w.hash, 'hex') AS hash FROM wallets w WHERE w.wallet_id = ANY ($1)`;
+  SELECT ${WALLET_COLUMNS}, encode(w.hash, 'hex') AS hash,
+         CASE WHEN w.held > 0 THEN (
+           SELECT json_agg(a) FROM (
+             SELECT ${HOLD_COLUMNS} FROM holds h WHERE h.wallet_id = w.wallet_id AND h.status = 'ACTIVE') a
+         ) END AS holds
+  FROM wallets w WHERE w.wallet_id = ANY ($1)`;
 
 const SELECT_POSITIONS = `
   SELECT s.shard, coalesce((SELECT max(e.position) FROM events e WHERE e.shard = s.shard), 0) AS position
   FROM unnest($1::smallint[]) s(shard)`;
+
+const SELECT_HOLDS = `
+  SELECT ${HOLD_COLUMNS} FROM unnest($1::text[], $2::text[]) k(wallet_id, hold_id)
+  JOIN holds h ON h.wallet_id = k.wallet_id AND h.hold_id = k.hold_id`;
+
+const SELECT_DUE_HOLDS = `
+  SELECT wallet_id AS "walletId", hold_id AS "holdId" FROM holds
+  WHERE status = 'ACTIVE' AND expires_at IS NOT NULL AND shard = ANY ($1) AND expires_at <= to_timestamp($2::float8 / 1000)
+  LIMIT $3`;
 
 const SELECT_CREATED = `
   SELECT e.command_id, e.wallet_id FROM events e JOIN events c ON c.wallet_id = e.wallet_id AND c.version = 0
@@ -356,6 +388,22 @@ function metadataRows({ events, wallets }: Writes): string | null {
     if (wallet !== undefined && wallet.baseVersion >= 0) changed.add(wallet.state);
   }
   return rows([...changed], ({ walletId, metadata }) => ({ walletId, metadata }));
+}
+
+/** Holds that the commit places or changes, and transfers that capture from one, for `put_holds`. Mostly null. */
+function holdRows({ holds, transfers }: Writes): string | null {
+  if (holds.size === 0) return null;
+  const placed: object[] = [];
+  const changed: object[] = [];
+  for (const { hold, isNew } of holds.values()) {
+    if (isNew) placed.push({ ...hold, shard: shardOf(hold.walletId) });
+    else changed.push(hold);
+  }
+  const capturing = transfers.filter(({ holdId }) => holdId !== null);
+  const marks = capturing.map(({ transferId, holdId, isHoldFinal }) => {
+    return { transferId, holdId, isHoldFinal };
+  });
+  return JSON.stringify({ placed, changed, transfers: marks });
 }
 
 function transferValues(transfers: readonly Transfer[]): unknown[] {
@@ -441,12 +489,23 @@ const NOTHING: Writes = {
   transfers: [],
   verdicts: [],
   settled: [],
+  holds: new Map(),
   fence: new Map(),
 };
 
 const parameters = appendValues(NOTHING, []).map((_, index) => `$${index + 1}`);
 const APPEND_COMMIT = `append_commit(${parameters.join(", ")})`;
-const APPEND = `SELECT ${APPEND_COMMIT} AS known`;
+const APPEND = { name: "append", text: `SELECT ${APPEND_COMMIT} AS known` };
 
-/** For the few commits that change metadata, so that all others do not pay for it. */
-const APPEND_METADATA = `SELECT put_metadata(${APPEND_COMMIT}, $${parameters.length + 1}) AS known`;
+// For commits that change metadata, holds or both, so that all others do not pay for it.
+const [NEXT, AFTER_NEXT] = [`$${parameters.length + 1}`, `$${parameters.length + 2}`];
+const PUT_METADATA = `put_metadata(${APPEND_COMMIT}, ${NEXT})`;
+const APPEND_METADATA = { name: "append-metadata", text: `SELECT ${PUT_METADATA} AS known` };
+const APPEND_HOLDS = {
+  name: "append-holds",
+  text: `SELECT put_holds(${APPEND_COMMIT}, ${NEXT}) AS known`,
+};
+const APPEND_METADATA_HOLDS = {
+  name: "append-metadata-holds",
+  text: `SELECT put_holds(${PUT_METADATA}, ${AFTER_NEXT}) AS known`,
+};

@@ -82,6 +82,7 @@ async function commit(
     lookups: [],
     verdictLookups: [],
     settled: extra.settled ?? [],
+    holds: new Map(),
     fence,
   });
   expect(result).toEqual({ type: "committed" });
@@ -254,6 +255,7 @@ describe("history", () => {
       lookups: [],
       verdictLookups: [],
       settled: [],
+      holds: new Map(),
       fence,
     });
     const all = await reads.operations("shared", null);
@@ -293,6 +295,8 @@ describe("transfers", () => {
         description: "rent",
         createdAtMs: nowMs,
         settledAtMs: null,
+        holdId: null,
+        isHoldFinal: false,
       };
       await commit("payer", decision.events, pending.commandId, { transfers: [pending] });
       return pending;
@@ -306,6 +310,7 @@ describe("transfers", () => {
       transferId: "t1",
       toWalletId: "payee",
       amountMinor: first.amountMinor,
+      hold: null,
     };
     const comeBack = transferEvent(wallets.get("payer")!, step, T0 + 3);
     await commit("payer", [comeBack], null, { settled: [returned] });

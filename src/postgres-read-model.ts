@@ -8,8 +8,10 @@ import pg from "pg";
 import type { BaseLogger } from "pino";
 
 import { LIMITS } from "./limits.ts";
+import type { Hold } from "./hold.ts";
 import {
   EVENT_COLUMNS,
+  HOLD_COLUMNS,
   NUMBERS,
   TRANSFER_COLUMNS,
   WALLET_AT_COLUMNS,
@@ -134,6 +136,7 @@ function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): R
     ...buildWalletReads(ask),
     ...buildHistoryReads(ask),
     ...buildTransferReads(ask),
+    ...buildHoldReads(ask),
     trialBalance: (currency) => trialBalance(totals.ask, currency),
     async ping() {
       const startedAtMs = performance.now();
@@ -368,6 +371,42 @@ function buildTransferReads(ask: Ask): TransferReads {
         values: [walletId, range.low, range.high, status, rows + 1],
       });
       return upTo(found, rows, ({ version }) => version, range.next);
+    },
+  };
+}
+
+// --- Holds ----------------------------------------------------------------------------------------------------------------
+
+function buildHoldReads(ask: Ask): Pick<ReadModel, "hold" | "holds" | "holdAt"> {
+  return {
+    async hold(walletId, holdId) {
+      const rows = await ask<Hold>({
+        name: "hold",
+        text: `SELECT ${HOLD_COLUMNS} FROM holds h WHERE h.wallet_id = $1 AND h.hold_id = $2`,
+        values: [walletId, holdId],
+      });
+      return rows[0] ?? null;
+    },
+    async holds(walletId, status, limit, beforeHoldId) {
+      const rows = boundedPage(limit);
+      // Ids are UUIDv7: their order is that of the holds. Two texts, so that each has its index.
+      const found = await ask<Hold>({
+        name: status === null ? "holds" : "holds-by-status",
+        text: `SELECT ${HOLD_COLUMNS} FROM holds h
+               WHERE h.wallet_id = $1 AND ($2::text IS NULL OR h.hold_id < $2)
+                 ${status === null ? "" : "AND h.status = $4"}
+               ORDER BY h.hold_id DESC LIMIT $3`,
+        values: [walletId, beforeHoldId, rows + 1, ...(status === null ? [] : [status])],
+      });
+      return upTo(found, rows, ({ holdId }) => holdId, null);
+    },
+    async holdAt(walletId, version) {
+      const rows = await ask<{ hold: Hold | null }>({
+        name: "hold-at",
+        text: `SELECT data -> 'hold' AS hold FROM events WHERE wallet_id = $1 AND version = $2`,
+        values: [walletId, version],
+      });
+      return rows[0]?.hold ?? null;
     },
   };
 }

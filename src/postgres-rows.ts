@@ -56,4 +56,11 @@ export const TRANSFER_COLUMNS = `
   t.transfer_id AS "transferId", t.from_wallet AS "fromWalletId", t.to_wallet AS "toWalletId", t.amount AS "amountMinor",
   t.currency, t.decimal_places AS "decimalPlaces", t.status, t.from_version AS "fromVersion", t.to_version AS "toVersion",
   t.rejection, t.command_id AS "commandId", coalesce(t.correlation_id, t.command_id) AS "correlationId", t.description,
+  t.hold_id AS "holdId", t.hold_final AS "isHoldFinal",
   ${milliseconds("t.created_at")} AS "createdAtMs", ${milliseconds("t.settled_at")} AS "settledAtMs"`;
+
+/** A `Hold`, from `holds h`. */
+export const HOLD_COLUMNS = `
+  h.hold_id AS "holdId", h.wallet_id AS "walletId", h.amount AS "amountMinor", h.captured AS "capturedMinor", h.status, h.kind,
+  h.reference, h.description, ${milliseconds("h.expires_at")} AS "expiresAtMs", ${milliseconds("h.created_at")} AS "createdAtMs",
+  ${milliseconds("h.captured_at")} AS "capturedAtMs", ${milliseconds("h.released_at")} AS "releasedAtMs"`;

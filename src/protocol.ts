@@ -3,6 +3,7 @@
  * says who sends it, what its receiver owes, and what answers it. Delivery is at most once and may be delayed or repeated:
  * every receiver must take any message twice, late, and after the thing it asks about has ended. Pure.
  */
+import type { Hold } from "./hold.ts";
 import type { Rejection } from "./rejection.ts";
 import type { TransferStep, WalletCommand, WalletEventType, WalletState } from "./wallet.ts";
 import type { Verdict } from "./transfer.ts";
@@ -93,13 +94,21 @@ export interface VerdictMessage {
   readonly payee: WalletState | null;
 }
 
+/** A lane -> its own actor, never on the bus: the time of this hold is over. Owes nothing; one that comes twice finds it ended. */
+export interface ExpireMessage {
+  readonly type: "expire";
+  readonly walletId: string;
+  readonly holdId: string;
+}
+
 /** What goes to the owner of a wallet's shard, on the subject of that shard. */
 export type ShardMessage =
   | CommandMessage
   | AskMessage
   | AskedMessage
   | PostMessage
-  | VerdictMessage;
+  | VerdictMessage
+  | ExpireMessage;
 
 /** The wallet whose actor a message is for. */
 export function addressee(message: ShardMessage): string {
@@ -124,11 +133,18 @@ export interface TransferAnswer {
   readonly to: WalletState | null;
   readonly toWalletId: string;
   readonly toVersion: number | null;
+  /** The hold that it has captured, right after the money has left; null for a transfer of another kind. */
+  readonly hold: Hold | null;
 }
 
 /** What became of a command. All but `fault` are outcomes: the same id gets the same one again. */
 export type Outcome =
-  | { readonly type: "done"; readonly wallet: WalletState }
+  | {
+      readonly type: "done";
+      readonly wallet: WalletState;
+      /** The hold that the command was about, right after it. */
+      readonly hold?: Hold;
+    }
   | { readonly type: "transferred"; readonly transfer: TransferAnswer; readonly replayed: boolean }
   /** The command had committed before: its answer is the wallet (and transfer) as of this version, to be read back. */
   | {

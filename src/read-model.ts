@@ -3,6 +3,7 @@
  * be read here, since nothing is told before its commit. Every query is bounded in rows and in time.
  */
 import type { AmountMinor } from "./amount.ts";
+import type { Hold, HoldStatus } from "./hold.ts";
 import type { Rejection, WalletStatus } from "./rejection.ts";
 import type { Transfer, TransferStatus } from "./transfer.ts";
 import type { CreditKind, WalletEventType, WalletState } from "./wallet.ts";
@@ -127,6 +128,17 @@ export interface ReadModel {
     limit: number,
     beforeVersion: number | null,
   ): Promise<Page<WalletTransfer, number>>;
+  /** A hold of the wallet; null when it has no such hold. */
+  hold(walletId: string, holdId: string): Promise<Hold | null>;
+  /** The wallet's holds, newest first, with `holdId < beforeHoldId` (null: from the newest). */
+  holds(
+    walletId: string,
+    status: HoldStatus | null,
+    limit: number,
+    beforeHoldId: string | null,
+  ): Promise<Page<Hold, string>>;
+  /** The hold that the wallet's event `version` was about, right after it; null when it was about none. */
+  holdAt(walletId: string, version: number): Promise<Hold | null>;
   /** Every wallet's record of a command id; `walletId` narrows it to one. */
   operations(commandId: string, walletId: string | null): Promise<Operation[]>;
   /** Every account's total, of one currency or of all. Reads every event of it, so it is slow, and bounded by a time of its own. */

@@ -4,6 +4,7 @@
  * Pure.
  */
 import { formatAmount, type AmountMinor } from "./amount.ts";
+import type { HoldStatus } from "./hold.ts";
 
 export type WalletStatus = "ACTIVE" | "SUSPENDED" | "CLOSED";
 
@@ -23,6 +24,20 @@ export type Rejection =
       currency: string;
       decimalPlaces: number;
     }
+  | { code: "hold_not_found"; walletId: string; holdId: string }
+  | { code: "hold_not_active"; walletId: string; holdId: string; status: HoldStatus }
+  | {
+      code: "capture_exceeds_hold";
+      walletId: string;
+      holdId: string;
+      remainingMinor: AmountMinor;
+      requestedMinor: AmountMinor;
+      currency: string;
+      decimalPlaces: number;
+    }
+  /** `nowMs` is the wallet's clock. */
+  | { code: "invalid_expiry"; walletId: string; expiresAtMs: number; nowMs: number }
+  | { code: "too_many_holds"; walletId: string; holdsMax: number }
   | { code: "metadata_too_large"; walletId: string; bytes: number; bytesMax: number }
   | { code: "invalid_amount"; amount: string; currency: string; decimalPlaces: number }
   | { code: "amount_out_of_range"; amount: string; currency: string; walletId: string }
@@ -55,6 +70,21 @@ export function describe(rejection: Rejection): string {
       return `Wallet ${rejection.walletId} is ${rejection.status.toLowerCase()}, not active`;
     case "wallet_not_empty":
       return `Wallet ${rejection.walletId} cannot be closed: it has ${contentOf(rejection)}`;
+    case "hold_not_found":
+      return `Wallet ${rejection.walletId} has no hold ${rejection.holdId}`;
+    case "hold_not_active":
+      return `Hold ${rejection.holdId} of wallet ${rejection.walletId} is ${rejection.status.toLowerCase()}, not active`;
+    case "capture_exceeds_hold": {
+      const { walletId, holdId, remainingMinor, requestedMinor, currency, decimalPlaces } =
+        rejection;
+      const remaining = `${formatAmount(remainingMinor, decimalPlaces)} ${currency}`;
+      const requested = `${formatAmount(requestedMinor, decimalPlaces)} ${currency}`;
+      return `Hold ${holdId} of wallet ${walletId} has ${remaining} left, requested ${requested}`;
+    }
+    case "invalid_expiry":
+      return `A hold of wallet ${rejection.walletId} must expire in the future, not ${(rejection.nowMs - rejection.expiresAtMs) / 1_000} s ago`;
+    case "too_many_holds":
+      return `Wallet ${rejection.walletId} has ${rejection.holdsMax} active holds, as many as it may have`;
     case "metadata_too_large":
       return `The metadata of wallet ${rejection.walletId} would have ${rejection.bytes} bytes as JSON, more than ${rejection.bytesMax}`;
     case "invalid_amount":

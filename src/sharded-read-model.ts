@@ -76,6 +76,9 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
       );
       return { rows: rows.map((side) => asWalletHasIt(side, records)), next };
     },
+    hold: (walletId, holdId) => home(walletId).hold(walletId, holdId),
+    holds: (walletId, ...rest) => home(walletId).holds(walletId, ...rest),
+    holdAt: (walletId, version) => home(walletId).holdAt(walletId, version),
     async trialBalance(currency) {
       return addUp(await fromAll((part) => part.trialBalance(currency)));
     },

@@ -30,6 +30,8 @@ const pending: Transfer = Object.freeze({
   description: "rent",
   createdAtMs: 1_000,
   settledAtMs: null,
+  holdId: null,
+  isHoldFinal: false,
 });
 
 const posted: Verdict = { type: "posted", toVersion: 8 };

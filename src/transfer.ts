@@ -34,6 +34,10 @@ export interface Transfer {
   readonly description: string | null;
   readonly createdAtMs: number;
   readonly settledAtMs: number | null;
+  /** The payer's hold that it has captured; null for a transfer of another kind. */
+  readonly holdId: string | null;
+  /** Whether the rest of the hold is let go once it is posted. */
+  readonly isHoldFinal: boolean;
 }
 
 /** The payee's final word on a transfer id. The first one stands; every later ask gets it again. */

@@ -427,6 +427,8 @@ function command(
       description: null,
       createdAtMs: event.occurredAtMs,
       settledAtMs: null,
+      holdId: null,
+      isHoldFinal: false,
     };
     transfers.push({ transfer, verdict: null });
   }
@@ -498,7 +500,7 @@ function settleOne(wallets: Wallets, model: Model, pick: number, nowMs: number):
     const filled = payer.balanceMinor + wallets.pendingOutMinor(fromWalletId);
     if (payer.status === "SUSPENDED") meet("returned to a suspended payer");
     if (filled === AMOUNT_MINOR_BOUND - 1) meet("returned to a payer without other room");
-    const step = { type: "return", transferId, toWalletId, amountMinor } as const;
+    const step = { type: "return", transferId, toWalletId, amountMinor, hold: null } as const;
     wallets.happen(fromWalletId, transferEvent(payer, step, nowMs));
   }
   entry.transfer = settle(transfer, verdict!, nowMs);
@@ -799,6 +801,7 @@ describe("on any input of their types", () => {
           transferId: "t",
           toWalletId: "b",
           amountMinor: amount,
+          hold: null,
         } as const;
         const returned = apply("a", received, transferEvent(received, back, at.nowMs));
         expect(returned.balanceMinor).toBe(state!.balanceMinor + step.amountMinor + amount);

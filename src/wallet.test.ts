@@ -5,6 +5,7 @@
 import { describe, expect, it } from "vitest";
 
 import { AMOUNT_MINOR_BOUND, amountMinor } from "./amount.ts";
+import type { Hold } from "./hold.ts";
 import { LIMITS } from "./limits.ts";
 import {
   describe as sentenceOf,
@@ -100,6 +101,7 @@ const giveBack = (amount: number): TransferStep => ({
   transferId: "t1",
   toWalletId: "w2",
   amountMinor: amountMinor(amount),
+  hold: null,
 });
 
 /** The events of a command that must be accepted, and the wallet after them. */
@@ -782,10 +784,37 @@ describe("every command in every status", () => {
     credit: credit("1"),
     debit: debit("1"),
     transfer: transfer("1"),
+    hold: {
+      type: "hold",
+      holdId: "h2",
+      amount: "1",
+      kind: "PAYMENT",
+      reference: null,
+      description: null,
+      expiresAtMs: null,
+      expiresInSeconds: null,
+    },
+    capture: { type: "capture", holdId: "h1", amount: "1", final: false, to: null },
+    release: { type: "release", holdId: "h1" },
     update: update({ a: 1 }),
     suspend,
     activate,
     close,
+  };
+
+  const named: Hold = {
+    holdId: "h1",
+    walletId: "w1",
+    amountMinor: amountMinor(1_00),
+    capturedMinor: amountMinor(0),
+    status: "ACTIVE",
+    kind: "PAYMENT",
+    reference: null,
+    description: null,
+    expiresAtMs: null,
+    createdAtMs: 1_000,
+    capturedAtMs: null,
+    releasedAtMs: null,
   };
 
   it.each<[WalletCommand["type"], none: Answer, active: Answer, suspended: Answer, closed: Answer]>(
@@ -800,6 +829,9 @@ describe("every command in every status", () => {
       ["credit", "wallet_not_found", "WalletCredited", "wallet_not_active", "wallet_not_active"],
       ["debit", "wallet_not_found", "WalletDebited", "wallet_not_active", "wallet_not_active"],
       ["transfer", "wallet_not_found", "TransferSent", "wallet_not_active", "wallet_not_active"],
+      ["hold", "wallet_not_found", "HoldPlaced", "wallet_not_active", "wallet_not_active"],
+      ["capture", "wallet_not_found", "HoldCaptured", "wallet_not_active", "wallet_not_active"],
+      ["release", "wallet_not_found", "HoldReleased", "HoldReleased", "wallet_not_active"],
       [
         "update",
         "wallet_not_found",
@@ -814,7 +846,10 @@ describe("every command in every status", () => {
   )("%s: none %s, active %s, suspended %s, closed %s", (type, ...answers) => {
     const given = type === "close" ? states : funded;
     const got = given.map((state): Answer => {
-      const decision = decide("w1", state, commands[type], at());
+      const decision = decide("w1", state, commands[type], {
+        ...at(),
+        holds: { named, activeCount: 1 },
+      });
       return decision.ok ? decision.events[0]!.type : decision.rejection.code;
     });
     expect(got).toEqual(answers);
@@ -904,6 +939,41 @@ describe("the sentence of a rejection", () => {
       [
         notEmpty(12_50, 2_00, 7),
         "Wallet w1 cannot be closed: it has a balance of 12.50 USD and 2.00 USD on hold and 0.07 USD in pending transfers",
+      ],
+    ],
+    hold_not_found: [
+      [{ code: "hold_not_found", walletId: "w1", holdId: "h1" }, "Wallet w1 has no hold h1"],
+    ],
+    hold_not_active: [
+      [
+        { code: "hold_not_active", walletId: "w1", holdId: "h1", status: "EXPIRED" },
+        "Hold h1 of wallet w1 is expired, not active",
+      ],
+    ],
+    capture_exceeds_hold: [
+      [
+        {
+          code: "capture_exceeds_hold",
+          walletId: "w1",
+          holdId: "h1",
+          remainingMinor: amountMinor(10_00),
+          requestedMinor: amountMinor(25_00),
+          currency: "USD",
+          decimalPlaces: 2,
+        },
+        "Hold h1 of wallet w1 has 10.00 USD left, requested 25.00 USD",
+      ],
+    ],
+    invalid_expiry: [
+      [
+        { code: "invalid_expiry", walletId: "w1", expiresAtMs: 0, nowMs: 60_500 },
+        "A hold of wallet w1 must expire in the future, not 60.5 s ago",
+      ],
+    ],
+    too_many_holds: [
+      [
+        { code: "too_many_holds", walletId: "w1", holdsMax: 10_000 },
+        "Wallet w1 has 10000 active holds, as many as it may have",
       ],
     ],
     metadata_too_large: [

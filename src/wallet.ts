@@ -7,8 +7,8 @@
  *                                 |                                              |
  *                                 +----------------WalletClosed------------------+--> CLOSED (final)
  *
- * ACTIVE: money moves. SUSPENDED: no money in or out, except a transfer that comes back; metadata may change, and what has left
- * already arrives. CLOSED: balance and held are 0, nothing of its own is in transit, and nothing happens to it any more.
+ * ACTIVE: money moves. SUSPENDED: no money in or out, except a transfer that comes back; metadata may change, holds may be released
+ * and expire, and what has left already arrives. CLOSED: balance and held are 0, nothing of its own is in transit, and nothing happens to it any more.
  *
  * `activate` says how the wallet shall be: on an active one it is recorded and changes nothing. `suspend` has a reason, and one
  * `activate` ends it: whoever comes second must hear that the wallet is suspended already, so it is refused there. A change of
@@ -19,16 +19,31 @@
  *   2. wallet_not_found, wallet_already_exists; and the wallet under this id is not the one that is meant: owner_mismatch,
  *      currency_mismatch
  *   3. version_conflict       `expectedVersion` is not the wallet's version
- *   4. wallet_not_active      money moves and `suspend` need ACTIVE; `activate`, `close` and `update` anything but CLOSED
- *   5. invalid_amount, amount_out_of_range   the amount does not fit the wallet's asset
- *   6. insufficient_funds     more than available (balance - held)
- *   7. amount_out_of_range    the balance would leave the range
- *   8. wallet_not_empty       close with a balance, holds or pending transfers out of the wallet
- *   9. metadata_too_large     what the change would make of the metadata
+ *   4. wallet_not_active      money moves, `hold`, `capture` and `suspend` need ACTIVE; `release`, `activate`, `close` and `update`
+ *                             anything but CLOSED
+ *   5. hold_not_found         the wallet has no such hold
+ *   6. hold_not_active        the hold has ended, or its time is over
+ *   7. invalid_amount, amount_out_of_range   the amount does not fit the wallet's asset
+ *   8. capture_exceeds_hold   more than is left of the hold
+ *   9. invalid_expiry         a hold that would have expired before it began
+ *  10. insufficient_funds     more than available (balance - held)
+ *  11. too_many_holds         the wallet has as many active holds as it may have
+ *  12. amount_out_of_range    the balance would leave the range
+ *  13. wallet_not_empty       close with a balance, holds or pending transfers out of the wallet
+ *  14. metadata_too_large     what the change would make of the metadata
  * For a transfer that is the payer's list; then come the payee's rules: wallet_not_found, wallet_not_active, currency_mismatch,
  * amount_out_of_range.
  */
 import { formatAmount, inRange, toMinor, ZERO, type AmountMinor } from "./amount.ts";
+import {
+  assertHold,
+  isDue,
+  moveHold,
+  remainingMinor,
+  type Hold,
+  type HoldKind,
+  type HoldMove,
+} from "./hold.ts";
 import { LIMITS } from "./limits.ts";
 import { mergedMetadata, metadataBytes } from "./metadata.ts";
 import type { Rejection, WalletStatus } from "./rejection.ts";
@@ -88,6 +103,28 @@ export type WalletCommand =
       readonly toWalletId: string;
       readonly amount: string;
     }
+  | {
+      readonly type: "hold";
+      readonly holdId: string;
+      readonly amount: string;
+      readonly kind: HoldKind;
+      readonly reference: string | null;
+      readonly description: string | null;
+      /** One of them, or neither. Seconds are counted from the wallet's clock, so that a repeat says the same. */
+      readonly expiresAtMs: number | null;
+      readonly expiresInSeconds: number | null;
+    }
+  | {
+      readonly type: "capture";
+      readonly holdId: string;
+      /** Null: all that is left. */
+      readonly amount: string | null;
+      /** Let go of what is left then. */
+      readonly final: boolean;
+      /** Whom to pay; null: the money leaves the system. */
+      readonly to: { readonly transferId: string; readonly walletId: string } | null;
+    }
+  | { readonly type: "release"; readonly holdId: string }
   /** JSON text of a merge patch for the metadata, as `canonicalMetadata` writes it. */
   | { readonly type: "update"; readonly patch: string }
   | { readonly type: "suspend" }
@@ -109,6 +146,8 @@ export type TransferStep =
       readonly transferId: string;
       readonly toWalletId: string;
       readonly amountMinor: AmountMinor;
+      /** The hold that the transfer has captured, as it is now; null when it was of another kind. */
+      readonly hold: Hold | null;
     };
 
 interface EventBase {
@@ -140,6 +179,25 @@ export type WalletEvent = EventBase &
         readonly transferId: string;
         /** The other wallet: the payee of a sent or returned transfer, the payer of a received one. */
         readonly counterpartyId: string;
+        /** The payer's hold that it has captured, as it is after the event. */
+        readonly hold?: Hold;
+      }
+    | {
+        readonly type: "HoldPlaced";
+        readonly hold: Hold;
+      }
+    | {
+        readonly type: "HoldCaptured";
+        readonly amountMinor: AmountMinor;
+        /** What was left and is available again, since the capture was final. */
+        readonly releasedMinor: AmountMinor;
+        /** As it is after the event. */
+        readonly hold: Hold;
+      }
+    | {
+        readonly type: "HoldReleased" | "HoldExpired";
+        readonly releasedMinor: AmountMinor;
+        readonly hold: Hold;
       }
     | {
         readonly type: "WalletMetadataChanged";
@@ -159,6 +217,13 @@ export interface Circumstances {
   readonly expectedVersion: number | null;
   /** Sum of the transfers out of this wallet without a settled verdict: money that may come back. */
   readonly pendingOutMinor: AmountMinor;
+  /** Left out where the command is none about holds. */
+  readonly holds?: {
+    /** The hold that the command names, as it is; null when the wallet has no such hold. */
+    readonly named: Hold | null;
+    /** How many of the wallet's holds are active. */
+    readonly activeCount: number;
+  };
 }
 
 export type Decision =
@@ -180,9 +245,7 @@ export function decide(
   command: WalletCommand,
   at: Circumstances,
 ): Decision {
-  if (command.type === "transfer" && command.toWalletId === walletId) {
-    return no({ code: "same_wallet", walletId });
-  }
+  if (payeeOf(command) === walletId) return no({ code: "same_wallet", walletId });
   if (command.type === "create") return decideCreate(walletId, state, command, at);
   if (command.type === "credit" || command.type === "debit") {
     if (state === null) return decideFirstUse(walletId, command, at);
@@ -216,6 +279,16 @@ export function decide(
       if (typeof amountMinor !== "number") return no(amountMinor);
       const { transferId, toWalletId: counterpartyId } = command;
       return yes({ type: "TransferSent", amountMinor, transferId, counterpartyId, occurredAtMs });
+    }
+    case "hold":
+      return decideHold(state, command, at, occurredAtMs);
+    case "capture":
+      return decideCapture(state, command, at, occurredAtMs);
+    case "release": {
+      if (state.status === "CLOSED") return no(notActive(state));
+      const found = namedHold(state, command.holdId, at, occurredAtMs);
+      if ("code" in found) return no(found);
+      return yes(endHold(found, { type: "released" }, occurredAtMs));
     }
     case "update": {
       if (state.status === "CLOSED") return no(notActive(state));
@@ -286,6 +359,125 @@ function decideFirstUse(
   return decideCreate(walletId, null, { type: "create", ...identity, initialBalance }, at, kind);
 }
 
+/** Whom the command would pay; null when nobody. */
+export function payeeOf(command: WalletCommand): string | null {
+  if (command.type === "transfer") return command.toWalletId;
+  return command.type === "capture" && command.to !== null ? command.to.walletId : null;
+}
+
+function decideHold(
+  state: WalletState,
+  command: Extract<WalletCommand, { type: "hold" }>,
+  at: Circumstances,
+  occurredAtMs: number,
+): Decision {
+  const problem = checkActive(state);
+  if (problem !== null) return no(problem);
+  const amountMinor = amountFor(state, command.amount);
+  if (typeof amountMinor !== "number") return no(amountMinor);
+  const { walletId } = state;
+  const { holdId, kind, reference, description, expiresInSeconds } = command;
+  const expiresAtMs =
+    expiresInSeconds === null ? command.expiresAtMs : occurredAtMs + expiresInSeconds * 1_000;
+  if (expiresAtMs !== null && expiresAtMs <= occurredAtMs) {
+    return no({ code: "invalid_expiry", walletId, expiresAtMs, nowMs: occurredAtMs });
+  }
+  const tooMuch = checkAvailable(state, amountMinor);
+  if (tooMuch !== null) return no(tooMuch);
+  const holdsMax = LIMITS.holdsPerWalletMax;
+  if ((at.holds?.activeCount ?? 0) >= holdsMax) {
+    return no({ code: "too_many_holds", walletId, holdsMax });
+  }
+  const hold: Hold = {
+    holdId,
+    walletId,
+    amountMinor,
+    capturedMinor: ZERO,
+    status: "ACTIVE",
+    kind,
+    reference,
+    description,
+    expiresAtMs,
+    createdAtMs: occurredAtMs,
+    capturedAtMs: null,
+    releasedAtMs: null,
+  };
+  return yes({ type: "HoldPlaced", hold, occurredAtMs });
+}
+
+function decideCapture(
+  state: WalletState,
+  command: Extract<WalletCommand, { type: "capture" }>,
+  at: Circumstances,
+  occurredAtMs: number,
+): Decision {
+  const problem = checkActive(state);
+  if (problem !== null) return no(problem);
+  const found = namedHold(state, command.holdId, at, occurredAtMs);
+  if ("code" in found) return no(found);
+  const leftMinor = remainingMinor(found);
+  const amountMinor = command.amount === null ? leftMinor : amountFor(state, command.amount);
+  if (typeof amountMinor !== "number") return no(amountMinor);
+  if (amountMinor > leftMinor) {
+    const { walletId, currency, decimalPlaces } = state;
+    const amounts = { remainingMinor: leftMinor, requestedMinor: amountMinor };
+    const asset = { currency, decimalPlaces };
+    return no({
+      code: "capture_exceeds_hold",
+      walletId,
+      holdId: found.holdId,
+      ...amounts,
+      ...asset,
+    });
+  }
+  if (command.to !== null) {
+    // The rest of a final one stays held until the payee has taken the money: it may still be refused.
+    const hold = moveHold(found, { type: "captured", amountMinor, isFinal: false }, occurredAtMs);
+    const { transferId, walletId: counterpartyId } = command.to;
+    const sent = { amountMinor, transferId, counterpartyId, hold };
+    return yes({ type: "TransferSent", ...sent, occurredAtMs });
+  }
+  const isFinal = command.final;
+  const hold = moveHold(found, { type: "captured", amountMinor, isFinal }, occurredAtMs);
+  const releasedMinor = isFinal ? ((leftMinor - amountMinor) as AmountMinor) : ZERO;
+  return yes({ type: "HoldCaptured", amountMinor, releasedMinor, hold, occurredAtMs });
+}
+
+/** The hold that a command names, if money of it can still move; by the wallet's clock, since nobody may have written its end yet. */
+function namedHold(
+  { walletId }: WalletState,
+  holdId: string,
+  { holds }: Circumstances,
+  atMs: number,
+): Hold | Rejection {
+  const hold = holds?.named ?? null;
+  if (hold === null) return { code: "hold_not_found", walletId, holdId };
+  const status = isDue(hold, atMs) ? "EXPIRED" : hold.status;
+  return status === "ACTIVE" ? hold : { code: "hold_not_active", walletId, holdId, status };
+}
+
+function endHold(
+  before: Hold,
+  move: Extract<HoldMove, { type: "released" | "expired" | "completed" }>,
+  occurredAtMs: number,
+): WalletEvent {
+  const type = move.type === "expired" ? "HoldExpired" : "HoldReleased";
+  const hold = moveHold(before, move, occurredAtMs);
+  return { type, releasedMinor: remainingMinor(before), hold, occurredAtMs };
+}
+
+/** What happens to a hold whose time is over, by the wallet's clock; null when it is not, or when it has ended. */
+export function expiryEvent(state: WalletState, hold: Hold, nowMs: number): WalletEvent | null {
+  const occurredAtMs = Math.max(nowMs, state.updatedAtMs);
+  return isDue(hold, occurredAtMs) ? endHold(hold, { type: "expired" }, occurredAtMs) : null;
+}
+
+/** What a final capture does to the hold once its payee has the money; null when it has ended meanwhile. */
+export function completionEvent(state: WalletState, hold: Hold, nowMs: number): WalletEvent | null {
+  const occurredAtMs = Math.max(nowMs, state.updatedAtMs);
+  return hold.status === "ACTIVE" ? endHold(hold, { type: "completed" }, occurredAtMs) : null;
+}
+
 /**
  * Would this wallet take the transfer? The payee's rules, asked before money leaves the payer (binding nobody) and again when
  * it arrives (final). Null is yes.
@@ -326,6 +518,9 @@ export function transferEvent(
         transferId,
         amountMinor,
         counterpartyId: step.toWalletId,
+        ...(step.hold !== null && {
+          hold: moveHold(step.hold, { type: "returned", amountMinor }, occurredAtMs),
+        }),
         occurredAtMs,
       };
 }
@@ -359,12 +554,17 @@ export function apply(
   }
   switch (event.type) {
     case "WalletCredited":
+      return moved(state, event.amountMinor, 0, event.occurredAtMs);
+    case "WalletDebited":
+      return moved(state, -event.amountMinor, 0, event.occurredAtMs);
+    case "TransferSent":
     case "TransferReceived":
     case "TransferReturned":
-      return moved(state, event.amountMinor, event.occurredAtMs);
-    case "WalletDebited":
-    case "TransferSent":
-      return moved(state, -event.amountMinor, event.occurredAtMs);
+    case "HoldPlaced":
+    case "HoldCaptured":
+    case "HoldReleased":
+    case "HoldExpired":
+      return movedHeld(state, event);
     case "WalletMetadataChanged": {
       const { metadata, occurredAtMs: updatedAtMs } = event;
       return { ...state, metadata, version: state.version + 1, updatedAtMs };
@@ -381,10 +581,50 @@ export function apply(
   }
 }
 
-function moved(state: WalletState, deltaMinor: number, occurredAtMs: number): WalletState {
+/** What may touch holds: events of their own, and transfers that have captured from one. */
+function movedHeld(
+  state: WalletState,
+  event: Extract<WalletEvent, { type: `Hold${string}` } | { transferId: string }>,
+): WalletState {
+  const { hold, occurredAtMs } = event;
+  if (hold !== undefined) assertHold(hold);
+  switch (event.type) {
+    case "TransferReceived":
+      return moved(state, event.amountMinor, 0, occurredAtMs);
+    case "TransferSent": {
+      const delta = -event.amountMinor;
+      return moved(state, delta, hold === undefined ? 0 : delta, occurredAtMs);
+    }
+    case "TransferReturned": {
+      const delta = event.amountMinor;
+      return moved(state, delta, hold?.status === "ACTIVE" ? delta : 0, occurredAtMs);
+    }
+    case "HoldPlaced":
+      return moved(state, 0, remainingMinor(event.hold), occurredAtMs);
+    case "HoldCaptured": {
+      const { amountMinor, releasedMinor } = event;
+      return moved(state, -amountMinor, -(amountMinor + releasedMinor), occurredAtMs);
+    }
+    case "HoldReleased":
+    case "HoldExpired":
+      return moved(state, 0, -event.releasedMinor, occurredAtMs);
+    default:
+      return event satisfies never;
+  }
+}
+
+function moved(
+  state: WalletState,
+  deltaMinor: number,
+  heldDeltaMinor: number,
+  occurredAtMs: number,
+): WalletState {
   const balanceMinor = state.balanceMinor + deltaMinor;
-  if (!inRange(balanceMinor) || balanceMinor < state.heldMinor) {
-    throw new Error(`wallet ${state.walletId} would have balance ${balanceMinor}`);
+  const heldMinor = state.heldMinor + heldDeltaMinor;
+  if (!inRange(balanceMinor) || !inRange(heldMinor) || heldMinor < 0 || balanceMinor < heldMinor) {
+    throw new Error(
+      `wallet ${state.walletId} would have balance ${balanceMinor} and ${heldMinor} held`,
+    );
   }
   // Written out, not spread: this is the hottest allocation of a lane, and one shape keeps it monomorphic.
   return {
@@ -393,7 +633,7 @@ function moved(state: WalletState, deltaMinor: number, occurredAtMs: number): Wa
     currency: state.currency,
     decimalPlaces: state.decimalPlaces,
     balanceMinor,
-    heldMinor: state.heldMinor,
+    heldMinor,
     status: state.status,
     version: state.version + 1,
     metadata: state.metadata,
@@ -446,8 +686,12 @@ function amountOut(state: WalletState, amount: string): AmountMinor | Rejection 
   if (problem !== null) return problem;
   const requestedMinor = amountFor(state, amount);
   if (typeof requestedMinor !== "number") return requestedMinor;
+  return checkAvailable(state, requestedMinor) ?? requestedMinor;
+}
+
+function checkAvailable(state: WalletState, requestedMinor: AmountMinor): Rejection | null {
   const available = availableMinor(state);
-  if (requestedMinor <= available) return requestedMinor;
+  if (requestedMinor <= available) return null;
   const { walletId, currency, decimalPlaces } = state;
   return {
     code: "insufficient_funds",

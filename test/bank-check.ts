@@ -15,6 +15,9 @@ export interface CheckedCommand {
     | "credit"
     | "debit"
     | "transfer"
+    | "hold"
+    | "capture"
+    | "release"
     | "update"
     | "suspend"
     | "activate"
@@ -22,10 +25,12 @@ export interface CheckedCommand {
   readonly walletId: string;
   /** The wallet's id is only proposed: what counts is the one of the first creation with this key. */
   readonly isIdProposed?: boolean;
-  /** Of a transfer. */
+  /** Of a transfer, or of a capture that is one. */
   readonly toWalletId: string | null;
   /** 0 when no money moves. */
   readonly amountMinor: number;
+  /** A capture of all that is left, whatever that is. */
+  readonly isAmountOpen?: boolean;
   readonly expectedVersion: number | null;
   /** Of the input; null without a caller's key, left out where nobody sends two inputs under one key. */
   readonly fingerprint?: string | null;
@@ -74,6 +79,8 @@ export interface BookedEvent {
   readonly type: WalletEventType;
   readonly amountMinor: number | null;
   readonly balanceMinor: number;
+  /** Where nobody holds anything it may be left out. */
+  readonly heldMinor?: number;
   readonly status: string;
   readonly transferId: string | null;
   readonly commandId: string | null;
@@ -154,6 +161,10 @@ const SIGNS: Readonly<Record<WalletEventType, number>> = {
   TransferSent: -1,
   TransferReceived: 1,
   TransferReturned: 1,
+  HoldPlaced: 0,
+  HoldCaptured: -1,
+  HoldReleased: 0,
+  HoldExpired: 0,
   WalletMetadataChanged: 0,
   WalletSuspended: 0,
   WalletActivated: 0,
@@ -171,6 +182,7 @@ const STATUSES: Partial<Record<WalletEventType, string>> = {
 function mayHappen(type: WalletEventType, status: string): boolean {
   if (type === "WalletCreated") return status === "none";
   if (status === "none" || status === "CLOSED") return false;
+  if (type === "HoldPlaced") return status === "ACTIVE";
   return status === "ACTIVE" || SIGNS[type] === 0 || type === "TransferReturned";
 }
 
@@ -238,6 +250,9 @@ const EVENT_OF: Readonly<Record<CheckedCommand["kind"], WalletEventType>> = {
   credit: "WalletCredited",
   debit: "WalletDebited",
   transfer: "TransferSent",
+  hold: "HoldPlaced",
+  capture: "HoldCaptured",
+  release: "HoldReleased",
   update: "WalletMetadataChanged",
   suspend: "WalletSuspended",
   activate: "WalletActivated",
@@ -325,12 +340,18 @@ function checkEntry(entry: CheckedEntry, index: Index, isResolved: boolean): str
 /** The event is what the command asked for, in its place. */
 function checkEvent(entry: CheckedEntry, event: BookedEvent, index: Index, must: Must): void {
   const { command, floor, toFloor } = entry;
-  const { kind, amountMinor, expectedVersion } = command;
-  const isIt = event.type === EVENT_OF[kind] && (event.amountMinor ?? 0) === amountMinor;
-  must(isIt, `became ${JSON.stringify(event)}`);
+  const { kind, toWalletId, expectedVersion } = command;
+  const type = toWalletId === null ? EVENT_OF[kind] : "TransferSent";
+  // What a hold sets aside stays in the wallet.
+  const wanted = kind === "hold" ? 0 : command.amountMinor;
+  const amountMinor = event.amountMinor ?? 0;
+  must(
+    event.type === type && (command.isAmountOpen === true || amountMinor === wanted),
+    `became ${JSON.stringify(event)}`,
+  );
   must(expectedVersion === null || event.version === expectedVersion + 1, "ignored its condition");
   must(event.version > floor, `is at ${event.version}, after ${floor} had been told`);
-  if (kind !== "transfer") return;
+  if (toWalletId === null) return;
   const transfer = index.transfers.get(event.transferId ?? "");
   const isRecorded =
     transfer?.commandId === command.key && transfer.toWalletId === command.toWalletId;
@@ -394,7 +415,9 @@ function checkRejections(
     if (availableMinor === null) continue;
     const wasThere = index.histories
       .get(command.walletId)
-      ?.some(({ version, balanceMinor }) => balanceMinor === availableMinor && version >= floor);
+      ?.some(({ version, balanceMinor, heldMinor = 0 }) => {
+        return balanceMinor - heldMinor === availableMinor && version >= floor;
+      });
     must(
       wasThere === true && availableMinor < command.amountMinor,
       "was rejected for a wrong reason",

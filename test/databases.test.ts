@@ -414,6 +414,7 @@ describe("the read model", () => {
       transfers,
       verdicts: [],
       settled: [],
+      holds: new Map(),
       fence: epochs[place]!,
     });
     expect(result).toEqual({ type: "committed" });
@@ -447,6 +448,8 @@ describe("the read model", () => {
       description: null,
       createdAtMs: T0,
       settledAtMs: null,
+      holdId: null,
+      isHoldFinal: false,
     };
     await commit(fromWalletId, body, transfer.commandId, [transfer]);
     return transfer;

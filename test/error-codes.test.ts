@@ -9,6 +9,7 @@ import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 import { ERRORS, type ErrorCode } from "../gateway/errors.ts";
 import { LIMITS } from "../src/limits.ts";
+import { shardOf } from "../src/shard.ts";
 import { startCoffer } from "./process.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 import { startStack, unique, type Stack } from "./stack.ts";
@@ -45,6 +46,13 @@ interface Told {
 
 async function open(fields: object = {}): Promise<string> {
   return (await stack.open({ initialBalance: 10, ...fields })).id;
+}
+
+/** A wallet with 5.00 of its 10.00 on hold. */
+async function openHold(): Promise<[string, string]> {
+  const walletId = await open();
+  const { body } = await stack.post<{ id: string }>(`/wallets/${walletId}/holds`, { amount: 5 });
+  return [walletId, body.id];
 }
 
 /** Bytes on a socket, and what comes back until the server closes it. */
@@ -116,6 +124,36 @@ const WAYS: { readonly [Code in ErrorCode]: () => Promise<Told> } = {
     await stack.post("/assets", { code: "GOLD:USD", name: "Gold in USD", decimalPlaces: 2 });
     await topUp("user", "GOLD:USD");
     return topUp("user:GOLD", "USD");
+  },
+  hold_not_found: async () => stack.post(`/wallets/${await open()}/holds/nothing/release`, {}),
+  async hold_not_active() {
+    const [walletId, holdId] = await openHold();
+    await stack.post(`/wallets/${walletId}/holds/${holdId}/release`, {});
+    return stack.post(`/wallets/${walletId}/holds/${holdId}/capture`, {});
+  },
+  async capture_exceeds_hold() {
+    const [walletId, holdId] = await openHold();
+    return stack.post(`/wallets/${walletId}/holds/${holdId}/capture`, { amount: 5.01 });
+  },
+  async invalid_expiry() {
+    const expiresAt = new Date(Date.now() - 1_000).toISOString();
+    return stack.post(`/wallets/${await open()}/holds`, { amount: 5, expiresAt });
+  },
+  async too_many_holds() {
+    // Written by hand, since ten thousand commands take their time
+    const walletId = unique("full");
+    const values = [walletId, shardOf(walletId), LIMITS.holdsPerWalletMax];
+    await stack.sql(
+      `INSERT INTO wallets (wallet_id, shard, currency, decimal_places, balance, held, status, version, metadata, created_at, updated_at)
+       VALUES ($1, $2, 'USD', 2, 2 * $3, $3, 'ACTIVE', $3, '{}', now(), now())`,
+      values,
+    );
+    await stack.sql(
+      `INSERT INTO holds (wallet_id, hold_id, shard, amount, captured, status, kind, created_at)
+       SELECT $1, 'h' || n, $2, 1, 0, 'ACTIVE', 'OTHER', now() FROM generate_series(1, $3) n`,
+      values,
+    );
+    return stack.post(`/wallets/${walletId}/holds`, { amount: 0.01 });
   },
   asset_already_exists: () =>
     stack.post("/assets", { code: "USD", name: "Mine", decimalPlaces: 2 }),

@@ -80,7 +80,9 @@ describe("over HTTP", () => {
 });
 
 /** What each endpoint needs; the type refuses a table that misses one. */
-const BODIES: { [Name in keyof typeof NATS_REQUESTS]: ((stake: Stake) => object) | null } = {
+const BODIES: {
+  [Name in keyof typeof NATS_REQUESTS]: ((stake: Stake) => object | Promise<object>) | null;
+} = {
   create: null,
   get: null,
   credit: ({ from }) => ({ walletId: from, amount: 10 }),
@@ -90,12 +92,20 @@ const BODIES: { [Name in keyof typeof NATS_REQUESTS]: ((stake: Stake) => object)
   suspend: ({ empty }) => ({ walletId: empty }),
   activate: ({ empty }) => ({ walletId: empty }),
   close: ({ empty }) => ({ walletId: empty }),
+  hold: ({ from }) => ({ walletId: from, amount: 10 }),
+  capture: async ({ from }) => ({ walletId: from, holdId: await holdOn(from) }),
+  release: async ({ from }) => ({ walletId: from, holdId: await holdOn(from) }),
 };
+
+async function holdOn(walletId: string): Promise<string> {
+  const { body } = await stack.post<{ id: string }>(`/wallets/${walletId}/holds`, { amount: 10 });
+  return body.id;
+}
 
 describe("over NATS", () => {
   it.each(Object.entries(BODIES))("%s looks at it", async (name, of) => {
     if (of === null) return;
-    const body = of(stake) as { walletId: string };
+    const body = (await of(stake)) as { walletId: string };
     const before = await stack.wallet(body.walletId);
     const ask = async (expectedVersion: number) => {
       const json = JSON.stringify({ ...body, expectedVersion });

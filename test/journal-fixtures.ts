@@ -4,7 +4,8 @@
  */
 import { amountMinor } from "../src/amount.ts";
 import { chainHash } from "../src/chain.ts";
-import type { NewEvent, Writes } from "../src/journal.ts";
+import { moveHold, remainingMinor, type Hold } from "../src/hold.ts";
+import { holdKey, type NewEvent, type Writes } from "../src/journal.ts";
 import type { Rejection } from "../src/rejection.ts";
 import { shardOf } from "../src/shard.ts";
 import type { Transfer, Verdict } from "../src/transfer.ts";
@@ -31,6 +32,7 @@ export function draft(epochs: ReadonlyMap<number, number>): Draft {
     transfers: [],
     verdicts: [],
     settled: [],
+    holds: new Map(),
     fence: new Map(),
   };
 }
@@ -81,6 +83,10 @@ export function put(
   });
   writes.events.push(row);
   writes.wallets.set(walletId, { state: after, baseVersion, hash: row.hash });
+  if ("hold" in event) {
+    const isNew = event.type === "HoldPlaced" || writes.holds.get(holdKey(event.hold))?.isNew;
+    writes.holds.set(holdKey(event.hold), { hold: event.hold, isNew: isNew === true });
+  }
   const { commandId } = rest;
   if (commandId !== undefined && commandId !== null) writes.lookups.push({ walletId, commandId });
   speakFor(writes, walletId);
@@ -103,6 +109,53 @@ export function credited(minor: number): WalletEvent {
 
 export function metadataChanged(metadata: string): WalletEvent {
   return { type: "WalletMetadataChanged", metadata, occurredAtMs: NOW_MS };
+}
+
+/** A hold of the wallet, and the event that places it. */
+export function holdOf(walletId: string, minor: number, expiresAtMs: number | null = null): Hold {
+  return {
+    holdId: unique("hold"),
+    walletId,
+    amountMinor: amountMinor(minor),
+    capturedMinor: amountMinor(0),
+    status: "ACTIVE",
+    kind: "ESCROW",
+    reference: 'a "reference"',
+    description: null,
+    expiresAtMs,
+    createdAtMs: NOW_MS,
+    capturedAtMs: null,
+    releasedAtMs: null,
+  };
+}
+
+export function placed(hold: Hold): WalletEvent {
+  return { type: "HoldPlaced", hold, occurredAtMs: NOW_MS };
+}
+
+/** The event of a release, with the hold after it. */
+export function released(
+  before: Hold,
+): Extract<WalletEvent, { type: "HoldReleased" | "HoldExpired" }> {
+  const hold = moveHold(before, { type: "released" }, NOW_MS);
+  return {
+    type: "HoldReleased",
+    releasedMinor: remainingMinor(before),
+    hold,
+    occurredAtMs: NOW_MS,
+  };
+}
+
+/** The event of a capture of the amount, with the hold after it. */
+export function captured(
+  before: Hold,
+  minor: number,
+): Extract<WalletEvent, { type: "HoldCaptured" }> {
+  const amount = amountMinor(minor);
+  const move = { type: "captured", amountMinor: amount, isFinal: false } as const;
+  const hold = moveHold(before, move, NOW_MS);
+  const releasedMinor = amountMinor(0);
+  return { type: "HoldCaptured", amountMinor: amount, releasedMinor, hold, occurredAtMs: NOW_MS };
 }
 
 function moved(
@@ -166,6 +219,8 @@ export function transferBetween(from: WalletState, toWalletId: string, minor: nu
     description: "rent",
     createdAtMs: NOW_MS,
     settledAtMs: null,
+    holdId: null,
+    isHoldFinal: false,
   };
 }
 

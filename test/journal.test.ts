@@ -78,6 +78,7 @@ function draft(): Draft {
     transfers: [],
     verdicts: [],
     settled: [],
+    holds: new Map(),
     fence: new Map(),
   };
 }
@@ -181,6 +182,8 @@ function transferBetween(from: WalletState, toWalletId: string, minor: number): 
     description: "rent",
     createdAtMs: NOW_MS,
     settledAtMs: null,
+    holdId: null,
+    isHoldFinal: false,
   };
 }
 
@@ -244,11 +247,11 @@ async function reserved(): Promise<Transfer> {
 }
 
 async function walletNow(walletId: string): Promise<WalletState> {
-  return (await journal.loadWallets([walletId])).get(walletId)!.state!;
+  return (await journal.loadWallets([walletId])).wallets.get(walletId)!.state!;
 }
 
 async function versionOf(walletId: string): Promise<number | undefined> {
-  return (await journal.loadWallets([walletId])).get(walletId)?.state?.version;
+  return (await journal.loadWallets([walletId])).wallets.get(walletId)?.state?.version;
 }
 
 const COUNTS = `
@@ -320,7 +323,7 @@ describe("one commit", () => {
 
     // Then all of it is there, and the books are in order
     const missingId = unique("w");
-    const states = await journal.loadWallets([newId, walletId, missingId]);
+    const { wallets: states } = await journal.loadWallets([newId, walletId, missingId]);
     expect(Object.fromEntries([...states].map(([id, { state }]) => [id, state]))).toEqual({
       [newId]: created,
       [walletId]: received,

@@ -47,7 +47,7 @@ describe("a seed", () => {
 
   test("that fails tells what was violated, and of whom", async () => {
     const { violations, lines } = await simulate({
-      seed: 1,
+      seed: 3,
       plant: "noDurableVerdict",
       trace: true,
     });
@@ -63,6 +63,7 @@ describe("a planted bug", () => {
     ["replyBeforeCommit", 10],
     ["noDurableCommand", 10],
     ["noDurableVerdict", 50],
+    ["noDurableHold", 30],
     ["lookupOutsideTransaction", 100],
     ["noEpochCheck", 150],
     ["positionRelay", 100],

@@ -8,7 +8,8 @@ import { setImmediate as turn } from "node:timers/promises";
 import pg from "pg";
 import { expect, inject, onTestFinished } from "vitest";
 import { buildLane, type Lane } from "../actors/lane.ts";
-import type { AppendResult, Journal, LoadedWallet, Writes } from "../src/journal.ts";
+import type { Hold } from "../src/hold.ts";
+import type { AppendResult, HoldKey, Journal, LoadedWallets, Writes } from "../src/journal.ts";
 import { chainHashOfRow } from "../src/chain.ts";
 import { LIMITS } from "../src/limits.ts";
 import { EVENT_COLUMNS } from "../src/postgres-rows.ts";
@@ -95,12 +96,53 @@ export function transfer(
   return commandOf(walletId, { type: "transfer", transferId, toWalletId, amount }, rest);
 }
 
+type Place = Extract<WalletCommand, { type: "hold" }>;
+
+export function placing(
+  walletId: string,
+  amount: string,
+  over: Partial<Place> = {},
+  rest: Partial<Command> = {},
+): Command {
+  const body: Place = {
+    type: "hold",
+    holdId: unique("hold"),
+    amount,
+    kind: "PAYMENT",
+    reference: null,
+    description: null,
+    expiresAtMs: null,
+    expiresInSeconds: null,
+    ...over,
+  };
+  return commandOf(walletId, body, rest);
+}
+
+/** `toWalletId`: pays it to a wallet. */
+export function capture(
+  { walletId, holdId }: HoldKey,
+  amount: string | null,
+  { final = false, toWalletId }: { final?: boolean; toWalletId?: string } = {},
+): Command {
+  const to =
+    toWalletId === undefined ? null : { transferId: unique("transfer"), walletId: toWalletId };
+  return commandOf(walletId, { type: "capture", holdId, amount, final, to });
+}
+
+export function release({ walletId, holdId }: HoldKey): Command {
+  return commandOf(walletId, { type: "release", holdId });
+}
+
 /** What a client sends who asks again under the same key: the gateway makes another transfer id. */
 export function repeated(command: Command): Command {
   const { body } = command;
-  return body.type === "transfer"
-    ? { ...command, body: { ...body, transferId: unique("transfer") } }
-    : command;
+  if (body.type === "transfer") {
+    return { ...command, body: { ...body, transferId: unique("transfer") } };
+  }
+  if (body.type === "hold") return { ...command, body: { ...body, holdId: unique("hold") } };
+  if (body.type !== "capture" || body.to === null) return command;
+  const to = { ...body.to, transferId: unique("transfer") };
+  return { ...command, body: { ...body, to } };
 }
 
 /** Puts other bounds in force until the test ends. */
@@ -120,10 +162,12 @@ export interface JournalHooks {
   append?: (writes: Writes, apply: () => Promise<AppendResult>) => Promise<AppendResult>;
   claim?: (claim: () => Promise<Map<number, number>>) => Promise<Map<number, number>>;
   loadWallets?: (
-    load: () => Promise<Map<string, LoadedWallet>>,
+    load: () => Promise<LoadedWallets>,
     walletIds: readonly string[],
-  ) => Promise<Map<string, LoadedWallet>>;
+  ) => Promise<LoadedWallets>;
   loadCreated?: (load: () => Promise<Map<string, string>>) => Promise<Map<string, string>>;
+  loadHolds?: (load: () => Promise<Hold[]>) => Promise<Hold[]>;
+  loadDueHolds?: (load: () => Promise<HoldKey[]>) => Promise<HoldKey[]>;
 }
 
 export interface LanePlan {
@@ -136,7 +180,13 @@ export interface StagedLane extends LanePlan {
   readonly lane: Lane;
   readonly hooks: JournalHooks;
   /** Calls that reached the database. */
-  readonly calls: { append: number; loadWallets: number; loadCreated: number };
+  readonly calls: {
+    append: number;
+    loadWallets: number;
+    loadCreated: number;
+    loadHolds: number;
+    loadDueHolds: number;
+  };
   /** Shards it reported as lost. */
   readonly lost: number[];
   isAlive: boolean;
@@ -245,6 +295,20 @@ export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Sta
         };
         return staged().hooks.loadCreated?.(load) ?? load();
       },
+      loadHolds(keys) {
+        const load = () => {
+          staged().calls.loadHolds += 1;
+          return call(() => real.loadHolds(keys));
+        };
+        return staged().hooks.loadHolds?.(load) ?? load();
+      },
+      loadDueHolds(...question) {
+        const load = () => {
+          staged().calls.loadDueHolds += 1;
+          return call(() => real.loadDueHolds(...question));
+        };
+        return staged().hooks.loadDueHolds?.(load) ?? load();
+      },
       loadPendingTransfers: (shards) => call(() => real.loadPendingTransfers(shards)),
       append(writes) {
         const apply = () => {
@@ -270,7 +334,7 @@ export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Sta
         if (staged.isAlive) crashes.push(error);
       },
     });
-    const calls = { append: 0, loadWallets: 0, loadCreated: 0 };
+    const calls = { append: 0, loadWallets: 0, loadCreated: 0, loadHolds: 0, loadDueHolds: 0 };
     const staged: StagedLane = { ...plan, lane, hooks: {}, calls, lost: [], isAlive: true };
     byName.set(plan.name, staged);
     tickLane(staged);
@@ -561,6 +625,21 @@ const VIOLATIONS = {
   "a wallet without its last event's hash": `
     SELECT w.wallet_id FROM wallets w LEFT JOIN events e ON e.wallet_id = w.wallet_id AND e.version = w.version
     WHERE w.hash IS DISTINCT FROM e.hash`,
+  "a wallet whose holds have not left what it holds": `
+    SELECT w.wallet_id, w.held, sum(h.amount - h.captured) FROM wallets w
+    LEFT JOIN holds h ON h.wallet_id = w.wallet_id AND h.status = 'ACTIVE'
+    GROUP BY w.wallet_id HAVING w.held <> coalesce(sum(h.amount - h.captured), 0)`,
+  "a hold that is not what its last event says": `
+    SELECT h.hold_id, h.status, h.captured, e.hold FROM holds h
+    LEFT JOIN LATERAL (
+      SELECT e.data -> 'hold' AS hold FROM events e
+      WHERE e.wallet_id = h.wallet_id AND e.data #>> '{hold,holdId}' = h.hold_id ORDER BY e.version DESC LIMIT 1
+    ) e ON true
+    WHERE e.hold ->> 'status' IS DISTINCT FROM h.status OR (e.hold ->> 'capturedMinor')::bigint IS DISTINCT FROM h.captured`,
+  "a transfer whose hold its event does not name": `
+    SELECT t.transfer_id, t.hold_id FROM transfers t
+    JOIN events e ON e.wallet_id = t.from_wallet AND e.version = t.from_version
+    WHERE t.hold_id IS DISTINCT FROM e.data #>> '{hold,holdId}'`,
 };
 
 const CHAIN = `
@@ -603,7 +682,10 @@ export async function checkBooks(database: TestDatabase): Promise<void> {
     const event = { kind: "CREDIT", ...rest, ...data, metadata } as unknown as WalletEvent;
     const state = apply(walletId, folded.get(walletId) ?? null, event);
     // Compared by hand first: an expectation for each of thousands of events takes seconds.
-    const isEqual = state.balanceMinor === after.balanceMinor && state.status === after.status;
+    const isEqual =
+      state.balanceMinor === after.balanceMinor &&
+      state.heldMinor === after.heldMinor &&
+      state.status === after.status;
     if (!isEqual || state.version !== version) expect({ version, ...after }).toEqual(state);
     folded.set(walletId, state);
   }

@@ -4,13 +4,14 @@
  * once. All they saw is in the history. When the faults are over, `resolve` repeats whatever has no outcome, under the same id.
  */
 import { createHash } from "node:crypto";
+import type { Hold, HoldKind } from "../../src/hold.ts";
 import { LIMITS } from "../../src/limits.ts";
 import type { Command, Outcome } from "../../src/protocol.ts";
 import { shardOf } from "../../src/shard.ts";
 import type { WalletCommand, WalletState } from "../../src/wallet.ts";
 import type { Cluster, GatewayMember, GatewayRun } from "./cluster.ts";
 import type { HistoryEntry, Recorder } from "./history.ts";
-import type { Scheduler } from "./scheduler.ts";
+import { EPOCH_MS, type Scheduler } from "./scheduler.ts";
 
 export interface BankDeps {
   readonly scheduler: Scheduler;
@@ -39,6 +40,7 @@ export interface Bank {
 }
 
 const OWNERS = ["owner-a", "owner-b"] as const;
+const HOLDS_KNOWN = 20;
 
 interface Reached {
   readonly outcome: Outcome;
@@ -58,8 +60,11 @@ export function buildBank(deps: BankDeps): Bank {
   /** Highest version that somebody was told of. */
   const told = new Map<string, number>();
   const attempts = new Map<HistoryEntry, number>();
+  /** Holds that somebody was told of; the latest ones. */
+  const holds: Hold[] = [];
   /** Wallets come and go while transfers are on their way. */
   const isRestless = random.chance(0.2);
+  const isHolding = random.chance(0.5);
   const pauseMsMax = (2 * deps.lengthMs * deps.callers) / (0.6 * deps.commands);
   let lastNumber = 0;
   let busy = 0;
@@ -143,6 +148,10 @@ export function buildBank(deps: BankDeps): Bank {
     };
     if (outcome.type === "done") see(outcome.wallet);
     if (outcome.type === "transferred") see(outcome.transfer.from);
+    const hold = outcome.type === "done" ? outcome.hold : undefined;
+    if (hold?.status !== "ACTIVE") return;
+    if (holds.length === HOLDS_KNOWN) holds.shift();
+    holds.push(hold);
   }
 
   /** What a gateway makes of the same request: the same id, and new ids where it makes them. */
@@ -150,9 +159,14 @@ export function buildBank(deps: BankDeps): Bank {
     const { body, commandId } = command;
     const fingerprint = command.fingerprint ?? fingerprintOf(command);
     const walletId = command.proposedId ? proposal(commandId) : command.walletId;
-    return body.type === "transfer"
-      ? { ...command, fingerprint, walletId, body: { ...body, transferId: random.uuid() } }
-      : { ...command, fingerprint, walletId };
+    return { ...command, fingerprint, walletId, body: renamed(body) };
+  }
+
+  function renamed(body: WalletCommand): WalletCommand {
+    if (body.type === "transfer") return { ...body, transferId: random.uuid() };
+    if (body.type === "hold") return { ...body, holdId: random.uuid() };
+    if (body.type !== "capture" || body.to === null) return body;
+    return { ...body, to: { ...body.to, transferId: random.uuid() } };
   }
 
   // --- Callers ---
@@ -193,6 +207,7 @@ export function buildBank(deps: BankDeps): Bank {
       const restless = random.pick(walletIds.slice(1));
       return begin(restless, { type: random.pick(["suspend", "activate", "activate", "close"]) });
     }
+    if (isHolding && random.chance(0.4)) return aboutHold(walletId, amount, expectedVersion);
     if (kind < 50) {
       const drawn = random.pick(walletIds);
       const isSelf = drawn === walletId && random.chance(0.9);
@@ -216,6 +231,43 @@ export function buildBank(deps: BankDeps): Bank {
     if (kind < 95) return begin(side, { type: "suspend" });
     if (kind < 99 || unopened.includes(side)) return begin(side, { type: "activate" });
     return begin(side, { type: "close" });
+  }
+
+  /** Places holds, and captures and releases those that were told of, also ended ones, some of them at the moment they expire. */
+  function aboutHold(
+    walletId: string,
+    amount: number,
+    expectedVersion: number | null,
+  ): HistoryEntry {
+    const isPlacing = holds.length === 0 || random.chance(0.35);
+    if (isPlacing) {
+      const expiry = random.below(4);
+      const body = {
+        type: "hold",
+        holdId: random.uuid(),
+        amount: String(amount),
+        kind: random.pick<HoldKind>(["PAYMENT", "ESCROW", "OTHER"]),
+        reference: random.chance(0.3) ? `order-${lastNumber}` : null,
+        description: null,
+        expiresAtMs:
+          expiry === 0 ? EPOCH_MS + Math.floor(scheduler.nowMs) + random.below(6_000) - 200 : null,
+        expiresInSeconds: expiry === 1 ? 1 + random.below(8) : null,
+      } as const;
+      return begin(walletId, body, { expectedVersion });
+    }
+    const hold = random.pick(holds);
+    const { holdId, walletId: holder } = hold;
+    if (random.chance(0.2)) return begin(holder, { type: "release", holdId });
+    const part = 1 + random.below(hold.amountMinor);
+    const payee = random.pick(walletIds);
+    const body = {
+      type: "capture",
+      holdId: random.chance(0.02) ? random.uuid() : holdId,
+      amount: random.chance(0.4) ? null : String(part / 100),
+      final: random.chance(0.3),
+      to: random.chance(0.5) ? { transferId: random.uuid(), walletId: payee } : null,
+    } as const;
+    return begin(holder, body);
   }
 
   /** Few keys, so that changes meet: some set one, some take one away, some fill the wallet's metadata up to its bound. */
@@ -339,8 +391,14 @@ function isSettled({ answers }: HistoryEntry): boolean {
 
 /** Digest of what the caller asked for, without what a gateway makes up. */
 export function fingerprintOf({ walletId, proposedId, body, expectedVersion }: Command): string {
-  const { transferId: _, ...input } = { transferId: null, ...body };
-  const meaning = JSON.stringify([proposedId ? null : walletId, expectedVersion, input]);
+  const {
+    transferId: _,
+    holdId,
+    to,
+    ...input
+  } = { transferId: null, holdId: "", to: null, ...body };
+  const named = body.type === "hold" ? null : [holdId, to?.walletId ?? null];
+  const meaning = JSON.stringify([proposedId ? null : walletId, expectedVersion, input, named]);
   return createHash("sha256").update(meaning).digest("base64url").slice(0, 22);
 }
 

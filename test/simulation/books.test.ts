@@ -154,7 +154,7 @@ async function run(): Promise<void> {
   const posted = send(staging.transfer(payer, payee, "7.00"));
   const from = await transferred(posted.command, payee);
   const { transferId } = tablesOf(payer).events.at(-1)!;
-  const ends = { transferId: transferId!, from, toWalletId: payee };
+  const ends = { transferId: transferId!, from, toWalletId: payee, hold: null };
   const answer = { ...ends, to: now(payee), toVersion: now(payee).version };
   const pending = { ...ends, to: null, toVersion: null, status: "pending" } as const;
   history.answered(posted, { type: "transferred", transfer: pending, replayed: false });
@@ -445,6 +445,7 @@ describe("finds", () => {
             to: null,
             toWalletId: "x",
             toVersion: null,
+            hold: null,
           },
         }),
     ],

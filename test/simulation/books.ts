@@ -19,6 +19,7 @@ import {
   type CheckedEntry,
 } from "../bank-check.ts";
 import type { EventRow, SimulatedDatabase } from "./database.ts";
+import { checkHolds } from "./hold-books.ts";
 import { metadataAt } from "./tables.ts";
 import type { Answer, FeedRecord, History, HistoryEntry } from "./history.ts";
 
@@ -42,6 +43,7 @@ export function checkBooks(databases: Databases, history: History): string[] {
     ...checkRows(ledger),
     ...checkTransfers(books),
     ...checkMoney(ledger),
+    ...checkHolds(databases, history),
     ...checkEntries(books, entriesOf(ledger, history), { isResolved: false }),
     ...history.entries.flatMap((entry) => checkStates(ledger, entry)),
     ...history.feeds.flatMap((feed) => checkFeed(ledger, feed)),
@@ -90,6 +92,7 @@ function checkPlaces(databases: Databases): string[] {
       ...[...tables.rejections.values()].map(({ walletId }) => walletId),
       ...[...tables.transfers.values()].map(({ fromWalletId }) => fromWalletId),
       ...[...tables.verdicts.values()].map(({ toWalletId }) => toWalletId),
+      ...[...tables.holds.values()].map(({ walletId }) => walletId),
     ];
     const strangers = new Set(
       walletIds.filter((walletId) => shardOf(walletId) % databases.length !== index),
@@ -117,7 +120,7 @@ function checkRows({ wallets, eventsOf }: Ledger): string[] {
       !isAsMade ||
       !isAsChanged ||
       wallet.updatedAtMs !== last?.occurredAtMs ||
-      wallet.heldMinor !== 0
+      wallet.heldMinor !== last.heldMinor
     ) {
       problems.push(`${walletId} is not what its events made: ${JSON.stringify(wallet)}`);
     }
@@ -128,7 +131,8 @@ function checkRows({ wallets, eventsOf }: Ledger): string[] {
     }
     for (const [index, { version, type, occurredAtMs, account }] of events.entries()) {
       const isTransit = type.startsWith("Transfer");
-      const isMoney = isTransit || type === "WalletCredited" || type === "WalletDebited";
+      const isWorld = ["WalletCredited", "WalletDebited", "HoldCaptured"].includes(type);
+      const isMoney = isTransit || isWorld;
       const wanted = isTransit ? "system:transit" : isMoney ? "system:world" : null;
       if (account !== wanted) problems.push(`${walletId}:${version} is booked on ${account}`);
       if (index > 0 && occurredAtMs < events[index - 1]!.occurredAtMs) {
@@ -152,7 +156,7 @@ function checkMoney({ wallets, eventsOf }: Ledger): string[] {
   for (const { walletId, currency, balanceMinor } of wallets.values()) {
     book(currency, "wallets", balanceMinor);
     for (const { type, amountMinor, account } of eventsOf.get(walletId) ?? []) {
-      const isOut = type === "WalletDebited" || type === "TransferSent";
+      const isOut = ["WalletDebited", "TransferSent", "HoldCaptured"].includes(type);
       if (account !== null) book(currency, account, isOut ? amountMinor! : -amountMinor!);
     }
   }
@@ -218,7 +222,8 @@ function entriesOf(ledger: Ledger, history: History): CheckedEntry[] {
 }
 
 function payeeOf({ body }: Command): string | null {
-  return body.type === "transfer" ? body.toWalletId : null;
+  if (body.type === "transfer") return body.toWalletId;
+  return body.type === "capture" ? (body.to?.walletId ?? null) : null;
 }
 
 function versionsIn(outcome: Outcome): [string, number | null][] {
@@ -257,6 +262,7 @@ function commandOf({ wallets }: Ledger, command: Command): CheckedCommand {
     isIdProposed: command.proposedId,
     toWalletId: payeeOf(command),
     amountMinor: amount === null ? 0 : parsed.ok ? parsed.minor : Number.NaN,
+    isAmountOpen: body.type === "capture" && body.amount === null,
     expectedVersion,
     fingerprint,
   };

@@ -297,7 +297,7 @@ function withCleanWrites(journal: Journal): Journal {
     ...journal,
     append(writes) {
       const { events, wallets, rejections, lookups, verdictLookups } = writes;
-      const { transfers, verdicts, settled, fence } = writes;
+      const { transfers, verdicts, settled, holds, fence } = writes;
       const clean: Writes = {
         events,
         wallets,
@@ -307,6 +307,7 @@ function withCleanWrites(journal: Journal): Journal {
         transfers,
         verdicts,
         settled,
+        holds,
         fence,
       };
       return journal.append(clean);

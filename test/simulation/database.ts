@@ -12,7 +12,8 @@
  * connection tells.
  */
 import type { Time } from "../../src/clock.ts";
-import type { AppendResult, Journal } from "../../src/journal.ts";
+import type { Hold } from "../../src/hold.ts";
+import { holdKey, type AppendResult, type Journal } from "../../src/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { ReadUnavailable } from "../../src/postgres-read-model.ts";
 import type { Operation, ReadModel, StoredEvent } from "../../src/read-model.ts";
@@ -39,7 +40,7 @@ export type { EventRow, Plants, Tables };
 export type CallKind =
   | "append"
   | "claim"
-  /** Recovery reads: wallets, created, pending transfers. */
+  /** Recovery reads: wallets, created, pending transfers, holds. */
   | "load"
   | "read shards"
   | "take shards"
@@ -249,17 +250,32 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
           return new Map(rows.map(({ shard, epoch }) => [shard, epoch]));
         }),
       loadWallets: (walletIds) =>
-        ask(
-          caller,
-          "load",
-          ({ wallets, eventsOf }) =>
-            new Map(
-              walletIds.map((id) => {
-                const hash = eventsOf.get(id)?.at(-1)?.hash ?? null;
-                return [id, { state: wallets.get(id) ?? null, hash }];
-              }),
-            ),
+        ask(caller, "load", ({ wallets, eventsOf, holds }) => ({
+          wallets: new Map(
+            walletIds.map((id) => {
+              const hash = eventsOf.get(id)?.at(-1)?.hash ?? null;
+              return [id, { state: wallets.get(id) ?? null, hash }];
+            }),
+          ),
+          holds: [...holds.values()].filter(
+            ({ walletId, status }) => status === "ACTIVE" && walletIds.includes(walletId),
+          ),
+        })),
+      loadHolds: (keys) =>
+        ask(caller, "load", ({ holds }) =>
+          keys.map((key) => holds.get(holdKey(key))).filter((hold) => hold !== undefined),
         ),
+      loadDueHolds: (shards, atMs, limit) =>
+        ask(caller, "load", ({ holds }) => {
+          const asked = new Set(shards);
+          const isDue = ({ status, expiresAtMs, walletId }: Hold): boolean =>
+            status === "ACTIVE" &&
+            expiresAtMs !== null &&
+            expiresAtMs <= atMs &&
+            asked.has(shardOf(walletId));
+          const due = [...holds.values()].filter(isDue).slice(0, limit);
+          return due.map(({ walletId, holdId }) => ({ walletId, holdId }));
+        }),
       loadCreated: (commandIds) => ask(caller, "load", () => createdBy(tables, commandIds)),
       loadPendingTransfers: (shards) => ask(caller, "load", () => pendingOf(tables, shards)),
       async append(given) {
@@ -281,7 +297,7 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
             return () => {
               const reason = conflictOf(tables, writes, plants);
               if (reason !== null) return { type: "stale", reason };
-              write(tables, writes, xid, firstPosition);
+              write(tables, writes, xid, firstPosition, plants);
               return { type: "committed" };
             };
           },
@@ -432,7 +448,14 @@ function firstReason(answers: readonly PromiseSettledResult<unknown>[]): unknown
 /** What gateways and feeds of a simulated cluster ask. */
 export type SimulatedReads = Pick<
   ReadModel,
-  "wallet" | "walletsById" | "walletAt" | "walletIdsOfOwner" | "events" | "transfer" | "operations"
+  | "wallet"
+  | "walletsById"
+  | "walletAt"
+  | "walletIdsOfOwner"
+  | "events"
+  | "transfer"
+  | "operations"
+  | "holdAt"
 >;
 
 /** Reads of all databases; a wallet is where its shard is. */
@@ -476,6 +499,11 @@ export function buildSimulatedReads(
         const { balanceMinor, heldMinor, status, occurredAtMs: updatedAtMs } = event;
         const metadata = metadataAt(tables, walletId, version);
         return { ...wallet, balanceMinor, heldMinor, status, version, metadata, updatedAtMs };
+      }),
+    holdAt: (walletId, version) =>
+      at(walletId).ask(caller, "read", ({ byVersion }) => {
+        const hold = byVersion.get(`${walletId} ${version}`)?.data?.["hold"];
+        return (hold ?? null) as Hold | null;
       }),
     async walletIdsOfOwner(ownerId, limit) {
       const found = await everywhere(({ wallets }) =>

@@ -2,6 +2,7 @@
  * Whether every "no" was true: it must have been so at some moment between the command's first sending and its answer, by the history of
  * the wallets. Whoever decides on a state that was superseded, or that never came to be, is found here.
  */
+import type { Hold } from "../../src/hold.ts";
 import type { Rejection } from "../../src/rejection.ts";
 import type { EventRow, SimulatedDatabase } from "./database.ts";
 import type { History, HistoryEntry } from "./history.ts";
@@ -44,14 +45,20 @@ function problemsOf(
     if (walletId === null) return [];
     const floor = told.get(walletId) ?? -1;
     const since = (eventsOf.get(walletId) ?? []).filter(({ version }) => version >= floor);
-    if (couldBe(rejection, floor, since)) return [];
+    const all = eventsOf.get(walletId) ?? [];
+    if (couldBe(rejection, floor, since, all)) return [];
     const text = JSON.stringify(rejection);
     return [`${command.commandId}: ${text} was not true when ${walletId}:${floor} had been told`];
   });
 }
 
 /** `since`: the wallet's events from the version `floor` on, each with the status and balance after it. */
-function couldBe(rejection: Rejection, floor: number, since: readonly EventRow[]): boolean {
+function couldBe(
+  rejection: Rejection,
+  floor: number,
+  since: readonly EventRow[],
+  all: readonly EventRow[],
+): boolean {
   switch (rejection.code) {
     case "wallet_not_found":
       return floor === -1;
@@ -70,6 +77,26 @@ function couldBe(rejection: Rejection, floor: number, since: readonly EventRow[]
         ({ balanceMinor, heldMinor }) =>
           balanceMinor === rejection.balanceMinor && heldMinor === rejection.heldMinor,
       );
+    case "hold_not_found":
+      return holdsSince(all, rejection.holdId, -1).every(({ placedAt }) => placedAt > floor);
+    case "hold_not_active": {
+      const { holdId, status } = rejection;
+      // Its time may be over before anybody has written that.
+      return holdsSince(all, holdId, floor).some(
+        ({ hold }) => hold.status === status || (status === "EXPIRED" && hold.expiresAtMs !== null),
+      );
+    }
+    case "capture_exceeds_hold": {
+      const { holdId, remainingMinor, requestedMinor } = rejection;
+      return holdsSince(all, holdId, floor).some(
+        ({ hold: { amountMinor, capturedMinor } }) =>
+          amountMinor - capturedMinor === remainingMinor && remainingMinor < requestedMinor,
+      );
+    }
+    case "invalid_expiry":
+      return rejection.expiresAtMs <= rejection.nowMs;
+    case "too_many_holds":
+      return false;
     case "metadata_too_large":
     case "currency_mismatch":
     case "owner_mismatch":
@@ -82,4 +109,19 @@ function couldBe(rejection: Rejection, floor: number, since: readonly EventRow[]
     default:
       return rejection satisfies never;
   }
+}
+
+/** A hold as it was at the version `floor` of its wallet, and as each event since has made it. */
+function holdsSince(
+  all: readonly EventRow[],
+  holdId: string,
+  floor: number,
+): { hold: Hold; placedAt: number }[] {
+  const states = all.flatMap(({ version, data }) => {
+    const hold = data?.["hold"] as Hold | undefined;
+    return hold?.holdId === holdId ? [{ hold, version }] : [];
+  });
+  const placedAt = states[0]?.version ?? 0;
+  const atFloor = states.findLastIndex(({ version }) => version <= floor);
+  return states.slice(Math.max(atFloor, 0)).map(({ hold }) => ({ hold, placedAt }));
 }

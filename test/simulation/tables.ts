@@ -3,17 +3,19 @@
  * them. It is only state and its moves, without time: `database.ts` says when each transaction begins and commits, and calls in
  * here at its commit point, where everything happens at once or not at all.
  */
-import type {
-  AppendResult,
-  KnownCommand,
-  KnownVerdict,
-  NewEvent,
-  NewRejection,
-  NewVerdict,
-  Writes,
+import {
+  holdKey,
+  type AppendResult,
+  type KnownCommand,
+  type KnownVerdict,
+  type NewEvent,
+  type NewRejection,
+  type NewVerdict,
+  type Writes,
 } from "../../src/journal.ts";
 import type { AmountMinor } from "../../src/amount.ts";
 import { accountOf, dataOf } from "../../src/event-row.ts";
+import type { Hold } from "../../src/hold.ts";
 import type { StoredEvent } from "../../src/read-model.ts";
 import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { ShardOwner } from "../../src/shard-table.ts";
@@ -44,6 +46,8 @@ export interface Plants {
   readonly noDurableCommand?: boolean;
   /** Verdicts are not remembered in the same way. */
   readonly noDurableVerdict?: boolean;
+  /** What becomes of a hold is written into the wallet and not into the hold: whoever wakes the wallet has it as it was placed. */
+  readonly noDurableHold?: boolean;
 }
 
 export interface Tables {
@@ -58,6 +62,8 @@ export interface Tables {
   readonly wallets: Map<string, WalletState>;
   readonly transfers: Map<string, Transfer>;
   readonly verdicts: Map<string, NewVerdict>;
+  /** By `holdKey`. */
+  readonly holds: Map<string, Hold>;
 }
 
 export function buildTables(): Tables {
@@ -71,6 +77,7 @@ export function buildTables(): Tables {
     wallets: new Map(),
     transfers: new Map(),
     verdicts: new Map(),
+    holds: new Map(),
   };
 }
 
@@ -129,10 +136,10 @@ export function lookUp(
  */
 export function copyOf(writes: Writes): Writes {
   const { events, wallets, rejections, lookups, verdictLookups } = writes;
-  const { transfers, verdicts, settled, fence } = writes;
+  const { transfers, verdicts, settled, holds, fence } = writes;
   const [ids, rows] = [
     { lookups, verdictLookups },
-    { transfers, verdicts, settled },
+    { transfers, verdicts, settled, holds },
   ];
   return structuredClone({ events, wallets, rejections, ...ids, ...rows, fence });
 }
@@ -175,7 +182,18 @@ export function checkRows(writes: Writes): void {
     check(["ACTIVE", "SUSPENDED", "CLOSED"].includes(state.status), "wallets", state);
     check(state.status !== "CLOSED" || state.balanceMinor === 0, "wallets", state);
   }
+  for (const { hold } of writes.holds.values()) {
+    const { amountMinor, capturedMinor, status, capturedAtMs, releasedAtMs } = hold;
+    const isEnded = status === "RELEASED" || status === "EXPIRED";
+    check(isAmount(amountMinor) && capturedMinor >= 0, "holds", hold);
+    check(capturedMinor <= amountMinor, "holds", hold);
+    check(status !== "ACTIVE" || capturedMinor < amountMinor, "holds", hold);
+    check(status !== "ACTIVE" || releasedAtMs === null, "holds", hold);
+    check((status === "CAPTURED") === (capturedAtMs !== null), "holds", hold);
+    check(!isEnded || releasedAtMs !== null, "holds", hold);
+  }
   for (const row of writes.transfers) {
+    check(row.holdId !== null || !row.isHoldFinal, "transfers", row);
     check(row.fromWalletId !== row.toWalletId && isAmount(row.amountMinor), "transfers", row);
   }
   for (const row of writes.settled) {
@@ -197,6 +215,7 @@ export function checkFence(writes: Writes): void {
     ...writes.transfers.map(({ fromWalletId }) => fromWalletId),
     ...writes.settled.map(({ fromWalletId }) => fromWalletId),
     ...writes.verdicts.map(({ toWalletId }) => toWalletId),
+    ...Array.from(writes.holds.values(), ({ hold }) => hold.walletId),
   ];
   for (const walletId of walletIds) {
     if (!writes.fence.has(shardOf(walletId))) {
@@ -210,7 +229,8 @@ export function conflictOf(tables: Tables, writes: Writes, plants: Plants): stri
   return (
     commandConflict(tables, writes, plants) ??
     versionConflict(tables, writes, plants) ??
-    transferConflict(tables, writes, plants)
+    transferConflict(tables, writes, plants) ??
+    holdConflict(tables, writes)
   );
 }
 
@@ -254,6 +274,13 @@ function versionConflict(tables: Tables, writes: Writes, plants: Plants): string
   return null;
 }
 
+function holdConflict(tables: Tables, { holds }: Writes): string | null {
+  for (const [key, { isNew }] of holds) {
+    if (tables.holds.has(key) === isNew) return `hold ${key} is ${isNew ? "" : "not "}there`;
+  }
+  return null;
+}
+
 function transferConflict(tables: Tables, writes: Writes, plants: Plants): string | null {
   const idOf = ({ transferId }: { transferId: string }): string => transferId;
   const begun = duplicate(writes.transfers.map(idOf), (id) => tables.transfers.has(id));
@@ -273,7 +300,13 @@ function transferConflict(tables: Tables, writes: Writes, plants: Plants): strin
 // --- Writing --------------------------------------------------------------------------------------------------------------
 
 /** Writes all of it; `conflictOf` has found nothing before. */
-export function write(tables: Tables, writes: Writes, xid: number, firstPosition: number): void {
+export function write(
+  tables: Tables,
+  writes: Writes,
+  xid: number,
+  firstPosition: number,
+  plants: Plants,
+): void {
   writes.events.forEach((event, index) => {
     putEvent(tables, { ...storedOf(event), xid, position: firstPosition + index });
   });
@@ -292,6 +325,9 @@ export function write(tables: Tables, writes: Writes, xid: number, firstPosition
   }
   for (const row of writes.transfers) tables.transfers.set(row.transferId, row);
   for (const row of writes.verdicts) tables.verdicts.set(row.transferId, row);
+  for (const { hold, isNew } of writes.holds.values()) {
+    if (isNew || plants.noDurableHold !== true) tables.holds.set(holdKey(hold), hold);
+  }
   for (const { transferId, status, toVersion, rejection, settledAtMs } of writes.settled) {
     const before = tables.transfers.get(transferId)!;
     const end = { status, toVersion, rejection, settledAtMs };

@@ -3,6 +3,7 @@
  * resolved, the world runs until it is quiet, and everything that was seen and stored is held against the invariants
  * (docs/architecture.md). Not getting quiet in time is a violation like any other: "every transfer settles", "service resumes".
  */
+import { isDue } from "../../src/hold.ts";
 import type { AppendResult, Journal } from "../../src/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { buildBank, fingerprintOf, type Bank } from "./bank.ts";
@@ -23,6 +24,7 @@ import { buildSubscribers } from "./subscribers.ts";
 export const PLANTS = [
   "noDurableVerdict",
   "noDurableCommand",
+  "noDurableHold",
   "noEpochCheck",
   "lookupOutsideTransaction",
   /** A commit is reported before it is one. */
@@ -59,6 +61,8 @@ export interface RunResult {
 /** From the end of the faults until everything must be settled and told: a caller's patience twice, and a slow re-drive. */
 const QUIET_WITHIN_MS = 45_000;
 const LOOK_MS = 250;
+/** From the time of a hold until it must have expired, whoever sleeps. */
+const EXPIRES_WITHIN_MS = 2_000;
 
 /** One run at a time: bounds in force are common to all that runs in this thread. */
 export async function simulate(options: RunOptions): Promise<RunResult> {
@@ -216,7 +220,10 @@ async function run(
     for (const relay of relays) violations.push(...relay.problems());
   }
   for (const { tables } of databases) {
-    for (const { status } of tables.transfers.values()) count(`transfer: ${status}`);
+    for (const { status, holdId } of tables.transfers.values()) {
+      count(`${holdId === null ? "transfer" : "capture"}: ${status}`);
+    }
+    for (const { status } of tables.holds.values()) count(`hold: ${status}`);
   }
   return {
     seed,
@@ -241,6 +248,7 @@ function plantsOf(plant: Plant | undefined): Plants {
   switch (plant) {
     case "noDurableVerdict":
     case "noDurableCommand":
+    case "noDurableHold":
     case "noEpochCheck":
     case "lookupOutsideTransaction":
       return { [plant]: true };
@@ -288,7 +296,7 @@ async function quieten(world: Quietening): Promise<void> {
   }
 }
 
-function unrestOf({ bank, cluster, databases, recorder }: Quietening): string[] {
+function unrestOf({ scheduler, bank, cluster, databases, recorder }: Quietening): string[] {
   const unrest: string[] = [];
   if (!bank.isDone) unrest.push(...bank.open().map((entry) => `${entry} has no outcome`), "busy");
   const served = new Map<number, string>();
@@ -312,6 +320,10 @@ function unrestOf({ bank, cluster, databases, recorder }: Quietening): string[] 
       if (status === "pending") unrest.push(`transfer ${transferId} is pending`);
     }
     for (const { walletId, version } of tables.wallets.values()) heads.set(walletId, version);
+    const nowMs = EPOCH_MS + scheduler.nowMs;
+    for (const hold of tables.holds.values()) {
+      if (isDue(hold, nowMs - EXPIRES_WITHIN_MS)) unrest.push(`hold ${hold.holdId} is not expired`);
+    }
   }
   for (const { subscriber, walletId, from, frames, isOpen } of recorder.feeds) {
     const head = heads.get(walletId);

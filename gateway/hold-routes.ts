@@ -1,0 +1,159 @@
+/**
+ * The routes of holds: place, capture, release, and the two reads. The writes go the way of every command (`wallet-routes.ts`), and
+ * differ in what they answer: a hold, or a hold with its wallet, and with the transfer when the capture pays another wallet.
+ */
+import type { FastifyInstance } from "fastify";
+
+import { LIMITS } from "../src/limits.ts";
+import type { ReadModel } from "../src/read-model.ts";
+import { captureBody, holdBody } from "./answers.ts";
+import { ApiException, rejectionError } from "./errors.ts";
+import type { InputTypes } from "./http-server.ts";
+import { idCursor, rowsOf } from "./pages.ts";
+import { existing } from "./read-routes.ts";
+import {
+  CaptureAnswer,
+  CaptureBody,
+  Hold,
+  HoldPage,
+  HoldParams,
+  HoldsQuery,
+  NoQuery,
+  PlaceHoldBody,
+  problems,
+  ref,
+  ReleaseAnswer,
+  ReleaseBody,
+  WalletParams,
+} from "./schemas.ts";
+import {
+  buildRun,
+  mismatch,
+  takeNoBody,
+  type Respond,
+  type WalletRoutesDeps,
+} from "./wallet-routes.ts";
+
+export interface HoldRoutesDeps extends WalletRoutesDeps {
+  readonly readModel: Pick<ReadModel, "wallet" | "hold" | "holds">;
+}
+
+export function addHoldRoutes(app: FastifyInstance, deps: HoldRoutesDeps): void {
+  addHoldWrites(app, deps);
+  addHoldReads(app, deps.readModel);
+}
+
+function addHoldWrites(app: FastifyInstance, deps: WalletRoutesDeps): void {
+  const run = buildRun(deps);
+  const routes = app.withTypeProvider<InputTypes>();
+  const tags = ["holds"];
+  routes.post(
+    "/wallets/:walletId/holds",
+    {
+      schema: {
+        tags,
+        summary: "Set money aside",
+        description:
+          "Part of what is available is held until it is captured, released, or expires. The balance stays as it is.",
+        params: WalletParams,
+        body: PlaceHoldBody,
+        response: { 201: ref(Hold), ...problems },
+      },
+    },
+    (request, reply) =>
+      run(request, reply, "hold", request.params.walletId, request.body, respondPlaced),
+  );
+  routes.post(
+    "/wallets/:walletId/holds/:holdId/capture",
+    {
+      schema: {
+        tags,
+        summary: "Capture held money",
+        description:
+          "All that is left, or a part of it, once or several times. With `toWalletId` it is a transfer, 202 while that is pending; if the payee refuses, nothing has happened to the hold. With `final` the rest becomes available: at once, or as soon as the payee has the money.",
+        params: HoldParams,
+        body: CaptureBody,
+        response: { 200: CaptureAnswer, 202: CaptureAnswer, ...problems },
+      },
+      preValidation: takeNoBody,
+    },
+    (request, reply) => {
+      const { walletId, holdId } = request.params;
+      return run(request, reply, "capture", walletId, { ...request.body, holdId }, respondEnd);
+    },
+  );
+  routes.post(
+    "/wallets/:walletId/holds/:holdId/release",
+    {
+      schema: {
+        tags,
+        summary: "Release a hold",
+        description: "What is left of it is available again. Of a suspended wallet too.",
+        params: HoldParams,
+        body: ReleaseBody,
+        response: { 200: ReleaseAnswer, ...problems },
+      },
+      preValidation: takeNoBody,
+    },
+    (request, reply) => {
+      const { walletId, holdId } = request.params;
+      return run(request, reply, "release", walletId, { ...request.body, holdId }, respondEnd);
+    },
+  );
+}
+
+const respondPlaced: Respond = (answer, reply) => {
+  if (answer.type !== "hold") return mismatch();
+  const { hold } = answer;
+  const location = `/wallets/${hold.walletId}/holds/${hold.id}`;
+  return reply.code(201).header("location", location).send(hold);
+};
+
+const respondEnd: Respond = (answer, reply) => {
+  if (answer.type === "wallet") return mismatch();
+  if (answer.type === "transfer" && answer.transfer.status === "pending") reply.code(202);
+  return captureBody(answer);
+};
+
+function addHoldReads(app: FastifyInstance, readModel: HoldRoutesDeps["readModel"]): void {
+  const routes = app.withTypeProvider<InputTypes>();
+  const tags = ["holds"];
+  routes.get(
+    "/wallets/:walletId/holds",
+    {
+      schema: {
+        tags,
+        summary: "A wallet's holds, newest first",
+        params: WalletParams,
+        querystring: HoldsQuery,
+        response: { 200: HoldPage, ...problems },
+      },
+    },
+    async (request, reply) => {
+      const { status = null, limit = LIMITS.pageRowsDefault, cursor } = request.query;
+      const before = idCursor(cursor);
+      const { walletId, decimalPlaces } = await existing(readModel, request.params.walletId);
+      const page = await readModel.holds(walletId, status, limit, before);
+      return rowsOf(request, reply, page).map((hold) => holdBody(hold, decimalPlaces));
+    },
+  );
+  routes.get(
+    "/wallets/:walletId/holds/:holdId",
+    {
+      schema: {
+        tags,
+        summary: "A hold",
+        params: HoldParams,
+        querystring: NoQuery,
+        response: { 200: ref(Hold), ...problems },
+      },
+    },
+    async (request) => {
+      const { holdId } = request.params;
+      const { walletId, decimalPlaces } = await existing(readModel, request.params.walletId);
+      const hold = await readModel.hold(walletId, holdId);
+      if (hold !== null) return holdBody(hold, decimalPlaces);
+      throw new ApiException(rejectionError({ code: "hold_not_found", walletId, holdId }));
+    },
+  );
+}
