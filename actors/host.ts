@@ -10,6 +10,7 @@ import type { HostMeter } from "../src/metrics.ts";
 import {
   addressee,
   SUBJECTS,
+  type BooksStatus,
   type Change,
   type Effects,
   type Fault,
@@ -39,6 +40,8 @@ export interface HostDeps {
   /** Names this run in the shard table. */
   readonly owner: string;
   readonly time: Time;
+  /** What its reconciliation knows, for its status. */
+  readonly books?: () => BooksStatus;
   readonly log: { info(text: string): void; warn(text: string): void; fatal(text: string): void };
   /** Without one nothing is measured. */
   readonly meter?: HostMeter;
@@ -254,6 +257,7 @@ export function buildHost(deps: HostDeps): Host {
         outstanding,
         pendingTransfers: stats?.pendingTransfers ?? 0,
       })),
+      ...(deps.books !== undefined && { books: deps.books() }),
       handOffs: ownership.handOffs,
     };
   }

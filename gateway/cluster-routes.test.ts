@@ -138,8 +138,19 @@ describe("the merged view", () => {
       epoch: 299,
       claimedAt: "2026-01-01T11:30:00.199Z",
       lanes: [],
+      books: null,
       handOffs: [],
     });
+  });
+
+  it("tells what a host knows of its books", async () => {
+    const bus = buildMemoryBus();
+    const lastRunAt = "2026-01-01T11:58:12.250Z";
+    const counts = { differences: 2, warnings: 1, walletsChecked: 5_120 };
+    const books = { running: true, lastRunAt, ...counts };
+    answerWith(bus, statusOf("host-a:1", ALL, { books }));
+    const { hosts } = await look(bus, reading(tableOf(() => "host-a:1")));
+    expect(hosts).toMatchObject([{ owner: "host-a:1", books }]);
   });
 
   it("tells two runs of one HOST_ID apart", async () => {
@@ -204,6 +215,7 @@ describe("what arrives in the inbox", () => {
     ["more shards than there are", { ...good, shards: Array(257).fill(1) }],
     ["a lane without figures", { ...good, lanes: [{ name: "lane 0" }] }],
     ["a time that is none", { ...good, startedAt: "yesterday" }],
+    ["books without a time", { ...good, books: { running: false, lastRunAt: "today" } }],
     ["a hand-off of another type", { ...good, handOffs: [{ type: "stolen" }] }],
   ])("is ignored when it is %s", async (_what, message) => {
     const bus = buildMemoryBus();

@@ -199,6 +199,7 @@ function hostBody(
     epoch: hasShards ? holding.epoch : null,
     claimedAt: hasShards ? new Date(holding.claimedAtMs).toISOString() : null,
     lanes: status === undefined ? [] : status.lanes.map((lane) => ({ ...lane })),
+    books: status?.books ?? null,
     handOffs: (status?.handOffs ?? []).map(({ at, type, shards, peer }) => ({
       at,
       type,

@@ -27,6 +27,7 @@ function host(hostId: string, more: Partial<ClusterHostBody> = {}): ClusterHostB
     epoch: 7,
     claimedAt: "2026-01-01T11:00:02.000Z",
     lanes: [lane],
+    books: null,
     handOffs: [],
     ...more,
   };

@@ -712,6 +712,14 @@ const HandOff = Type.Object({
   }),
 });
 
+const Books = Type.Object({
+  running: Type.Boolean({ description: "Whether a reconciliation is under way" }),
+  lastRunAt: Type.Union([Time, Type.Null()], { description: "End of the last whole one" }),
+  differences: Type.Integer({ minimum: 0, description: "More than 0: see `npm run verify`" }),
+  warnings: Count,
+  walletsChecked: Type.Integer({ minimum: 0, description: "Since the host began" }),
+});
+
 const ClusterHost = Type.Object({
   hostId: Type.String({ description: "Its `HOST_ID`" }),
   owner: Type.String({ description: "This run of it, as the shard table names it" }),
@@ -734,6 +742,9 @@ const ClusterHost = Type.Object({
     description: "When it took a shard last, by the database's clock",
   }),
   lanes: Type.Array(ClusterLane),
+  books: Type.Union([Books, Type.Null()], {
+    description: "What its reconciliation knows; null when it has none, or did not answer",
+  }),
   handOffs: Type.Array(HandOff, { description: "Latest first" }),
 });
 export type ClusterHostBody = Static<typeof ClusterHost>;
@@ -806,6 +817,13 @@ export const Cluster = Type.Object(
                 pendingTransfers: 0,
               },
             ],
+            books: {
+              running: false,
+              lastRunAt: "2026-01-01T11:58:12.250Z",
+              differences: 0,
+              warnings: 0,
+              walletsChecked: 51_200,
+            },
             handOffs: [
               {
                 at: "2026-01-01T11:00:02.500Z",
@@ -839,6 +857,7 @@ export const HostStatusMessage = Type.Object({
     Type.Object({ ...ClusterLane.properties, name: ShortText, serving: Type.Boolean() }),
     { maxItems: LIMITS.shardCount },
   ),
+  books: Type.Optional(Books),
   handOffs: Type.Array(
     Type.Object({
       at: Time,

@@ -38,6 +38,8 @@ describe("readConfig", () => {
       rateLimitPerSecond: undefined,
       trustProxy: [],
       isTraced: false,
+      verifyIntervalMinutes: 60,
+      verifyRowsPerSecond: 2_000,
     });
     expect(lanes).toBeGreaterThanOrEqual(1);
     expect(hostId).toMatch(/^[A-Za-z0-9_-]{1,64}$/);
@@ -61,6 +63,8 @@ describe("readConfig", () => {
     [{ HOST: "::1" }, { host: "::1" }],
     [{ LANES: "64" }, { lanes: 64 }],
     [{ HOST_ID: "host-1_b" }, { hostId: "host-1_b" }],
+    [{ VERIFY_INTERVAL_MINUTES: "0" }, { verifyIntervalMinutes: 0 }],
+    [{ VERIFY_ROWS_PER_SECOND: "500" }, { verifyRowsPerSecond: 500 }],
     [{ LOG_LEVEL: "silent" }, { logLevel: "silent" }],
     [{ RATE_LIMIT_PER_SECOND: "50" }, { rateLimitPerSecond: 50 }],
     [{ TRUST_PROXY: "10.0.0.0/8, ::1" }, { trustProxy: ["10.0.0.0/8", "::1"] }],

@@ -32,6 +32,10 @@ export interface Config {
   readonly trustProxy: readonly string[];
   /** Whether spans are exported, by OpenTelemetry's own variables, which its libraries read. */
   readonly isTraced: boolean;
+  /** Pause between two reconciliations of a host, in minutes; 0: none. */
+  readonly verifyIntervalMinutes: number;
+  /** Events, and transfers, that a reconciliation reads per second at most. */
+  readonly verifyRowsPerSecond: number;
 }
 
 /** Its message is meant for the person who started Coffer: one line for each bad variable. */
@@ -90,6 +94,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
       settings.OTEL_TRACES_EXPORTER !== "none" &&
       (settings.OTEL_EXPORTER_OTLP_ENDPOINT ?? settings.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) !==
         undefined,
+    verifyIntervalMinutes: settings.VERIFY_INTERVAL_MINUTES,
+    verifyRowsPerSecond: settings.VERIFY_ROWS_PER_SECOND,
   });
 }
 
@@ -246,6 +252,8 @@ const specification = {
   OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: otlpServer({ default: undefined }),
   OTEL_TRACES_SAMPLER: oneOf(samplers)({ default: undefined }),
   OTEL_TRACES_SAMPLER_ARG: ratio({ default: undefined }),
+  VERIFY_INTERVAL_MINUTES: integer(0, 43_200)({ default: 60 }),
+  VERIFY_ROWS_PER_SECOND: integer(1, 1_000_000)({ default: 2_000 }),
 };
 
 /** Another one for each process, readable in logs. */

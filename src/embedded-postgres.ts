@@ -9,7 +9,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import * as fs from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
@@ -123,6 +123,38 @@ export async function startEmbeddedPostgres(
     releaseLock();
     throw error;
   }
+}
+
+/**
+ * The embedded PostgreSQL of `dataDir` for a visitor: the one that runs in there, for a Coffer at work, or one that is started for
+ * the visit. Its `stop` ends only what was started here. Makes nothing: a folder without a database is refused.
+ * @throws EmbeddedPostgresError when there is no database, or it can neither be reached nor started
+ */
+export async function useEmbeddedPostgres(
+  dataDir: string,
+): Promise<{ url: string; stop(): Promise<void> }> {
+  const given = resolve(dataDir, "postgres");
+  if (!fs.existsSync(join(given, "PG_VERSION"))) {
+    throw new EmbeddedPostgresError(
+      "no_access",
+      `DATA_DIR ${dataDir} has no database; set DATA_DIR to the folder of one, or DATABASE_URL`,
+    );
+  }
+  const cluster = fs.realpathSync(given);
+  const port = runningPort(cluster);
+  if (port === undefined) return await startEmbeddedPostgres({ dataDir });
+  const url = `postgres://${superuser}:${readPassword(cluster)}@127.0.0.1:${port}/${database}`;
+  return { url, stop: () => Promise.resolve() };
+}
+
+/** Port of the PostgreSQL that works on the cluster now; its fourth line (PostgreSQL manual, section 66.1). */
+function runningPort(cluster: string): number | undefined {
+  const pidFile = join(cluster, "postmaster.pid");
+  if (!fs.existsSync(pidFile)) return undefined;
+  const [pid, , , port] = fs.readFileSync(pidFile, "utf8").split("\n").map(Number);
+  const recorded = Number.isInteger(pid) ? inspect(pid!) : undefined;
+  const isRunning = recorded !== undefined && worksOn(recorded, cluster);
+  return isRunning && Number.isInteger(port) && port! > 0 ? port : undefined;
 }
 
 // --- The server process -------------------------------------------------------------------------------------------------

@@ -154,6 +154,34 @@ export const LIMITS = {
   /** A trial balance reads every event: its bound, and how many callers of one process may wait for one. */
   trialBalanceMs: 50_000,
   trialBalancesWaitingMax: 4,
+
+  /** Differences of one kind that a reconciliation names; further ones are only counted. */
+  verifyNamedPerKindMax: 100,
+  /** Events of one read of a reconciliation by hand; about 1 MB. */
+  verifyChunkEvents: 2_000,
+  /** The same in a host, where every chunk keeps the main thread for a moment. */
+  verifyPacedChunkEvents: 200,
+  /** Wallets, or transfers, of one page of a reconciliation. */
+  verifyPageRows: 500,
+  /** Holds of one wallet that a reconciliation remembers; a quarter of a kilobyte each. */
+  verifyHoldsMax: 100_000,
+  /** One statement of a reconciliation in a host, and time to connect. */
+  verifyStatementMs: 10_000,
+  /** Pause before what looks wrong between two databases is read again, and how often: it may have been under way. */
+  verifyRecheckMs: 300,
+  verifyRechecks: 2,
+  /** A transfer that is pending for longer is named: its payee's shard may be out of service. */
+  transferStuckMs: 300_000,
+  /** Pause of a host between its start and its first reconciliation: whoever restarts has other worries. */
+  verifyFirstMs: 60_000,
+  /** Pause of a host after a reconciliation that failed, before it begins anew. */
+  verifyRetryMs: 60_000,
+  /** Events that a rebuild folds while appends wait; more are folded before, again. */
+  rebuildTailEventsMax: 500,
+  /** A rebuild holds appends up no longer than this, also when its process stops in the middle. */
+  rebuildLockMs: 2_000,
+  /** Times a rebuild of one wallet begins anew because too much was appended meanwhile. */
+  rebuildAttemptsMax: 20,
   /** Latest events or transactions that are included with a wallet. */
   includedRows: 20,
 
@@ -358,6 +386,10 @@ assertRelation(
   "a page of a replay, in frames of 512 bytes, must not make a quick client slow",
 );
 assertRelation(LIMITS.feedCloseMs < LIMITS.shutdownMs, "feeds must close before the process does");
+assertRelation(
+  LIMITS.rebuildLockMs < LIMITS.journalStatementMs,
+  "a rebuild must let go before an append that waits for it gives up",
+);
 assertRelation(
   LIMITS.queryRowsMax > LIMITS.pageRowsMax,
   "one row more than a page must be readable",

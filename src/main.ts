@@ -12,6 +12,7 @@ import { uuidv7 } from "uuidv7";
 import { randomUUID } from "node:crypto";
 import { buildHost, type Host } from "../actors/host.ts";
 import { buildPiscinaLanes } from "../actors/piscina-lanes.ts";
+import { buildReconciliation, type Reconciliation } from "../actors/reconciliation.ts";
 import { buildRedisMembership, type RedisMembership } from "../actors/redis-membership.ts";
 import { buildAnswers } from "../gateway/answers.ts";
 import { buildCommandIntake } from "../gateway/command-intake.ts";
@@ -108,11 +109,13 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
     const address = await listen(buildHostServer(parts, running));
     await prepareWhenThere(databases.urls, log);
     await running.host.start();
+    running.reconciliation?.start();
     announce(parts, running.host, address);
     return;
   }
   await prepareWhenThere(databases.urls, log);
   await running.host.start();
+  running.reconciliation?.start();
   announce(parts, running.host, await listen(await startGateway(parts, running)));
 }
 
@@ -149,6 +152,8 @@ interface RunningHost {
   readonly host: Host;
   /** Null: the host is alone. */
   readonly membership: RedisMembership | null;
+  /** Null: switched off. */
+  readonly reconciliation: Reconciliation | null;
 }
 
 function buildRunningHost(parts: Parts): RunningHost {
@@ -163,6 +168,7 @@ function buildRunningHost(parts: Parts): RunningHost {
     ? buildRedisMembership({ redisUrl, name: `coffer-${hostId}`, log })
     : null;
   if (membership !== null) closing.push({ name: "membership", close: () => membership.close() });
+  const reconciliation = buildReconciliationOf(config, databaseUrls, () => host, log);
   const host = buildHost({
     bus,
     shardTable,
@@ -173,6 +179,7 @@ function buildRunningHost(parts: Parts): RunningHost {
     hostId,
     owner: `${hostId}:${randomUUID()}`,
     time: systemTime,
+    ...(reconciliation !== null && { books: () => reconciliation.status() }),
     log,
     meter: metrics.host,
     onFatal(reason) {
@@ -181,14 +188,54 @@ function buildRunningHost(parts: Parts): RunningHost {
     },
   });
   closing.push({ name: "host", close: () => host.drain() });
-  watchHost(parts, host);
-  return { host, membership };
+  if (reconciliation !== null) {
+    closing.push({ name: "reconciliation", close: () => reconciliation.stop() });
+  }
+  watchHost(parts, host, reconciliation);
+  return { host, membership, reconciliation };
+}
+
+function buildReconciliationOf(
+  { verifyIntervalMinutes, verifyRowsPerSecond: rowsPerSecond }: Config,
+  databaseUrls: readonly string[],
+  host: () => Host,
+  log: Logger,
+): Reconciliation | null {
+  if (verifyIntervalMinutes === 0) return null;
+  const intervalMs = verifyIntervalMinutes * 60_000;
+  const firstMs = Math.min(LIMITS.verifyFirstMs, intervalMs);
+  const shards = (): readonly number[] => host().status().shards;
+  const time = systemTime;
+  return buildReconciliation({
+    databaseUrls,
+    intervalMs,
+    firstMs,
+    rowsPerSecond,
+    shards,
+    time,
+    log,
+  });
+}
+
+/** Differences are for people: commands are served all the same, and going down would help nobody. */
+function booksProbe(reconciliation: Reconciliation | null): HealthProbe[] {
+  if (reconciliation === null) return [];
+  return [{ name: "books", isNeededForCommands: false, probe: () => reconciliation.probe() }];
 }
 
 /** What a host's part of `/metrics` is read from. The relay's sinks and the reconciliation come in here: `relay`, `verify`. */
-function watchHost({ metrics, tracing }: Parts, host: Host): void {
+function watchHost(
+  { metrics, tracing }: Parts,
+  host: Host,
+  reconciliation: Reconciliation | null,
+): void {
   metrics.watchHost({
     status: () => host.status(),
+    verify() {
+      const { differences, lastRunAt } = reconciliation?.status() ?? { lastRunAt: null };
+      if (lastRunAt === null || differences === undefined) return null;
+      return { differences, finishedAtMs: Date.parse(lastRunAt) };
+    },
     ...(tracing !== null && { onTraces: (lane, traces) => tracing.committed(lane, traces) }),
   });
 }
@@ -224,8 +271,9 @@ function ownerProbe(bus: Bus): HealthProbe {
 }
 
 /** A host serves its health, so that an orchestrator can watch it; commands come over the bus. */
-function buildHostServer(parts: Parts, { host, membership }: RunningHost): FastifyInstance {
+function buildHostServer(parts: Parts, running: RunningHost): FastifyInstance {
   const { bus, natsBus, version, metrics, log, closing } = parts;
+  const { host, membership, reconciliation } = running;
   const server = buildServer(log, { metrics });
   addMetricsRoute(server, metrics);
   addHealthRoutes(server, {
@@ -235,6 +283,7 @@ function buildHostServer(parts: Parts, { host, membership }: RunningHost): Fasti
       hostProbe(host),
       { name: "bus", isNeededForCommands: true, probe: () => bus.ping(LIMITS.healthCheckMs) },
       ...redisProbe(membership),
+      ...booksProbe(reconciliation),
     ],
     stats: () => ({ bus: natsBus?.stats() ?? {}, host: host.status() }),
   });
@@ -286,7 +335,11 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
     probes:
       running === null
         ? [ownerProbe(bus)]
-        : [hostProbe(running.host), ...redisProbe(running.membership)],
+        : [
+            hostProbe(running.host),
+            ...redisProbe(running.membership),
+            ...booksProbe(running.reconciliation),
+          ],
     ...(natsBus === null ? {} : { busStats: () => natsBus.stats() }),
   });
   await server.register(buildFeedSocket({ hub }));

@@ -197,6 +197,18 @@ export const SUBJECTS = {
   owners: (shard: number): string => `coffer.owners.${shard}`,
 } as const;
 
+/** What a host knows of the books of its shards, by its own reconciliation. */
+export interface BooksStatus {
+  readonly running: boolean;
+  /** End of the last whole run; null: there was none yet. */
+  readonly lastRunAt: string | null;
+  /** As of the last whole run, or more if the one under way has found more. */
+  readonly differences: number;
+  readonly warnings: number;
+  /** Since the host began, in all runs. */
+  readonly walletsChecked: number;
+}
+
 /** Host -> whoever asked on `SUBJECTS.status`: what this host has and does now. */
 export interface HostStatus {
   readonly hostId: string;
@@ -218,6 +230,8 @@ export interface HostStatus {
     readonly outstanding: number;
     readonly pendingTransfers: number;
   }>;
+  /** Left out by a host that does not reconcile. */
+  readonly books?: BooksStatus;
   /** Latest first. */
   readonly handOffs: ReadonlyArray<{
     readonly at: string;

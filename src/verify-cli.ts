@@ -1,0 +1,178 @@
+/**
+ * `npm run verify`: reconciles the books by hand, while hosts serve or not, and names every difference; with `--rebuild` it then writes
+ * each row of `wallets` anew that is not what its events make of it. The databases are those of DATABASE_URL, or else the embedded one under
+ * DATA_DIR: the one that runs there, or one that is started for the run. Exit code 0: nothing is wrong; 1: differences; 2: it
+ * could not look.
+ */
+import { parseArgs } from "node:util";
+import { SingleBar } from "cli-progress";
+import { ConfigError, databaseName, readConfig } from "./config.ts";
+import { watchDeployment } from "./deployment.ts";
+import { DIFFERENCE_KINDS, type DifferenceKind } from "./differences.ts";
+import { useEmbeddedPostgres } from "./embedded-postgres.ts";
+import { migrationStatus } from "./migrate.ts";
+import { rebuildWallet, type Rebuilt } from "./rebuild.ts";
+import { verify, type VerifyProgress, type VerifyReport } from "./verify.ts";
+
+const USAGE = `Usage: npm run verify -- [options]
+  --wallet <id>  only this wallet and the transfers in its history
+  --rebuild      writes rows of wallets anew that are not what their events make of them, while hosts serve
+  --json         one JSON object on standard output
+  --help
+The databases: DATABASE_URL, or else the embedded one under DATA_DIR (.coffer), whether Coffer runs there or not.
+Exit code: 0 nothing is wrong, 1 differences, 2 it could not look.`;
+
+interface Options {
+  readonly walletId: string | undefined;
+  readonly isRebuild: boolean;
+  readonly isJson: boolean;
+}
+
+const print = (line: string): void => void process.stdout.write(`${line}\n`);
+const complain = (line: string): void => void process.stderr.write(`${line}\n`);
+
+process.exitCode = await main().catch((error: unknown) => {
+  const isPlain = error instanceof Error && (error instanceof ConfigError || error.message !== "");
+  complain(isPlain ? error.message : String(error));
+  return 2;
+});
+
+async function main(): Promise<number> {
+  const { values } = parseArgs({
+    options: {
+      wallet: { type: "string" },
+      rebuild: { type: "boolean", default: false },
+      json: { type: "boolean", default: false },
+      help: { type: "boolean", default: false },
+    },
+  });
+  if (values.help) {
+    print(USAGE);
+    return 0;
+  }
+  const options: Options = {
+    walletId: values.wallet,
+    isRebuild: values.rebuild,
+    isJson: values.json,
+  };
+  const { DATABASE_URL, DATA_DIR } = process.env;
+  const { databaseUrls, dataDir } = readConfig({ DATABASE_URL, DATA_DIR });
+  if (databaseUrls.length > 0) return await look(databaseUrls, options);
+  const embedded = await useEmbeddedPostgres(dataDir);
+  try {
+    return await look([embedded.url], options);
+  } finally {
+    await embedded.stop();
+  }
+}
+
+async function look(databaseUrls: readonly string[], options: Options): Promise<number> {
+  await assertUsable(databaseUrls);
+  const rebuilt: Rebuilt[] = [];
+  const report = await reconcile(databaseUrls, options, async (walletId, database) => {
+    if (options.isRebuild) rebuilt.push(await rebuildWallet(databaseUrls[database]!, walletId));
+  });
+  const written = rebuilt.filter(({ type }) => type === "rebuilt");
+  // What was found has been dealt with, or has not: only another look can tell.
+  const after = written.length > 0 ? await reconcile(databaseUrls, options) : null;
+  if (options.isJson)
+    print(JSON.stringify({ ...report, ...(options.isRebuild && { rebuilt, after }) }));
+  else tell(report, rebuilt, after);
+  return (after ?? report).differences === 0 ? 0 : 1;
+}
+
+/** A database of another version, or in another place, would be all differences. */
+async function assertUsable(databaseUrls: readonly string[]): Promise<void> {
+  for (const url of databaseUrls) {
+    const states = await migrationStatus(url);
+    const other = states.find(({ appliedAt, known }) => appliedAt === undefined || !known);
+    if (other === undefined) continue;
+    throw new Error(
+      other.known
+        ? `${databaseName(url)} has not the schema of this version, ${other.name} is missing; npm run migrate -- up`
+        : `${databaseName(url)} has the schema of a newer version, ${other.name}; use that version's verify`,
+    );
+  }
+  const log = { warn: complain };
+  const watching = await watchDeployment({ databaseUrls, log, onMismatch: complain });
+  watching.stop();
+}
+
+async function reconcile(
+  databaseUrls: readonly string[],
+  { walletId, isJson }: Options,
+  onWalletDiffers?: (walletId: string, database: number) => Promise<void>,
+): Promise<VerifyReport> {
+  const progress = isJson ? { show: () => undefined, stop: () => undefined } : showProgress();
+  try {
+    return await verify({
+      databaseUrls,
+      onProgress: progress.show,
+      ...(walletId !== undefined && { walletId }),
+      ...(onWalletDiffers !== undefined && { onWalletDiffers }),
+    });
+  } finally {
+    progress.stop();
+  }
+}
+
+/** A bar for each stage on a terminal, a line now and then elsewhere. */
+function showProgress(): { show(progress: VerifyProgress): void; stop(): void } {
+  const bar = new SingleBar({
+    format: "{stage} |{bar}| {percentage}%  {value}/{total}  {eta_formatted} left",
+    hideCursor: process.stderr.isTTY,
+    noTTYOutput: true,
+    notTTYSchedule: 5_000,
+  });
+  let stage = "";
+  let highest = 0;
+  return {
+    show(progress) {
+      // What is written meanwhile is read too where it is in the view, and never makes more than all.
+      if (progress.stage !== stage) {
+        if (stage !== "") bar.stop();
+        stage = progress.stage;
+        highest = stage === "books" ? 1 : Math.max(progress.total, 1);
+        bar.start(highest, 0, { stage: stage.padEnd(9) });
+      }
+      if (progress.done > highest) bar.setTotal((highest = progress.done));
+      bar.update(progress.stage === "books" ? highest : progress.done);
+    },
+    stop: () => bar.stop(),
+  };
+}
+
+function tell(report: VerifyReport, rebuilt: readonly Rebuilt[], after: VerifyReport | null): void {
+  tellReport(report);
+  for (const one of rebuilt) {
+    if (one.type === "rebuilt") print(`Rebuilt wallet ${one.walletId} at version ${one.version}.`);
+    if (one.type === "refused") print(`Did not rebuild wallet ${one.walletId}: ${one.reason}.`);
+  }
+  if (after === null) return;
+  print("After the rebuild:");
+  tellReport(after);
+}
+
+function tellReport(report: VerifyReport): void {
+  const { wallets, events, transfers, differences, warnings, named, byKind } = report;
+  for (const { kind, text } of named) print(`${kind}: ${text}`);
+  for (const [kind, count] of Object.entries(byKind)) {
+    const shown = named.filter((one) => one.kind === kind).length;
+    if (shown < count) {
+      print(`${kind}: ${count - shown} more, ${DIFFERENCE_KINDS[kind as DifferenceKind]}.`);
+    }
+  }
+  const seconds = (Date.parse(report.finishedAt) - Date.parse(report.startedAt)) / 1_000;
+  const looked = [
+    counted(wallets, "wallet"),
+    counted(events, "event"),
+    counted(transfers, "transfer"),
+  ];
+  const found = differences === 0 ? "no difference" : counted(differences, "difference");
+  const rest = warnings === 0 ? "" : `, ${counted(warnings, "warning")}`;
+  print(`${looked.join(", ")} in ${seconds.toFixed(1)} s: ${found}${rest}`);
+}
+
+function counted(count: number, what: string): string {
+  return `${new Intl.NumberFormat("en-US").format(count)} ${what}${count === 1 ? "" : "s"}`;
+}

@@ -1,0 +1,129 @@
+/**
+ * Waking a wallet costs one row, however long its history is: the row of `wallets` is its snapshot. A wallet with 100,000 events
+ * and one with 10 are put to sleep and woken again and again, by passivation and by a lane that has never seen them; the database
+ * says which rows were read for it, and the clock says that both take the same time.
+ */
+import { expect, it, onTestFinished } from "vitest";
+import { LIMITS } from "../src/limits.ts";
+import { buildPostgresJournal } from "../src/postgres-journal.ts";
+import { ALL_SHARDS } from "../src/shard.ts";
+import { verify } from "../src/verify.ts";
+import {
+  commandOf,
+  creation,
+  credit,
+  openDatabase,
+  stageLanes,
+  type Stage,
+  type TestDatabase,
+} from "./staging.ts";
+import { until } from "./stack.ts";
+
+const MANY = 100_000;
+const FEW = 10;
+const OTHERS = 500;
+const WAKES = 15;
+
+/** Rows of the two tables that were read so far. A session's own counts are certain to be in there when it has ended. */
+async function readsAtRest(database: TestDatabase): Promise<{ events: number; wallets: number }> {
+  await until("the sessions of lanes have ended", async () => {
+    const sessions = await database.query(
+      "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'coffer%'",
+    );
+    return sessions.length === 0;
+  });
+  const rows = await database.query<{ relname: "events" | "wallets"; reads: number }>(
+    `SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) AS reads
+     FROM pg_stat_user_tables WHERE relname IN ('events', 'wallets')`,
+  );
+  const reads = new Map(rows.map((row) => [row.relname, row.reads]));
+  return { events: reads.get("events")!, wallets: reads.get("wallets")! };
+}
+
+/** Appends credits by the lane itself, a thousand in each batch, until the wallet has so many events. */
+async function fill(stage: Stage, walletId: string, events: number): Promise<void> {
+  for (let left = events - 1; left > 0; left -= 1_000) {
+    stage.send(...Array.from({ length: Math.min(left, 1_000) }, () => credit(walletId, "0.01")));
+    await stage.quiet();
+  }
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((one, other) => one - other)[Math.floor(values.length / 2)]!;
+}
+
+it(
+  `waking a wallet with ${MANY} events costs what waking one with ${FEW} does`,
+  { timeout: 180_000 },
+  async () => {
+    // Given two wallets
+    const database = await openDatabase("snapshots");
+    onTestFinished(() => database.close());
+    const lanes = [{ name: "here", owner: "host-1", shards: ALL_SHARDS }];
+    const stage = await stageLanes({ databaseUrl: database.url, lanes });
+    const long = await stage.open("here", null);
+    const short = await stage.open("here", null);
+    // And others, so that a plan that reads them all would show.
+    const others = Array.from({ length: OTHERS }, () =>
+      commandOf(stage.idIn("here"), creation(null)),
+    );
+    stage.send(...others);
+    await stage.quiet();
+    await fill(stage, long, MANY);
+    await fill(stage, short, FEW);
+    const counts = await database.query(
+      "SELECT wallet_id AS id, count(*) AS events FROM events GROUP BY wallet_id ORDER BY events DESC LIMIT 2",
+    );
+    expect(counts).toEqual([
+      { id: long, events: MANY },
+      { id: short, events: FEW },
+    ]);
+    await database.query("VACUUM (ANALYZE) events, wallets");
+
+    // When each is woken many times, in turns
+    const wakeMs = new Map<string, number[]>([
+      [long, []],
+      [short, []],
+    ]);
+    for (let wake = 0; wake < WAKES; wake++) {
+      for (const walletId of [long, short]) {
+        await stage.tick(LIMITS.actorIdleMs + LIMITS.actorSweepMs);
+        expect(stage.lane("here").lane.stats().actors).toBe(0);
+        const loads = stage.lane("here").calls.loadWallets;
+        // A command that changes nothing, so that only the waking and one small commit are measured.
+        const startedAtMs = performance.now();
+        const outcome = await stage.perform(credit(walletId, "0"));
+        wakeMs.get(walletId)!.push(performance.now() - startedAtMs);
+        expect(outcome).toMatchObject({ type: "rejected", rejection: { code: "invalid_amount" } });
+        expect(stage.lane("here").calls.loadWallets).toBe(loads + 1);
+      }
+    }
+
+    // Then both take the same time, within what two series of the same thing differ by
+    const [longMs, shortMs] = [median(wakeMs.get(long)!), median(wakeMs.get(short)!)];
+    console.log(
+      `wake to answer: ${longMs.toFixed(2)} ms with ${MANY} events, ${shortMs.toFixed(2)} ms with ${FEW}`,
+    );
+    expect(longMs).toBeLessThan(shortMs * 1.5 + 1);
+    expect(shortMs).toBeLessThan(longMs * 1.5 + 1);
+
+    // And one that nobody has in memory is read by one row of wallets, and none of events
+    await stage.close();
+    for (const [walletId, balanceMinor] of [
+      [long, MANY - 1],
+      [short, FEW - 1],
+    ] as const) {
+      const before = await readsAtRest(database);
+      const journal = buildPostgresJournal(database.url);
+      const { wallets: loaded } = await journal.loadWallets([walletId]);
+      await journal.close();
+      const after = await readsAtRest(database);
+      const state = { walletId, balanceMinor, version: balanceMinor };
+      expect(loaded.get(walletId)).toMatchObject({ state });
+      expect(after).toEqual({ events: before.events, wallets: before.wallets + 1 });
+    }
+
+    // And the row that it woke from is what all those events make
+    expect((await verify({ databaseUrls: [database.url] })).named).toEqual([]);
+  },
+);

@@ -1,0 +1,157 @@
+/**
+ * `npm run verify` as an operator has it: as a process, on databases by URL and on the embedded one, while Coffer runs there and when it does
+ * not; what it prints, and how it exits.
+ */
+import { spawn } from "node:child_process";
+import { join } from "node:path";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { packageRoot } from "../src/package-root.ts";
+import type { VerifyReport } from "../src/verify.ts";
+import { dataFolder, startCoffer } from "./process.ts";
+import { buildWorld, type Copy, type World } from "./verify-world.ts";
+
+interface Run {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+function npmRunVerify(env: Record<string, string>, ...args: readonly string[]): Promise<Run> {
+  const { PATH = "" } = process.env;
+  const child = spawn(
+    process.execPath,
+    [join(packageRoot, "dist", "src", "verify-cli.js"), ...args],
+    {
+      env: { PATH, ...env },
+      stdio: ["ignore", "pipe", "pipe"],
+    },
+  );
+  let [out, err] = ["", ""];
+  child.stdout.on("data", (chunk: Buffer) => (out += chunk.toString()));
+  child.stderr.on("data", (chunk: Buffer) => (err += chunk.toString()));
+  return new Promise((resolve) => child.once("close", (code) => resolve({ code, out, err })));
+}
+
+describe("on databases by URL", () => {
+  let world: World;
+  let copy: Copy;
+  let env: Record<string, string>;
+
+  beforeAll(async () => {
+    world = await buildWorld("verify_cli");
+  });
+  afterAll(() => world.close());
+  beforeEach(async () => {
+    copy = await world.copy();
+    onTestFinished(() => copy.close());
+    env = { DATABASE_URL: copy.urls.join(",") };
+  });
+
+  it("says that nothing is wrong, and exits with 0", async () => {
+    const { code, out, err } = await npmRunVerify(env);
+    expect(out).toMatch(/^3 wallets, 18 events, 3 transfers in [\d.]+ s: no difference$/m);
+    expect(code).toBe(0);
+    // Without a terminal the bar is lines, on standard error.
+    expect(err).toMatch(/events .*18\/18/);
+    expect(err).toMatch(/transfers .*5\/5/);
+  });
+
+  it("names every difference, for people and for programs, and exits with 1", async () => {
+    await copy.tamper(0, "UPDATE wallets SET balance = 1 WHERE wallet_id = $1", [world.carl]);
+    const { code, out } = await npmRunVerify(env, "--wallet", world.carl);
+    expect(out).toContain(`wallet_row: Wallet ${world.carl}, version 2: `);
+    expect(out).toMatch(
+      /expected 1000, found 1\.\n1 wallet, 3 events, 0 transfers .*: 1 difference$/m,
+    );
+    expect(code).toBe(1);
+
+    const json = await npmRunVerify(env, "--json");
+    const report = JSON.parse(json.out) as VerifyReport;
+    expect(json.code).toBe(1);
+    expect(json.err).toBe("");
+    expect(report.byKind).toEqual({ wallet_row: 1, trial_balance: 1 });
+    expect(report.named).toContainEqual(
+      expect.objectContaining({ kind: "wallet_row", walletId: world.carl, field: "balance" }),
+    );
+  });
+
+  it("rebuilds what can be rebuilt, says what cannot, and exits by what is left", async () => {
+    await copy.tamper(0, "UPDATE wallets SET balance = 1 WHERE wallet_id = $1", [world.carl]);
+    const { code, out } = await npmRunVerify(env, "--rebuild");
+    expect(out).toContain(`Rebuilt wallet ${world.carl} at version 2.`);
+    expect(out).toMatch(/After the rebuild:\n3 wallets.*no difference$/m);
+    expect(code).toBe(0);
+
+    await copy.tamper(0, "DELETE FROM events WHERE wallet_id = $1 AND version = 2", [world.carl]);
+    const refused = await npmRunVerify(env, "--rebuild");
+    expect(refused.out).toContain(`Did not rebuild wallet ${world.carl}: `);
+    expect(refused.out).not.toContain("After the rebuild");
+    expect(refused.code).toBe(1);
+  });
+
+  it.each([
+    ["an option that it does not know", () => ({}), ["--all"], /Unknown option '--all'/],
+    [
+      "a database that is away",
+      () => ({ DATABASE_URL: "postgres://nobody@127.0.0.1:1/none" }),
+      [],
+      /ECONNREFUSED/,
+    ],
+    [
+      "databases in another order",
+      () => ({ DATABASE_URL: copy.urls.toReversed().join(",") }),
+      [],
+      /DATABASE_URL must list all databases/,
+    ],
+    [
+      "a database without a schema",
+      () => ({ DATABASE_URL: copy.urls[0]!.replace(/[^/]+$/, "postgres") }),
+      [],
+      /has not the schema of this version, 0001_journal is missing/,
+    ],
+    [
+      "a folder without a database",
+      () => ({ DATABASE_URL: "", DATA_DIR: "/tmp/coffer-none" }),
+      [],
+      /has no database/,
+    ],
+  ])("could not look: %s", async (_, given, args, message) => {
+    const { code, err, out } = await npmRunVerify({ ...env, ...given() }, ...args);
+    expect(err).toMatch(message);
+    expect(out).toBe("");
+    expect(code).toBe(2);
+  });
+});
+
+it(
+  "finds the embedded database, beside a Coffer that runs on it and without one",
+  { timeout: 90_000 },
+  async () => {
+    const folder = dataFolder();
+    onTestFinished(() => folder.remove());
+    const env = { DATA_DIR: folder.path };
+    const coffer = await startCoffer({ ...env, LOG_LEVEL: "warn" });
+    onTestFinished(async () => void (await coffer.kill()));
+    await coffer.untilReady();
+    const made = await fetch(`${coffer.baseUrl}/wallets`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ walletId: "w1", initialBalance: 5 }),
+    });
+    expect(made.status).toBe(201);
+
+    const summary = /^1 wallet, 2 events, 0 transfers in [\d.]+ s: no difference$/m;
+    const beside = await npmRunVerify(env);
+    expect(beside.out).toMatch(summary);
+    expect(beside.code).toBe(0);
+    // It was a visitor: the server is still there for the one at work.
+    expect((await fetch(`${coffer.baseUrl}/wallets/w1`)).status).toBe(200);
+
+    expect(await coffer.stop()).toEqual({ code: 0, signal: null });
+    expect(folder.postgresPid()).toBe(0);
+    const alone = await npmRunVerify(env);
+    expect(alone.out).toMatch(summary);
+    expect(alone.code).toBe(0);
+    expect(folder.postgresPid()).toBe(0);
+  },
+);

@@ -1,0 +1,450 @@
+/**
+ * The reconciliation on real PostgreSQL: books in order are found in order, also in two databases and while a bank is at work; and
+ * whatever somebody does to the rows around the triggers is named, in its place and nothing besides.
+ */
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { buildPostgresJournal } from "../src/postgres-journal.ts";
+import { verify, type VerifyReport } from "../src/verify.ts";
+import type { WalletState } from "../src/wallet.ts";
+import {
+  draft,
+  putPosted,
+  putReceipt,
+  putReserve,
+  transferBetween,
+  type Draft,
+} from "./journal-fixtures.ts";
+import { until } from "./stack.ts";
+import { EVEN, ODD } from "./staging.ts";
+import { ask, buildWorld, tamper, type Copy, type World } from "./verify-world.ts";
+
+let world: World;
+
+beforeAll(async () => {
+  world = await buildWorld("verify");
+});
+
+afterAll(() => world.close());
+
+async function freshCopy(): Promise<Copy> {
+  const copy = await world.copy();
+  onTestFinished(() => copy.close());
+  return copy;
+}
+
+/** What was named, short: `kind wallet:version transfer (field)`, in any order. */
+function placesOf({ named }: VerifyReport): string[] {
+  const { anna, bert, carl, nobody, posted, returned, pending } = world;
+  const names = new Map([
+    [anna, "anna"],
+    [bert, "bert"],
+    [carl, "carl"],
+    [nobody, "nobody"],
+    [posted.transferId, "posted"],
+    [returned.transferId, "returned"],
+    [pending.transferId, "pending"],
+  ]);
+  return named
+    .map(({ kind, walletId, version, transferId, field }) =>
+      [
+        kind,
+        ...(walletId === null ? [] : [`${names.get(walletId) ?? walletId}:${version ?? ""}`]),
+        ...(transferId === null ? [] : [names.get(transferId) ?? transferId]),
+        ...(field === null ? [] : [`(${field})`]),
+      ].join(" "),
+    )
+    .toSorted();
+}
+
+describe("books in order", () => {
+  it("are found in order, and everything was looked at", async () => {
+    const { urls } = await freshCopy();
+    const report = await verify({ databaseUrls: urls });
+    expect(placesOf(report)).toEqual([]);
+    expect(report).toMatchObject({ wallets: 3, events: 18, transfers: 3, differences: 0 });
+  });
+
+  it("are found in order wallet by wallet", async () => {
+    const { urls } = await freshCopy();
+    const report = await verify({ databaseUrls: urls, walletId: world.anna });
+    expect(placesOf(report)).toEqual([]);
+    expect(report).toMatchObject({ wallets: 1, events: 11, transfers: 2 });
+  });
+});
+
+describe("views of two moments", () => {
+  it.each([
+    ["the payer's, before the transfer began, and the payee's, after it", 1],
+    ["the payee's, before the transfer arrived, and the payer's, after that", 0],
+  ])("do not make a difference: %s", async (_, late) => {
+    // Given a reconciliation that has its view of one database, and waits for the other
+    const { urls } = await freshCopy();
+    const gate = await holdBack(urls[late]!);
+    const databaseUrls = urls.map((url, index) => (index === late ? gate.url : url));
+    const verifying = verify({ databaseUrls });
+    await until("the other view is taken", async () => {
+      const [row] = await ask<{ views: number }>(
+        urls[1 - late]!,
+        `SELECT count(*)::int AS views FROM pg_stat_activity WHERE datname = current_database()
+           AND application_name = 'coffer-verify' AND state = 'idle in transaction' AND backend_xmin IS NOT NULL`,
+      );
+      return row?.views === 1;
+    });
+
+    // When a transfer begins, arrives and is settled between the two
+    const transferId = await performTransfer(urls, world.anna, world.bert);
+    gate.letGo();
+
+    // Then nothing is wrong, though the two views do not agree
+    expect(placesOf(await verifying)).toEqual([]);
+
+    // And it is no blind spot: what stays so is named
+    await tamper(urls[1]!, "DELETE FROM transfer_verdicts WHERE transfer_id = $1", [transferId]);
+    const after = await verify({ databaseUrls: urls });
+    expect(after.named.map(({ kind }) => kind)).toEqual(["verdict_missing"]);
+  });
+});
+
+/** The database behind a port that takes connections and passes nothing on before `letGo`. */
+async function holdBack(url: string): Promise<{ url: string; letGo(): void }> {
+  const target = new URL(url);
+  let letGo = (): void => undefined;
+  const isOpen = new Promise<void>((resolve) => (letGo = resolve));
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    socket.pause();
+    void isOpen.then(() => {
+      const onward = connect(Number(target.port), target.hostname);
+      for (const one of [socket, onward]) {
+        sockets.add(one);
+        one.on("error", () => undefined);
+      }
+      socket.pipe(onward).pipe(socket);
+    });
+  });
+  await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+  onTestFinished(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  const { port } = server.address() as AddressInfo;
+  return { url: Object.assign(new URL(url), { port: String(port) }).href, letGo };
+}
+
+async function performTransfer(
+  urls: readonly string[],
+  fromWalletId: string,
+  toWalletId: string,
+): Promise<string> {
+  const journals = urls.map((url) => buildPostgresJournal(url));
+  try {
+    const epochs = new Map<number, number>();
+    for (const [index, journal] of journals.entries()) {
+      const claimed = await journal.claim("host", index === 0 ? EVEN : ODD);
+      for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
+    }
+    const load = async (walletId: string, index: number): Promise<WalletState> =>
+      (await journals[index]!.loadWallets([walletId])).wallets.get(walletId)!.state!;
+    const [from, to] = [await load(fromWalletId, 0), await load(toWalletId, 1)];
+    const transfer = transferBetween(from, toWalletId, 77);
+    const commit = async (index: number, fill: (writes: Draft) => void): Promise<void> => {
+      const writes = draft(epochs);
+      fill(writes);
+      expect(await journals[index]!.append(writes)).toEqual({ type: "committed" });
+    };
+    await commit(0, (writes) => void putReserve(writes, from, transfer));
+    await commit(1, (writes) => void putReceipt(writes, transfer, to));
+    await commit(0, (writes) => void putPosted(writes, transfer, to.version + 1));
+    return transfer.transferId;
+  } finally {
+    await Promise.all(journals.map((journal) => journal.close()));
+  }
+}
+
+interface Tampering {
+  readonly what: string;
+  readonly database?: number;
+  sql(world: World): [string, unknown[]?];
+  readonly expected: readonly string[];
+}
+
+const TAMPERINGS: readonly Tampering[] = [
+  {
+    what: "an event's amount",
+    sql: ({ anna }) => [
+      "UPDATE events SET amount = amount + 1 WHERE wallet_id = $1 AND version = 3",
+      [anna],
+    ],
+    expected: ["event_state anna:3 (balance)", "hash_wrong anna:3", "trial_balance (USD)"],
+  },
+  {
+    what: "an event's amount and balance",
+    sql: ({ anna }) => [
+      "UPDATE events SET amount = amount + 1, balance = balance + 1 WHERE wallet_id = $1 AND version = 3",
+      [anna],
+    ],
+    expected: ["event_state anna:4 (balance)", "hash_wrong anna:3", "trial_balance (USD)"],
+  },
+  {
+    what: "a description",
+    sql: ({ anna }) => [
+      "UPDATE events SET description = 'rent' WHERE wallet_id = $1 AND version = 3",
+      [anna],
+    ],
+    expected: ["hash_wrong anna:3"],
+  },
+  {
+    what: "an account",
+    sql: ({ anna }) => [
+      "UPDATE events SET account = 'system:bonus' WHERE wallet_id = $1 AND version = 3",
+      [anna],
+    ],
+    expected: ["event_account anna:3", "hash_wrong anna:3"],
+  },
+  {
+    what: "a type that nobody writes",
+    sql: ({ anna }) => [
+      "UPDATE events SET type = 'WalletRobbed' WHERE wallet_id = $1 AND version = 3",
+      [anna],
+    ],
+    expected: ["event_unreadable anna:3", "hash_wrong anna:3"],
+  },
+  {
+    what: "the last event gone",
+    sql: ({ carl }) => ["DELETE FROM events WHERE wallet_id = $1 AND version = 2", [carl]],
+    expected: ["head_wrong carl:1", "wallet_ahead carl:2"],
+  },
+  {
+    what: "an event in the middle gone",
+    sql: ({ anna }) => ["DELETE FROM events WHERE wallet_id = $1 AND version = 4", [anna]],
+    expected: [
+      "event_missing anna:4",
+      "hash_wrong anna:5",
+      "position_gap (shard 186)",
+      "trial_balance (USD)",
+    ],
+  },
+  {
+    what: "the first event gone",
+    sql: ({ anna }) => ["DELETE FROM events WHERE wallet_id = $1 AND version = 0", [anna]],
+    expected: [
+      "event_missing anna:0",
+      "hash_wrong anna:1",
+      "position_gap (shard 186)",
+      "wallet_row anna:10 (currency)",
+      "wallet_row anna:10 (decimal_places)",
+      "wallet_row anna:10 (metadata)",
+      "wallet_row anna:10 (owner_id)",
+    ],
+  },
+  {
+    what: "an event put behind the last",
+    sql: ({ carl }) => [
+      `INSERT INTO events (wallet_id, version, type, amount, balance, held, status, account, occurred_at, shard, position)
+       SELECT wallet_id, 3, 'WalletCredited', 50, balance + 50, 0, status, 'system:world', occurred_at, shard, position + 1000
+       FROM events WHERE wallet_id = $1 AND version = 2`,
+      [carl],
+    ],
+    expected: [
+      "hash_missing carl:3",
+      "head_wrong carl:3",
+      "position_gap (shard 96)",
+      "trial_balance (USD)",
+      "wallet_row carl:3 (balance)",
+      "wallet_row carl:3 (version)",
+    ],
+  },
+  {
+    what: "two events in each other's place",
+    sql: ({ anna }) => [
+      `UPDATE events e SET amount = o.amount, balance = o.balance, command_id = o.command_id || '-', hash = o.hash
+       FROM events o WHERE e.wallet_id = $1 AND o.wallet_id = $1
+         AND (e.version, o.version) IN ((3, 4), (4, 3))`,
+      [anna],
+    ],
+    expected: [
+      "event_state anna:3 (balance)",
+      "event_state anna:4 (balance)",
+      "event_state anna:5 (balance)",
+      "hash_wrong anna:3",
+      "hash_wrong anna:4",
+      "hash_wrong anna:5",
+    ],
+  },
+  {
+    what: "a hash gone",
+    sql: ({ anna }) => [
+      "UPDATE events SET hash = NULL WHERE wallet_id = $1 AND version = 3",
+      [anna],
+    ],
+    expected: ["hash_missing anna:3", "hash_wrong anna:4"],
+  },
+  {
+    what: "a wallet's balance",
+    sql: ({ anna }) => ["UPDATE wallets SET balance = balance + 1 WHERE wallet_id = $1", [anna]],
+    expected: ["trial_balance (USD)", "wallet_row anna:10 (balance)"],
+  },
+  {
+    what: "a wallet's owner, asset, metadata and times",
+    sql: ({ anna }) => [
+      `UPDATE wallets SET owner_id = 'thief', currency = 'EUR', metadata = '{}', created_at = created_at - interval '1 s',
+         updated_at = updated_at + interval '1 s', status = 'SUSPENDED', decimal_places = 3 WHERE wallet_id = $1`,
+      [anna],
+    ],
+    expected: [
+      "transit (EUR)",
+      "transit (USD)",
+      "wallet_row anna:10 (created_at)",
+      "wallet_row anna:10 (currency)",
+      "wallet_row anna:10 (decimal_places)",
+      "wallet_row anna:10 (metadata)",
+      "wallet_row anna:10 (owner_id)",
+      "wallet_row anna:10 (status)",
+      "wallet_row anna:10 (updated_at)",
+    ],
+  },
+  {
+    what: "a wallet's version",
+    sql: ({ carl }) => ["UPDATE wallets SET version = 1 WHERE wallet_id = $1", [carl]],
+    expected: ["wallet_row carl:2 (version)"],
+  },
+  {
+    what: "a wallet's shard and head",
+    sql: ({ carl }) => [
+      "UPDATE wallets SET shard = (shard + 2) % 256, hash = sha256('') WHERE wallet_id = $1",
+      [carl],
+    ],
+    expected: ["head_wrong carl:2", "wallet_row carl: (shard)"],
+  },
+  {
+    what: "a wallet's row gone",
+    sql: ({ carl }) => ["DELETE FROM wallets WHERE wallet_id = $1", [carl]],
+    expected: ["wallet_missing carl:"],
+  },
+  {
+    what: "a wallet's events gone",
+    sql: ({ carl }) => ["DELETE FROM events WHERE wallet_id = $1", [carl]],
+    expected: ["trial_balance (USD)", "wallet_without_events carl:"],
+  },
+  {
+    what: "a command accepted and rejected",
+    sql: ({ carl, rejected }) => [
+      "UPDATE rejections SET command_id = 'patch' WHERE wallet_id = $1 AND command_id = $2",
+      [carl, rejected],
+    ],
+    expected: ["command_rejected_too carl:2 (patch)"],
+  },
+  {
+    what: "a transfer posted that was returned",
+    sql: ({ returned }) => [
+      "UPDATE transfers SET status = 'posted', to_version = 0, rejection = NULL WHERE transfer_id = $1",
+      [returned.transferId],
+    ],
+    expected: ["transfer_returned anna:10 returned", "transfer_status anna:9 returned (status)"],
+  },
+  {
+    what: "a transfer returned that was posted",
+    sql: ({ posted }) => [
+      `UPDATE transfers SET status = 'returned', to_version = NULL, rejection = '{"code": "wallet_not_found"}' WHERE transfer_id = $1`,
+      [posted.transferId],
+    ],
+    expected: ["transfer_returned anna: posted", "transfer_status anna:8 posted (status)"],
+  },
+  {
+    what: "a transfer settled that is under way",
+    database: 1,
+    sql: ({ pending }) => [
+      "UPDATE transfers SET status = 'posted', to_version = 3, settled_at = now() WHERE transfer_id = $1",
+      [pending.transferId],
+    ],
+    expected: ["verdict_missing carl:3 pending"],
+  },
+  {
+    what: "a transfer's amount",
+    sql: ({ posted }) => [
+      "UPDATE transfers SET amount = 301 WHERE transfer_id = $1",
+      [posted.transferId],
+    ],
+    expected: ["transfer_received bert:2 posted", "transfer_sent anna:8 posted"],
+  },
+  {
+    what: "a transfer's payee",
+    sql: ({ posted, carl }) => [
+      "UPDATE transfers SET to_wallet = $2 WHERE transfer_id = $1",
+      [posted.transferId, carl],
+    ],
+    expected: ["transfer_sent anna:8 posted", "transfer_status anna:8 posted (to_wallet)"],
+  },
+  {
+    what: "a transfer's record gone",
+    sql: ({ posted }) => ["DELETE FROM transfers WHERE transfer_id = $1", [posted.transferId]],
+    expected: ["transfer_missing anna:8 posted", "transfer_missing bert: posted", "transit (USD)"],
+  },
+  {
+    what: "a verdict gone",
+    database: 1,
+    sql: ({ posted }) => [
+      "DELETE FROM transfer_verdicts WHERE transfer_id = $1",
+      [posted.transferId],
+    ],
+    expected: ["verdict_missing bert:2 posted"],
+  },
+  {
+    what: "a refusal gone",
+    database: 1,
+    sql: ({ returned }) => [
+      "DELETE FROM transfer_verdicts WHERE transfer_id = $1",
+      [returned.transferId],
+    ],
+    expected: ["verdict_missing nobody: returned"],
+  },
+  {
+    what: "a verdict from nowhere",
+    database: 1,
+    sql: ({ bert }) => [
+      "INSERT INTO transfer_verdicts VALUES ('forged', $1, 1, NULL, now())",
+      [bert],
+    ],
+    expected: ["transfer_missing bert: forged", "transfer_received bert:1 forged"],
+  },
+  {
+    what: "the payee's event gone",
+    database: 1,
+    sql: ({ bert }) => ["DELETE FROM events WHERE wallet_id = $1 AND version = 2", [bert]],
+    expected: [
+      "event_missing bert:2",
+      "hash_wrong bert:3",
+      "position_gap (shard 211)",
+      "transfer_received bert:2 posted",
+      "trial_balance (USD)",
+    ],
+  },
+  {
+    what: "a trigger that is off",
+    sql: () => ["ALTER TABLE events DISABLE TRIGGER events_append_only"],
+    expected: ["guard_off (trigger events_append_only on events)"],
+  },
+  {
+    what: "one command id twice",
+    sql: ({ anna }) => [
+      "DROP INDEX events_command; UPDATE events SET command_id = 'credit-2' WHERE wallet_id = '" +
+        `${anna}' AND version = 3`,
+    ],
+    expected: [
+      "command_twice anna: (credit-2)",
+      "guard_off (unique index events_command)",
+      "hash_wrong anna:3",
+    ],
+  },
+];
+
+describe("what somebody did around the triggers is named", () => {
+  it.each(TAMPERINGS)("$what", async ({ database = 0, sql, expected }) => {
+    const copy = await freshCopy();
+    await copy.tamper(database, ...sql(world));
+    const report = await verify({ databaseUrls: copy.urls });
+    expect(placesOf(report)).toEqual(expected);
+    expect(report.differences).toBe(report.named.length);
+  });
+});
