@@ -11,6 +11,13 @@ import type { ShardMessage } from "../src/protocol.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildLane, type LaneStats } from "./lane.ts";
 import { buildLaneMeter } from "./lane-meter.ts";
+import {
+  packNotice,
+  packResult,
+  unpackTask,
+  type PackedResult,
+  type PackedTask,
+} from "./lane-packing.ts";
 import type { Arrival, LaneNotice, LaneResult, LaneTask } from "./lane-thread.ts";
 import type { LaneWorkerData } from "./piscina-lanes.ts";
 
@@ -31,7 +38,7 @@ function collectAfterPassivation({ actors }: LaneStats): void {
 }
 
 function notify(notice: LaneNotice): void {
-  parentPort?.postMessage(notice);
+  parentPort?.postMessage(packNotice(notice));
 }
 
 function crash(error: unknown): never {
@@ -48,7 +55,11 @@ const lane = buildLane({
   crash,
 });
 
-export default async function run(task: LaneTask): Promise<LaneResult> {
+export default async function run(packed: PackedTask): Promise<PackedResult> {
+  return packResult(await carryOut(unpackTask(packed)));
+}
+
+async function carryOut(task: LaneTask): Promise<LaneResult> {
   try {
     switch (task.type) {
       case "batch": {

@@ -6,14 +6,14 @@ import { join } from "node:path";
 import { Piscina } from "piscina";
 import { LIMITS } from "../src/limits.ts";
 import { packageRoot } from "../src/package-root.ts";
-import type {
-  LaneNotice,
-  LanePlan,
-  LaneResult,
-  LaneTask,
-  LaneThread,
-  StartLane,
-} from "./lane-thread.ts";
+import {
+  packTask,
+  unpackNotice,
+  unpackResult,
+  type PackedNotice,
+  type PackedResult,
+} from "./lane-packing.ts";
+import type { LanePlan, LaneTask, LaneThread, StartLane } from "./lane-thread.ts";
 
 /** What a lane's thread gets when it begins. */
 export interface LaneWorkerData extends LanePlan {
@@ -49,12 +49,12 @@ export function buildPiscinaLanes(databaseUrls: readonly string[]): PiscinaLanes
       if (!isEnding) listener.lost(String(error), pool.threads.length > 0);
     }
 
-    pool.on("message", (notice: LaneNotice) => listener.notice(notice));
+    pool.on("message", (notice: PackedNotice) => listener.notice(unpackNotice(notice)));
     pool.on("error", lost);
     return {
       async run(task: LaneTask) {
         try {
-          return (await pool.run(task)) as LaneResult;
+          return unpackResult((await pool.run(packTask(task))) as PackedResult);
         } catch (error) {
           lost(error);
           throw error;

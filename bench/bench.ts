@@ -31,13 +31,19 @@ import { describeCommit, describeDurability, describeMachine } from "./machine.t
 import { BENCH_USAGE, UsageError, parseBenchOptions, type BenchOptions } from "./options.ts";
 import { startCoffer, startRival, type RunningSystem } from "./processes.ts";
 import { judgeRounds, reportText, writeReport, type MeasuredRound } from "./report.ts";
+import { checkPostings, seedPostingRival } from "./posting-rival.ts";
 import {
+  BATCH_CONNECTIONS,
+  BATCH_SIZES,
   CLUSTER_HOSTS,
   INITIAL_BALANCE,
   SHAPES,
+  UNIFORM_WALLETS,
   allWallets,
+  isBatch,
   isCluster,
   uniformWallet,
+  type Way,
 } from "./shapes.ts";
 import type { Shape, SystemName } from "./shapes.ts";
 import { formatMs, formatWhole } from "./statistics.ts";
@@ -61,6 +67,8 @@ interface Bench {
   systems: Partial<Record<SystemName, RunningSystem>>;
   /** What each set-up of Coffer has to account for in the end. */
   books: Map<SystemName, Books>;
+  /** Of the rival that has no server of its own. */
+  postingsUrl?: string;
   signal: AbortSignal;
 }
 
@@ -90,6 +98,10 @@ async function main(options: BenchOptions, signal: AbortSignal, cleanUps: CleanU
   if (options.rivals && shapes.some(({ systems }) => systems.includes("rowlock"))) {
     Object.assign(bench.systems, await startRivals(options, serverUrl, cleanUps));
   }
+  if (options.rivals && shapes.some(({ systems }) => systems.includes("postings"))) {
+    bench.postingsUrl = await createDatabase(serverUrl, "bench_postings", cleanUps);
+    await seedPostingRival(bench.postingsUrl, UNIFORM_WALLETS, INITIAL_BALANCE * 100);
+  }
   const isForClusters = ({ systems }: Shape) => systems.some(isCluster);
   const rounds = await runRounds(
     bench,
@@ -103,6 +115,11 @@ async function main(options: BenchOptions, signal: AbortSignal, cleanUps: CleanU
   }
   say("counting the money");
   const conservation = await checkBooks(bench.books);
+  if (bench.postingsUrl !== undefined) {
+    const rival = await checkPostings(bench.postingsUrl, UNIFORM_WALLETS, INITIAL_BALANCE * 100);
+    conservation.ok &&= rival.ok;
+    conservation.lines.push(`${rival.ok ? "OK    " : "BROKEN"} ${rival.line}`);
+  }
   if (options.cpuProf) {
     for (const { stop } of Object.values(bench.systems)) await stop();
     const profiles = (await readdir(profileFolder)).map((name) => join(profileFolder, name));
@@ -128,7 +145,10 @@ async function main(options: BenchOptions, signal: AbortSignal, cleanUps: CleanU
   const files = await writeReport(report, resultsFolder);
   console.log(["", "Written:", ...files].join("\n  "));
   const errors = report.results.some(({ figures }) =>
-    [...bench.books.keys()].some((system) => (figures[system]?.errors ?? 0) > 0),
+    (Object.keys(figures) as SystemName[]).some(
+      (system) =>
+        (isBatch(system) || bench.books.has(system)) && (figures[system]?.errors ?? 0) > 0,
+    ),
   );
   return conservation.ok && !errors;
 }
@@ -234,7 +254,11 @@ async function runRounds(bench: Bench, shapes: readonly Shape[]): Promise<Measur
   const rounds: MeasuredRound[] = [];
   for (let round = 1; round <= bench.options.rounds; round += 1) {
     for (const shape of shapes) {
-      const present = shape.systems.filter((system) => bench.systems[system] !== undefined);
+      const present = shape.systems.filter(
+        (system) =>
+          runningFor(bench, system) !== undefined ||
+          (system === "postings" && bench.postingsUrl !== undefined),
+      );
       const first = (round - 1) % present.length;
       for (const system of [...present.slice(first), ...present.slice(0, first)]) {
         rounds.push(await runOne(bench, round, shape, system));
@@ -245,34 +269,53 @@ async function runRounds(bench: Bench, shapes: readonly Shape[]): Promise<Measur
   return rounds;
 }
 
+/** Batches go to the same Coffer as everything else. */
+function runningFor(bench: Bench, system: SystemName): RunningSystem | undefined {
+  return bench.systems[isBatch(system) ? "coffer" : system];
+}
+
+function wayOf({ postingsUrl }: Bench, system: SystemName): Way | undefined {
+  if (isBatch(system)) return { type: "batches", size: BATCH_SIZES[system] };
+  if (system !== "postings" || postingsUrl === undefined) return undefined;
+  return { type: "postings", databaseUrl: postingsUrl };
+}
+
 async function runOne(
   bench: Bench,
   round: number,
   shape: Shape,
   system: SystemName,
 ): Promise<MeasuredRound> {
-  const running = bench.systems[system];
-  if (running === undefined) throw new Error(`${system} does not run`);
-  const { seconds, rounds } = bench.options;
-  const connections = shape.connections ?? bench.options.connections;
+  const running = runningFor(bench, system);
+  const way = wayOf(bench, system);
+  if (running === undefined && way === undefined) throw new Error(`${system} does not run`);
+  const { seconds, rounds, poolSize } = bench.options;
+  const connections = isBatch(system)
+    ? BATCH_CONNECTIONS
+    : system === "postings"
+      ? poolSize
+      : (shape.connections ?? bench.options.connections);
+  const underWay = isBatch(system) ? connections * BATCH_SIZES[system] : connections;
   const plan: LoadPlan = {
-    port: running.port,
+    port: running?.port ?? 0,
+    ...(way !== undefined && { way }),
     traffic: shape.traffic,
     connections,
     seconds,
     seed: Math.floor(Math.random() * 1_000_000),
   };
   const warmUp = { ...plan, seconds: Math.max(1, Math.round(seconds * WARM_UP_FRACTION)) };
-  const title = `round ${round}/${rounds}  ${shape.name.padEnd(13)}  ${system.padEnd(9)}`;
-  const workerFile = join(compiledFolder, "generator-worker.js");
-  const ledger = bench.books.get(system)?.ledger;
+  const title = `round ${round}/${rounds}  ${shape.name.padEnd(13)}  ${system.padEnd(11)}`;
+  const generatorFile = way === undefined ? "generator-worker.js" : "batch-generator.js";
+  const workerFile = join(compiledFolder, generatorFile);
+  const ledger = bench.books.get(isBatch(system) ? "coffer" : system)?.ledger;
   const live = showElapsed(title, warmUp.seconds + seconds);
   try {
     const warmed = await measure(bench.generator, workerFile, warmUp, bench.signal);
-    if (ledger !== undefined) keep(ledger, shape.traffic, connections, warmed);
+    if (ledger !== undefined) keep(ledger, shape.traffic, underWay, warmed);
     const measurement = await measure(bench.generator, workerFile, plan, bench.signal);
-    if (ledger !== undefined) keep(ledger, shape.traffic, connections, measurement);
-    running.assertAlive();
+    if (ledger !== undefined) keep(ledger, shape.traffic, underWay, measurement);
+    running?.assertAlive();
     const errors = measurement.refused + measurement.faults;
     live.end(
       `${formatWhole(opsPerSecond(measurement)).padStart(8)} ops/s  p50 ${formatMs(measurement.p50Ms)} ` +
@@ -282,7 +325,7 @@ async function runOne(
     return { round, shape: shape.name, system, measurement };
   } catch (error) {
     live.end("failed");
-    running.assertAlive();
+    running?.assertAlive();
     throw error;
   }
 }

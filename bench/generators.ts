@@ -18,6 +18,7 @@ import {
   TRANSFER_AMOUNT,
   UNIFORM_WALLETS,
   type Traffic,
+  type Way,
 } from "./shapes.ts";
 
 export type GeneratorName = "wrk" | "node";
@@ -28,6 +29,8 @@ export interface LoadPlan {
   connections: number;
   seconds: number;
   seed: number;
+  /** Undefined: one command in a request, over HTTP. */
+  way?: Way;
 }
 
 export interface Measurement {
@@ -110,7 +113,7 @@ export async function measure(
   plan: LoadPlan,
   signal: AbortSignal,
 ): Promise<Measurement> {
-  if (generator === "node") {
+  if (generator === "node" || plan.way !== undefined) {
     const output = await run(process.execPath, [workerFile, JSON.stringify(plan)], plan, signal);
     return JSON.parse(output) as Measurement;
   }

@@ -14,6 +14,7 @@ import type { BenchOptions } from "./options.ts";
 import {
   BASELINES,
   SHAPES,
+  isBatch,
   isCluster,
   judge,
   ratioTo,
@@ -95,7 +96,11 @@ export function tableOf(results: readonly ShapeResult[]): string[] {
 /** Coffer's throughput beside a rival's; a cluster's beside that of the smaller set-up. */
 function comparison(result: ShapeResult, system: SystemName): string {
   if (system === "coffer") return "";
-  if (!isCluster(system)) return `Coffer: ${formatRatio(ratioTo(result, system))}`;
+  if (system === "postings") {
+    return `batches: ${formatRatio(ratioTo(result, system, "batch-1000"))}`;
+  }
+  if (!isCluster(system) && !isBatch(system))
+    return `Coffer: ${formatRatio(ratioTo(result, system))}`;
   const baseline = BASELINES[system];
   return `${formatRatio(ratioTo(result, baseline, system))} of ${baseline}`;
 }
@@ -110,7 +115,11 @@ function figuresIn(result: ShapeResult): [SystemName, Figures][] {
 
 export function verdictLines(judgements: readonly Judgement[]): string[] {
   const rows = judgements.map(({ shape, target, measured, verdict }) => {
-    const figure = target.startsWith("p50") ? `${formatMs(measured)} ms` : formatRatio(measured);
+    const figure = target.startsWith("p50")
+      ? `${formatMs(measured)} ms`
+      : target.endsWith("/s")
+        ? `${formatWhole(measured)}/s`
+        : formatRatio(measured);
     return [verdict.toUpperCase(), shape, target, verdict === "unmeasured" ? "" : figure];
   });
   return alignColumns(rows, 3);
@@ -148,6 +157,9 @@ const COLORS: Record<SystemName, string> = {
   coffer: "#1a7f64",
   rowlock: "#c4722b",
   empty: "#9aa4af",
+  "batch-1000": "#12634e",
+  "batch-10000": "#0b4a3a",
+  postings: "#8a5a9e",
   "one-host": "#4f9f8b",
   "two-hosts": "#8cc0b3",
 };
@@ -155,6 +167,9 @@ const LABELS: Record<SystemName, string> = {
   coffer: "Coffer",
   rowlock: "row lock per request (Fastify + pg)",
   empty: "empty Fastify handler, no database",
+  "batch-1000": "Coffer: 1,000 commands in a request",
+  "batch-10000": "Coffer: 10,000 commands in a request",
+  postings: "SQL function, one transfer per call (pg, no HTTP)",
   "one-host": "Coffer: a gateway and a host over NATS",
   "two-hosts": "Coffer: a gateway and two hosts over NATS",
 };

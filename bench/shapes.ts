@@ -5,7 +5,9 @@
  * paths. Credits and transfers are small against the starting balances: no request of a measurement
  * can fail for lack of money.
  */
-export type SystemName = "coffer" | "rowlock" | "empty" | ClusterName;
+export type SystemName = "coffer" | "rowlock" | "empty" | "postings" | ClusterName | BatchName;
+/** The same Coffer, with so many commands in a request. */
+export type BatchName = "batch-1000" | "batch-10000";
 /** Coffer as one gateway and one or two hosts, over NATS. */
 export type ClusterName = "one-host" | "two-hosts";
 export type ShapeName =
@@ -14,6 +16,7 @@ export type ShapeName =
   | "transfers"
   | "hot-transfers"
   | "latency"
+  | "batch"
   | "cluster";
 
 /**
@@ -23,6 +26,9 @@ export type ShapeName =
 export type Traffic =
   | { type: "credit"; to: "uniform" | "hot" }
   | { type: "transfer"; from: "uniform" | "payer" };
+
+/** How commands travel where it is not one in a request: in batches, or as calls of a function in the database. */
+export type Way = { type: "batches"; size: number } | { type: "postings"; databaseUrl: string };
 
 export interface Shape {
   name: ShapeName;
@@ -34,8 +40,10 @@ export interface Shape {
   systems: readonly SystemName[];
 }
 
-/** What a cluster is held against: the cluster of one host against one process, that of two against that of one. */
-export const BASELINES: Readonly<Record<ClusterName, SystemName>> = {
+/** What batches are held against: the same commands one by one. And a cluster: the cluster of one host against one process, that of two against that of one. */
+export const BASELINES: Readonly<Record<ClusterName | BatchName, SystemName>> = {
+  "batch-1000": "coffer",
+  "batch-10000": "coffer",
   "one-host": "coffer",
   "two-hosts": "one-host",
 };
@@ -47,6 +55,18 @@ export const CLUSTER_HOSTS: Readonly<Record<ClusterName, number>> = {
 
 export function isCluster(system: SystemName): system is ClusterName {
   return system in CLUSTER_HOSTS;
+}
+
+/** Commands in a request. */
+export const BATCH_SIZES: Readonly<Record<BatchName, number>> = {
+  "batch-1000": 1_000,
+  "batch-10000": 10_000,
+};
+/** Batches under way at a time: while one is read or written, another is carried out. */
+export const BATCH_CONNECTIONS = 2;
+
+export function isBatch(system: SystemName): system is BatchName {
+  return system in BATCH_SIZES;
 }
 
 export const UNIFORM_WALLETS = 10_000;
@@ -85,6 +105,12 @@ export const SHAPES: readonly Shape[] = [
     traffic: { type: "credit", to: "uniform" },
     connections: 1,
     systems: ["coffer", "rowlock", "empty"],
+  },
+  {
+    name: "batch",
+    title: "credits over 10,000 wallets, in batches",
+    traffic: { type: "credit", to: "uniform" },
+    systems: ["coffer", "batch-1000", "batch-10000", "postings"],
   },
   {
     name: "cluster",
@@ -142,6 +168,7 @@ type Target =
       rival: SystemName;
       atLeast: number;
     }
+  | { shape: ShapeName; type: "rate"; system: SystemName; atLeast: number }
   | { shape: ShapeName; type: "p50"; belowMs: number };
 
 export const TARGETS: readonly Target[] = [
@@ -151,6 +178,7 @@ export const TARGETS: readonly Target[] = [
   { shape: "transfers", type: "ratio", rival: "rowlock", atLeast: 3.5 },
   { shape: "hot-transfers", type: "ratio", rival: "rowlock", atLeast: 7 },
   { shape: "latency", type: "p50", belowMs: 1.5 },
+  { shape: "batch", type: "rate", system: "batch-1000", atLeast: 40_000 },
   { shape: "cluster", type: "ratio", system: "two-hosts", rival: "one-host", atLeast: 0.85 },
 ];
 
@@ -171,16 +199,9 @@ export function ratioTo(
 export function judge(results: readonly ShapeResult[]): Judgement[] {
   return TARGETS.map((target) => {
     const result = results.find((one) => one.shape === target.shape);
-    const system = (target.type === "ratio" ? target.system : undefined) ?? "coffer";
+    const system = (target.type === "p50" ? undefined : target.system) ?? "coffer";
     const own = result?.figures[system];
-    const measured =
-      target.type === "ratio" ? ratioTo(result, target.rival, system) : (own?.p50Ms ?? Number.NaN);
-    const text =
-      target.type === "ratio"
-        ? `${system === "coffer" ? "" : `${system} `}at least ${target.atLeast} x ${target.rival}`
-        : `p50 below ${target.belowMs} ms`;
-    const reached =
-      target.type === "ratio" ? measured >= target.atLeast : measured < target.belowMs;
+    const { measured, reached, text } = compare(target, result, system);
     const verdict = Number.isNaN(measured)
       ? "unmeasured"
       : reached && own?.errors === 0
@@ -188,4 +209,31 @@ export function judge(results: readonly ShapeResult[]): Judgement[] {
         : "fail";
     return { shape: target.shape, target: text, measured, verdict };
   });
+}
+
+function compare(target: Target, result: ShapeResult | undefined, system: SystemName) {
+  const own = result?.figures[system];
+  switch (target.type) {
+    case "ratio": {
+      const { rival, atLeast } = target;
+      const measured = ratioTo(result, rival, system);
+      const text = `${system === "coffer" ? "" : `${system} `}at least ${atLeast} x ${rival}`;
+      return { measured, reached: measured >= atLeast, text };
+    }
+    case "rate": {
+      const measured = own?.opsPerSecond ?? Number.NaN;
+      const text = `at least ${target.atLeast.toLocaleString("en")} durable credits/s`;
+      return { measured, reached: measured >= target.atLeast, text: `${system} ${text}` };
+    }
+    case "p50": {
+      const measured = own?.p50Ms ?? Number.NaN;
+      return {
+        measured,
+        reached: measured < target.belowMs,
+        text: `p50 below ${target.belowMs} ms`,
+      };
+    }
+    default:
+      return target satisfies never;
+  }
 }

@@ -133,6 +133,10 @@ export function apiError(code: ErrorCode, message?: string, details?: unknown): 
   return details === undefined ? { code, message: sentence } : { code, message: sentence, details };
 }
 
+export function bodyTooLarge(bytesMax: number): ApiError {
+  return apiError("payload_too_large", `The body is larger than ${bytesMax} bytes`);
+}
+
 /** Names what is wrong with a field of the input; `field` is its path, such as `metadata` or `commands/3/amount`. */
 export interface FieldProblem {
   readonly field: string;

@@ -26,6 +26,7 @@ import { correlationOf } from "./command-intake.ts";
 import {
   apiError,
   ApiException,
+  bodyTooLarge,
   errorBody,
   readError,
   RETRY_AFTER_SECONDS,
@@ -101,7 +102,8 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
     compileValidator(schema as TSchema, httpPart as InputPart),
   );
   app.setErrorHandler((error: FastifyError, request, reply) => {
-    const known = asApiError(error);
+    const isTooLarge = error.code === "FST_ERR_CTP_BODY_TOO_LARGE";
+    const known = isTooLarge ? bodyTooLarge(request.routeOptions.bodyLimit) : asApiError(error);
     if (known.code === "internal_error") {
       log.error({ err: error, correlationId: request.id, url: request.url }, "a request failed");
     }

@@ -14,6 +14,8 @@ import type { ReadModel } from "../src/read-model.ts";
 import type { Tracing } from "../src/tracing.ts";
 import { buildAnswers } from "./answers.ts";
 import { addAssetRoutes } from "./asset-routes.ts";
+import { buildBatches, type Batches } from "./batch.ts";
+import { addBatchRoute } from "./batch-routes.ts";
 import { addClusterRoutes, type ClusterRoutesDeps } from "./cluster-routes.ts";
 import { buildCommandIntake } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
@@ -37,6 +39,8 @@ export interface GatewayOptions {
   readonly log: FastifyBaseLogger;
   /** What commands or readers need besides the database and the bus, such as a host that owns its shards. */
   readonly probes?: readonly HealthProbe[];
+  /** Shared with the NATS service of the process, so that one bound holds for both; made here when there is none. */
+  readonly batches?: Batches;
   /** What `/health/nats/stats` shows; without it the bus is in-process. */
   readonly busStats?: () => object;
   /** What `GET /cluster` looks at; without it there is no such path. */
@@ -59,9 +63,11 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
   describeApi(app, version);
   const takeIn = buildCommandIntake((code) => assets.assetOf(code));
   const answer = buildAnswers({ readModel, log });
+  const batches = options.batches ?? buildBatches({ commands, takeIn, answer, log });
   // In a plugin, so that they come after the one that collects their schemas.
   void app.register((routes, _options, done) => {
     addWalletRoutes(routes, { commands, takeIn, answer });
+    addBatchRoute(routes, batches);
     addHoldRoutes(routes, { commands, takeIn, answer, readModel });
     addGameRoutes(routes, { commands, takeIn, answer, readModel });
     addAssetRoutes(routes, assets);
@@ -130,6 +136,7 @@ interface ApiDocument {
 }
 
 interface ApiOperation {
+  readonly tags?: readonly string[];
   parameters?: { readonly name: string }[];
   readonly requestBody?: {
     required: boolean;
@@ -181,6 +188,8 @@ function completeDocument({ paths }: ApiDocument): void {
   for (const operations of Object.values(paths)) {
     for (const [method, operation] of Object.entries(operations)) {
       const isWrite = method === "post";
+      // Each outcome says for itself whether it is a replay.
+      const isBatch = operation.tags?.includes("batches") === true;
       const hasNext = operation.parameters?.some(({ name }) => NEXT_PARAMETERS.has(name)) === true;
       if (isWrite) operation.parameters = [...(operation.parameters ?? []), key, correlation];
       const { requestBody } = operation;
@@ -190,8 +199,8 @@ function completeDocument({ paths }: ApiDocument): void {
         const isPage = hasNext && status === "200";
         response.description = DESCRIPTIONS[status] ?? response.description;
         const headers = {
-          ...(isWrite && status !== "5XX" && { "Idempotent-Replayed": replayed }),
-          ...(isWrite && { "Dry-Run": dryRun }),
+          ...(isWrite && !isBatch && status !== "5XX" && { "Idempotent-Replayed": replayed }),
+          ...(isWrite && !isBatch && { "Dry-Run": dryRun }),
           ...(/^[45]/.test(status) && { "Retry-After": retryAfter }),
           ...(isPage && { Link: link }),
         };

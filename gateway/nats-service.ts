@@ -13,7 +13,9 @@ import type { Metrics } from "../src/metrics.ts";
 import { ReadUnavailable } from "../src/postgres-read-model.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import type { OpenSpan, Tracing } from "../src/tracing.ts";
-import { captureBody, walletBody, type GiveAnswer, type TransferOutcome } from "./answers.ts";
+import { captureBody, walletBody, type GiveAnswer } from "./answers.ts";
+import { transferData, type Batches } from "./batch.ts";
+import { carryOutBatch } from "./batch-nats.ts";
 import {
   correlationOf,
   type RequestFields,
@@ -21,8 +23,15 @@ import {
   type TakeIn,
 } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
-import { apiError, readError, rejectionError, statusOf, type ApiError } from "./errors.ts";
-import { NATS_REQUESTS } from "./schemas.ts";
+import {
+  apiError,
+  bodyTooLarge,
+  readError,
+  rejectionError,
+  statusOf,
+  type ApiError,
+} from "./errors.ts";
+import { BatchBody, NATS_REQUESTS } from "./schemas.ts";
 import { checkOf, type Check } from "./validation.ts";
 
 export interface WalletServiceOptions {
@@ -31,6 +40,7 @@ export interface WalletServiceOptions {
   readonly readModel: Pick<ReadModel, "wallet">;
   readonly takeIn: TakeIn;
   readonly answer: GiveAnswer;
+  readonly batches: Batches;
   readonly version: string;
   readonly log: {
     error(details: object, message: string): void;
@@ -50,6 +60,8 @@ type EndpointName = keyof typeof NATS_REQUESTS;
 
 interface NatsAnswer {
   readonly data?: unknown;
+  /** In place of `data`, as JSON. */
+  readonly text?: string;
   readonly error?: ApiError;
   readonly isReplay: boolean;
   readonly isDryRun?: boolean;
@@ -74,10 +86,23 @@ export async function buildWalletService(options: WalletServiceOptions): Promise
       metadata: { schema: JSON.stringify(schema) },
       handler: (error, message) => {
         // An error tells that the subscription has ended; there is nobody to answer.
-        if (error === null) void serve(options, name, check, message, count);
+        if (error !== null) return;
+        void serve(options, name, message, count, (request) =>
+          carryOut(options, name, check, message, request),
+        );
       },
     });
   }
+  const countBatch = options.metrics?.endpoint("batch");
+  group.addEndpoint("batch", {
+    metadata: { schema: JSON.stringify(BatchBody) },
+    handler: (error, message) => {
+      if (error !== null) return;
+      void serve(options, "batch", message, countBatch, (request) =>
+        takeBatch(options, message, request),
+      );
+    },
+  });
   return {
     async stop() {
       await service.stop();
@@ -88,10 +113,10 @@ export async function buildWalletService(options: WalletServiceOptions): Promise
 /** Answers one request. Never rejects: a connection that is gone by then takes no answer, and its client asks again. */
 async function serve(
   options: WalletServiceOptions,
-  name: EndpointName,
-  check: Check,
+  name: string,
   message: ServiceMsg,
   count: ((status: number, elapsedMs: number) => void) | undefined,
+  work: (request: RequestOrigin) => Promise<NatsAnswer>,
 ): Promise<void> {
   const { log, metrics } = options;
   const startedAtMs = performance.now();
@@ -101,10 +126,7 @@ async function serve(
   const about = { endpoint: name, correlationId };
   let answer: NatsAnswer;
   try {
-    answer = await carryOut(options, name, check, message, {
-      ...request,
-      traceparent: span?.traceparent,
-    });
+    answer = await work({ ...request, traceparent: span?.traceparent });
   } catch (failure) {
     const isAway = failure instanceof ReadUnavailable;
     if (!isAway) log.error({ err: failure, ...about }, "a NATS request failed");
@@ -140,7 +162,7 @@ function requestOf({ headers }: Msg): RequestOrigin {
 
 function beginSpan(
   { tracing }: WalletServiceOptions,
-  name: EndpointName,
+  name: string,
   { headers, subject }: Msg,
   correlationId: string,
 ): OpenSpan | null {
@@ -196,9 +218,23 @@ async function read({ readModel }: WalletServiceOptions, walletId: string): Prom
     : { data: walletBody(wallet), isReplay: false };
 }
 
-function transferData({ transferId, status, from, to }: TransferOutcome): object {
-  const data = { transferId, status, fromWallet: from };
-  return to === null ? data : { ...data, toWallet: to };
+async function takeBatch(
+  options: WalletServiceOptions,
+  message: Msg,
+  { correlationId, key, traceparent }: RequestOrigin,
+): Promise<NatsAnswer> {
+  const { connection, batches } = options;
+  const body = parse(message, LIMITS.batchBodyBytesMax);
+  if (!body.ok) return { error: body.error, isReplay: false };
+  const answer = await carryOutBatch(batches, {
+    body: body.value,
+    bytes: message.data.length,
+    payloadBytesMax: connection.info?.max_payload ?? LIMITS.busMessageBytesMax,
+    correlationId,
+    key,
+    traceparent,
+  });
+  return { ...answer, isReplay: false };
 }
 
 type Parsed =
@@ -206,9 +242,9 @@ type Parsed =
   | { readonly ok: false; readonly error: ApiError };
 
 /** JSON, or nothing at all, which reads as an object without fields: like over HTTP. */
-function parse(message: Msg): Parsed {
-  if (message.data.length > LIMITS.httpBodyBytesMax) {
-    return { ok: false, error: apiError("payload_too_large") };
+function parse(message: Msg, bytesMax: number = LIMITS.httpBodyBytesMax): Parsed {
+  if (message.data.length > bytesMax) {
+    return { ok: false, error: bodyTooLarge(bytesMax) };
   }
   try {
     return { ok: true, value: JSON.parse(message.string()) as unknown };
@@ -224,13 +260,15 @@ function headerOf(headers: MsgHdrs | undefined, name: string): string | undefine
 }
 
 function respond(message: ServiceMsg, answer: NatsAnswer): void {
-  const { data, error, isReplay, isDryRun = false } = answer;
+  const { data, text, error, isReplay, isDryRun = false } = answer;
   const headers = newHeaders();
   if (isReplay) headers.set("Idempotent-Replayed", "true");
   if (isDryRun) headers.set("Dry-Run", "true");
   const mark = isDryRun ? { dryRun: true } : {};
   if (error === undefined) {
-    message.respond(encoder.encode(JSON.stringify({ ok: true, ...mark, data })), { headers });
+    const json = text ?? JSON.stringify(data);
+    const dry = isDryRun ? '"dryRun":true,' : "";
+    message.respond(encoder.encode(`{"ok":true,${dry}"data":${json}}`), { headers });
     return;
   }
   const { code, message: sentence, details } = error;

@@ -56,6 +56,25 @@ export const LIMITS = {
   commandLossesMax: 5,
   /** Commands a gateway has under way; past it `overloaded`. */
   gatewayCommandsMax: 20_000,
+  /** Commands of one batch. */
+  batchCommandsMax: 10_000,
+  /** Bytes of a batch's body: 10,000 commands of 800 bytes each. */
+  batchBodyBytesMax: 8_388_608,
+  /** Batches of a process, and the bytes of their bodies together (as objects five times as much); past it `overloaded`. */
+  batchesMax: 32,
+  batchesBytesMax: 33_554_432,
+  /** Commands of one batch under way, and of all batches of a process: the rest is left to single commands. */
+  batchWindowMax: 1_024,
+  batchesWindowMax: 4_096,
+  /** Commands of a batch that begin without a pause for others: a millisecond or two of the event loop. */
+  batchStepCommands: 256,
+  /** Characters of outcomes that are written at once, and that may wait behind one that is late. */
+  batchPieceChars: 65_536,
+  batchUnsentCharsMax: 4_194_304,
+  /** Answers of all batches that are being read back: transfers, one query each. The rest of the pool's queue is for readers. */
+  batchesReadsMax: 128,
+  /** No command of a batch begins later than this after the batch did. */
+  batchDeadlineMs: 30_000,
   /** Levels of arrays and objects in `metadata`; canonical writing and PostgreSQL both recurse. */
   metadataDepthMax: 32,
   /** Wrong fields that one validation error lists; the library stops looking at 8. */
@@ -326,6 +345,24 @@ function assertRelation(holds: boolean, text: string): void {
 assertRelation(
   LIMITS.assetsKeptMax >= LIMITS.ownAssetsMax * LIMITS.databasesMax,
   "a process must be able to keep every asset, or commands would look up the same ones again and again",
+);
+assertRelation(
+  LIMITS.batchesWindowMax * 4 <= LIMITS.gatewayCommandsMax &&
+    LIMITS.batchesWindowMax * 4 <= LIMITS.laneCommandsMax,
+  "batches must leave most of the room to single commands",
+);
+assertRelation(
+  LIMITS.batchesWindowMax < LIMITS.mailboxMessagesMax,
+  "batches on one hot wallet must fit its mailbox",
+);
+assertRelation(
+  LIMITS.batchBodyBytesMax <= LIMITS.batchesBytesMax &&
+    LIMITS.batchesMax <= LIMITS.batchesWindowMax,
+  "every batch that is let in must have something of the room",
+);
+assertRelation(
+  LIMITS.httpSocketIdleMs > LIMITS.batchDeadlineMs + LIMITS.commandDeadlineMs,
+  "a connection must outlast the batch it waits for",
 );
 assertRelation(
   LIMITS.commitMessagesMax >= LIMITS.laneBatchMessagesMax * LIMITS.laneBatchesMax,

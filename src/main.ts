@@ -15,6 +15,7 @@ import { buildPiscinaLanes } from "../actors/piscina-lanes.ts";
 import { buildReconciliation, type Reconciliation } from "../actors/reconciliation.ts";
 import { buildRedisMembership, type RedisMembership } from "../actors/redis-membership.ts";
 import { buildAnswers } from "../gateway/answers.ts";
+import { buildBatches } from "../gateway/batch.ts";
 import { buildCommandIntake } from "../gateway/command-intake.ts";
 import { buildCommandDesk } from "../gateway/commands.ts";
 import { buildFeedHub } from "../gateway/feed.ts";
@@ -320,11 +321,15 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
   closing.push({ name: "assets", close: () => assets.close() });
   const rateLimit = openRateLimit(parts);
   metrics.watchGateway({ commands, feed: () => hub.stats(), rateLimit });
+  const takeIn = buildCommandIntake((code) => assets.assetOf(code));
+  const answer = buildAnswers({ readModel, log });
+  const batches = buildBatches({ commands, takeIn, answer, log, metrics });
   const server = buildGateway({
     commands,
     readModel,
     bus,
     assets,
+    batches,
     cluster: { bus, shardTable, gatewayId },
     version,
     log,
@@ -343,14 +348,13 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
     ...(natsBus === null ? {} : { busStats: () => natsBus.stats() }),
   });
   await server.register(buildFeedSocket({ hub }));
+  closing.push({ name: "batches", close: () => batches.drain() });
   closing.push({ name: "http", close: () => server.close() });
   closing.push({ name: "feed", close: () => hub.drain() });
   if (natsBus !== null) {
     const service = natsBus.connection.then((connection) => {
-      const takeIn = buildCommandIntake((code) => assets.assetOf(code));
-      const answer = buildAnswers({ readModel, log });
       const watch = { metrics, tracing, log };
-      const answering = { readModel, takeIn, answer };
+      const answering = { readModel, takeIn, answer, batches };
       return buildWalletService({ connection, commands, version, ...answering, ...watch });
     });
     let started: WalletService | null = null;
@@ -363,6 +367,8 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
     // One that waits for NATS takes no requests; it ends with the bus, which is closed after it.
     closing.push({ name: "service", close: async () => started?.stop() });
   }
+  // First of all: what has begun gets the time that is left.
+  closing.push({ name: "batches", close: () => Promise.resolve(void batches.drain()) });
   return server;
 }
 

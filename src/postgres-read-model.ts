@@ -21,6 +21,7 @@ import { searchWallets, upTo } from "./postgres-search.ts";
 import type { AccountTotal, Operation, ReadModel, StoredEvent } from "./read-model.ts";
 import { buildShardedReadModel, type ReadPart, type TransferSide } from "./sharded-read-model.ts";
 import type { Transfer } from "./transfer.ts";
+import { buildWalletsAt } from "./postgres-wallets-at.ts";
 import type { WalletState } from "./wallet.ts";
 
 export interface PostgresReadModelOptions {
@@ -198,15 +199,7 @@ function buildWalletReads(ask: Ask): WalletReads {
         values: [walletIds],
       });
     },
-    async walletAt(walletId, version) {
-      const rows = await ask<WalletState>({
-        name: "wallet-at",
-        text: `SELECT ${WALLET_AT_COLUMNS} FROM events e JOIN wallets w USING (wallet_id)
-               WHERE e.wallet_id = $1 AND e.version = $2`,
-        values: [walletId, version],
-      });
-      return rows[0] ?? null;
-    },
+    walletAt: buildWalletsAt(ask),
     async walletAtTime(walletId, atMs) {
       const rows = await ask<WalletState>({
         name: "wallet-at-time",

@@ -19,7 +19,7 @@ import { packageRoot } from "../src/package-root.ts";
 import { startNats, type TestServer } from "./servers.ts";
 import { openStake, startStack, unique, until, type AnyBody, type Stack } from "./stack.ts";
 
-const ENDPOINTS = Object.keys(NATS_REQUESTS);
+const ENDPOINTS = [...Object.keys(NATS_REQUESTS), "batch"];
 
 interface ServiceReply {
   readonly ok: boolean;

@@ -18,6 +18,7 @@ import { inject } from "vitest";
 import { buildHost, type Host, type HostDeps } from "../actors/host.ts";
 import { buildPiscinaLanes, type PiscinaLanes } from "../actors/piscina-lanes.ts";
 import { buildAnswers } from "../gateway/answers.ts";
+import { buildBatches } from "../gateway/batch.ts";
 import { buildCommandIntake } from "../gateway/command-intake.ts";
 import { buildCommandDesk, type CommandDesk } from "../gateway/commands.ts";
 import { buildFeedHub, type FeedHub } from "../gateway/feed.ts";
@@ -325,11 +326,15 @@ async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "h
     if (!host!.status().ready) throw new Error("the lanes do not serve now");
     return 0;
   };
+  const takeIn = buildCommandIntake((code) => assets.assetOf(code));
+  const answer = buildAnswers({ readModel, log });
+  const batches = buildBatches({ commands, takeIn, answer, log });
   const app = buildGateway({
     commands,
     readModel,
     bus,
     assets,
+    batches,
     version,
     log,
     probes: host === null ? [] : [{ name: "host", isNeededForCommands: true, probe }],
@@ -338,6 +343,7 @@ async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "h
   parts.options.prepare?.(app);
   await app.register(buildFeedSocket({ hub }));
   closing.push(
+    () => batches.drain(),
     () => app.close(),
     () => hub.drain(),
   );
@@ -346,13 +352,15 @@ async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "h
       connection: await natsBus.connection,
       commands,
       readModel,
-      takeIn: buildCommandIntake((code) => assets.assetOf(code)),
-      answer: buildAnswers({ readModel, log }),
+      takeIn,
+      answer,
+      batches,
       version,
       log,
     });
     closing.push(() => service.stop());
   }
+  closing.push(async () => void batches.drain());
   await app.listen({ port: 0, host: "127.0.0.1" });
   return { app, hub, commands };
 }

@@ -1,0 +1,384 @@
+/**
+ * Batches: up to `LIMITS.batchCommandsMax` commands in one request, each on its own, with an outcome of its own. It hides how they are
+ * streamed: a window of them is under way at the command desk, and as outcomes come in, more begin and the text of those that are
+ * answered goes out in order, so that neither a lane nor this process ever holds a whole batch. All batches of a process share one
+ * window and one bound of bytes, so that they leave room for single commands. What the desk has no room for waits here.
+ *
+ *     running --deadline over, process ends, caller gone--> ending --all that began is answered--> over
+ *
+ * running: commands begin as the window allows. ending: none begins; those that never did get `unavailable`. Invariant: a command
+ * without an outcome in the text was never submitted, or its caller is gone.
+ */
+import { LIMITS } from "../src/limits.ts";
+import type { Metrics } from "../src/metrics.ts";
+import type { Command, Outcome } from "../src/protocol.ts";
+import { payeeOf } from "../src/wallet.ts";
+import { captureBody, type Answer, type GiveAnswer, type TransferOutcome } from "./answers.ts";
+import { buildBatchOrder, type BatchOrder } from "./batch-order.ts";
+import { problemOfKey, type Intake, type RequestFields, type TakeIn } from "./command-intake.ts";
+import type { CommandDesk } from "./commands.ts";
+import { apiError, statusOf, validationFailed, type ApiError } from "./errors.ts";
+import { BATCH_REQUESTS, BatchEnvelope, type BatchCommandType } from "./schemas.ts";
+import { checkOf, type Check } from "./validation.ts";
+
+/** What all commands of a batch have in common. */
+export interface BatchOrigin {
+  readonly correlationId: string;
+  /** Header `Idempotency-Key`: a command without a key of its own gets it, followed by its place: `<key>/<index>`. */
+  readonly key: string | undefined;
+  /** Of the request's span, when it is traced. */
+  readonly traceparent?: string | undefined;
+  /** Whether nobody waits for the answer any more; then no further command begins. */
+  readonly isGone: () => boolean;
+}
+
+/** Room that a batch has in this process, from before its body is read until its answer has left. */
+export interface BatchPlace {
+  /** Gives the room back; more calls do nothing. */
+  leave(): void;
+}
+
+export interface Batches {
+  /** Room for a batch whose body has so many bytes, or why there is none. */
+  enter(bytes: number): BatchPlace | "overloaded" | "unavailable";
+  /**
+   * Carries the commands out, whatever they are, and gives the JSON text `{"outcomes":[...]}` in pieces. While nobody asks for the
+   * next piece, no further commands begin. Never throws for a command.
+   */
+  run(commands: readonly unknown[], origin: BatchOrigin): AsyncGenerator<string, void>;
+  /** Begins no more commands and no more batches; resolves when all that are under way have their outcomes. */
+  drain(): Promise<void>;
+}
+
+export interface BatchesDeps {
+  readonly commands: Pick<CommandDesk, "submit">;
+  readonly takeIn: TakeIn;
+  readonly answer: GiveAnswer;
+  readonly log: { error(details: object, message: string): void };
+  /** Counts the errors that are outcomes. */
+  readonly metrics?: Pick<Metrics, "error">;
+  /** Milliseconds that never go back. */
+  readonly clock?: { nowMs(): number };
+}
+
+const systemClock = { nowMs: () => performance.now() };
+
+/** A command that passed its checks. */
+interface Taken {
+  readonly command: Command;
+  readonly type: BatchCommandType;
+  readonly isKeyed: boolean;
+}
+
+const CHECKS = Object.fromEntries(
+  Object.entries(BATCH_REQUESTS).map(([type, { schema }]) => [type, checkOf(schema)]),
+) as Record<BatchCommandType, Check>;
+
+const checkEnvelope = checkOf(BatchEnvelope);
+const NOT_ATOMIC = "does not exist yet: each command of a batch is carried out on its own";
+
+/** What is wrong with a batch as a whole; null when its commands may begin. */
+export function checkBatch(body: unknown): ApiError | null {
+  if (typeof body === "object" && body !== null && Object.hasOwn(body, "atomic")) {
+    return validationFailed([{ field: "atomic", message: NOT_ATOMIC }]);
+  }
+  return checkEnvelope(body);
+}
+
+/** Why a key cannot name the commands of a batch; null when it can. */
+export function problemOfBatchKey(key: string | undefined): ApiError | null {
+  const longest = key === undefined ? null : problemOfKey(`${key}/${LIMITS.batchCommandsMax - 1}`);
+  const problem = key === "" ? problemOfKey(key) : longest;
+  return problem === null
+    ? null
+    : validationFailed([{ field: "Idempotency-Key", message: problem }]);
+}
+
+export function buildBatches(deps: BatchesDeps): Batches {
+  const { takeIn, log, clock = systemClock } = deps;
+  let places = 0;
+  let bytesHeld = 0;
+  let running = 0;
+  let reads = 0;
+  /** Bounded by the window. */
+  const readers: (() => void)[] = [];
+  let isDraining = false;
+  let drained: Promise<void> | undefined;
+  let onQuiet: (() => void) | undefined;
+
+  /** Commands that one batch may have under way: its share of what all of them may. */
+  function share(): number {
+    return Math.min(LIMITS.batchWindowMax, Math.ceil(LIMITS.batchesWindowMax / running));
+  }
+
+  function take(
+    given: unknown,
+    index: number,
+    origin: BatchOrigin,
+  ): Taken | ApiError | Promise<Taken | ApiError> {
+    if (typeof given !== "object" || given === null || Array.isArray(given)) {
+      return validationFailed([{ field: "command", message: "must be object" }]);
+    }
+    const { type, walletId = null } = given as { type?: unknown; walletId?: string | null };
+    if (!isBatchCommandType(type)) {
+      const message = `must be one of ${Object.keys(BATCH_REQUESTS).join(", ")}`;
+      return validationFailed([{ field: "type", message }]);
+    }
+    const problem = CHECKS[type](given);
+    if (problem !== null) return problem;
+    const fields = fieldsOf(type, given);
+    const { correlationId, key, traceparent } = origin;
+    const isNamed = fields.idempotencyKey !== undefined || key === undefined;
+    const intake = takeIn(type, walletId, fields, {
+      correlationId,
+      isCorrelationNew: false,
+      key: isNamed ? undefined : `${key}/${index}`,
+      traceparent,
+    });
+    const taken = (it: Intake): Taken | ApiError =>
+      it.ok ? { command: it.command, type, isKeyed: it.isKeyed } : it.error;
+    return intake instanceof Promise ? intake.then(taken) : taken(intake);
+  }
+
+  async function* run(
+    commands: readonly unknown[],
+    origin: BatchOrigin,
+  ): AsyncGenerator<string, void> {
+    const deadlineMs = clock.nowMs() + LIMITS.batchDeadlineMs;
+    const order = needsOrder(commands) ? buildBatchOrder() : null;
+    /** By place in the batch; emptied as they go out. */
+    const texts: (string | undefined)[] = Array.from({ length: commands.length });
+    let next = 0;
+    let sent = 0;
+    let underWay = 0;
+    let unsentChars = 0;
+    let wake: (() => void) | undefined;
+
+    const isEnding = (): boolean => isDraining || origin.isGone() || clock.nowMs() >= deadlineMs;
+
+    function settle(index: number, text: string): void {
+      texts[index] = text;
+      unsentChars += text.length;
+      // In order, so what this one has to wait for may be what the reader waits for.
+      if (index === sent || unsentChars >= LIMITS.batchPieceChars || underWay === 0) wake?.();
+    }
+
+    function begin(index: number): void {
+      const taken = take(commands[index], index, origin);
+      if (taken instanceof Promise) {
+        // An asset is looked up. Whether it may still begin, it is asked afterwards.
+        underWay += 1;
+        const unknown = apiError("internal_error");
+        void taken
+          .catch((error: unknown): ApiError => {
+            log.error({ err: error, index }, "a command of a batch failed");
+            return unknown;
+          })
+          .then((it) => {
+            underWay -= 1;
+            if ("command" in it && isEnding()) settle(index, UNAVAILABLE);
+            else beginTaken(index, it);
+          });
+      } else beginTaken(index, taken);
+    }
+
+    function beginTaken(index: number, taken: Taken | ApiError): void {
+      if (!("command" in taken)) {
+        deps.metrics?.error(taken.code);
+        return settle(index, errorText(taken, false));
+      }
+      underWay += 1;
+      const answered = (text: string): void => {
+        underWay -= 1;
+        settle(index, text);
+      };
+      carryOut(taken, order, isEnding, answered).catch((error: unknown) => {
+        log.error({ err: error, index }, "a command of a batch failed");
+        answered(errorText(apiError("internal_error"), false));
+      });
+    }
+
+    /** Some at a time: between them the event loop serves everybody else. Says whether more could begin now. */
+    function fill(): boolean {
+      if (isEnding()) {
+        while (next < commands.length) settle(next++, UNAVAILABLE);
+        return false;
+      }
+      const most = next + LIMITS.batchStepCommands;
+      const window = share();
+      while (next < commands.length && underWay < window && next < most) {
+        if (unsentChars >= LIMITS.batchUnsentCharsMax) return false;
+        begin(next++);
+      }
+      return next === most && next < commands.length && underWay < window;
+    }
+
+    /** What can go out now. */
+    function piece(): string {
+      const from = sent;
+      let chars = 0;
+      while (texts[sent] !== undefined && chars < LIMITS.batchPieceChars) {
+        chars += texts[sent]!.length;
+        sent += 1;
+      }
+      const text = texts.slice(from, sent).join(",");
+      texts.fill(undefined, from, sent);
+      unsentChars -= chars;
+      return from === 0 || text === "" ? text : `,${text}`;
+    }
+
+    running += 1;
+    try {
+      yield '{"outcomes":[';
+      while (sent < commands.length) {
+        const isMore = fill();
+        const text = piece();
+        if (text !== "") yield text;
+        if (isMore) await new Promise<void>((resolve) => setImmediate(resolve));
+        else if (text === "") await new Promise<void>((resolve) => (wake = resolve));
+      }
+      yield "]}";
+    } finally {
+      running -= 1;
+      if (running === 0) onQuiet?.();
+    }
+  }
+
+  /**
+   * Never outlasts its deadlines: the batch's to begin, the desk's to be answered. Tells the outcome's text to `answered`, which
+   * costs a command fewer promises than a result would.
+   */
+  async function carryOut(
+    taken: Taken,
+    order: BatchOrder | null,
+    isEnding: () => boolean,
+    answered: (text: string) => void,
+  ): Promise<void> {
+    const { command } = taken;
+    const payeeId = payeeOf(command.body);
+    const turn = order === null ? null : order.enter(command.walletId, payeeId);
+    try {
+      if (turn !== null && turn.before !== null) {
+        await turn.before;
+        if (isEnding()) return answered(UNAVAILABLE);
+      }
+      let outcome = await deps.commands.submit(command);
+      for (let pauseMs: number = LIMITS.commandRetryPauseMs; isFull(outcome) && !isEnding();) {
+        // No room at the desk or in the lane: it waits here, as long as the batch may begin commands.
+        await new Promise((resolve) => setTimeout(resolve, pauseMs));
+        pauseMs = Math.min(pauseMs * 2, LIMITS.commandRetryPauseMsMax);
+        outcome = await deps.commands.submit(command);
+      }
+      const isTransfer = payeeId !== null && outcome.type !== "rejected";
+      const given = isTransfer ? readBack(command, outcome) : deps.answer(outcome, command);
+      const told = given instanceof Promise ? await given : given;
+      if (told.type === "error") deps.metrics?.error(told.error.code);
+      answered(textOf(taken, told));
+    } finally {
+      turn?.ended();
+    }
+  }
+
+  /** An answer that is read back takes its turn when there are many. A repeated wallet does not: those are read together. */
+  async function readBack(command: Command, outcome: Outcome): Promise<Answer> {
+    while (reads >= LIMITS.batchesReadsMax) await new Promise<void>((go) => readers.push(go));
+    reads += 1;
+    try {
+      return await deps.answer(outcome, command);
+    } finally {
+      reads -= 1;
+      readers.shift()?.();
+    }
+  }
+
+  return {
+    enter(bytes) {
+      if (isDraining) return "unavailable";
+      if (places >= LIMITS.batchesMax || bytesHeld + bytes > LIMITS.batchesBytesMax) {
+        return "overloaded";
+      }
+      places += 1;
+      bytesHeld += bytes;
+      let hasLeft = false;
+      return {
+        leave() {
+          if (hasLeft) return;
+          hasLeft = true;
+          places -= 1;
+          bytesHeld -= bytes;
+        },
+      };
+    },
+    run,
+    drain() {
+      isDraining = true;
+      drained ??=
+        running === 0
+          ? Promise.resolve()
+          : new Promise((resolve) => {
+              onQuiet = resolve;
+            });
+      return drained;
+    },
+  };
+}
+
+export function isBatchCommandType(type: unknown): type is BatchCommandType {
+  return typeof type === "string" && Object.hasOwn(BATCH_REQUESTS, type);
+}
+
+/** Only a command that pays a wallet can be overtaken. */
+function needsOrder(commands: readonly unknown[]): boolean {
+  return commands.some(
+    (command) => typeof command === "object" && command !== null && "toWalletId" in command,
+  );
+}
+
+function isFull(outcome: Outcome): boolean {
+  return outcome.type === "fault" && outcome.fault === "overloaded";
+}
+
+/** A hold has a type of its own, which goes by another name here. */
+function fieldsOf(type: BatchCommandType, given: object): RequestFields {
+  if (type !== "hold") return given;
+  const { type: _, holdType, ...fields } = given as { type: string; holdType?: string };
+  return (holdType === undefined ? fields : { ...fields, type: holdType }) as RequestFields;
+}
+
+function textOf({ type, isKeyed }: Taken, answer: Answer): string {
+  const isReplay = answer.isReplay && isKeyed;
+  if (answer.type === "error") return errorText(answer.error, isReplay);
+  const isPending = answer.type === "transfer" && answer.transfer.status === "pending";
+  const statusCode = isPending ? 202 : BATCH_REQUESTS[type].statusCode;
+  const end = isReplay ? ',"replayed":true}' : "}";
+  return `{"ok":true,"statusCode":${statusCode},"data":${JSON.stringify(dataOf(type, answer))}${end}`;
+}
+
+/** An answer that is a yes, as its route has it. */
+function dataOf(type: BatchCommandType, answer: Exclude<Answer, { type: "error" }>): object {
+  switch (answer.type) {
+    case "wallet":
+      return answer.wallet;
+    case "hold":
+      return type === "hold" ? answer.hold : captureBody(answer);
+    case "transfer":
+      return type === "capture" ? captureBody(answer) : transferData(answer.transfer);
+    default:
+      return answer satisfies never;
+  }
+}
+
+/** The payee is left out while the transfer is pending. */
+export function transferData({ transferId, status, from, to }: TransferOutcome): object {
+  const data = { transferId, status, fromWallet: from };
+  return to === null ? data : { ...data, toWallet: to };
+}
+
+function errorText({ code, message, details }: ApiError, isReplay: boolean): string {
+  const error = details === undefined ? { code, message } : { code, message, details };
+  const end = isReplay ? ',"replayed":true}' : "}";
+  return `{"ok":false,"statusCode":${statusOf(code)},"error":${JSON.stringify(error)}${end}`;
+}
+
+/** What a command gets that was never submitted. */
+const UNAVAILABLE = errorText(apiError("unavailable"), false);
