@@ -25,6 +25,7 @@ import type { StartLane } from "./lane-thread.ts";
 import type { Membership } from "./membership.ts";
 import { bytesOf, changeBytes, grouped, isFor, parts, replyBytes } from "./messages.ts";
 import { buildOwnership } from "./ownership.ts";
+import type { ShardRelay } from "./relay.ts";
 
 export interface HostDeps {
   readonly bus: Bus;
@@ -32,6 +33,8 @@ export interface HostDeps {
   /** Null: this host is the only one; it takes every shard at its start and keeps it until somebody else takes it. */
   readonly membership: Membership | null;
   readonly startLane: StartLane;
+  /** Takes the events of the host's shards to others; without it they stay in the journal. */
+  readonly relay?: ShardRelay;
   /** How many databases the shards are spread over: shard modulo count. */
   readonly databases: number;
   /** Rounded up so that every database has as many lanes as the others. */
@@ -58,7 +61,7 @@ export interface Host {
 }
 
 export function buildHost(deps: HostDeps): Host {
-  const { bus, log, time, owner, hostId, meter } = deps;
+  const { bus, log, time, owner, hostId, meter, relay } = deps;
   const startedAtMs = time.nowMs();
   const lanes: LaneGate[] = [];
   const lanesPerDatabase = Math.ceil(deps.laneCount / deps.databases);
@@ -113,6 +116,7 @@ export function buildHost(deps: HostDeps): Host {
       const take = (messages: readonly ShardMessage[]): void => accept(messages, shard);
       subscriptions.set(shard, bus.subscribe(SUBJECTS.shard(shard), take));
     }
+    relay?.own(shards);
   }
 
   function refuseFrom(shards: readonly number[]): void {
@@ -121,6 +125,7 @@ export function buildHost(deps: HostDeps): Host {
       laneOf(shard).unassign(shard);
     }
     for (const lane of new Set(shards.map(laneOf))) lane.tick();
+    relay?.disown(shards);
   }
 
   /** Not before the next owner is subscribed: until then somebody has to say "not here". */
@@ -192,7 +197,9 @@ export function buildHost(deps: HostDeps): Host {
   }
 
   function announce(changes: readonly Change[]): void {
-    for (const [shard, batch] of grouped(changes, (one) => shardOf(one.wallet.walletId))) {
+    const byShard = grouped(changes, (one) => shardOf(one.wallet.walletId));
+    relay?.committed(byShard.keys());
+    for (const [shard, batch] of byShard) {
       for (const part of parts(batch, changeBytes)) bus.publish(SUBJECTS.changes(shard), part);
     }
     for (const change of changes) {
@@ -258,6 +265,7 @@ export function buildHost(deps: HostDeps): Host {
         pendingTransfers: stats?.pendingTransfers ?? 0,
       })),
       ...(deps.books !== undefined && { books: deps.books() }),
+      relay: relay?.status() ?? [],
       handOffs: ownership.handOffs,
     };
   }
@@ -296,6 +304,8 @@ export function buildHost(deps: HostDeps): Host {
       isDraining = true;
       const isAlone = deps.membership === null;
       await quiet(isAlone ? LIMITS.commandDeadlineMs : LIMITS.handOffQuietMs);
+      // Among others the successor goes on at once; alone, the last events would wait for the next start.
+      if (isAlone) await relay?.settle(LIMITS.relaySettleMs);
       await ownership.drain(LIMITS.handOffMs);
       stopTicking();
       stopListening();

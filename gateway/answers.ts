@@ -4,7 +4,7 @@
  * body without any stored body. When that read fails, the outcome is known to have happened but cannot be told: `outcome_unknown`.
  */
 import { toDecimal } from "../src/amount.ts";
-import { remainingMinor, type Hold } from "../src/hold.ts";
+import { holdBody } from "../src/event-body.ts";
 import type { Command, Outcome, TransferAnswer } from "../src/protocol.ts";
 import { ReadUnavailable } from "../src/postgres-read-model.ts";
 import type { ReadModel } from "../src/read-model.ts";
@@ -158,27 +158,6 @@ function dryTransfer({ status, from, to, hold }: TransferAnswer): Answer {
 }
 
 const ABOUT_HOLDS: ReadonlySet<Command["body"]["type"]> = new Set(["hold", "capture", "release"]);
-
-/** A hold as callers see it: decimals and ISO times. */
-export function holdBody(hold: Hold, decimalPlaces: number): HoldBody {
-  const { amountMinor, capturedMinor, expiresAtMs, releasedAtMs, capturedAtMs } = hold;
-  const timeOf = (atMs: number | null): string | null => (atMs === null ? null : isoTime(atMs));
-  return {
-    id: hold.holdId,
-    walletId: hold.walletId,
-    amount: toDecimal(amountMinor, decimalPlaces),
-    captured: toDecimal(capturedMinor, decimalPlaces),
-    remaining: toDecimal(remainingMinor(hold), decimalPlaces),
-    status: hold.status,
-    type: hold.kind,
-    reference: hold.reference,
-    description: hold.description,
-    expiresAt: timeOf(expiresAtMs),
-    releasedAt: timeOf(releasedAtMs),
-    capturedAt: timeOf(capturedAtMs),
-    createdAt: isoTime(hold.createdAtMs),
-  };
-}
 
 /** The answer to a capture or a release; the payee is left out while its transfer is pending. */
 export function captureBody(answer: Extract<Answer, { type: "hold" | "transfer" }>): object {

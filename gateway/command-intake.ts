@@ -327,7 +327,10 @@ export function problemOfKey(key: string): string | null {
   return null;
 }
 
-function keyOf(inBody: string | undefined, inHeader: string | undefined): string | null | ApiError {
+export function keyOf(
+  inBody: string | undefined,
+  inHeader: string | undefined,
+): string | null | ApiError {
   if (inBody === undefined && inHeader === undefined) return null;
   if (inBody !== undefined && inHeader !== undefined && inBody !== inHeader) {
     const message = "differs from the header Idempotency-Key";

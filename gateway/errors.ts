@@ -48,6 +48,11 @@ export const ERRORS = {
   transfer_not_found: { status: 404, message: "The transfer does not exist" },
   version_not_found: { status: 404, message: "The wallet has not come to this version yet" },
   transaction_not_found: { status: 404, message: "The transaction does not exist" },
+  webhook_not_found: { status: 404, message: "The webhook does not exist" },
+  too_many_webhooks: {
+    status: 409,
+    message: `There are ${LIMITS.webhooksMax} webhooks already; remove one first`,
+  },
   operation_not_found: { status: 404, message: "No command with this idempotency key is known" },
   method_not_allowed: { status: 405, message: "This path does not take this method" },
   request_timeout: { status: 408, message: "The request did not arrive completely in time" },

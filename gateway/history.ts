@@ -3,13 +3,14 @@
  * holds the one mapping between event types and the transaction types that the API inherits.
  */
 import { toDecimal } from "../src/amount.ts";
-import type { Hold } from "../src/hold.ts";
 import type { StoredEvent, TransactionFilter } from "../src/read-model.ts";
 import type { Transfer } from "../src/transfer.ts";
 import type { WalletEventType } from "../src/wallet.ts";
-import { holdBody, isoTime } from "./answers.ts";
+import { isoTime } from "./answers.ts";
 import { rejectionError } from "./errors.ts";
-import type { EventBody, LedgerEntryBody, TransactionBody, TransferBody } from "./schemas.ts";
+import type { LedgerEntryBody, TransactionBody, TransferBody } from "./schemas.ts";
+
+export { eventBody } from "../src/event-body.ts";
 
 type TransactionType = TransactionBody["type"];
 
@@ -23,46 +24,6 @@ const MOVEMENTS: { readonly [Type in WalletEventType]?: { name: TransactionType;
     TransferReceived: { name: "TRANSFER_IN", sign: 1 },
     TransferReturned: { name: "TRANSFER_RETURNED", sign: 1 },
   };
-
-export function eventBody(event: StoredEvent, decimalPlaces: number): EventBody {
-  const { walletId, version, amountMinor } = event;
-  return {
-    id: `${walletId}:${version}`,
-    walletId,
-    version,
-    type: event.type,
-    amount: amountMinor === null ? null : toDecimal(amountMinor, decimalPlaces),
-    balance: toDecimal(event.balanceMinor, decimalPlaces),
-    held: toDecimal(event.heldMinor, decimalPlaces),
-    status: event.status,
-    account: event.account,
-    counterpartyId: event.counterpartyId,
-    transferId: event.transferId,
-    description: event.description,
-    data: dataBody(event.data ?? {}, decimalPlaces),
-    metadata: {
-      occurredAt: isoTime(event.occurredAtMs),
-      correlationId: event.correlationId,
-      causationId: event.causationId ?? event.commandId,
-    },
-  };
-}
-
-/** The data of an event with amounts as decimals, like everywhere outside. */
-function dataBody(
-  data: NonNullable<StoredEvent["data"]>,
-  decimalPlaces: number,
-): EventBody["data"] {
-  const { hold, releasedMinor, ...rest } = data;
-  if (hold === undefined) return data;
-  return {
-    ...rest,
-    ...(releasedMinor !== undefined && {
-      released: toDecimal(Number(releasedMinor), decimalPlaces),
-    }),
-    hold: holdBody(hold as Hold, decimalPlaces),
-  };
-}
 
 /** What the event did to the wallet's balance; asked of events that move money only. */
 function movementOf(event: StoredEvent): { name: TransactionType; deltaMinor: number } {

@@ -4,9 +4,10 @@
  */
 import type { FastifyInstance } from "fastify";
 
+import { holdBody } from "../src/event-body.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { ReadModel } from "../src/read-model.ts";
-import { captureBody, holdBody } from "./answers.ts";
+import { captureBody } from "./answers.ts";
 import { ApiException, rejectionError } from "./errors.ts";
 import type { InputTypes } from "./http-server.ts";
 import { idCursor, rowsOf } from "./pages.ts";

@@ -10,6 +10,7 @@ import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { Metrics } from "../src/metrics.ts";
 import type { Assets } from "../src/postgres-assets.ts";
+import type { RelayStatus } from "../src/protocol.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import type { Tracing } from "../src/tracing.ts";
 import { buildAnswers } from "./answers.ts";
@@ -28,6 +29,7 @@ import { addMetricsRoute } from "./metrics-route.ts";
 import type { RateLimit } from "./rate-limit.ts";
 import { addReadRoutes } from "./read-routes.ts";
 import { addWalletRoutes } from "./wallet-routes.ts";
+import { addWebhookRoutes, type WebhookRoutesDeps } from "./webhook-routes.ts";
 
 export interface GatewayOptions {
   readonly commands: Pick<CommandDesk, "submit" | "pending">;
@@ -51,6 +53,10 @@ export interface GatewayOptions {
   /** Without one, requests are not counted per client. */
   readonly rateLimit?: RateLimit | null;
   readonly trustProxy?: readonly string[];
+  /** Webhooks; without it there are no such paths. */
+  readonly webhooks?: WebhookRoutesDeps;
+  /** How far the relay of this process's host is; without a host here, it is the hosts that show it. */
+  readonly relayStatus?: () => readonly RelayStatus[];
 }
 
 /** Makes the gateway; `listen` and `close` are the caller's. More plugins and routes may be registered until then. */
@@ -75,6 +81,7 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
     addLedgerRoutes(routes, readModel);
     if (options.cluster !== undefined) addClusterRoutes(routes, options.cluster);
     if (metrics !== undefined) addMetricsRoute(routes, metrics);
+    if (options.webhooks !== undefined) addWebhookRoutes(routes, options.webhooks);
     addHealthRoutes(routes, {
       version,
       bus,
@@ -94,6 +101,7 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
       stats: () => ({
         bus: options.busStats?.() ?? { kind: "in-process", state: bus.state },
         commandsPending: commands.pending,
+        ...(options.relayStatus !== undefined && { relay: options.relayStatus() }),
       }),
     });
     done();

@@ -5,6 +5,7 @@
 import type { FastifyInstance } from "fastify";
 
 import { boundMinor } from "../src/amount.ts";
+import { holdBody } from "../src/event-body.ts";
 import { LIMITS } from "../src/limits.ts";
 import type {
   Operation as OperationState,
@@ -13,7 +14,7 @@ import type {
   WalletFilter,
 } from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
-import { holdBody, isoTime, walletBody } from "./answers.ts";
+import { isoTime, walletBody } from "./answers.ts";
 import { problemOfKey } from "./command-intake.ts";
 import { apiError, ApiException, rejectionError, statusOf } from "./errors.ts";
 import { eventBody, transactionBody, transactionFilter, transferBody } from "./history.ts";

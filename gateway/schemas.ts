@@ -19,17 +19,17 @@ export const Currency = Type.String({
   examples: ["USD"],
   description: "Asset code",
 });
-const Time = Type.String({ format: "date-time" });
+export const Time = Type.String({ format: "date-time" });
 
 // Unions with null are type arrays here: `anyOf` would make the serialiser validate every value.
-const NullableText = Type.Unsafe<string | null>({ type: ["string", "null"] });
+export const NullableText = Type.Unsafe<string | null>({ type: ["string", "null"] });
 const NullableId = NullableText;
 const NullableInteger = Type.Unsafe<number | null>({ type: ["integer", "null"] });
 const NullableNumber = Type.Unsafe<number | null>({ type: ["number", "null"] });
-const NullableTime = NullableText;
+export const NullableTime = NullableText;
 
 /** A closed set of words, as `enum`. */
-function words<const Word extends string>(...allowed: Word[]) {
+export function words<const Word extends string>(...allowed: Word[]) {
   return Type.Unsafe<Word>({ type: "string", enum: allowed });
 }
 
@@ -402,7 +402,7 @@ const paging = {
 };
 const closed = { additionalProperties: false };
 
-const Moment = Type.String({
+export const Moment = Type.String({
   maxLength: 64,
   description: "ISO 8601 date or time; without a zone it is UTC",
   examples: ["2026-01-01T12:00:00Z"],

@@ -40,6 +40,10 @@ describe("readConfig", () => {
       isTraced: false,
       verifyIntervalMinutes: 60,
       verifyRowsPerSecond: 2_000,
+      events: false,
+      eventsMaxAgeDays: 7,
+      eventsMaxBytes: 0,
+      webhookPrivate: true,
     });
     expect(lanes).toBeGreaterThanOrEqual(1);
     expect(hostId).toMatch(/^[A-Za-z0-9_-]{1,64}$/);
@@ -62,6 +66,16 @@ describe("readConfig", () => {
     [{ PORT: "65535" }, { port: 65_535 }],
     [{ HOST: "::1" }, { host: "::1" }],
     [{ LANES: "64" }, { lanes: 64 }],
+    [{ NATS_URL: "nats://bus" }, { events: true }],
+    [{ NATS_URL: "nats://bus", EVENTS: "off" }, { events: false }],
+    [{ EVENTS_MAX_AGE_DAYS: "0" }, { eventsMaxAgeDays: 0 }],
+    [{ EVENTS_MAX_BYTES: "10737418240" }, { eventsMaxBytes: 10_737_418_240 }],
+    [{ HOST: "0.0.0.0" }, { webhookPrivate: false }],
+    [{ HOST: "0.0.0.0", WEBHOOK_PRIVATE: "on" }, { webhookPrivate: true }],
+    [{ HOST: "::1" }, { webhookPrivate: true }],
+    [{ ...cluster, ROLE: "host" }, { webhookPrivate: false }],
+    [{ ...cluster, ROLE: "gateway" }, { webhookPrivate: false }],
+    [{ HOST: "127.0.0.1", WEBHOOK_PRIVATE: "off" }, { webhookPrivate: false }],
     [{ HOST_ID: "host-1_b" }, { hostId: "host-1_b" }],
     [{ VERIFY_INTERVAL_MINUTES: "0" }, { verifyIntervalMinutes: 0 }],
     [{ VERIFY_ROWS_PER_SECOND: "500" }, { verifyRowsPerSecond: 500 }],
@@ -130,6 +144,10 @@ describe("readConfig", () => {
     [{ REDIS_URL: "http://r" }, "allowed: redis://host:port"],
     [{ ROLE: "gateway", NATS_URL: "nats://b" }, "DATABASE_URL: is not set"],
     [{ ROLE: "gateway", DATABASE_URL: postgres }, "NATS_URL: is not set"],
+    [{ EVENTS: "on" }, "NATS_URL: is not set"],
+    [{ EVENTS: "yes" }, 'EVENTS: got "yes", allowed: on, off'],
+    [{ WEBHOOK_PRIVATE: "1" }, "allowed: on, off"],
+    [{ EVENTS_MAX_BYTES: "10GB" }, "allowed: a whole number from 0"],
     [{ ...cluster, ROLE: "host", REDIS_URL: "" }, "REDIS_URL: is not set"],
   ])("refuses %j", (env, expected) => {
     expect(messageFor(env as Record<string, string>)).toContain(expected);

@@ -36,6 +36,13 @@ export interface Config {
   readonly verifyIntervalMinutes: number;
   /** Events, and transfers, that a reconciliation reads per second at most. */
   readonly verifyRowsPerSecond: number;
+  /** Whether committed events go to the stream in JetStream. */
+  readonly events: boolean;
+  /** Of the stream, when Coffer makes it: days that it keeps events (0: for ever), and bytes that it holds (0: no bound). */
+  readonly eventsMaxAgeDays: number;
+  readonly eventsMaxBytes: number;
+  /** Whether webhooks may go to private and loopback addresses. */
+  readonly webhookPrivate: boolean;
 }
 
 /** Its message is meant for the person who started Coffer: one line for each bad variable. */
@@ -96,6 +103,10 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
         undefined,
     verifyIntervalMinutes: settings.VERIFY_INTERVAL_MINUTES,
     verifyRowsPerSecond: settings.VERIFY_ROWS_PER_SECOND,
+    events: (settings.EVENTS ?? "on") === "on" && settings.NATS_URL !== undefined,
+    eventsMaxAgeDays: settings.EVENTS_MAX_AGE_DAYS,
+    eventsMaxBytes: settings.EVENTS_MAX_BYTES,
+    webhookPrivate: (settings.WEBHOOK_PRIVATE ?? privateByDefault(settings)) === "on",
   });
 }
 
@@ -115,6 +126,12 @@ export function maskPasswords(text: string): string {
   return masked.join(",");
 }
 
+/** Who reaches a whole Coffer that listens on loopback alone is on this machine already; parts of a cluster are reached from elsewhere. */
+function privateByDefault({ ROLE, HOST }: { ROLE: Role; HOST: string }): "on" | "off" {
+  const isLoopback = HOST === "localhost" || HOST === "::1" || HOST.startsWith("127.");
+  return ROLE === "all" && isLoopback ? "on" : "off";
+}
+
 /** A database for a person: where it is, without user, password and settings. */
 export function databaseName(databaseUrl: string): string {
   const { hostname, port, pathname } = new URL(databaseUrl);
@@ -131,7 +148,7 @@ function splitList(text: string): string[] {
 
 const integer = (lowest: number, highest: number) =>
   makeExactValidator<number>((text) => {
-    const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+    const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
     if (value >= lowest && value <= highest) return value;
     throw new Error(`a whole number from ${lowest} to ${highest}`);
   });
@@ -226,9 +243,15 @@ const neededBy = (needing: readonly Role[], example: string) => ({
   desc: `${example} (needed when ROLE is ${needing.join(" or ")})`,
 });
 
-/** ROLE stands first: the others ask for it. */
+const onOff = oneOf(["on", "off"] as const);
+
+/** ROLE and EVENTS stand first: the others ask for them. */
 const specification = {
   ROLE: oneOf(roles)({ default: "all" }),
+  EVENTS: onOff({ default: undefined }),
+  EVENTS_MAX_AGE_DAYS: integer(0, 36_500)({ default: 7 }),
+  EVENTS_MAX_BYTES: integer(0, 999_999_999_999_999)({ default: 0 }),
+  WEBHOOK_PRIVATE: onOff({ default: undefined }),
   PORT: integer(0, 65_535)({ default: 3_000 }),
   HOST: hostName({ default: "127.0.0.1" }),
   DATABASE_URL: databases({
@@ -238,7 +261,9 @@ const specification = {
   DATA_DIR: anyText({ default: ".coffer" }),
   NATS_URL: natsServers({
     default: undefined,
-    ...neededBy(["gateway", "host"], "nats://host:port"),
+    requiredWhen: (env: Record<string, unknown>) =>
+      env["ROLE"] === "gateway" || env["ROLE"] === "host" || env["EVENTS"] === "on",
+    desc: "nats://host:port (needed when ROLE is gateway or host), and when EVENTS is on",
   }),
   REDIS_URL: redisServer({ default: undefined, ...neededBy(["host"], "redis://host:port") }),
   LANES: integer(1, LIMITS.lanesMax)({ default: undefined }),

@@ -309,6 +309,50 @@ export const LIMITS = {
   /** Time for hosts to answer a question about the cluster. */
   clusterAnswerMs: 400,
 
+  // Events for others.
+  /** Shards whose events are under way to the stream at once, and events read for one of them: together the relay's memory. */
+  relayShardsAtOnceMax: 32,
+  relayShardRowsMax: 128,
+  /** Events of one shard that are published before the first is acknowledged, where that keeps their order. */
+  relayWindowMax: 64,
+  /** After a commit the relay waits this long for more of them, then reads. */
+  relayGatherMs: 10,
+  /** How often the relay looks for events that no commit told it of, and how far behind it is. */
+  relaySweepMs: 1_000,
+  /** How long a cursor may be unsaved: what is delivered meanwhile is delivered again after a crash. */
+  relaySaveMs: 100,
+  /** Pause of the relay after the database or JetStream failed it, first and longest. */
+  relayRetryMs: 100,
+  relayRetryMsMax: 5_000,
+  /** Time for JetStream to acknowledge an event, or to tell of the stream. */
+  relayAckMs: 5_000,
+  /** A host that ends delivers what is committed for this long; the rest is its successor's. */
+  relaySettleMs: 1_000,
+  /** Connections of the relay to one database (one reads, one saves), and the bound of a statement there. */
+  relayConnectionsMax: 2,
+  relayStatementMs: 5_000,
+  /** Within this time JetStream itself drops an event that comes again (the stream's duplicate window). */
+  streamDuplicateWindowMs: 120_000,
+  /** Webhooks of a deployment: every host reads the events of its shards once for each. */
+  webhooksMax: 32,
+  /** Shards whose events are under way to one webhook at once, and events read for one of them. */
+  webhookShardsAtOnceMax: 8,
+  webhookShardRowsMax: 32,
+  /** Time for a webhook to answer one event, from the look-up of its name on. */
+  webhookAnswerMs: 10_000,
+  /** Bytes of an answer that are read, to keep the connection; what is longer costs the connection. */
+  webhookAnswerBytesMax: 65_536,
+  /** Pause before an event that was not taken is sent again: doubling, from the first to the longest, and up to a quarter more. */
+  webhookRetryMs: 1_000,
+  webhookRetryMsMax: 600_000,
+  /** An event that was not taken for this long disables its webhook: a weekend's outage must not, a dead endpoint must. */
+  webhookGiveUpMs: 259_200_000,
+  /** How often a host reads which webhooks there are. */
+  webhookLookMs: 1_000,
+  /** Characters of a webhook's URL; names in one filter of its events. */
+  webhookUrlLengthMax: 2_048,
+  webhookFilterMax: 100,
+
   // Embedded PostgreSQL.
   /** How long a start may take: recovery after a crash replays up to `max_wal_size` of WAL. */
   postgresStartMs: 300_000,
@@ -446,5 +490,9 @@ assertRelation(
 assertRelation(
   LIMITS.commandDeadlineMs < LIMITS.commandRetryPauseMsMax * LIMITS.commandSendsMax,
   "attempts must last until the deadline",
+);
+assertRelation(
+  LIMITS.relayAckMs * 2 < LIMITS.streamDuplicateWindowMs,
+  "an event that is published again after a lost answer must meet the duplicate window",
 );
 assertRelation(LIMITS.commandSendsMax <= 30, "a sending is one bit of a small integer");

@@ -13,6 +13,9 @@ import { randomUUID } from "node:crypto";
 import { buildHost, type Host } from "../actors/host.ts";
 import { buildPiscinaLanes } from "../actors/piscina-lanes.ts";
 import { buildReconciliation, type Reconciliation } from "../actors/reconciliation.ts";
+import { buildRelay, type Relay } from "../actors/relay.ts";
+import { buildStreamSink } from "../actors/stream-sink.ts";
+import { startWebhookSinks } from "../actors/webhook-sinks.ts";
 import { buildRedisMembership, type RedisMembership } from "../actors/redis-membership.ts";
 import { buildAnswers } from "../gateway/answers.ts";
 import { buildBatches } from "../gateway/batch.ts";
@@ -42,8 +45,11 @@ import { packageRoot } from "./package-root.ts";
 import { buildPostgresAssets } from "./postgres-assets.ts";
 import { buildPostgresShardTable } from "./postgres-shard-table.ts";
 import { buildPostgresReadModel } from "./postgres-read-model.ts";
+import { buildPostgresRelayStore } from "./postgres-relay.ts";
+import { buildPostgresWebhooks } from "./postgres-webhooks.ts";
 import { SUBJECTS } from "./protocol.ts";
 import { startTracing, type Tracing } from "./tracing.ts";
+import { buildWebhookSender } from "./webhook-sender.ts";
 
 /** What has to be closed, last opened first. */
 type Closing = Array<{ name: string; close: () => Promise<void> }>;
@@ -111,12 +117,14 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
     await prepareWhenThere(databases.urls, log);
     await running.host.start();
     running.reconciliation?.start();
+    running.startRelaying();
     announce(parts, running.host, address);
     return;
   }
   await prepareWhenThere(databases.urls, log);
   await running.host.start();
   running.reconciliation?.start();
+  running.startRelaying();
   announce(parts, running.host, await listen(await startGateway(parts, running)));
 }
 
@@ -155,6 +163,8 @@ interface RunningHost {
   readonly membership: RedisMembership | null;
   /** Null: switched off. */
   readonly reconciliation: Reconciliation | null;
+  /** Called when the databases have their tables. */
+  readonly startRelaying: () => void;
 }
 
 function buildRunningHost(parts: Parts): RunningHost {
@@ -170,7 +180,9 @@ function buildRunningHost(parts: Parts): RunningHost {
     : null;
   if (membership !== null) closing.push({ name: "membership", close: () => membership.close() });
   const reconciliation = buildReconciliationOf(config, databaseUrls, () => host, log);
+  const { relay, startRelaying } = buildRelaying(parts);
   const host = buildHost({
+    relay,
     bus,
     shardTable,
     membership,
@@ -193,7 +205,7 @@ function buildRunningHost(parts: Parts): RunningHost {
     closing.push({ name: "reconciliation", close: () => reconciliation.stop() });
   }
   watchHost(parts, host, reconciliation);
-  return { host, membership, reconciliation };
+  return { host, membership, reconciliation, startRelaying };
 }
 
 function buildReconciliationOf(
@@ -224,7 +236,36 @@ function booksProbe(reconciliation: Reconciliation | null): HealthProbe[] {
   return [{ name: "books", isNeededForCommands: false, probe: () => reconciliation.probe() }];
 }
 
-/** What a host's part of `/metrics` is read from. The relay's sinks and the reconciliation come in here: `relay`, `verify`. */
+/** Where events go. The relay ends after the host, so that what is committed last is delivered too. */
+function buildRelaying(parts: Parts): { relay: Relay; startRelaying: () => void } {
+  const { config, databases, natsBus, log, closing } = parts;
+  const store = buildPostgresWebhooks(databases.urls);
+  const sender = buildWebhookSender({ allowsPrivate: config.webhookPrivate });
+  const relay = buildRelay({
+    stores: databases.urls.map(buildPostgresRelayStore),
+    time: systemTime,
+    log,
+  });
+  closing.push(
+    { name: "webhooks", close: () => store.close() },
+    { name: "webhook connections", close: () => Promise.resolve(sender.close()) },
+    { name: "relay", close: () => relay.stop() },
+  );
+  return {
+    relay,
+    startRelaying() {
+      if (natsBus !== null && config.events) {
+        const { eventsMaxAgeDays: maxAgeDays, eventsMaxBytes: maxBytes } = config;
+        relay.add(buildStreamSink({ bus: natsBus, maxAgeDays, maxBytes, time: systemTime, log }));
+      }
+      const { random } = Math;
+      const sinks = startWebhookSinks({ relay, store, sender, time: systemTime, random, log });
+      closing.push({ name: "webhook sinks", close: () => Promise.resolve(sinks.stop()) });
+    },
+  };
+}
+
+/** What a host's part of `/metrics` is read from. */
 function watchHost(
   { metrics, tracing }: Parts,
   host: Host,
@@ -232,6 +273,10 @@ function watchHost(
 ): void {
   metrics.watchHost({
     status: () => host.status(),
+    relay: () =>
+      (host.status().relay ?? []).map(({ sink: name, lagEvents, lagMs }) => {
+        return { name, lagEvents, lagSeconds: lagMs / 1_000 };
+      }),
     verify() {
       const { differences, lastRunAt } = reconciliation?.status() ?? { lastRunAt: null };
       if (lastRunAt === null || differences === undefined) return null;
@@ -324,6 +369,8 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
   const takeIn = buildCommandIntake((code) => assets.assetOf(code));
   const answer = buildAnswers({ readModel, log });
   const batches = buildBatches({ commands, takeIn, answer, log, metrics });
+  const webhooks = buildPostgresWebhooks(databases.urls);
+  closing.push({ name: "webhooks of the gateway", close: () => webhooks.close() });
   const server = buildGateway({
     commands,
     readModel,
@@ -331,6 +378,7 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
     assets,
     batches,
     cluster: { bus, shardTable, gatewayId },
+    webhooks: { store: webhooks, allowsPrivate: config.webhookPrivate },
     version,
     log,
     metrics,
@@ -346,6 +394,7 @@ async function startGateway(parts: Parts, running: RunningHost | null): Promise<
             ...booksProbe(running.reconciliation),
           ],
     ...(natsBus === null ? {} : { busStats: () => natsBus.stats() }),
+    ...(running === null ? {} : { relayStatus: () => running.host.status().relay ?? [] }),
   });
   await server.register(buildFeedSocket({ hub }));
   closing.push({ name: "batches", close: () => batches.drain() });

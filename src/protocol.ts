@@ -209,6 +209,26 @@ export interface BooksStatus {
   readonly walletsChecked: number;
 }
 
+/** How far a host's relay is with one of those that events go to; of the shards that the host has. */
+export interface RelayStatus {
+  /** `stream`, or `webhook:<id>`. */
+  readonly sink: string;
+  /** `open`, or what keeps it. */
+  readonly state: string;
+  /** Events since the host's start, and deliveries that failed. */
+  readonly delivered: number;
+  readonly retries: number;
+  /** Events committed and not delivered, and the age of the oldest as of the last second; 0 when there are none. */
+  readonly lagEvents: number;
+  readonly lagMs: number;
+  /** Shards whose next event failed and is tried again. */
+  readonly failingShards: number;
+  /** Events in memory. */
+  readonly buffered: number;
+  /** Why an event failed, when one has. */
+  readonly reason: string | null;
+}
+
 /** Host -> whoever asked on `SUBJECTS.status`: what this host has and does now. */
 export interface HostStatus {
   readonly hostId: string;
@@ -232,6 +252,8 @@ export interface HostStatus {
   }>;
   /** Left out by a host that does not reconcile. */
   readonly books?: BooksStatus;
+  /** A host of another version may not say. */
+  readonly relay?: readonly RelayStatus[];
   /** Latest first. */
   readonly handOffs: ReadonlyArray<{
     readonly at: string;

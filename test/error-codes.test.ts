@@ -155,6 +155,12 @@ const WAYS: { readonly [Code in ErrorCode]: () => Promise<Told> } = {
     );
     return stack.post(`/wallets/${walletId}/holds`, { amount: 0.01 });
   },
+  webhook_not_found: () => stack.get("/webhooks/01a1ff6d-8a51-74e5-a869-a872964453a8"),
+  async too_many_webhooks() {
+    const url = "http://127.0.0.1:9/never";
+    for (let count = 0; count < LIMITS.webhooksMax; count++) await stack.post("/webhooks", { url });
+    return stack.post("/webhooks", { url });
+  },
   asset_already_exists: () =>
     stack.post("/assets", { code: "USD", name: "Mine", decimalPlaces: 2 }),
   async asset_limit_reached() {

@@ -34,6 +34,7 @@ import { systemTime } from "../src/clock.ts";
 import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
+import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 
 export interface StackOptions {
@@ -308,6 +309,8 @@ async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "h
   closing.push(() => readModel.close());
   const assets = buildPostgresAssets({ databaseUrls: [databaseUrl], log });
   closing.push(() => assets.close());
+  const webhooks = buildPostgresWebhooks([databaseUrl]);
+  closing.push(() => webhooks.close());
   const commands = buildCommandDesk({ bus, gatewayId: `test-${uuidv7()}`, log });
   closing.push(() => commands.drain());
   const hub = buildFeedHub({
@@ -335,6 +338,7 @@ async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "h
     bus,
     assets,
     batches,
+    webhooks: { store: webhooks, allowsPrivate: true },
     version,
     log,
     probes: host === null ? [] : [{ name: "host", isNeededForCommands: true, probe }],

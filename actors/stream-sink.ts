@@ -1,0 +1,212 @@
+/**
+ * The event stream as a sink: each event is one JetStream message, delivered when the stream has acknowledged it. It makes the stream
+ * when there is none and leaves one that is there as it is. Whatever goes wrong closes the sink: then nothing is read or published
+ * until JetStream has told of the stream again, so a server that is away for long costs no memory and one question now and then. What
+ * was published and not acknowledged is published again under the same id, which the stream drops within its duplicate window.
+ *
+ * Order: events of one shard follow each other without waiting only where what follows a lost one is lost too. That is so on one
+ * connection to a server by itself, which takes messages in their order, unless the stream refuses some for their size or number. In a
+ * cluster a leader may go with one message and the next leader take the following one, so there each waits for the one before. After a
+ * reconnect nothing is published until everything from before has been given up.
+ *
+ *     closed --the stream is there--> open --no acknowledgement, or NATS away--> closed, asks again after a pause
+ */
+import {
+  DiscardPolicy,
+  headers,
+  nanos,
+  NatsError,
+  RetentionPolicy,
+  StorageType,
+  type JetStreamClient,
+  type JetStreamManager,
+  type StreamInfo,
+} from "nats";
+import type { Time } from "../src/clock.ts";
+import { EVENT_STREAM, EVENT_SUBJECTS, eventSubject } from "../src/event-stream.ts";
+import { eventBody, eventId } from "../src/event-body.ts";
+import { LIMITS } from "../src/limits.ts";
+import type { NatsBus } from "../src/nats-bus.ts";
+import type { RelayEvent } from "../src/postgres-relay.ts";
+import type { Delivery, RelaySink } from "./relay-sink.ts";
+
+export interface StreamSinkOptions {
+  readonly bus: Pick<NatsBus, "connection" | "onReconnect" | "state">;
+  /** Of a stream that is made here: 0 is no bound. */
+  readonly maxAgeDays: number;
+  readonly maxBytes: number;
+  readonly time: Pick<Time, "after">;
+  readonly log: { info(text: string): void; warn(text: string): void };
+}
+
+const DAY_MS = 86_400_000;
+const ASKING = { checkAPI: false, timeout: LIMITS.relayAckMs };
+
+export function buildStreamSink(options: StreamSinkOptions): RelaySink {
+  const { bus, time, log } = options;
+  let client: JetStreamClient | null = null;
+  let manager: JetStreamManager | null = null;
+  let state = "connecting";
+  /** Tells one opening from the next: a failure of the one before must not close this one. */
+  let opening = 0;
+  let windowMax = 1;
+  let isStopped = false;
+  let isAsking = false;
+  let pauseMs: number = LIMITS.relayRetryMs;
+  let cancelRetry = (): void => undefined;
+  let stopListening = (): void => undefined;
+  let onOpen = (): void => undefined;
+
+  async function open(): Promise<void> {
+    if (isStopped || isAsking || state === "open") return;
+    isAsking = true;
+    try {
+      const connection = await bus.connection;
+      manager ??= await connection.jetstreamManager(ASKING);
+      client ??= connection.jetstream(ASKING);
+      if (bus.state !== "connected") throw new Error("NATS is away");
+      const { config, cluster } = await findOrMake(manager);
+      if (!takesEvents(config.subjects)) {
+        throw new Error(
+          `the stream ${EVENT_STREAM} is there and does not take ${EVENT_SUBJECTS} (it takes ${config.subjects.join(", ")})`,
+        );
+      }
+      if (isStopped) return;
+      const refusesNone = config.discard === DiscardPolicy.Old && (config.max_msg_size ?? -1) <= 0;
+      windowMax = cluster === undefined && refusesNone ? LIMITS.relayWindowMax : 1;
+      if (state !== "connecting") log.info(`events go to the stream ${EVENT_STREAM} again`);
+      state = "open";
+      opening += 1;
+      onOpen();
+    } catch (error) {
+      if (!isStopped) closeFor(stateOf(error), explain(error));
+    } finally {
+      isAsking = false;
+    }
+  }
+
+  function closeFor(next: string, reason: string): void {
+    if (state !== next) log.warn(`events wait in the journal, commands go on: ${reason}`);
+    state = next;
+    if (isStopped) return;
+    cancelRetry();
+    cancelRetry = time.after(pauseMs, () => void open());
+    pauseMs = Math.min(pauseMs * 2, LIMITS.relayRetryMsMax);
+  }
+
+  async function findOrMake(jsm: JetStreamManager): Promise<StreamInfo> {
+    try {
+      return await jsm.streams.info(EVENT_STREAM);
+    } catch (error) {
+      if (!isStreamMissing(error)) throw error;
+    }
+    const { maxAgeDays, maxBytes } = options;
+    const made = await jsm.streams.add({
+      name: EVENT_STREAM,
+      description: "Committed events of Coffer's wallets",
+      subjects: [EVENT_SUBJECTS],
+      storage: StorageType.File,
+      retention: RetentionPolicy.Limits,
+      discard: DiscardPolicy.Old,
+      max_age: nanos(maxAgeDays * DAY_MS),
+      max_bytes: maxBytes === 0 ? -1 : maxBytes,
+      duplicate_window: nanos(LIMITS.streamDuplicateWindowMs),
+    });
+    log.info(`made the stream ${EVENT_STREAM} for ${EVENT_SUBJECTS}`);
+    return made;
+  }
+
+  async function deliver(event: RelayEvent): Promise<Delivery> {
+    if (state !== "open" || client === null || bus.state !== "connected") {
+      if (state === "open") closeFor("away", "NATS is away");
+      return { type: "closed" };
+    }
+    const current = opening;
+    const { walletId, type, correlationId, decimalPlaces } = event;
+    const header = headers();
+    header.set("X-Correlation-Id", correlationId);
+    try {
+      const body = JSON.stringify(eventBody(event, decimalPlaces));
+      const ack = await client.publish(eventSubject(walletId, type), body, {
+        msgID: eventId(event),
+        headers: header,
+        timeout: LIMITS.relayAckMs,
+      });
+      // Asked here and not of the server, since that header would stay with the message and trip whoever passes it on.
+      if (ack.stream !== EVENT_STREAM) throw new Error(`the stream ${ack.stream} took it`);
+      pauseMs = LIMITS.relayRetryMs;
+      return { type: "delivered" };
+    } catch (error) {
+      if (state === "open" && opening === current) {
+        closeFor(stateOf(error), `${eventId(event)} was not acknowledged: ${explain(error)}`);
+      }
+      return { type: "closed" };
+    }
+  }
+
+  return {
+    name: "stream",
+    label: "stream",
+    beginsAtFirst: true,
+    shardsAtOnceMax: LIMITS.relayShardsAtOnceMax,
+    shardRowsMax: LIMITS.relayShardRowsMax,
+    get windowMax() {
+      return windowMax;
+    },
+    get isOpen() {
+      return state === "open";
+    },
+    get state() {
+      return state;
+    },
+    start(listener) {
+      onOpen = listener;
+      stopListening = bus.onReconnect(() => {
+        pauseMs = LIMITS.relayRetryMs;
+        if (state === "open") state = "away";
+        void open();
+      });
+      void open();
+    },
+    deliver,
+    stop() {
+      isStopped = true;
+      state = "stopped";
+      cancelRetry();
+      stopListening();
+    },
+  };
+}
+
+function takesEvents(subjects: readonly string[]): boolean {
+  return subjects.some((subject) => [EVENT_SUBJECTS, "wallets.>", ">"].includes(subject));
+}
+
+/** Codes of JetStream's API (nats-server, server/errors.json). */
+const STREAM_NOT_FOUND = 10_059;
+const NOT_ENABLED = new Set([10_039, 10_076]);
+
+function apiCode(error: unknown): number | undefined {
+  return error instanceof NatsError ? error.api_error?.err_code : undefined;
+}
+
+function isStreamMissing(error: unknown): boolean {
+  return apiCode(error) === STREAM_NOT_FOUND;
+}
+
+/** `away`: nobody answers. `no jetstream`: the server has none. `refused`: JetStream answers, and not as it should. */
+function stateOf(error: unknown): "away" | "no jetstream" | "refused" {
+  const code = apiCode(error);
+  if (code !== undefined) return NOT_ENABLED.has(code) ? "no jetstream" : "refused";
+  if (!(error instanceof NatsError))
+    return /does not take/.test(String(error)) ? "refused" : "away";
+  return error.code === "503" ? "no jetstream" : "away";
+}
+
+function explain(error: unknown): string {
+  const { message } = error as Error;
+  const state = stateOf(error);
+  if (state === "refused") return `JetStream refuses: ${message}`;
+  if (state === "away") return `JetStream does not answer (${message})`;
+  return "the NATS server has no JetStream, or no leader for it (start it with --jetstream, or set EVENTS=off)";
+}

@@ -1,0 +1,162 @@
+/** The shapes of webhooks, beside those of `schemas.ts`: what makes one, and what is told of it. */
+import { Type, type Static } from "typebox";
+
+import { LIMITS } from "../src/limits.ts";
+import type { WalletEventType } from "../src/wallet.ts";
+import { Id, Moment, NullableText, NullableTime, Time, words } from "./schemas.ts";
+
+/** Every type, so that a filter with a mistake in it is refused; the type of this table refuses one that is missing. */
+const EVENT_TYPES: { readonly [EventType in WalletEventType]: true } = {
+  WalletCreated: true,
+  WalletCredited: true,
+  WalletDebited: true,
+  TransferSent: true,
+  TransferReceived: true,
+  TransferReturned: true,
+  HoldPlaced: true,
+  HoldCaptured: true,
+  HoldReleased: true,
+  HoldExpired: true,
+  WalletMetadataChanged: true,
+  WalletSuspended: true,
+  WalletActivated: true,
+  WalletClosed: true,
+};
+
+const EventTypeFilter = Type.Array(words(...(Object.keys(EVENT_TYPES) as WalletEventType[])), {
+  minItems: 1,
+  maxItems: LIMITS.webhookFilterMax,
+  description: "Only events of these types; left out: all",
+});
+const WalletFilter = Type.Array(Id, {
+  minItems: 1,
+  maxItems: LIMITS.webhookFilterMax,
+  description: "Only events of these wallets; left out: all",
+});
+const Url = Type.String({
+  minLength: 1,
+  maxLength: LIMITS.webhookUrlLengthMax,
+  // Printable ASCII, as a URL is when it is written out.
+  pattern: "^[!-~]*$",
+  description: "http or https. A private address only where the operator allows it",
+  examples: ["https://shop.example/hooks/coffer"],
+});
+
+export const WebhookBody = Type.Object(
+  {
+    url: Url,
+    secret: Type.Optional(
+      Type.String({
+        minLength: 16,
+        maxLength: LIMITS.keyLengthMax,
+        pattern: "^[!-~]*$",
+        description: "Signs what is sent. Left out: one is made",
+      }),
+    ),
+    events: Type.Optional(EventTypeFilter),
+    wallets: Type.Optional(WalletFilter),
+    description: Type.Optional(
+      Type.String({ maxLength: LIMITS.descriptionLengthMax, pattern: "^[^\\u0000]*$" }),
+    ),
+    from: Type.Optional(
+      Type.String({
+        ...Moment,
+        description: "Begins with the events since this time; left out: with the next one",
+      }),
+    ),
+    idempotencyKey: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: LIMITS.keyLengthMax,
+        description: "Same as the header `Idempotency-Key`: a repeat makes no second webhook",
+      }),
+    ),
+  },
+  {
+    additionalProperties: false,
+    examples: [
+      { url: "https://shop.example/hooks/coffer", events: ["WalletCredited", "TransferReceived"] },
+    ],
+  },
+);
+export type WebhookFields = Static<typeof WebhookBody>;
+
+export const ReplayBody = Type.Object(
+  {
+    from: Type.Optional(
+      Type.String({
+        ...Moment,
+        description:
+          "Sends the events since this time (again); left out: goes on where it stands. A later time than that leaves out what lies between",
+      }),
+    ),
+    // Taken as on every POST. A replay done twice begins twice, which its receiver cannot tell from one.
+    idempotencyKey: Type.Optional(Type.String({ minLength: 1, maxLength: LIMITS.keyLengthMax })),
+  },
+  { additionalProperties: false, examples: [{ from: "2026-01-01T12:00:00Z" }] },
+);
+
+export const WebhookParams = Type.Object({ webhookId: Id });
+
+const webhookFields = {
+  id: Id,
+  url: Type.String(),
+  events: Type.Unsafe<readonly string[] | null>({ type: ["array", "null"], items: Type.String() }),
+  wallets: Type.Unsafe<readonly string[] | null>({ type: ["array", "null"], items: Type.String() }),
+  description: NullableText,
+  status: words("ACTIVE", "DISABLED"),
+  disabledReason: NullableText,
+  disabledAt: NullableTime,
+  createdAt: Time,
+};
+const example = {
+  id: "01a1fe63-456c-7b6c-a5df-ed7df22ead10",
+  url: "https://shop.example/hooks/coffer",
+  events: ["WalletCredited", "TransferReceived"],
+  wallets: null,
+  description: null,
+  status: "ACTIVE",
+  disabledReason: null,
+  disabledAt: null,
+  createdAt: "2026-01-01T12:00:00.000Z",
+};
+const Failing = Type.Unsafe<{
+  readonly shards: number;
+  readonly since: string;
+  readonly nextTryAt: string;
+  readonly reason: string;
+} | null>({
+  type: ["object", "null"],
+  description: "Events that are not taken and tried again; null when there are none",
+  properties: {
+    shards: { type: "integer", description: "Shards, of 256, whose events wait for that" },
+    since: { type: "string", format: "date-time" },
+    nextTryAt: { type: "string", format: "date-time" },
+    reason: { type: "string" },
+  },
+});
+
+export const WebhookSummary = Type.Object(webhookFields, { examples: [example] });
+export type WebhookSummaryBody = Static<typeof WebhookSummary>;
+export const WebhookPage = Type.Array(WebhookSummary);
+export const WebhookDetails = Type.Object(
+  { ...webhookFields, failing: Failing },
+  {
+    examples: [
+      {
+        ...example,
+        failing: {
+          shards: 1,
+          since: "2026-01-01T12:00:00.000Z",
+          nextTryAt: "2026-01-01T12:08:32.000Z",
+          reason: "answered 500",
+        },
+      },
+    ],
+  },
+);
+/** The only answer with the secret. */
+export const WebhookCreated = Type.Object(
+  { ...webhookFields, secret: Type.String({ description: "Told here and never again" }) },
+  { examples: [{ ...example, secret: "whsec_3pX0wq5m0c0kzqY8m7oVbG0sTq1x9rJ2bq6d3k1uF4E" }] },
+);

@@ -1,0 +1,176 @@
+/**
+ * What the relay asks of one database: the events of shards behind a position, in order, and how far each sink has come. It hides the
+ * SQL. Reading by position is exact: a shard's one writer numbers its events 1, 2, 3 in the order of their commits, so what is behind
+ * a position and not there yet has not committed. Cursors are saved without waiting for the disk: one that a crash takes back makes
+ * the relay repeat, never lose.
+ */
+import pg from "pg";
+import { LIMITS } from "./limits.ts";
+import { EVENT_COLUMNS, milliseconds, NUMBERS } from "./postgres-rows.ts";
+import type { StoredEvent } from "./read-model.ts";
+
+/** An event with its place in its shard, and what its amounts are counted in. */
+export interface RelayEvent extends StoredEvent {
+  readonly shard: number;
+  readonly position: number;
+  readonly decimalPlaces: number;
+}
+
+export interface ShardPosition {
+  readonly shard: number;
+  readonly position: number;
+}
+
+/** The event behind a cursor is not taken. */
+export interface Trouble {
+  /** Times that it was tried. */
+  readonly attempts: number;
+  readonly failingSinceMs: number;
+  readonly retryAtMs: number;
+  readonly reason: string;
+}
+
+/** Everything up to the position is delivered. */
+export interface Cursor extends ShardPosition {
+  readonly trouble: Trouble | null;
+}
+
+export interface RelayStore {
+  /** The sink's cursors that there are. With `begin`, those that miss are made first, at position 0. */
+  cursors(sink: string, shards: readonly number[], begin: boolean): Promise<Cursor[]>;
+  /** Up to `rowsPerShard` events behind each position, by shard and then by position. */
+  read(behind: readonly ShardPosition[], rowsPerShard: number): Promise<RelayEvent[]>;
+  /** The last position of each shard that has events. */
+  lastPositions(shards: readonly number[]): Promise<ShardPosition[]>;
+  /** When the oldest of the events behind these positions occurred, milliseconds since 1970; null when there are none. */
+  oldestBehind(behind: readonly ShardPosition[]): Promise<number | null>;
+  /** Moves cursors that exist, and only forward. */
+  save(sink: string, cursors: readonly Cursor[]): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Connects when it is asked. Every question rejects when the database does not answer it. */
+export function buildPostgresRelayStore(databaseUrl: string): RelayStore {
+  const pool = new pg.Pool({
+    connectionString: databaseUrl,
+    application_name: "coffer-relay",
+    max: LIMITS.relayConnectionsMax,
+    connectionTimeoutMillis: LIMITS.journalConnectMs,
+    query_timeout: LIMITS.relayStatementMs + LIMITS.journalConnectMs,
+    options: [
+      "-c synchronous_commit=off",
+      "-c enable_seqscan=off",
+      "-c enable_hashjoin=off",
+      "-c enable_mergejoin=off",
+      "-c jit=off",
+      `-c statement_timeout=${LIMITS.relayStatementMs}`,
+    ].join(" "),
+    keepAlive: true,
+    types: NUMBERS,
+  });
+  pool.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
+
+  async function ask<Row extends pg.QueryResultRow>(
+    name: string,
+    text: string,
+    values: unknown[],
+  ): Promise<Row[]> {
+    return (await pool.query<Row>({ name, text, values })).rows;
+  }
+
+  return {
+    async cursors(sink, shards, begin) {
+      if (begin) await ask("relay-begin", BEGIN, [sink, shards]);
+      const rows = await ask<CursorRow>("relay-cursors", SELECT_CURSORS, [sink, shards]);
+      return rows.map(cursorOf);
+    },
+    read: (behind, rowsPerShard) =>
+      ask<RelayEvent>("relay-read", SELECT_BEHIND, [...columns(behind), rowsPerShard]),
+    lastPositions: (shards) => ask<ShardPosition>("relay-last", SELECT_LAST, [shards]),
+    async oldestBehind(behind) {
+      const rows = await ask<{ atMs: number | null }>(
+        "relay-oldest",
+        SELECT_OLDEST,
+        columns(behind),
+      );
+      return rows[0]?.atMs ?? null;
+    },
+    async save(sink, cursors) {
+      const troubles = cursors.map(({ trouble }) => trouble);
+      await ask("relay-save", SAVE, [
+        sink,
+        ...columns(cursors),
+        troubles.map((trouble) => trouble?.attempts ?? 0),
+        troubles.map((trouble) => trouble?.failingSinceMs ?? null),
+        troubles.map((trouble) => trouble?.retryAtMs ?? null),
+        troubles.map((trouble) => trouble?.reason ?? null),
+      ]);
+    },
+    close: () => pool.end(),
+  };
+}
+
+function columns(positions: readonly ShardPosition[]): [number[], number[]] {
+  return [positions.map(({ shard }) => shard), positions.map(({ position }) => position)];
+}
+
+interface CursorRow {
+  shard: number;
+  position: number;
+  attempts: number;
+  failingSinceMs: number | null;
+  retryAtMs: number | null;
+  reason: string | null;
+}
+
+function cursorOf({ shard, position, attempts, ...row }: CursorRow): Cursor {
+  if (row.failingSinceMs === null) return { shard, position, trouble: null };
+  const { failingSinceMs, retryAtMs, reason } = row;
+  const trouble = {
+    attempts,
+    failingSinceMs,
+    retryAtMs: retryAtMs ?? 0,
+    reason: reason ?? "unknown",
+  };
+  return { shard, position, trouble };
+}
+
+const BEGIN = `
+  INSERT INTO relay_cursors (sink, shard, position) SELECT $1, shard, 0 FROM unnest($2::smallint[]) AS t(shard)
+  ON CONFLICT DO NOTHING`;
+
+const SELECT_CURSORS = `
+  SELECT shard, position, attempts, ${milliseconds("failing_since")} AS "failingSinceMs",
+         ${milliseconds("retry_at")} AS "retryAtMs", reason
+  FROM relay_cursors WHERE sink = $1 AND shard = ANY ($2::smallint[])`;
+
+const SELECT_BEHIND = `
+  SELECT ${EVENT_COLUMNS}, e.shard, e.position, w.decimal_places AS "decimalPlaces"
+  FROM unnest($1::smallint[], $2::bigint[]) AS c(shard, position)
+  CROSS JOIN LATERAL (
+    SELECT * FROM events e WHERE e.shard = c.shard AND e.position > c.position ORDER BY e.position LIMIT $3
+  ) e
+  JOIN wallets w ON w.wallet_id = e.wallet_id
+  ORDER BY e.shard, e.position`;
+
+const SELECT_LAST = `
+  SELECT c.shard, e.position FROM unnest($1::smallint[]) AS c(shard)
+  CROSS JOIN LATERAL (
+    SELECT e.position FROM events e WHERE e.shard = c.shard ORDER BY e.position DESC LIMIT 1
+  ) e`;
+
+const SELECT_OLDEST = `
+  SELECT ${milliseconds("min(e.occurred_at)")} AS "atMs" FROM unnest($1::smallint[], $2::bigint[]) AS c(shard, position)
+  CROSS JOIN LATERAL (
+    SELECT e.occurred_at FROM events e WHERE e.shard = c.shard AND e.position > c.position ORDER BY e.position LIMIT 1
+  ) e`;
+
+const SAVE = `
+  UPDATE relay_cursors c
+  SET position = s.position, attempts = s.attempts, failing_since = to_timestamp(s.failing_ms / 1000),
+      retry_at = to_timestamp(s.retry_ms / 1000), reason = s.reason
+  FROM (
+    SELECT unnest($2::smallint[]) AS shard, unnest($3::bigint[]) AS position, unnest($4::int[]) AS attempts,
+           unnest($5::float8[]) AS failing_ms, unnest($6::float8[]) AS retry_ms, unnest($7::text[]) AS reason
+  ) s
+  WHERE c.sink = $1 AND c.shard = s.shard AND c.position <= s.position`;

@@ -1,0 +1,260 @@
+/**
+ * The webhooks of a deployment. Their definitions are in the first database; where each stands is in every one, shard by shard, as the
+ * relay's cursors of one _run_ of it. A replay is a new run under a new name: its cursors are written everywhere before the definition
+ * names it, so a host sees it complete or not at all, and what a host still saves for the run before changes nothing.
+ */
+import { randomUUID } from "node:crypto";
+import pg from "pg";
+import { LIMITS } from "./limits.ts";
+import { milliseconds, NUMBERS } from "./postgres-rows.ts";
+import { ALL_SHARDS } from "./shard.ts";
+
+export interface Webhook {
+  readonly webhookId: string;
+  readonly url: string;
+  readonly secret: string;
+  /** Null: all. */
+  readonly eventTypes: readonly string[] | null;
+  readonly walletIds: readonly string[] | null;
+  readonly description: string | null;
+  readonly status: "ACTIVE" | "DISABLED";
+  readonly disabledReason: string | null;
+  readonly disabledAtMs: number | null;
+  readonly run: string;
+  readonly createdAtMs: number;
+}
+
+export interface NewWebhook extends Pick<
+  Webhook,
+  "webhookId" | "url" | "secret" | "eventTypes" | "walletIds" | "description"
+> {
+  readonly idempotencyKey: string | null;
+  readonly fingerprint: string | null;
+}
+
+/** Where a run begins: with what is committed from now on, with the events since a time, or where the run before stands. */
+export type Beginning =
+  | { readonly type: "now" }
+  | { readonly type: "time"; readonly atMs: number }
+  | { readonly type: "here" };
+
+export type Created =
+  | { readonly type: "created"; readonly webhook: Webhook; readonly isReplay: boolean }
+  /** The key was used before with another input. */
+  | { readonly type: "conflict" }
+  /** There are `LIMITS.webhooksMax` already. */
+  | { readonly type: "full" };
+
+/** What keeps a webhook's events, over all shards. */
+export interface WebhookTrouble {
+  readonly shards: number;
+  readonly sinceMs: number;
+  readonly retryAtMs: number;
+  readonly reason: string;
+}
+
+/** Every question rejects when a database that it needs does not answer; then nothing has changed that anybody sees. */
+export interface WebhookStore {
+  list(): Promise<Webhook[]>;
+  get(webhookId: string): Promise<Webhook | null>;
+  trouble(webhook: Webhook): Promise<WebhookTrouble | null>;
+  create(webhook: NewWebhook, beginning: Beginning): Promise<Created>;
+  /** A new run, active; null when there is no such webhook. */
+  replay(webhookId: string, beginning: Beginning): Promise<Webhook | null>;
+  /** Ends a run; nothing when another one has begun. */
+  disable(webhook: Pick<Webhook, "webhookId" | "run">, reason: string): Promise<void>;
+  /** False: there was none. */
+  remove(webhookId: string): Promise<boolean>;
+  close(): Promise<void>;
+}
+
+/** Names the cursors of a run. */
+export function sinkOf({ webhookId, run }: Pick<Webhook, "webhookId" | "run">): string {
+  return `webhook:${webhookId}:${run}`;
+}
+
+/** @param databaseUrls in the deployment's order; connections are made when they are needed */
+export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookStore {
+  const pools = databaseUrls.map(buildPool);
+  const first = pools[0]!;
+
+  async function get(webhookId: string): Promise<Webhook | null> {
+    const { rows } = await first.query<Webhook>(`${SELECT} WHERE webhook_id = $1`, [webhookId]);
+    return rows[0] ?? null;
+  }
+
+  /** In all databases at once; rejects unless all have answered. */
+  async function begin(sink: string, beginning: Beginning, before: string | null): Promise<void> {
+    await Promise.all(
+      pools.map((pool, index) => {
+        const shards = ALL_SHARDS.filter((shard) => shard % pools.length === index);
+        switch (beginning.type) {
+          case "now":
+            return pool.query(BEGIN_NOW, [sink, shards]);
+          case "time":
+            return pool.query(BEGIN_AT, [sink, shards, beginning.atMs]);
+          case "here":
+            return pool.query(BEGIN_HERE, [sink, shards, before]);
+          default:
+            return beginning satisfies never;
+        }
+      }),
+    );
+  }
+
+  /** Cursors that nothing names are only litter: a database that is away keeps its part of it. */
+  async function forget(pattern: string): Promise<void> {
+    await Promise.allSettled(pools.map((pool) => pool.query(FORGET, [pattern])));
+  }
+
+  async function known(webhook: NewWebhook): Promise<Created | null> {
+    if (webhook.idempotencyKey === null) return null;
+    const { rows } = await first.query<Webhook & { fingerprint: string }>(
+      `${SELECT} WHERE idempotency_key = $1`,
+      [webhook.idempotencyKey],
+    );
+    const [row] = rows;
+    if (row === undefined) return null;
+    if (row.fingerprint !== webhook.fingerprint) return { type: "conflict" };
+    return { type: "created", webhook: row, isReplay: true };
+  }
+
+  return {
+    async list() {
+      const { rows } = await first.query<Webhook>(`${SELECT} ORDER BY created_at, webhook_id`);
+      return rows;
+    },
+
+    get,
+
+    async trouble(webhook) {
+      const asked = await Promise.all(
+        pools.map((pool) => pool.query<TroubleRow>(SELECT_TROUBLE, [sinkOf(webhook)])),
+      );
+      const found = asked.flatMap(({ rows }) => rows).filter(({ shards }) => shards > 0);
+      const [oldest] = found.toSorted((one, other) => one.sinceMs - other.sinceMs);
+      if (oldest === undefined) return null;
+      const { sinceMs, reason } = oldest;
+      const shards = found.reduce((sum, row) => sum + row.shards, 0);
+      const retryAtMs = Math.min(...found.map((row) => row.retryAtMs));
+      return { shards, sinceMs, retryAtMs, reason };
+    },
+
+    async create(webhook, beginning) {
+      const earlier = await known(webhook);
+      if (earlier !== null) return earlier;
+      const run = randomUUID();
+      await begin(sinkOf({ ...webhook, run }), beginning, null);
+      const { rows } = await first.query<Webhook>(INSERT, [
+        webhook.webhookId,
+        webhook.url,
+        webhook.secret,
+        webhook.eventTypes,
+        webhook.walletIds,
+        webhook.description,
+        run,
+        webhook.idempotencyKey,
+        webhook.fingerprint,
+        LIMITS.webhooksMax,
+      ]);
+      const [made] = rows;
+      if (made !== undefined) return { type: "created", webhook: made, isReplay: false };
+      await forget(`${sinkOf({ ...webhook, run })}%`);
+      // Somebody else may have been faster with this key.
+      return (await known(webhook)) ?? { type: "full" };
+    },
+
+    async replay(webhookId, beginning) {
+      const before = await get(webhookId);
+      if (before === null) return null;
+      const run = randomUUID();
+      await begin(sinkOf({ webhookId, run }), beginning, sinkOf(before));
+      const { rows } = await first.query<Webhook>(RUN, [webhookId, run]);
+      const [webhook] = rows;
+      if (webhook === undefined) await forget(`webhook:${webhookId}:%`);
+      else await forget(`${sinkOf(before)}%`);
+      return webhook ?? null;
+    },
+
+    async disable({ webhookId, run }, reason) {
+      await first.query(DISABLE, [webhookId, run, reason]);
+    },
+
+    async remove(webhookId) {
+      const { rowCount } = await first.query("DELETE FROM webhooks WHERE webhook_id = $1", [
+        webhookId,
+      ]);
+      if (rowCount === 0) return false;
+      await forget(`webhook:${webhookId}:%`);
+      return true;
+    },
+
+    async close() {
+      await Promise.all(pools.map((pool) => pool.end()));
+    },
+  };
+}
+
+function buildPool(databaseUrl: string): pg.Pool {
+  const pool = new pg.Pool({
+    connectionString: databaseUrl,
+    application_name: "coffer-webhooks",
+    max: 1,
+    connectionTimeoutMillis: LIMITS.journalConnectMs,
+    query_timeout: LIMITS.relayStatementMs + LIMITS.journalConnectMs,
+    options: `-c synchronous_commit=on -c jit=off -c statement_timeout=${LIMITS.relayStatementMs}`,
+    keepAlive: true,
+    types: NUMBERS,
+  });
+  pool.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
+  return pool;
+}
+
+interface TroubleRow {
+  shards: number;
+  sinceMs: number;
+  retryAtMs: number;
+  reason: string;
+}
+
+const COLUMNS = `
+  webhook_id AS "webhookId", url, secret, event_types AS "eventTypes", wallet_ids AS "walletIds", description, status,
+  disabled_reason AS "disabledReason", ${milliseconds("disabled_at")} AS "disabledAtMs", run, fingerprint,
+  ${milliseconds("created_at")} AS "createdAtMs"`;
+
+const SELECT = `SELECT ${COLUMNS} FROM webhooks`;
+
+const INSERT = `
+  INSERT INTO webhooks
+    (webhook_id, url, secret, event_types, wallet_ids, description, status, run, idempotency_key, fingerprint)
+  SELECT $1, $2, $3, $4, $5, $6, 'ACTIVE', $7, $8, $9 WHERE (SELECT count(*) FROM webhooks) < $10
+  ON CONFLICT DO NOTHING RETURNING ${COLUMNS}`;
+
+const RUN = `
+  UPDATE webhooks SET run = $2, status = 'ACTIVE', disabled_reason = NULL, disabled_at = NULL
+  WHERE webhook_id = $1 RETURNING ${COLUMNS}`;
+
+const DISABLE = `
+  UPDATE webhooks SET status = 'DISABLED', disabled_reason = $3, disabled_at = now()
+  WHERE webhook_id = $1 AND run = $2 AND status = 'ACTIVE'`;
+
+const BEGIN_NOW = `
+  INSERT INTO relay_cursors (sink, shard, position)
+  SELECT $1, s.shard, coalesce((SELECT e.position FROM events e WHERE e.shard = s.shard ORDER BY e.position DESC LIMIT 1), 0)
+  FROM unnest($2::smallint[]) AS s(shard)`;
+
+const BEGIN_AT = `
+  INSERT INTO relay_cursors (sink, shard, position)
+  SELECT $1, s.shard, position_before(s.shard, to_timestamp($3::float8 / 1000)) FROM unnest($2::smallint[]) AS s(shard)`;
+
+const BEGIN_HERE = `
+  INSERT INTO relay_cursors (sink, shard, position)
+  SELECT $1, c.shard, c.position FROM relay_cursors c WHERE c.sink = $3 AND c.shard = ANY ($2::smallint[])`;
+
+const SELECT_TROUBLE = `
+  SELECT count(*)::int4 AS shards, ${milliseconds("min(failing_since)")} AS "sinceMs", ${milliseconds("min(retry_at)")} AS "retryAtMs",
+         (array_agg(reason ORDER BY failing_since))[1] AS reason
+  FROM relay_cursors WHERE sink = $1 AND attempts > 0`;
+
+/** Ids are UUIDs: no character of the pattern means something else. */
+const FORGET = "DELETE FROM relay_cursors WHERE sink LIKE $1";

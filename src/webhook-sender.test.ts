@@ -1,0 +1,27 @@
+/** The signature, against figures made with another tool, and which URLs a webhook may have. */
+import { describe, expect, it } from "vitest";
+import { problemOfUrl, signatureOf } from "./webhook-sender.ts";
+
+it("the signature is the HMAC of time, dot and body", () => {
+  // printf '1795286733.{"id":"a:0"}' | openssl dgst -sha256 -hmac whsec_test
+  const mac = "bd8ffffa85b460c2c31c1c6692bec0aa22fb89703abb83ea5ca4e60f4f50513d";
+  expect(signatureOf("whsec_test", '{"id":"a:0"}', 1_795_286_733)).toBe(`t=1795286733,v1=${mac}`);
+});
+
+describe("problemOfUrl", () => {
+  it.each([
+    ["https://shop.example/hook", null],
+    ["http://8.8.8.8/hook", null],
+    ["shop.example", "is not a URL"],
+    ["file:///etc/passwd", "must be http or https"],
+    ["https://user@shop.example/", "must not have a user or a password"],
+    ["http://localhost:3000/", "is a private address; WEBHOOK_PRIVATE=on allows those"],
+    ["http://a.localhost/", "is a private address; WEBHOOK_PRIVATE=on allows those"],
+    ["http://169.254.169.254/latest", "is a private address; WEBHOOK_PRIVATE=on allows those"],
+    ["http://[::ffff:127.0.0.1]/", "is a private address; WEBHOOK_PRIVATE=on allows those"],
+  ])("of %s is %s", (url, problem) => expect(problemOfUrl(url, false)).toBe(problem));
+
+  it("of a private address is none where they are allowed", () => {
+    expect(problemOfUrl("http://127.0.0.1:9000/", true)).toBe(null);
+  });
+});

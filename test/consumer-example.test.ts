@@ -1,0 +1,117 @@
+/**
+ * The consumer of docs/examples, run as the file it is: it takes every event in order, comes back to where it was after a crash, and
+ * puts what it cannot take under the dead-letter subject, once, with the reason.
+ */
+import { spawn, type ChildProcess } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
+
+import { packageRoot } from "../src/package-root.ts";
+import { addStream, busOf, openWallets, relayOf, write } from "./relay-world.ts";
+import { startNats, type TestServer } from "./servers.ts";
+import { startStack, until, type EventBody, type Stack } from "./stack.ts";
+
+const example = join(packageRoot, "docs", "examples", "consumer.mjs");
+
+let nats: TestServer;
+let stack: Stack;
+
+beforeAll(async () => {
+  nats = await startNats({ jetstream: true });
+  stack = await startStack();
+});
+afterAll(async () => {
+  await stack?.close();
+  await nats?.stop();
+});
+
+function startConsumer(name: string, handler: string): ChildProcess & { text(): string } {
+  const child = spawn(process.execPath, [example, name, handler], {
+    env: {
+      ...process.env,
+      NATS_URL: nats.url,
+      ATTEMPTS_MAX: "3",
+      PAUSE_MS: "50",
+      ACK_WAIT_MS: "2000",
+    },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let output = "";
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on("data", (chunk: Buffer) => (output += chunk.toString()));
+  }
+  onTestFinished(() => void child.kill("SIGKILL"));
+  return Object.assign(child, { text: () => output });
+}
+
+it(
+  "takes every event in order, survives a crash, and puts aside what it cannot take",
+  { timeout: 60_000 },
+  async () => {
+    // Given a handler that writes down what it gets and cannot take one event, and one that kills the process the first time
+    const folder = mkdtempSync(join(tmpdir(), "coffer-consumer-"));
+    onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+    const book = join(folder, "book.txt");
+    const handler = join(folder, "handler.mjs");
+    writeFileSync(book, "");
+    writeFileSync(
+      handler,
+      `import { appendFileSync, existsSync, writeFileSync } from "node:fs";
+     export async function handle(event) {
+       const fatal = ${JSON.stringify(join(folder, "fatal"))};
+       if (event.description === "fatal" && !existsSync(fatal)) { writeFileSync(fatal, ""); process.kill(process.pid, "SIGKILL"); await new Promise(() => {}); }
+       appendFileSync(${JSON.stringify(book)}, (event.description === "poison" ? "refused " : "taken ") + event.id + "\\n");
+       if (event.description === "poison") throw new Error("I do not know this kind of thing");
+     }`,
+    );
+    const relay = relayOf(stack);
+    addStream(relay, await busOf(nats.url));
+    await until("the stream is there", () => relay.status()[0]!.state === "open");
+    const [walletId = ""] = await openWallets(stack, 1);
+    await write(stack, [walletId], 2);
+    await stack.post(`/wallets/${walletId}/credit`, { amount: 1, description: "poison" });
+    await stack.post(`/wallets/${walletId}/credit`, { amount: 1, description: "fatal" });
+    await write(stack, [walletId], 1);
+
+    // When it runs until its end, and is started again
+    const first = startConsumer("invoices", handler);
+    await new Promise((resolve) => first.once("exit", resolve));
+    expect(first.signalCode).toBe("SIGKILL");
+    const second = startConsumer("invoices", handler);
+    const lines = (): string[] => readFileSync(book, "utf8").trim().split("\n");
+    // The one that was under way comes again after the consumer's ack_wait
+    await until("all are taken", () => lines().at(-1) === `taken ${walletId}:5`, 45_000);
+
+    // Then each was taken, in order, and the one that it could not take was tried three times
+    expect(lines()).toEqual([
+      ...[0, 1, 2].map((version) => `taken ${walletId}:${version}`),
+      ...[3, 3, 3].map((version) => `refused ${walletId}:${version}`),
+      ...[4, 5].map((version) => `taken ${walletId}:${version}`),
+    ]);
+
+    // And it is under the dead-letter subject
+    const connection = await (await busOf(nats.url)).connection;
+    const manager = await connection.jetstreamManager();
+    expect((await manager.streams.info("WALLET_DEAD")).state.messages).toBe(1);
+    const dead = await manager.streams.getMessage("WALLET_DEAD", {
+      last_by_subj: "wallets.dead.invoices",
+    });
+    expect(dead.json<EventBody>()).toMatchObject({ id: `${walletId}:3`, description: "poison" });
+    expect(dead.header.get("Coffer-Dead-Reason")).toBe("I do not know this kind of thing");
+    expect(dead.header.get("Coffer-Dead-Subject")).toBe(
+      `wallets.events.${walletId}.WalletCredited`,
+    );
+
+    // And it ends in order, with nothing left to take
+    second.kill("SIGTERM");
+    const code = await new Promise((resolve) => second.once("exit", resolve));
+    expect([code, second.text()]).toEqual([0, expect.stringContaining("invoices takes events")]);
+    const { num_pending, num_ack_pending } = await manager.consumers.info(
+      "WALLET_EVENTS",
+      "invoices",
+    );
+    expect({ num_pending, num_ack_pending }).toEqual({ num_pending: 0, num_ack_pending: 0 });
+  },
+);

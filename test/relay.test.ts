@@ -1,0 +1,521 @@
+/**
+ * The relay and the event stream on real servers: what a message is, order, and that nothing is lost when JetStream is away, when a
+ * relay dies with events under way, when shards change hands and when two believe that they have them. Races are named in the tests.
+ */
+import pg from "pg";
+import {
+  afterAll,
+  beforeAll,
+  beforeEach,
+  describe,
+  expect,
+  inject,
+  it,
+  onTestFinished,
+} from "vitest";
+
+import { buildRelay } from "../actors/relay.ts";
+import type { Delivery, RelaySink } from "../actors/relay-sink.ts";
+import { systemTime } from "../src/clock.ts";
+import { eventSubject, EVENT_STREAM, EVENT_SUBJECTS } from "../src/event-stream.ts";
+import { LIMITS } from "../src/limits.ts";
+import { buildPostgresRelayStore, type RelayEvent } from "../src/postgres-relay.ts";
+import { ALL_SHARDS } from "../src/shard.ts";
+import {
+  addStream,
+  busOf,
+  committedIds,
+  problemsOf,
+  follow,
+  openWallets,
+  relayOf,
+  write,
+} from "./relay-world.ts";
+import { startCoffer } from "./process.ts";
+import { createDatabase, dropDatabase, startNats, type TestServer } from "./servers.ts";
+import { startStack, unique, until, type EventBody, type Stack } from "./stack.ts";
+
+let nats: TestServer;
+let stack: Stack;
+
+beforeAll(async () => {
+  nats = await startNats({ jetstream: true });
+});
+afterAll(() => nats?.stop());
+
+beforeEach(async () => {
+  const bus = await busOf(nats.url);
+  const manager = await (await bus.connection).jetstreamManager();
+  await manager.streams.delete(EVENT_STREAM).catch(() => undefined);
+  await bus.drain();
+  stack = await startStack();
+  return () => stack.close();
+});
+
+/** A sink that the test holds: it takes an event when the test says so. */
+function heldSink(options: Partial<RelaySink> = {}) {
+  const waiting: Array<{ event: RelayEvent; answer: (delivery: Delivery) => void }> = [];
+  const taken: RelayEvent[] = [];
+  const sink: RelaySink = {
+    name: unique("held"),
+    label: "held",
+    beginsAtFirst: true,
+    shardsAtOnceMax: 4,
+    shardRowsMax: 8,
+    windowMax: 2,
+    isOpen: true,
+    state: "open",
+    start: () => undefined,
+    stop: () => undefined,
+    deliver: (event) =>
+      new Promise((resolve) => {
+        const answer = (delivery: Delivery): void => {
+          if (delivery.type === "delivered") taken.push(event);
+          resolve(delivery);
+        };
+        waiting.push({ event, answer });
+      }),
+    ...options,
+  };
+  return { sink, waiting, taken };
+}
+
+async function cursors(sink: string): Promise<number> {
+  const [row] = await stack.sql<{ total: number }>(
+    "SELECT coalesce(sum(position), 0)::int4 AS total FROM relay_cursors WHERE sink = $1",
+    [sink],
+  );
+  return row!.total;
+}
+
+describe("a message of the stream", () => {
+  it("is the event as GET gives it, under its wallet's subject, with its id and correlation id", async () => {
+    // Given a relay, and a wallet whose id has every kind of character
+    const relay = relayOf(stack);
+    addStream(relay, await busOf(nats.url));
+    const messages = await follow(nats.url);
+    const walletId = unique("User.1:gold@shop_A-b");
+
+    // When it is made with money
+    await stack.ask("POST", "/wallets", {
+      json: { walletId, initialBalance: 12.5, metadata: { tier: "gold" }, description: "first" },
+      headers: { "x-correlation-id": "order-17" },
+    });
+    await until("both events are there", () => messages.length === 2);
+
+    // Then each event is one message
+    const { body } = await stack.get<EventBody[]>(`/wallets/${walletId}/events`);
+    expect(messages.map(({ event }) => event)).toEqual(body);
+    expect(messages.map(({ id }) => id)).toEqual([`${walletId}:0`, `${walletId}:1`]);
+    expect(messages.map(({ correlationId }) => correlationId)).toEqual(["order-17", "order-17"]);
+    expect(messages.map(({ subject }) => subject)).toEqual(
+      ["WalletCreated", "WalletCredited"].map((type) => eventSubject(walletId, type)),
+    );
+    const [, , encoded = "", type] = messages[0]!.subject.split(".");
+    expect(decodeURIComponent(encoded)).toBe(walletId);
+    expect(type).toBe("WalletCreated");
+  });
+});
+
+describe("the stream", () => {
+  it("is made with bounds when it is missing, also when it goes while the relay runs", async () => {
+    const bus = await busOf(nats.url);
+    const relay = relayOf(stack);
+    const warnings = addStream(relay, bus);
+    const manager = await (await bus.connection).jetstreamManager();
+    const config = async () => (await manager.streams.info(EVENT_STREAM)).config;
+    await until("it is there", () => config().then(Boolean, () => false));
+    expect(await config()).toMatchObject({
+      subjects: [EVENT_SUBJECTS],
+      storage: "file",
+      max_age: 86_400_000 * 1e6,
+      duplicate_window: LIMITS.streamDuplicateWindowMs * 1e6,
+    });
+
+    // When somebody removes it
+    await manager.streams.delete(EVENT_STREAM);
+    const wallets = await openWallets(stack, 3);
+
+    // Then it is made again, and what is committed from then on is in it
+    const messages = await follow(nats.url);
+    await until("the events are there", () => messages.length === wallets.length);
+    expect(warnings).toHaveLength(1);
+  });
+
+  it("is left as it is when an operator has made it", async () => {
+    const bus = await busOf(nats.url);
+    const manager = await (await bus.connection).jetstreamManager();
+    await manager.streams.add({ name: EVENT_STREAM, subjects: ["wallets.>"], max_msgs: 5_000 });
+    const relay = relayOf(stack);
+    addStream(relay, bus);
+    await openWallets(stack, 1);
+    await until("the event is there", () => relay.status()[0]!.delivered === 1);
+    const { config } = await manager.streams.info(EVENT_STREAM);
+    expect(config).toMatchObject({ subjects: ["wallets.>"], max_msgs: 5_000 });
+  });
+
+  it("under its name with other subjects is refused, with one warning that says so", async () => {
+    const bus = await busOf(nats.url);
+    const manager = await (await bus.connection).jetstreamManager();
+    await manager.streams.add({ name: EVENT_STREAM, subjects: ["somewhere.else"] });
+    const relay = relayOf(stack);
+    const warnings = addStream(relay, bus);
+    await openWallets(stack, 1);
+    await until("it was tried again", () => relay.status()[0]!.lagEvents === 1);
+    expect(relay.status()[0]).toMatchObject({ state: "refused", delivered: 0, buffered: 0 });
+    expect(warnings).toHaveLength(1);
+    expect(warnings[0]).toContain("does not take wallets.events.>");
+  });
+
+  it("on a server without JetStream is one warning and a state, and commands go on", async () => {
+    const plain = await startNats();
+    onTestFinished(() => plain.stop());
+    const relay = relayOf(stack);
+    const warnings = addStream(relay, await busOf(plain.url));
+    await until("it is known", () => relay.status()[0]!.state === "no jetstream");
+    const [walletId = ""] = await openWallets(stack, 1);
+    await write(stack, [walletId], 3);
+    await until("the lag is known", () => relay.status()[0]!.lagEvents === 4);
+    await until("its age is known", () => relay.status()[0]!.lagMs > 0);
+    expect(relay.status()[0]).toMatchObject({ delivered: 0, buffered: 0 });
+    expect(warnings).toHaveLength(1);
+    expect(warnings[0]).toContain("no JetStream");
+  });
+});
+
+describe("nothing is lost", () => {
+  it(
+    "when JetStream is killed, thousands are written, and it comes back",
+    { timeout: 60_000 },
+    async () => {
+      // Given a relay at work
+      const relay = relayOf(stack);
+      const bus = await busOf(nats.url);
+      addStream(relay, bus);
+      const wallets = await openWallets(stack, 40);
+      await until("they are told", () => relay.status()[0]!.delivered === 40);
+
+      // When JetStream dies while events are under way, and stays away while more are committed
+      const writing = write(stack, wallets, 60);
+      await until("some are told", () => relay.status()[0]!.delivered > 200);
+      await nats.kill();
+      await writing;
+      const { delivered } = relay.status()[0]!;
+      await until("the lag is known", () => relay.status()[0]!.lagEvents >= 2_440 - delivered);
+
+      // Then the relay keeps nothing in memory and says how far behind it is
+      await until("it has given up what was under way", () => relay.status()[0]!.buffered === 0);
+      expect(relay.status()[0]!.state).toBe("away");
+      await until("its age is known", () => relay.status()[0]!.lagMs > 0);
+
+      // And when JetStream is back, everything follows in order
+      await nats.restart();
+      const messages = await follow(nats.url);
+      await until(
+        "all are there",
+        () => new Set(messages.map(({ id }) => id)).size === 2_440,
+        40_000,
+      );
+      const events = messages.map(({ event }) => event);
+      expect(problemsOf(events, await committedIds(stack))).toEqual([]);
+      await until("there is no lag", () => relay.status()[0]!.lagEvents === 0);
+      expect(relay.status()[0]).toMatchObject({ state: "open", lagMs: 0 });
+    },
+  );
+
+  it("when a relay dies between a delivery and its cursor: the next one tells those again", async () => {
+    // Given events under way to a sink that has not said that it has them
+    const [walletId = ""] = await openWallets(stack, 1);
+    await write(stack, [walletId], 9);
+    const first = heldSink({ windowMax: 1 });
+    const dying = relayOf(stack);
+    dying.add(first.sink);
+    await until("the first is under way", () => first.waiting.length === 1);
+    expect(await cursors(first.sink.name)).toBe(0);
+
+    // When it takes three, and the relay dies before anybody knows of the fourth
+    for (let number = 0; number < 3; number += 1) {
+      first.waiting[number]!.answer({ type: "delivered" });
+      await until("the next is under way", () => first.waiting.length === number + 2);
+    }
+    await until("three are saved", async () => (await cursors(first.sink.name)) === 3);
+    dying.disown(ALL_SHARDS);
+
+    // Then the next relay begins with the fourth, which may have arrived
+    const second = heldSink({ name: first.sink.name });
+    relayOf(stack).add({ ...second.sink, deliver: takeAll(second.taken) });
+    await until("all are told", () => second.taken.length === 7);
+    expect(second.taken.map(({ version }) => version)).toEqual([3, 4, 5, 6, 7, 8, 9]);
+  });
+
+  it("when an event fails in the middle of those under way: it comes again, and all behind it", async () => {
+    // Race: a later event is delivered, an earlier one is not
+    const [walletId = ""] = await openWallets(stack, 1);
+    await write(stack, [walletId], 5);
+    const { sink, waiting } = heldSink({ windowMax: 4 });
+    relayOf(stack).add(sink);
+    await until("four are under way", () => waiting.length === 4);
+    waiting[0]!.answer({ type: "delivered" });
+    await until("a fifth is under way", () => waiting.length === 5);
+    for (const later of [2, 3, 4]) waiting[later]!.answer({ type: "delivered" });
+    waiting[1]!.answer({ type: "failed", reason: "not now", retryInMs: 50 });
+    await until(
+      "it came again",
+      () => waiting.filter(({ event }) => event.version === 1).length === 2,
+    );
+    await until("one is saved", async () => (await cursors(sink.name)) === 1);
+    expect(waiting.slice(-4).map(({ event }) => event.version)).toEqual([1, 2, 3, 4]);
+  });
+
+  it("when shards change hands under load", { timeout: 60_000 }, async () => {
+    const bus = await busOf(nats.url);
+    const [one, other] = [relayOf(stack), relayOf(stack, [])];
+    for (const relay of [one, other]) addStream(relay, bus);
+    const messages = await follow(nats.url);
+    const wallets = await openWallets(stack, 30);
+    const writing = write(stack, wallets, 25);
+    for (let round = 0; round < 6; round += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 150));
+      const [from, to] = round % 2 === 0 ? [one, other] : [other, one];
+      from.disown(ALL_SHARDS);
+      to.own(ALL_SHARDS);
+    }
+    await writing;
+    await until("all are there", () => new Set(messages.map(({ id }) => id)).size === 780, 30_000);
+    expect(
+      problemsOf(
+        messages.map(({ event }) => event),
+        await committedIds(stack),
+      ),
+    ).toEqual([]);
+  });
+
+  it("when two relays believe that they have the same shards: the stream drops what comes twice", async () => {
+    const bus = await busOf(nats.url);
+    for (const relay of [relayOf(stack), relayOf(stack)]) addStream(relay, bus);
+    const messages = await follow(nats.url);
+    const wallets = await openWallets(stack, 20);
+    await write(stack, wallets, 10);
+    const committed = await committedIds(stack);
+    await until("all are there", () => messages.length >= committed.length);
+    await new Promise((resolve) => setTimeout(resolve, LIMITS.relaySweepMs + 200));
+    expect(messages).toHaveLength(committed.length);
+    expect(
+      problemsOf(
+        messages.map(({ event }) => event),
+        committed,
+      ),
+    ).toEqual([]);
+  });
+});
+
+function takeAll(taken: RelayEvent[]): RelaySink["deliver"] {
+  return (event) => {
+    taken.push(event);
+    return Promise.resolve({ type: "delivered" });
+  };
+}
+
+describe("memory and waiting are bounded", () => {
+  it("a sink that takes nothing gets its pages and no more, and holds up no other", async () => {
+    const wallets = await openWallets(stack, 40);
+    await write(stack, wallets, 20);
+    const { sink, waiting, taken } = heldSink();
+    const quick: RelayEvent[] = [];
+    const relay = relayOf(stack);
+    relay.add(sink);
+    relay.add({ ...heldSink().sink, deliver: takeAll(quick) });
+    await until("the other has all", () => quick.length === 840);
+    const bound = sink.shardsAtOnceMax * sink.shardRowsMax;
+    expect(relay.status()[0]!.buffered).toBe(bound);
+    expect(waiting).toHaveLength(sink.shardsAtOnceMax * sink.windowMax);
+
+    // And it gets everything, when it takes it
+    let most = 0;
+    for (let index = 0; taken.length < 840; index += 1) {
+      await until("another is under way", () => waiting.length > index);
+      most = Math.max(most, relay.status()[0]!.buffered);
+      waiting[index]!.answer({ type: "delivered" });
+    }
+    expect(most).toBeLessThanOrEqual(bound);
+    expect(problemsOf(taken, await committedIds(stack))).toEqual([]);
+  });
+
+  it("a shard with a gap in its positions stops there, and says so", async () => {
+    // Given an event that is not at its place: what no writer of ours can do
+    const [walletId = ""] = await openWallets(stack, 1);
+    await write(stack, [walletId], 3);
+    const move = (by: number): Promise<unknown> =>
+      stack.sql(
+        `WITH off AS (SELECT set_config('session_replication_role', 'replica', true))
+         UPDATE events SET position = position + ${by} FROM off WHERE wallet_id = $1 AND version = 3`,
+        [walletId],
+      );
+    await move(1);
+    const taken: RelayEvent[] = [];
+    const relay = relayOf(stack);
+    relay.add({ ...heldSink().sink, deliver: takeAll(taken) });
+    await until("it has stopped", () => relay.status()[0]!.failingShards === 1);
+    expect(taken.map(({ version }) => version)).toEqual([0, 1, 2]);
+    expect(relay.status()[0]!.reason).toContain("no event at position 4 and one at 5");
+
+    // When the missing one is there
+    await move(-1);
+
+    // Then it goes on
+    await until("all are told", () => taken.length === 4, LIMITS.relayRetryMsMax + 5_000);
+    expect(taken.map(({ version }) => version)).toEqual([0, 1, 2, 3]);
+  });
+
+  it("a database that is away holds up only its own shards", async () => {
+    const wallets = await openWallets(stack, 20);
+    const taken: RelayEvent[] = [];
+    const relay = buildRelay({
+      stores: [stack.databaseUrl, "postgres://nobody@127.0.0.1:1/none"].map(
+        buildPostgresRelayStore,
+      ),
+      time: systemTime,
+      log: { warn: () => undefined },
+    });
+    onTestFinished(() => relay.stop());
+    relay.own(ALL_SHARDS);
+    relay.add({ ...heldSink().sink, deliver: takeAll(taken) });
+    const rows = await stack.sql<{ here: number }>(
+      "SELECT count(*)::int4 AS here FROM wallets WHERE shard % 2 = 0 AND wallet_id = ANY ($1)",
+      [wallets],
+    );
+    await until("those of the other are told", () => taken.length === rows[0]!.here);
+    expect(taken.every(({ shard }) => shard % 2 === 0)).toBe(true);
+  });
+});
+
+describe("a process", () => {
+  async function startOn(env: Record<string, string> = {}) {
+    const name = unique("relay").replaceAll("-", "_");
+    const databaseUrl = await createDatabase(inject("postgresUrl"), name);
+    onTestFinished(() => dropDatabase(inject("postgresUrl"), name));
+    const start = async (more: Record<string, string> = {}) => {
+      const coffer = await startCoffer({
+        DATABASE_URL: databaseUrl,
+        NATS_URL: nats.url,
+        LOG_LEVEL: "warn",
+        ...env,
+        ...more,
+      });
+      onTestFinished(async () => void (await coffer.kill()));
+      await coffer.untilReady();
+      return coffer;
+    };
+    return { start, databaseUrl };
+  }
+
+  async function post(baseUrl: string, path: string, json: object): Promise<void> {
+    const answer = await fetch(`${baseUrl}${path}`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(json),
+    });
+    if (!answer.ok) throw new Error(await answer.text());
+    await answer.arrayBuffer();
+  }
+
+  it("has an event in the stream within 100 ms of its commit, in the median", async () => {
+    const { start } = await startOn();
+    const coffer = await start();
+    const messages = await follow(nats.url);
+    const walletId = unique("swift");
+    await post(coffer.baseUrl, "/wallets", { walletId });
+    const answered: number[] = [];
+    for (let number = 0; number < 60; number += 1) {
+      await post(coffer.baseUrl, `/wallets/${walletId}/credit`, { amount: 1 });
+      answered.push(Date.now());
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    await until("all are there", () => messages.length === 61);
+    // The answer leaves after the commit, so this is a little less; the event's own time is before it, so that is a little more.
+    const byVersion = messages.slice(1).map(({ atMs }, index) => atMs - answered[index]!);
+    const sinceDecision = messages
+      .slice(1)
+      .map(({ atMs, event }) => atMs - Date.parse(event.metadata.occurredAt));
+    const median = (values: number[]): number =>
+      values.toSorted((a, b) => a - b)[values.length >> 1]!;
+    console.log(
+      `commit to stream: median ${median(byVersion)} ms after the answer, ${median(sinceDecision)} ms after the decision, ` +
+        `worst ${Math.max(...sinceDecision)} ms`,
+    );
+    expect(median(sinceDecision)).toBeLessThan(100);
+
+    // And says how it stands
+    const answer = await fetch(`${coffer.baseUrl}/health/nats/stats`);
+    const stats = (await answer.json()) as { relay: unknown };
+    expect(stats.relay).toMatchObject([{ sink: "stream", state: "open", delivered: 61 }]);
+  });
+
+  it("that is killed after commits and before any publish loses none of them", async () => {
+    // Given a process that has committed and published nothing: the setting stands in for a crash right after the commit
+    const { start } = await startOn();
+    const silent = await start({ EVENTS: "off" });
+    const wallets = ["a", "b", "c"].map(() => unique("silent"));
+    for (const walletId of wallets) {
+      await post(silent.baseUrl, "/wallets", { walletId, initialBalance: 5 });
+    }
+    expect((await silent.kill()).signal).toBe("SIGKILL");
+
+    // When the next one starts
+    await start();
+
+    // Then they are in the stream
+    const messages = await follow(nats.url);
+    await until("all are there", () => messages.length === 6);
+    expect(
+      problemsOf(
+        messages.map(({ event }) => event),
+        wallets.flatMap((walletId) => [`${walletId}:0`, `${walletId}:1`]),
+      ),
+    ).toEqual([]);
+  });
+
+  it(
+    "that is killed under load, twice, tells every event, each wallet's in order",
+    { timeout: 90_000 },
+    async () => {
+      const { start, databaseUrl } = await startOn();
+      let coffer = await start();
+      const messages = await follow(nats.url);
+      const wallets = Array.from({ length: 12 }, () => unique("killed"));
+      for (const walletId of wallets) await post(coffer.baseUrl, "/wallets", { walletId });
+      for (let round = 0; round < 2; round += 1) {
+        const { baseUrl } = coffer;
+        const before = messages.length;
+        const writing = Promise.allSettled(
+          wallets.map(async (walletId) => {
+            for (;;) await post(baseUrl, `/wallets/${walletId}/credit`, { amount: 1 });
+          }),
+        );
+        await until("some are told", () => messages.length > before + 150);
+        // The race: some events are committed, some published, some acknowledged, some cursors saved
+        await coffer.kill();
+        await writing;
+        coffer = await start();
+      }
+      await post(coffer.baseUrl, `/wallets/${wallets[0]}/credit`, { amount: 1 });
+      const client = new pg.Client({ connectionString: databaseUrl });
+      await client.connect();
+      onTestFinished(() => client.end());
+      const { rows } = await client.query<{ id: string }>(
+        "SELECT wallet_id || ':' || version AS id FROM events",
+      );
+      const committed = rows.map(({ id }) => id);
+      await until(
+        "all are there",
+        () => new Set(messages.map(({ id }) => id)).size === committed.length,
+      );
+      expect(
+        problemsOf(
+          messages.map(({ event }) => event),
+          committed,
+        ),
+      ).toEqual([]);
+    },
+  );
+});

@@ -1,0 +1,474 @@
+/**
+ * Webhooks on real servers, with an endpoint of the test's own that answers what the test wants: the signature, order, what a failing
+ * endpoint gets and when, restarts in the middle of a failure, the end of a webhook, and that nothing is lost by it.
+ */
+import { createHmac, timingSafeEqual } from "node:crypto";
+import { createServer, type IncomingHttpHeaders } from "node:http";
+import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+
+import { startWebhookSinks, type WebhookPauses } from "../actors/webhook-sinks.ts";
+import { systemTime } from "../src/clock.ts";
+import type { EventBody } from "../src/event-body.ts";
+import { LIMITS } from "../src/limits.ts";
+import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
+import { shardOf } from "../src/shard.ts";
+import { buildWebhookSender } from "../src/webhook-sender.ts";
+import { keepWarnings, relayOf, write } from "./relay-world.ts";
+import { startStack, unique, until, type Stack } from "./stack.ts";
+
+let stack: Stack;
+
+beforeAll(async () => {
+  stack = await startStack();
+});
+afterAll(() => stack?.close());
+
+interface Call {
+  readonly headers: IncomingHttpHeaders;
+  readonly text: string;
+  readonly event: EventBody;
+}
+
+type Answer = (call: Call) => number | "nothing" | { status: number; location: string };
+
+/** Takes everything, until it is told otherwise. */
+async function openEndpoint() {
+  const calls: Call[] = [];
+  const endpoint = { calls, answer: (() => 204) as Answer, url: "", underWayMost: 0 };
+  let underWay = 0;
+  const server = createServer((request, response) => {
+    const chunks: Buffer[] = [];
+    request.on("data", (chunk: Buffer) => chunks.push(chunk));
+    request.once("end", () => {
+      underWay += 1;
+      endpoint.underWayMost = Math.max(endpoint.underWayMost, underWay);
+      response.once("close", () => (underWay -= 1));
+      const text = Buffer.concat(chunks).toString();
+      const call = { headers: request.headers, text, event: JSON.parse(text) as EventBody };
+      calls.push(call);
+      const answer = endpoint.answer(call);
+      if (answer === "nothing") return;
+      if (typeof answer === "number") response.writeHead(answer).end("thank you");
+      else response.writeHead(answer.status, { location: answer.location }).end();
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  onTestFinished(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  endpoint.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/hook?tenant=7`;
+  return endpoint;
+}
+
+/** A host's relay with webhooks; ends with the test, or as a crash would. */
+function startRelay(pauses: Partial<WebhookPauses> = {}, answerMs = 2_000) {
+  const { log, warnings } = keepWarnings();
+  const relay = relayOf(stack);
+  const store = buildPostgresWebhooks([stack.databaseUrl]);
+  const sender = buildWebhookSender({ allowsPrivate: true, answerMs });
+  const sinks = startWebhookSinks({
+    relay,
+    store,
+    sender,
+    time: systemTime,
+    random: () => 0,
+    log,
+    pauses: { lookMs: 30, retryMs: 50, retryMsMax: 200, ...pauses },
+  });
+  let stopped: Promise<void> | undefined;
+  const stop = (): Promise<void> => {
+    stopped ??= (async () => {
+      sinks.stop();
+      await relay.stop();
+      sender.close();
+      await store.close();
+    })();
+    return stopped;
+  };
+  onTestFinished(stop);
+  return { relay, warnings, stop };
+}
+
+interface WebhookAnswer {
+  readonly id: string;
+  readonly secret: string;
+  readonly status: string;
+  readonly disabledReason: string | null;
+  readonly failing: { shards: number; reason: string; since: string; nextTryAt: string } | null;
+  readonly code: string;
+  readonly message: string;
+  readonly details: readonly { field: string; message: string }[];
+}
+
+async function makeWebhook(fields: Record<string, unknown>, key?: string) {
+  const reply = await stack.post<WebhookAnswer>("/webhooks", fields, key);
+  if (reply.status === 201) {
+    onTestFinished(async () => void (await stack.ask("DELETE", `/webhooks/${reply.body.id}`)));
+  }
+  return reply;
+}
+
+async function look(id: string): Promise<WebhookAnswer> {
+  return (await stack.get<WebhookAnswer>(`/webhooks/${id}`)).body;
+}
+
+const versionsOf = (calls: readonly Call[], walletId: string): number[] =>
+  calls.filter(({ event }) => event.walletId === walletId).map(({ event }) => event.version);
+
+/** Two wallets of one shard, and one of another. */
+async function openNeighbours() {
+  const first = unique("n");
+  let second = unique("n");
+  while (shardOf(second) !== shardOf(first)) second = unique("n");
+  let other = unique("n");
+  while (shardOf(other) === shardOf(first)) other = unique("n");
+  for (const walletId of [first, second, other]) await stack.open({ walletId });
+  return { first, second, other };
+}
+
+/** As docs/events.md tells receivers to do it. */
+function isSigned(
+  { headers, text }: Call,
+  secret: string,
+  nowSeconds = Date.now() / 1_000,
+): boolean {
+  const [, time = "", mac = ""] =
+    /^t=(\d+),v1=([0-9a-f]{64})$/.exec(String(headers["coffer-signature"])) ?? [];
+  const right = createHmac("sha256", secret).update(`${time}.${text}`).digest();
+  const isRight = mac !== "" && timingSafeEqual(Buffer.from(mac, "hex"), right);
+  return isRight && Math.abs(nowSeconds - Number(time)) < 300;
+}
+
+describe("a delivery", () => {
+  it("is the event as GET gives it, signed with the webhook's secret, in order per wallet", async () => {
+    const endpoint = await openEndpoint();
+    const { body: webhook, headers } = await makeWebhook({ url: endpoint.url });
+    expect(webhook.secret).toMatch(/^whsec_[\w-]{43}$/);
+    expect(headers.location).toBe(`/webhooks/${webhook.id}`);
+    startRelay();
+    const wallets = await Promise.all(Array.from({ length: 6 }, () => stack.open()));
+    const ids = wallets.map(({ id }) => id);
+    await write(stack, ids, 10);
+    await until("all are told", () => endpoint.calls.length === 66);
+
+    for (const walletId of ids) {
+      const { body } = await stack.get<EventBody[]>(`/wallets/${walletId}/events`);
+      const told = endpoint.calls.filter(({ event }) => event.walletId === walletId);
+      expect(told.map(({ event }) => event)).toEqual(body);
+    }
+    for (const call of endpoint.calls) {
+      const { id, type, metadata } = call.event;
+      expect(call.headers).toMatchObject({
+        "content-type": "application/json",
+        "coffer-webhook-id": webhook.id,
+        "coffer-event-id": id,
+        "coffer-event-type": type,
+        "coffer-attempt": "1",
+        "x-correlation-id": metadata.correlationId,
+      });
+      expect(isSigned(call, webhook.secret)).toBe(true);
+    }
+    const [call] = endpoint.calls;
+    expect(isSigned(call!, `${webhook.secret}x`)).toBe(false);
+    expect(isSigned({ ...call!, text: `${call!.text} ` }, webhook.secret)).toBe(false);
+    expect(isSigned(call!, webhook.secret, Date.now() / 1_000 + 3_600)).toBe(false);
+  });
+
+  it("is made only of the types and wallets that the webhook asks for", async () => {
+    const endpoint = await openEndpoint();
+    const [wanted, unwanted] = [unique("f"), unique("f")];
+    await makeWebhook({
+      url: endpoint.url,
+      events: ["WalletDebited", "WalletCreated"],
+      wallets: [wanted],
+      secret: "a-secret-of-my-own",
+    });
+    startRelay();
+    for (const walletId of [wanted, unwanted]) {
+      await stack.open({ walletId, initialBalance: 10 });
+      await stack.post(`/wallets/${walletId}/debit`, { amount: 1 });
+    }
+    await until("both are told", () => endpoint.calls.length === 2);
+    await sleep(200);
+    expect(endpoint.calls.map(({ event }) => event.id)).toEqual([`${wanted}:0`, `${wanted}:2`]);
+    expect(isSigned(endpoint.calls[0]!, "a-secret-of-my-own")).toBe(true);
+  });
+});
+
+describe("an endpoint that fails", () => {
+  it("gets the event again in growing pauses; its shard waits, the others do not", async () => {
+    const endpoint = await openEndpoint();
+    const { body: webhook } = await makeWebhook({ url: endpoint.url });
+    const { first, second, other } = await openNeighbours();
+    startRelay({ retryMs: 100, retryMsMax: 400 });
+    await until("they are told", () => endpoint.calls.length === 3);
+    endpoint.calls.length = 0;
+    let isBroken = true;
+    const triedAt: number[] = [];
+    endpoint.answer = ({ event }) => {
+      if (event.walletId !== first || event.version !== 1 || !isBroken) return 200;
+      triedAt.push(Date.now());
+      return 500;
+    };
+
+    // When one event is not taken
+    await write(stack, [first], 2);
+    await until("it was tried", () => triedAt.length > 0);
+    await write(stack, [second, other], 1);
+    await until("it was tried five times", () => triedAt.length === 5);
+
+    // Then nothing of its shard was told meanwhile, and the other shard was
+    expect(versionsOf(endpoint.calls, first)).toEqual([1, 1, 1, 1, 1]);
+    expect(versionsOf(endpoint.calls, second)).toEqual([]);
+    expect(versionsOf(endpoint.calls, other)).toEqual([1]);
+    expect(
+      endpoint.calls
+        .filter(({ event }) => event.walletId === first)
+        .map((call) => call.headers["coffer-attempt"]),
+    ).toEqual(["1", "2", "3", "4", "5"]);
+    const pauses = triedAt.slice(1).map((at, index) => at - triedAt[index]!);
+    for (const [index, least] of [100, 200, 400, 400].entries()) {
+      expect(pauses[index]).toBeGreaterThanOrEqual(least - 5);
+    }
+    await until("it is told of", async () => (await look(webhook.id)).failing !== null);
+    expect((await look(webhook.id)).failing).toMatchObject({ shards: 1, reason: "answered 500" });
+
+    // And when it is taken, everything follows, in order
+    isBroken = false;
+    await until("all are told", () => versionsOf(endpoint.calls, second).length === 1);
+    expect(versionsOf(endpoint.calls, first).slice(5)).toEqual([1, 2]);
+    await until("nothing fails", async () => (await look(webhook.id)).failing === null);
+  });
+
+  it("gets one request at a time while it takes nothing", async () => {
+    const endpoint = await openEndpoint();
+    endpoint.answer = () => 503;
+    await makeWebhook({ url: endpoint.url });
+    startRelay({ retryMs: 20, retryMsMax: 20 });
+    const wallets = await Promise.all(Array.from({ length: 30 }, () => stack.open()));
+    await until("it is failing", () => endpoint.calls.length > 20);
+    endpoint.underWayMost = 0;
+    const before = endpoint.calls.length;
+    await until("it was tried more", () => endpoint.calls.length > before + 40);
+    expect(endpoint.underWayMost).toBe(1);
+    endpoint.answer = () => 200;
+    const ids = new Set(wallets.map(({ id }) => id));
+    const told = () => new Set(endpoint.calls.map(({ event }) => event.walletId));
+    await until("all are told", () => [...ids].every((id) => told().has(id)));
+  });
+
+  it.each<[string, Answer, RegExp]>([
+    ["that answers nothing", () => "nothing", /^no answer within 150 ms$/],
+    [
+      "that sends it elsewhere",
+      () => ({ status: 307, location: "http://127.0.0.1:1/" }),
+      /^answered 307, and redirects are not followed$/,
+    ],
+    ["that says no", () => 404, /^answered 404$/],
+  ])("%s is tried again, and the reason can be read", async (_, answer, reason) => {
+    const endpoint = await openEndpoint();
+    endpoint.answer = answer;
+    const { body: webhook } = await makeWebhook({ url: endpoint.url });
+    startRelay({}, 150);
+    await stack.open();
+    await until("it was tried again", () => endpoint.calls.length > 1);
+    await until("it is told of", async () => (await look(webhook.id)).failing !== null);
+    expect((await look(webhook.id)).failing!.reason).toMatch(reason);
+  });
+
+  it("is remembered through a restart: attempts and pauses go on", async () => {
+    // Race: the host dies between two attempts
+    const endpoint = await openEndpoint();
+    endpoint.answer = () => 500;
+    await makeWebhook({ url: endpoint.url });
+    const { id } = await stack.open();
+    const first = startRelay();
+    await until("it was tried three times", () => endpoint.calls.length === 3);
+    await first.stop();
+    const before = endpoint.calls.length;
+    endpoint.answer = () => 200;
+    startRelay();
+    await until("it is told", () => endpoint.calls.length === before + 1);
+    const last = endpoint.calls.at(-1)!;
+    expect(last.event.id).toBe(`${id}:0`);
+    expect(Number(last.headers["coffer-attempt"])).toBe(before + 1);
+  });
+});
+
+describe("the end of a webhook", () => {
+  it("comes after the bound: it is disabled with the reason, and a replay goes on without a loss", async () => {
+    const endpoint = await openEndpoint();
+    endpoint.answer = () => 500;
+    const { body: webhook } = await makeWebhook({ url: endpoint.url });
+    const { id: walletId } = await stack.open();
+    const { warnings } = startRelay({ giveUpMs: 400 });
+    await until("it is disabled", async () => (await look(webhook.id)).status === "DISABLED");
+    const { disabledReason } = await look(webhook.id);
+    expect(disabledReason).toMatch(
+      new RegExp(`did not take ${walletId}:0 in \\d+ attempts .*answered 500`),
+    );
+    expect(warnings.join()).toContain(`webhook ${webhook.id} is disabled`);
+
+    // When events go on, nothing is sent
+    const before = endpoint.calls.length;
+    await write(stack, [walletId], 3);
+    await sleep(300);
+    expect(endpoint.calls).toHaveLength(before);
+
+    // And when the endpoint is mended, a replay brings all of them
+    endpoint.answer = () => 200;
+    const { status, body } = await stack.post<WebhookAnswer>(`/webhooks/${webhook.id}/replay`, {});
+    expect([status, body.status, body.disabledReason]).toEqual([200, "ACTIVE", null]);
+    await until("all are told", () => endpoint.calls.length === before + 4);
+    expect(versionsOf(endpoint.calls, walletId).slice(before)).toEqual([0, 1, 2, 3]);
+  });
+
+  it("comes at once when the endpoint answers 410", async () => {
+    const endpoint = await openEndpoint();
+    endpoint.answer = () => 410;
+    const { body: webhook } = await makeWebhook({ url: endpoint.url });
+    startRelay();
+    await stack.open();
+    await until("it is disabled", async () => (await look(webhook.id)).status === "DISABLED");
+    expect(endpoint.calls).toHaveLength(1);
+    expect((await look(webhook.id)).disabledReason).toContain("410");
+  });
+
+  it("is its removal: nothing is sent any more, and nothing of it stays", async () => {
+    const endpoint = await openEndpoint();
+    const { body: webhook } = await makeWebhook({ url: endpoint.url });
+    startRelay();
+    const { id } = await stack.open();
+    await until("it is told", () => endpoint.calls.length === 1);
+    expect((await stack.ask("DELETE", `/webhooks/${webhook.id}`)).status).toBe(204);
+    await sleep(150);
+    await write(stack, [id], 2);
+    await sleep(300);
+    expect(endpoint.calls).toHaveLength(1);
+    const rows = await stack.sql("SELECT FROM relay_cursors WHERE sink LIKE $1", [
+      `webhook:${webhook.id}:%`,
+    ]);
+    expect(rows).toEqual([]);
+    const gone = await stack.get(`/webhooks/${webhook.id}`);
+    expect([gone.status, gone.body.code]).toEqual([404, "webhook_not_found"]);
+  });
+});
+
+describe("a replay", () => {
+  it("from a time sends everything since then once more, each wallet's in order", async () => {
+    const endpoint = await openEndpoint();
+    const { body: webhook } = await makeWebhook({ url: endpoint.url });
+    startRelay();
+    const { id: old } = await stack.open();
+    await sleep(30);
+    const from = new Date().toISOString();
+    const wallets = (await Promise.all([stack.open(), stack.open()])).map(({ id }) => id);
+    await write(stack, [...wallets, old], 5);
+    await until("all are told", () => endpoint.calls.length === 18);
+    endpoint.calls.length = 0;
+    await stack.post(`/webhooks/${webhook.id}/replay`, { from });
+    await until("all are told again", () => endpoint.calls.length === 17);
+    await sleep(200);
+    expect(endpoint.calls).toHaveLength(17);
+    expect(versionsOf(endpoint.calls, old)).toEqual([1, 2, 3, 4, 5]);
+    for (const id of wallets) expect(versionsOf(endpoint.calls, id)).toEqual([0, 1, 2, 3, 4, 5]);
+  });
+
+  it("is not undone by what the run before still saves", async () => {
+    // Race: the host has an event of the old run under way while the replay begins, and saves its cursor afterwards
+    const endpoint = await openEndpoint();
+    const { body: webhook } = await makeWebhook({ url: endpoint.url });
+    const { id } = await stack.open();
+    startRelay();
+    await until("it is told", () => endpoint.calls.length === 1);
+    endpoint.answer = () => "nothing";
+    await write(stack, [id], 1);
+    await until("one is under way", () => endpoint.calls.length === 2);
+    endpoint.answer = () => 200;
+    await stack.post(`/webhooks/${webhook.id}/replay`, { from: "2000-01-01" });
+    await until("all are told from the beginning", () => {
+      return versionsOf(endpoint.calls, id).length === 4;
+    });
+    // And stays so when the old run has given up and saved
+    await sleep(2_200);
+    expect(versionsOf(endpoint.calls, id)).toEqual([0, 1, 0, 1]);
+  });
+
+  it("of the past can begin with the webhook", async () => {
+    const { id } = await stack.open();
+    await write(stack, [id], 2);
+    const endpoint = await openEndpoint();
+    await makeWebhook({ url: endpoint.url, wallets: [id], from: "2000-01-01" });
+    startRelay();
+    await until("all are told", () => endpoint.calls.length === 3);
+    expect(versionsOf(endpoint.calls, id)).toEqual([0, 1, 2]);
+  });
+});
+
+describe("the API", () => {
+  const url = "http://127.0.0.1:9/hook";
+
+  it("makes one webhook per key, and tells its secret to the key alone", async () => {
+    const key = unique("key");
+    const first = await makeWebhook({ url, events: ["WalletClosed"] }, key);
+    const again = await makeWebhook({ events: ["WalletClosed"], url }, key);
+    expect(again.headers["idempotent-replayed"]).toBe("true");
+    expect(again.body).toEqual(first.body);
+    const other = await makeWebhook({ url }, key);
+    expect([other.status, other.body.code]).toEqual([409, "idempotency_conflict"]);
+    const { body: list } = await stack.get<WebhookAnswer[]>("/webhooks");
+    expect(list.filter(({ id }) => id === first.body.id)).toHaveLength(1);
+    const seen = JSON.stringify([list, await look(first.body.id)]);
+    expect(seen).not.toContain(first.body.secret);
+  });
+
+  it.each<[string, Record<string, unknown>, string]>([
+    ["no url", {}, "url"],
+    ["what is no URL", { url: "shop" }, "url"],
+    ["another scheme", { url: "ftp://shop.example/" }, "url"],
+    ["a password in the URL", { url: "https://a:b@shop.example/" }, "url"],
+    ["a type that there is not", { url, events: ["WalletCredit"] }, "events/0"],
+    ["a short secret", { url, secret: "short" }, "secret"],
+    ["a wrong time", { url, from: "yesterday" }, "from"],
+    ["an unknown field", { url, owner: "u" }, "owner"],
+  ])("refuses %s by name", async (_, fields, field) => {
+    const { status, body } = await makeWebhook(fields);
+    expect(status).toBe(422);
+    expect(body.details[0]!.field).toBe(field);
+  });
+
+  it("has room for a bounded number", async () => {
+    const { body: before } = await stack.get<WebhookAnswer[]>("/webhooks");
+    for (let count = before.length; count < LIMITS.webhooksMax; count += 1) {
+      expect((await makeWebhook({ url })).status).toBe(201);
+    }
+    const full = await makeWebhook({ url });
+    expect([full.status, full.body.code]).toEqual([409, "too_many_webhooks"]);
+    const rows = await stack.sql<{ sinks: number }>(
+      "SELECT count(DISTINCT sink)::int4 AS sinks FROM relay_cursors WHERE sink LIKE 'webhook:%'",
+    );
+    expect(rows[0]!.sinks).toBe(LIMITS.webhooksMax);
+  });
+});
+
+it("sends nothing to a private address where they are not allowed, whatever was allowed when the webhook was made", async () => {
+  const endpoint = await openEndpoint();
+  const sender = buildWebhookSender({ allowsPrivate: false });
+  onTestFinished(() => sender.close());
+  const answer = await sender.send({
+    webhookId: "w",
+    url: endpoint.url,
+    secret: "s",
+    eventId: "e:0",
+    eventType: "WalletCreated",
+    correlationId: "c",
+    attempt: 1,
+    body: "{}",
+  });
+  expect(answer).toMatchObject({ type: "refused" });
+  expect(JSON.stringify(answer)).toContain("private address");
+  expect(endpoint.calls).toEqual([]);
+});
