@@ -39,15 +39,18 @@ export function seedWalletId(number: number): string {
   return `seed-${number}`;
 }
 
-/** Parameters of `SEED_CHUNK`. */
-export function chunkValues({ first, wallets, eventsEach }: SeedChunk): unknown[] {
+/** Parameters of `SEED_CHUNK`. @param lasts the last position of each shard; counted on for the next chunk */
+export function chunkValues({ first, wallets, eventsEach }: SeedChunk, lasts: number[]): unknown[] {
   const numbers = Array.from({ length: wallets }, (_, nth) => first + nth);
-  return [numbers, numbers.map((number) => shardOf(seedWalletId(number))), eventsEach];
+  const shards = numbers.map((number) => shardOf(seedWalletId(number)));
+  const values = [numbers, shards, eventsEach, [...lasts]];
+  for (const shard of shards) lasts[shard]! += eventsEach;
+  return values;
 }
 
 /**
- * $1 numbers, $2 shards of the wallets, $3 events of each. Events go in by time, so that those of one wallet lie apart as they do in
- * life. They have no hash, like events from before there were hashes.
+ * $1 numbers, $2 shards of the wallets, $3 events of each, $4 the last position of each shard so far. Events go in by time, so that
+ * those of one wallet lie apart as they do in life. They have no hash, like events from before there were hashes.
  */
 export const SEED_CHUNK = `
 WITH pairs AS MATERIALIZED (
@@ -88,9 +91,6 @@ WITH pairs AS MATERIALIZED (
          CASE WHEN v = 0 THEN 'seed-' || n || '-1'
               WHEN type = 'TransferReceived' THEN 'seed-' || (n + 1 - 2 * side) || '-' || v END AS cause_id
   FROM amounts
-), lasts AS MATERIALIZED (
-  SELECT shard, coalesce((SELECT max(e.position) FROM events e WHERE e.shard = s.shard), 0) AS position
-  FROM (SELECT DISTINCT shard FROM pairs) s
 ), wrote_events AS (
   INSERT INTO events
   SELECT wallet_id, v, type, amount, balance, 0, status,
@@ -99,8 +99,8 @@ WITH pairs AS MATERIALIZED (
          CASE WHEN v = 0 THEN jsonb_build_object('ownerId', owner_id, 'currency', currency, 'decimalPlaces', places,
                                                  'walletMetadata', metadata)
               WHEN v % 10 = 6 AND type = 'WalletCredited' THEN '{"kind": "FUND"}'::jsonb END,
-         shard, lasts.position + row_number() OVER (PARTITION BY shard ORDER BY v, n)
-  FROM folded JOIN lasts USING (shard) ORDER BY v, n
+         shard, ($4::bigint[])[shard + 1] + row_number() OVER (PARTITION BY shard ORDER BY v, n)
+  FROM folded ORDER BY v, n
 ), wrote_transfers AS (
   INSERT INTO transfers
   SELECT transfer_id, shard, wallet_id, other_id, amount, currency, places, 'posted', v, v, NULL, command_id, NULL, NULL,

@@ -81,7 +81,7 @@ export const ERRORS = {
   },
   query_too_slow: {
     status: 503,
-    message: "The answer takes the database longer than it may; ask for less",
+    message: "The answer takes the database longer than it may; ask again, or for less",
   },
   outcome_unknown: {
     status: 504,

@@ -166,13 +166,25 @@ export const LIMITS = {
   queryRowsMax: 1_001,
   /** Rows that a filter may look at for one page. A page that ends there is short, and its `Link` goes on behind them. */
   queryScanRowsMax: 10_000,
-  /** Wallets that an index may bring for one search before it counts as common, and pages are filled by scanning instead. */
+  /** The same when each row's words are looked at, which costs 10 to 14 us a row. */
+  queryWordRowsMax: 2_000,
+  /** What at least one wallet of so many has, by the statistics, is met by walking: a page of 50 in 2,000 rows. */
+  queryCommonShare: 40,
+  /** Entries of an index of metadata or words that are read when another condition has fewer, 0.2 us each. */
+  queryIndexRowsMax: 30_000,
+  /** Words of one search that are estimated and looked for one by one; the rest is looked for together. */
+  queryWordsApart: 8,
+  /** Wallets that such an index may bring for a page at once, 5 us each from all over the table; past it, among the next ones only. */
   queryCandidatesMax: 2_000,
   /** Conditions on metadata in one search. */
   metadataFiltersMax: 8,
-  /** A trial balance reads every event: its bound, and how many callers of one process may wait for one. */
+  /** A trial balance first adds what is new to the totals: its bound, and how many callers of one process may wait for one. */
   trialBalanceMs: 50_000,
   trialBalancesWaitingMax: 4,
+  /** Events that are added to the totals in one transaction: about a second, and what a crash repeats. */
+  totalsStepEvents: 100_000,
+  /** Events of one shard that a trial balance adds by itself, without writing the totals: of all shards, what takes 0.1 s. */
+  totalsBehindMax: 64,
 
   /** Differences of one kind that a reconciliation names; further ones are only counted. */
   verifyNamedPerKindMax: 100,

@@ -141,7 +141,10 @@ export interface ReadModel {
   holdAt(walletId: string, version: number): Promise<Hold | null>;
   /** Every wallet's record of a command id; `walletId` narrows it to one. */
   operations(commandId: string, walletId: string | null): Promise<Operation[]>;
-  /** Every account's total, of one currency or of all. Reads every event of it, so it is slow, and bounded by a time of its own. */
+  /**
+   * Every account's total, of one currency or of all: the wallets' by their balances, the others' by all events. What has been added up is
+   * kept, for the next to go on from; it is bounded by a time of its own, and one that ends by it has brought the next nearer.
+   */
   trialBalance(currency: string | null): Promise<AccountTotal[]>;
   /** Round trip in milliseconds to the database that answers first; rejects when none does. */
   ping(): Promise<number>;

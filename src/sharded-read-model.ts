@@ -15,12 +15,14 @@ export interface TransferSide {
   readonly transferId: string;
   readonly fromWalletId: string;
   readonly isPayee: boolean;
+  /** Null when it is not in this database. */
+  readonly record: Transfer | null;
 }
 
 /** What one database can answer by itself. */
 export interface ReadPart extends Omit<ReadModel, "transfersOf"> {
   transfersById(transferIds: readonly string[]): Promise<Transfer[]>;
-  /** As `transfersOf`, without the records. */
+  /** As `transfersOf`, with the records that are here. */
   transferSides(
     ...question: Parameters<ReadModel["transfersOf"]>
   ): Promise<Page<TransferSide, number>>;
@@ -67,12 +69,17 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
     // A payee's side names the payer, whose database has the record.
     async transfersOf(walletId, ...rest) {
       const { rows, next } = await home(walletId).transferSides(walletId, ...rest);
-      const sidesOf = groupBy(rows, ({ fromWalletId }) => home(fromWalletId));
+      const here = rows.flatMap(({ record }) => (record === null ? [] : [record]));
+      const elsewhere = rows.filter(({ record }) => record === null);
+      const sidesOf = groupBy(elsewhere, ({ fromWalletId }) => home(fromWalletId));
       const asked = [...sidesOf].map(([part, sides]) =>
         part.transfersById(sides.map(({ transferId }) => transferId)),
       );
       const records = new Map(
-        (await Promise.all(asked)).flat().map((record) => [record.transferId, record]),
+        [...here, ...(await Promise.all(asked)).flat()].map((record) => [
+          record.transferId,
+          record,
+        ]),
       );
       return { rows: rows.map((side) => asWalletHasIt(side, records)), next };
     },

@@ -272,6 +272,18 @@ describe("a wallet's transfers", () => {
   });
 });
 
+const walked = { queryCommonShare: 1e9, queryWordRowsMax: 2_000 };
+const indexed = { queryCommonShare: 0, queryWordRowsMax: 0, queryIndexRowsMax: 30_000 };
+const few = { queryCandidatesMax: 2_000, queryScanRowsMax: 10_000 };
+
+/** Limits under which a search walks in short steps, asks the indexes at once, in short steps, and for the rarest of its words. */
+const WAYS = [
+  { ...walked, ...few, queryScanRowsMax: 4 },
+  { ...indexed, ...few },
+  { ...indexed, queryCandidatesMax: 1, queryScanRowsMax: 4 },
+  { ...indexed, ...few, queryIndexRowsMax: 3 },
+];
+
 describe("the search", () => {
   const tag = unique("tag").replaceAll("-", "");
   const made: WalletBody[] = [];
@@ -338,13 +350,38 @@ describe("the search", () => {
   ])("by %s finds the wallets %j, however it is carried out", async (query, expected) => {
     for (const limit of [1, 2, 100])
       expect(await letters(`${query}&limit=${limit}`)).toBe(expected);
-    withLimits({ queryCandidatesMax: 1, queryScanRowsMax: 4 });
-    for (const limit of [1, 100]) expect(await letters(`${query}&limit=${limit}`)).toBe(expected);
+    for (const way of WAYS) {
+      withLimits(way);
+      for (const limit of [1, 100]) expect(await letters(`${query}&limit=${limit}`)).toBe(expected);
+    }
+  });
+
+  it("takes each of its ways, and finds the same among all wallets", async () => {
+    await stack.sql("ANALYZE wallets");
+    const queries = ["q=gold", `q=${tag}%20gold`, `q=${tag}&metadata.level=7`, `q=${tag}%20neil`];
+    for (const query of queries) {
+      const expected = idsOf(await walk<WalletBody>(`/wallets?${query}&limit=100`));
+      expect(expected.length).toBeGreaterThan(0);
+      for (const way of WAYS) {
+        withLimits({ ...way, queryScanRowsMax: way.queryScanRowsMax * 5 });
+        for (const limit of [3, 100]) {
+          const found = await walk<WalletBody>(`/wallets?${query}&limit=${limit}`);
+          expect([query, way, idsOf(found)]).toEqual([query, way, expected]);
+        }
+      }
+    }
   });
 
   it("misses no wallet and shows none twice while others arrive", async () => {
-    withLimits({ queryScanRowsMax: 2, queryCandidatesMax: 1 });
-    for (const query of ["minBalance=0", `q=${tag}&minBalance=0`, "metadata.tier=gold"]) {
+    const steps = { queryScanRowsMax: 2, queryCandidatesMax: 1 };
+    for (const [query, way] of [
+      ["minBalance=0", walked],
+      [`q=${tag}&minBalance=0`, walked],
+      [`q=${tag}&minBalance=0`, indexed],
+      ["metadata.tier=gold", walked],
+      ["metadata.tier=gold", indexed],
+    ] as const) {
+      withLimits({ ...way, ...steps });
       const before = idsOf(await walk<WalletBody>(`/wallets?${query}&limit=100`));
       let arrived = 0;
       const grow = async () => {

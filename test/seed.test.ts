@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
 
 import { chunkValues, planSeed, SEED_CHUNK, seedWalletId } from "../bench/seed-rows.ts";
+import { LIMITS } from "../src/limits.ts";
 import { migrateUp } from "../src/migrate.ts";
 import { shardOf } from "../src/shard.ts";
 import { checkBooks, openDatabase, type TestDatabase } from "./staging.ts";
@@ -38,8 +39,9 @@ it.each([
 });
 
 it("writes histories that fold, transfers with both sides, and books that balance", async () => {
+  const lasts = Array<number>(LIMITS.shardCount).fill(0);
   for (const chunk of planSeed(220, 6_000, 2_000)) {
-    await database.query(SEED_CHUNK, chunkValues(chunk));
+    await database.query(SEED_CHUNK, chunkValues(chunk, lasts));
   }
 
   await checkBooks(database);

@@ -120,9 +120,13 @@ export async function startPostgres(
 }
 
 /** Makes a fresh database (an old one of that name goes) on a running server and returns its address. */
-export async function createDatabase(serverUrl: string, name: string): Promise<string> {
+export async function createDatabase(
+  serverUrl: string,
+  name: string,
+  options = "",
+): Promise<string> {
   await dropDatabase(serverUrl, name);
-  await onServer(serverUrl, `CREATE DATABASE ${pg.escapeIdentifier(name)}`);
+  await onServer(serverUrl, `CREATE DATABASE ${pg.escapeIdentifier(name)} ${options}`);
   const url = new URL(serverUrl);
   url.pathname = `/${encodeURIComponent(name)}`;
   return url.href;
