@@ -379,6 +379,7 @@ function appendValues(writes: Writes, places: readonly Place[]): unknown[] {
     numbers(places, ({ position }) => position),
     texts(events, ({ hash }) => hash),
     texts(updated, ({ hash }) => hash),
+    numbers([...writes.fence.keys()], (shard) => shard),
   ];
 }
 

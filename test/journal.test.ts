@@ -419,6 +419,27 @@ describe("one commit", () => {
 // --- Who may write --------------------------------------------------------------------------------------------------------
 
 describe("the fence", () => {
+  it.each([1, 47, 48, 200])("names what was superseded of %i shards", async (count) => {
+    const wallets: WalletState[] = [];
+    const writes = draft();
+    for (const shard of ALL_SHARDS.slice(0, count)) {
+      wallets.push(putWallet(writes, idIn([shard]), 5, unique("command")));
+    }
+    expect(await journal.append(writes)).toEqual({ type: "committed" });
+    const again = draft();
+    for (const wallet of wallets) put(again, wallet.walletId, credited(1), {}, wallet);
+
+    // When another one of this owner's journals has claimed the last of them
+    const last = count - 1;
+    const raised = await journalFor(database.url).claim(OWNER, [last]);
+    expect(await journal.append(again)).toEqual({ type: "fenced", shards: [last] });
+
+    // Then under its new epoch nothing stands in the way
+    epochs = new Map([...epochs, ...raised]);
+    again.fence.set(last, raised.get(last)!);
+    expect(await journal.append(again)).toEqual({ type: "committed" });
+  });
+
   it("race: an append that waits for a claim which fails is committed", async () => {
     const wallet = await openWallet();
     const claim = await holdLock("alone");

@@ -56,7 +56,8 @@ CREATE FUNCTION append_commit(
   v_transfer text[], v_to text[], v_version bigint[], v_rejection text[], v_decided_ms double precision[],
   s_transfer text[], s_status text[], s_version bigint[], s_rejection text[], s_settled_ms double precision[],
   l_transfer text[], p_created json, p_rejections json,
-  e_shard smallint[], e_position bigint[], e_hash text[], w_hash text[]
+  e_shard smallint[], e_position bigint[], e_hash text[], w_hash text[],
+  p_shards smallint[]
 ) RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
   stale smallint[];
@@ -66,8 +67,14 @@ DECLARE
 BEGIN
   PERFORM pg_advisory_xact_lock_shared(1668245094);
 
-  SELECT array_agg(s.shard) INTO stale FROM shards s
-  WHERE p_epochs[s.shard + 1] <> 0 AND p_epochs[s.shard + 1] <> s.epoch;
+  -- Few shards are looked up, many are cheaper to read all: measured, the two meet at about fifty.
+  IF cardinality(p_shards) < 48 THEN
+    SELECT array_agg(s.shard) INTO stale FROM shards s
+    WHERE s.shard = ANY (p_shards) AND p_epochs[s.shard + 1] <> s.epoch;
+  ELSE
+    SELECT array_agg(s.shard) INTO stale FROM shards s
+    WHERE p_epochs[s.shard + 1] <> 0 AND p_epochs[s.shard + 1] <> s.epoch;
+  END IF;
   IF stale IS NOT NULL THEN
     RAISE EXCEPTION 'stale epoch' USING ERRCODE = 'CF001', DETAIL = array_to_string(stale, ',');
   END IF;
