@@ -9,13 +9,13 @@ import type { AmountMinor } from "../src/amount.ts";
 import { assetOf } from "../src/assets.ts";
 import { LIMITS } from "../src/limits.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
-import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
+import { buildPostgresReadModel, ReadUnavailable } from "../src/postgres-read-model.ts";
 import { SUBJECTS, type CommandMessage, type Outcome, type Reply } from "../src/protocol.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { buildAnswers } from "./answers.ts";
 import { buildBatches, checkBatch, problemOfBatchKey, type BatchOrigin } from "./batch.ts";
 import { carryOutBatch, shortestBytes } from "./batch-nats.ts";
-import { buildCommandIntake } from "./command-intake.ts";
+import { buildCommandIntake, type TakeIn } from "./command-intake.ts";
 import { buildCommandDesk } from "./commands.ts";
 import { BATCH_REQUESTS } from "./schemas.ts";
 
@@ -54,12 +54,14 @@ const done = (message: CommandMessage, fields: Partial<WalletState> = {}): Outco
 });
 
 /** Batches, and an owner of all shards that answers at once, or keeps what arrives until it is told to. */
-function setUp(decide: (message: CommandMessage, nth: number) => Outcome | null = () => null) {
+function setUp(
+  decide: (message: CommandMessage, nth: number) => Outcome | null = () => null,
+  takeIn: TakeIn = buildCommandIntake(assetOf),
+) {
   const bus = buildMemoryBus();
   let nowMs = 0;
   const desk = buildCommandDesk({ bus, gatewayId: "g" });
   const answer = buildAnswers({ readModel, log });
-  const takeIn = buildCommandIntake(assetOf);
   const batches = buildBatches({
     commands: desk,
     takeIn,
@@ -135,6 +137,23 @@ describe("the outcomes of a batch", () => {
       statusCode: 200,
       data: expect.objectContaining({ id: "w7", balance: 10, metadata: {} }),
     });
+  });
+
+  it("are `unavailable` where nobody can say what the asset is, and the others go on", async () => {
+    const away = new ReadUnavailable("unavailable", "the database is away");
+    const takeIn = buildCommandIntake((code) =>
+      code === "GEM" ? Promise.reject(away) : assetOf(code),
+    );
+    const { run } = setUp((message) => done(message), takeIn);
+    const gem = { type: "create", walletId: "w1", currency: "GEM" };
+    const outcomes = await run([gem, credit("w2"), gem, gem, credit("w3")]);
+    expect(outcomes.map(({ error }) => error?.code ?? "ok")).toEqual([
+      "unavailable",
+      "ok",
+      "unavailable",
+      "unavailable",
+      "ok",
+    ]);
   });
 
   it("are errors of their own for what does not fit, beside the others", async () => {

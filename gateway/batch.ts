@@ -12,12 +12,13 @@
 import { LIMITS } from "../src/limits.ts";
 import type { Metrics } from "../src/metrics.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
+import { ReadUnavailable } from "../src/postgres-read-model.ts";
 import { payeeOf } from "../src/wallet.ts";
 import { captureBody, type Answer, type GiveAnswer, type TransferOutcome } from "./answers.ts";
 import { buildBatchOrder, type BatchOrder } from "./batch-order.ts";
 import { problemOfKey, type Intake, type RequestFields, type TakeIn } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
-import { apiError, statusOf, validationFailed, type ApiError } from "./errors.ts";
+import { apiError, readError, statusOf, validationFailed, type ApiError } from "./errors.ts";
 import { BATCH_REQUESTS, BatchEnvelope, type BatchCommandType } from "./schemas.ts";
 import { checkOf, type Check } from "./validation.ts";
 
@@ -151,6 +152,7 @@ export function buildBatches(deps: BatchesDeps): Batches {
     let next = 0;
     let sent = 0;
     let underWay = 0;
+    let isLookingUp = false;
     let unsentChars = 0;
     let wake: (() => void) | undefined;
 
@@ -166,18 +168,22 @@ export function buildBatches(deps: BatchesDeps): Batches {
     function begin(index: number): void {
       const taken = take(commands[index], index, origin);
       if (taken instanceof Promise) {
-        // An asset is looked up. Whether it may still begin, it is asked afterwards.
+        // An asset is looked up. Whether it may still begin, it is asked afterwards; until then none begins, or it would overtake.
         underWay += 1;
-        const unknown = apiError("internal_error");
+        isLookingUp = true;
         void taken
           .catch((error: unknown): ApiError => {
+            // Nobody can say which asset it is: nothing has happened, and later it may.
+            if (error instanceof ReadUnavailable) return readError(error.reason);
             log.error({ err: error, index }, "a command of a batch failed");
-            return unknown;
+            return apiError("internal_error");
           })
           .then((it) => {
             underWay -= 1;
+            isLookingUp = false;
             if ("command" in it && isEnding()) settle(index, UNAVAILABLE);
             else beginTaken(index, it);
+            wake?.();
           });
       } else beginTaken(index, taken);
     }
@@ -207,7 +213,7 @@ export function buildBatches(deps: BatchesDeps): Batches {
       const most = next + LIMITS.batchStepCommands;
       const window = share();
       while (next < commands.length && underWay < window && next < most) {
-        if (unsentChars >= LIMITS.batchUnsentCharsMax) return false;
+        if (isLookingUp || unsentChars >= LIMITS.batchUnsentCharsMax) return false;
         begin(next++);
       }
       return next === most && next < commands.length && underWay < window;

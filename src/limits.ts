@@ -359,6 +359,8 @@ export const LIMITS = {
   webhookRetryMsMax: 600_000,
   /** An event that was not taken for this long disables its webhook: a weekend's outage must not, a dead endpoint must. */
   webhookGiveUpMs: 259_200_000,
+  /** Times a replay begins anew because another one was faster. */
+  webhookReplayAttemptsMax: 5,
   /** How often a host reads which webhooks there are. */
   webhookLookMs: 1_000,
   /** Characters of a webhook's URL; names in one filter of its events. */

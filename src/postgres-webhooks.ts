@@ -165,15 +165,18 @@ export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookS
     },
 
     async replay(webhookId, beginning) {
-      const before = await get(webhookId);
-      if (before === null) return null;
-      const run = randomUUID();
-      await begin(sinkOf({ webhookId, run }), beginning, sinkOf(before));
-      const { rows } = await first.query<Webhook>(RUN, [webhookId, run]);
-      const [webhook] = rows;
-      if (webhook === undefined) await forget(`webhook:${webhookId}:%`);
-      else await forget(`${sinkOf(before)}%`);
-      return webhook ?? null;
+      for (let attempt = 1; attempt <= LIMITS.webhookReplayAttemptsMax; attempt++) {
+        const before = await get(webhookId);
+        if (before === null) return null;
+        const run = randomUUID();
+        await begin(sinkOf({ webhookId, run }), beginning, sinkOf(before));
+        // Whoever ends a run takes its cursors away: what was copied from one that has ended may be none.
+        const { rows } = await first.query<Webhook>(RUN, [webhookId, run, before.run]);
+        const [webhook] = rows;
+        await forget(`${sinkOf(webhook === undefined ? { webhookId, run } : before)}%`);
+        if (webhook !== undefined) return webhook;
+      }
+      throw new Error(`webhook ${webhookId} is replayed by others all the time`);
     },
 
     async disable({ webhookId, run }, reason) {
@@ -232,7 +235,7 @@ const INSERT = `
 
 const RUN = `
   UPDATE webhooks SET run = $2, status = 'ACTIVE', disabled_reason = NULL, disabled_at = NULL
-  WHERE webhook_id = $1 RETURNING ${COLUMNS}`;
+  WHERE webhook_id = $1 AND run = $3 RETURNING ${COLUMNS}`;
 
 const DISABLE = `
   UPDATE webhooks SET status = 'DISABLED', disabled_reason = $3, disabled_at = now()

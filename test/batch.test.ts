@@ -203,6 +203,26 @@ describe("10,000 commands in one request", { timeout: 120_000 }, () => {
     expect(await stack.wallet(c)).toMatchObject({ status: "SUSPENDED", balance: 10 });
   });
 
+  it("happen in their order too when the first of them waits for an asset that this process has not seen", async () => {
+    // Given an asset that somebody has added elsewhere
+    const code = unique("GEM");
+    const add = "INSERT INTO assets (code, name, decimal_places) VALUES ($1, $1, 0)";
+    await stack.sql(add, [code]);
+    const [a, b] = [unique("a"), unique("b")];
+
+    // When wallets of it are made, and used in the same batch
+    const outcomes = await batch([
+      { type: "create", walletId: a, currency: code },
+      { type: "credit", walletId: a, amount: 10 },
+      { type: "create", walletId: b, currency: code },
+      { type: "transfer", walletId: a, toWalletId: b, amount: 4 },
+    ]);
+
+    // Then none was overtaken
+    expect(outcomes.map(({ error }) => error?.code ?? "ok")).toEqual(range(4).map(() => "ok"));
+    expect([(await stack.wallet(a)).balance, (await stack.wallet(b)).balance]).toEqual([6, 4]);
+  });
+
   it("go through the mailbox of one hot wallet, and those who watch it miss nothing", async () => {
     // Given somebody who watches a wallet
     const [walletId] = await openWallets(unique("hot"), 1, 0.01);

@@ -6,6 +6,8 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 import { createServer, type IncomingHttpHeaders } from "node:http";
 import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+
+import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 
 import { startWebhookSinks, type WebhookPauses } from "../actors/webhook-sinks.ts";
@@ -395,6 +397,44 @@ describe("a replay", () => {
     // And stays so when the old run has given up and saved
     await sleep(2_200);
     expect(versionsOf(endpoint.calls, id)).toEqual([0, 1, 0, 1]);
+  });
+
+  it("that goes on where another one has just ended the run loses nothing", async () => {
+    // Given a webhook, and two gateways that are told to go on with it at the same moment
+    const endpoint = await openEndpoint();
+    const { body: webhook } = await makeWebhook({ url: endpoint.url });
+    const store = buildPostgresWebhooks([stack.databaseUrl]);
+    onTestFinished(() => store.close());
+    const other = new pg.Client({ connectionString: stack.databaseUrl });
+    await other.connect();
+    onTestFinished(() => other.end());
+
+    // Race: one of them has read which run there is, and before it copies the cursors the other one does all that it has to do
+    await other.query("BEGIN; LOCK TABLE relay_cursors");
+    const replay = store.replay(webhook.id, { type: "here" });
+    await until("it waits for the cursors", async () => {
+      const waiting = await stack.sql("SELECT FROM pg_locks WHERE NOT granted");
+      return waiting.length > 0;
+    });
+    const [sink, run] = [`webhook:${webhook.id}:`, "another-run"];
+    await other.query(
+      `INSERT INTO relay_cursors (sink, shard, position)
+       SELECT $1 || $2, shard, position FROM relay_cursors WHERE sink LIKE $1 || '%'`,
+      [sink, run],
+    );
+    await other.query("UPDATE webhooks SET run = $2 WHERE webhook_id = $1", [webhook.id, run]);
+    await other.query("DELETE FROM relay_cursors WHERE sink LIKE $1 || '%' AND sink <> $1 || $2", [
+      sink,
+      run,
+    ]);
+    await other.query("COMMIT");
+    await replay;
+
+    // Then events arrive
+    startRelay();
+    const { id } = await stack.open();
+    await until("it is told", () => versionsOf(endpoint.calls, id).length === 1);
+    expect(await store.get(webhook.id)).toMatchObject({ status: "ACTIVE" });
   });
 
   it("of the past can begin with the webhook", async () => {
