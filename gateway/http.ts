@@ -195,7 +195,7 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
 function completeDocument({ paths }: ApiDocument): void {
   for (const operations of Object.values(paths)) {
     for (const [method, operation] of Object.entries(operations)) {
-      const isWrite = method === "post";
+      const isWrite = method === "post" || method === "patch";
       // Each outcome says for itself whether it is a replay.
       const isBatch = operation.tags?.includes("batches") === true;
       const hasNext = operation.parameters?.some(({ name }) => NEXT_PARAMETERS.has(name)) === true;

@@ -263,7 +263,7 @@ const specification = {
     default: undefined,
     requiredWhen: (env: Record<string, unknown>) =>
       env["ROLE"] === "gateway" || env["ROLE"] === "host" || env["EVENTS"] === "on",
-    desc: "nats://host:port (needed when ROLE is gateway or host), and when EVENTS is on",
+    desc: "nats://host:port (needed when ROLE is gateway or host, and when EVENTS is set to on)",
   }),
   REDIS_URL: redisServer({ default: undefined, ...neededBy(["host"], "redis://host:port") }),
   LANES: integer(1, LIMITS.lanesMax)({ default: undefined }),

@@ -487,7 +487,10 @@ async function main(): Promise<void> {
     if (error instanceof Error && "code" in error && error.code === "EADDRINUSE") {
       fail(`PORT ${config.port} on ${config.host} is in use; stop what uses it, or set PORT`);
     }
-    if (error instanceof Error && "syscall" in error && error.syscall === "listen") {
+    const syscall = error instanceof Error && "syscall" in error ? error.syscall : undefined;
+    const isHostUnknown =
+      error instanceof Error && "hostname" in error && error.hostname === config.host;
+    if (error instanceof Error && (syscall === "listen" || isHostUnknown)) {
       fail(`HOST ${config.host}, PORT ${config.port}: cannot listen there (${error.message})`);
     }
     throw error;

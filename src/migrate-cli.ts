@@ -1,10 +1,10 @@
 /**
  * `node dist/src/migrate-cli.js status | up | down [n]`: migrations by hand, on each database that DATABASE_URL lists. Without
- * it, on the embedded PostgreSQL under DATA_DIR, which is started for the duration; a running Coffer holds that folder, and
- * the message says so. `down` takes back one migration unless told how many.
+ * it, on the embedded PostgreSQL under DATA_DIR, which is started for the duration. A running Coffer holds that folder: `status`
+ * asks the server that is there, the others refuse. `down` takes back one migration unless told how many.
  */
 import { maskPasswords, readConfig } from "./config.ts";
-import { startEmbeddedPostgres } from "./embedded-postgres.ts";
+import { startEmbeddedPostgres, useEmbeddedPostgres } from "./embedded-postgres.ts";
 import { migrateDown, migrateUp, migrationStatus } from "./migrate.ts";
 
 type Command = { type: "status" } | { type: "up" } | { type: "down"; steps: number };
@@ -35,7 +35,9 @@ async function main(args: string[]): Promise<number> {
   const { DATABASE_URL, DATA_DIR } = process.env;
   const { databaseUrls, dataDir } = readConfig({ DATABASE_URL, DATA_DIR });
   if (databaseUrls.length > 0) return await runOnEach(command, databaseUrls);
-  const server = await startEmbeddedPostgres({ dataDir });
+  const server = await (command.type === "status"
+    ? useEmbeddedPostgres(dataDir)
+    : startEmbeddedPostgres({ dataDir }));
   try {
     print(`Embedded PostgreSQL under ${dataDir}`);
     await run(command, server.url);

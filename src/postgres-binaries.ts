@@ -211,7 +211,7 @@ export function makeDataDir(given: string): string {
   const dataDir = resolve(given);
   const isRoot = process.getuid?.() === 0;
   try {
-    fs.mkdirSync(dataDir, { recursive: true, mode: isRoot ? 0o711 : 0o700 });
+    makeFolder(dataDir, isRoot ? 0o711 : 0o700);
     // As root, PostgreSQL runs as another user, who must be able to pass through.
     if (isRoot) fs.chmodSync(dataDir, fs.statSync(dataDir).mode | 0o011);
     fs.accessSync(dataDir, fs.constants.W_OK | fs.constants.X_OK);
@@ -221,6 +221,17 @@ export function makeDataDir(given: string): string {
       "no_access",
       `DATA_DIR ${given} cannot be written: ${messageOf(error)}; set DATA_DIR to another folder`,
     );
+  }
+}
+
+/** As `mkdirSync` with `recursive`, which never ends where a folder is there but takes no others, such as /proc (Node 20). */
+function makeFolder(folder: string, mode: number): void {
+  if (fs.existsSync(folder)) return;
+  makeFolder(dirname(folder), mode);
+  try {
+    fs.mkdirSync(folder, { mode });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
   }
 }
 

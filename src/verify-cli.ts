@@ -72,6 +72,9 @@ async function look(databaseUrls: readonly string[], options: Options): Promise<
   const report = await reconcile(databaseUrls, options, async (walletId, database) => {
     if (options.isRebuild) rebuilt.push(await rebuildWallet(databaseUrls[database]!, walletId));
   });
+  if (options.walletId !== undefined && report.events === 0 && report.differences === 0) {
+    throw new Error(`There is no wallet ${options.walletId}`);
+  }
   const written = rebuilt.filter(({ type }) => type === "rebuilt");
   // What was found has been dealt with, or has not: only another look can tell.
   const after = written.length > 0 ? await reconcile(databaseUrls, options) : null;

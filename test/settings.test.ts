@@ -44,7 +44,7 @@ const rows: readonly Row[] = [
   [{ REDIS_URL: "http://r" }, ['REDIS_URL: got "http://r", allowed: redis://host:port']],
   [
     { ROLE: "gateway", DATABASE_URL: postgres },
-    ["NATS_URL: is not set, allowed: nats://host:port (needed when ROLE is gateway or host)"],
+    ["NATS_URL: is not set, allowed: nats://host:port (needed when ROLE is gateway or host, and"],
   ],
   [
     { ROLE: "gateway", NATS_URL: nats },
@@ -52,7 +52,7 @@ const rows: readonly Row[] = [
   ],
   [
     { ROLE: "host", DATABASE_URL: postgres, REDIS_URL: redis },
-    ["NATS_URL: is not set, allowed: nats://host:port (needed when ROLE is gateway or host)"],
+    ["NATS_URL: is not set, allowed: nats://host:port (needed when ROLE is gateway or host, and"],
   ],
   [
     { ROLE: "host", DATABASE_URL: postgres, NATS_URL: nats },
@@ -90,12 +90,31 @@ it("names the port when something else listens there", async () => {
   onTestFinished(() => dropDatabase(inject("postgresUrl"), "settings"));
 
   // When Coffer starts on it
-  const env = { PORT: String(port), DATABASE_URL: databaseUrl, LOG_LEVEL: "warn" };
+  const env = { PORT: String(port), DATABASE_URL: databaseUrl, LOG_LEVEL: "error" };
   const { code, output } = await runCoffer(env);
 
   // Then it ends, and the one thing it says is what to do
   expect(code).toBe(1);
   expect(output).toBe(`PORT ${port} on 127.0.0.1 is in use; stop what uses it, or set PORT\n`);
+});
+
+it("names the host when there is no such address", async () => {
+  const databaseUrl = await createDatabase(inject("postgresUrl"), "settings_host");
+  onTestFinished(() => dropDatabase(inject("postgresUrl"), "settings_host"));
+  const env = { HOST: "nowhere.invalid", DATABASE_URL: databaseUrl, LOG_LEVEL: "error" };
+  const { code, output } = await runCoffer({ ...env, PORT: "0" });
+  expect(output).toMatch(
+    /^HOST nowhere\.invalid, PORT 0: cannot listen there \(getaddrinfo .*\)\n$/,
+  );
+  expect(code).toBe(1);
+});
+
+it("names the data folder when it cannot be made", async () => {
+  const { code, output } = await runCoffer({ DATA_DIR: "/proc/coffer/data", LOG_LEVEL: "error" });
+  expect(output).toMatch(
+    /^DATA_DIR \/proc\/coffer\/data cannot be written: .*; set DATA_DIR .*\n$/,
+  );
+  expect(code).toBe(1);
 });
 
 it("names the databases that are not in their places", async () => {
@@ -108,7 +127,7 @@ it("names the databases that are not in their places", async () => {
   await prepareDatabases(urls, () => undefined);
 
   // When Coffer starts with the list the other way round
-  const env = { PORT: "0", DATABASE_URL: urls.toReversed().join(","), LOG_LEVEL: "warn" };
+  const env = { PORT: "0", DATABASE_URL: urls.toReversed().join(","), LOG_LEVEL: "error" };
   const { code, output } = await runCoffer(env);
 
   // Then it ends, and the one thing it says is where each belongs

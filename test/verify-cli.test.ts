@@ -17,10 +17,18 @@ interface Run {
 }
 
 function npmRunVerify(env: Record<string, string>, ...args: readonly string[]): Promise<Run> {
+  return npmRun("verify", env, ...args);
+}
+
+function npmRun(
+  script: "verify" | "migrate",
+  env: Record<string, string>,
+  ...args: readonly string[]
+): Promise<Run> {
   const { PATH = "" } = process.env;
   const child = spawn(
     process.execPath,
-    [join(packageRoot, "dist", "src", "verify-cli.js"), ...args],
+    [join(packageRoot, "dist", "src", `${script}-cli.js`), ...args],
     {
       env: { PATH, ...env },
       stdio: ["ignore", "pipe", "pipe"],
@@ -110,6 +118,12 @@ describe("on databases by URL", () => {
       /has not the schema of this version, 0001_journal is missing/,
     ],
     [
+      "a wallet that does not exist",
+      () => ({}),
+      ["--wallet", "nobody"],
+      /There is no wallet nobody$/m,
+    ],
+    [
       "a folder without a database",
       () => ({ DATABASE_URL: "", DATA_DIR: "/tmp/coffer-none" }),
       [],
@@ -144,6 +158,12 @@ it(
     const beside = await npmRunVerify(env);
     expect(beside.out).toMatch(summary);
     expect(beside.code).toBe(0);
+    const status = await npmRun("migrate", env, "status");
+    expect(status.out).toMatch(/^ {2}0001_journal {2}applied /m);
+    expect(status.code).toBe(0);
+    const up = await npmRun("migrate", env, "up");
+    expect(up.err).toMatch(/ is in use by process \d+; stop it, or set DATA_DIR/);
+    expect(up.code).toBe(1);
     // It was a visitor: the server is still there for the one at work.
     expect((await fetch(`${coffer.baseUrl}/wallets/w1`)).status).toBe(200);
 
