@@ -266,3 +266,49 @@ export function writesOf(commit: Commit, epochs: ReadonlyMap<number, number>): W
   for (const shard of commit.shards) fence.set(shard, epochs.get(shard) ?? -1);
   return { ...commit, fence };
 }
+
+/** Whatever these commands are, somebody may have written their outcome: from now on they are looked for. */
+export function suspected(items: Item[]): Item[] {
+  for (const item of items) item.mayBeKnown = true;
+  return items;
+}
+
+export function withKnown(
+  items: Item[],
+  commands: readonly KnownCommand[],
+  verdicts: readonly KnownVerdict[],
+): Item[] {
+  const byKey = new Map<string, KnownCommand | KnownVerdict>();
+  for (const known of commands) byKey.set(`${known.walletId} ${known.commandId}`, known);
+  for (const known of verdicts) byKey.set(`!${known.transferId}`, known);
+  for (const item of items) item.known = byKey.get(item.flightKey ?? "") ?? item.known;
+  return items;
+}
+
+/** What a commit that is done means for a repeat of one of its command or transfer ids. */
+export function outcomeIn(
+  commit: Commit,
+  message: ShardMessage,
+): KnownCommand | KnownVerdict | null {
+  if (message.type === "post") {
+    const { transferId } = message.step;
+    return commit.verdicts.find((verdict) => verdict.transferId === transferId) ?? null;
+  }
+  if (message.type !== "command" && message.type !== "asked") return null;
+  const { walletId, commandId } =
+    message.type === "command" ? message.command : message.origin.command;
+  const event = commit.events.find(
+    (one) => one.commandId === commandId && one.walletId === walletId,
+  );
+  if (event !== undefined) {
+    const { fingerprint, version } = event;
+    const transferId = "transferId" in event.event ? event.event.transferId : null;
+    return { walletId, commandId, fingerprint, version, transferId, rejection: null };
+  }
+  const no = commit.rejections.find(
+    (one) => one.commandId === commandId && one.walletId === walletId,
+  );
+  if (no === undefined) return null;
+  const { fingerprint, rejection } = no;
+  return { walletId, commandId, fingerprint, version: null, transferId: null, rejection };
+}

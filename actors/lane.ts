@@ -12,14 +12,9 @@
  * decided, since nobody knows on what. Invariant: at most one commit is under way, and an actor's state is the committed one
  * plus exactly the events in that commit and in the open one.
  *
- * Which shards it serves comes with each tick, too. A shard here:
- *
- *     (none) --assigned--> claiming --claimed--> held --no longer assigned--> leaving --nothing under way--> (none)
- *                             \--not ours--> lost       \--taken by another owner--> lost --a while later--> (none), or claiming
- *
- * claiming: its messages wait. held: they are dealt with. leaving, lost: they are refused, so that their senders ask again elsewhere.
+ * Which shards it serves comes with each tick, too; `lane-shards.ts` knows what became of each. `lane-actors.ts` keeps the actors.
  */
-import type { AppendResult, Journal, KnownCommand, KnownVerdict } from "../src/journal.ts";
+import type { AppendResult, Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import {
   addressee,
@@ -30,11 +25,12 @@ import {
   type ShardMessage,
 } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
-import type { Transfer } from "../src/transfer.ts";
 import {
-  keepHold,
   newCommit,
   newItem,
+  outcomeIn,
+  suspected,
+  withKnown,
   writesOf,
   type Actor,
   type Item,
@@ -42,6 +38,8 @@ import {
 } from "./commit.ts";
 import { buildCreations } from "./creations.ts";
 import { buildHoldKeeper } from "./holds.ts";
+import { buildLaneActors, type ReadFailure } from "./lane-actors.ts";
+import { buildLaneShards } from "./lane-shards.ts";
 import { answerOf, buildPendingTransfers, postOf } from "./pending-transfers.ts";
 import { holdNeededBy, isExpired, settledOutcome, step, type StepContext } from "./steps.ts";
 
@@ -81,27 +79,19 @@ export interface Lane {
 
 export function buildLane(deps: LaneDeps): Lane {
   const { journal } = deps;
-  const actors = new Map<string, Actor>();
-  const epochs = new Map<number, number>();
   const pending = buildPendingTransfers();
   const inFlight = new Map<string, Item>();
   const creations = buildCreations();
-  let assigned = new Set<number>();
-  const claiming = new Set<number>();
-  const lost = new Set<number>();
   /** Messages for shards that are being claimed. */
   let waiting: Item[] = [];
 
   let mode: "serving" | "recovering" | "pausing" = "recovering";
-  let isClaiming = false;
   let open = newCommit();
   let underWay: ReturnType<typeof newCommit> | null = null;
   let local: Item[] = [];
   let backlog: Item[] = [];
-  let sleeping = new Set<Actor>();
   let outbox = emptyEffects();
   let nowMs = 0;
-  let nextLostMs = 0;
   let nextSweepMs = 0;
   let pauseMs = 0;
   let resumeAtMs = 0;
@@ -116,29 +106,56 @@ export function buildLane(deps: LaneDeps): Lane {
     pending,
     inFlight,
     send(message) {
-      if (serves(shardOf(addressee(message)))) local.push(newItem(message, null));
+      if (shards.serves(shardOf(addressee(message)))) local.push(newItem(message, null));
       else outbox.messages.push(message);
     },
     answer,
   };
 
+  const onRead = (failure: ReadFailure | null): void =>
+    failure === null ? readWorked() : readFailed(failure.what, failure.error);
+
+  const actors = buildLaneActors({ journal, deliver, proceed, onRead, crash: deps.crash });
+
   const holdKeeper = buildHoldKeeper({
     journal,
-    actors,
+    actors: actors.byWalletId,
     nowMs: () => nowMs,
-    servedShards: () => [...epochs.keys()].filter(serves),
+    servedShards: () => shards.served(),
     deliver(items) {
       again(items);
       proceed();
     },
-    onRead: (failure) =>
-      failure === null ? readWorked() : readFailed(failure.what, failure.error),
+    onRead,
     crash: deps.crash,
   });
 
-  function serves(shard: number): boolean {
-    return epochs.has(shard) && assigned.has(shard);
-  }
+  const shards = buildLaneShards({
+    journal,
+    owner: deps.owner,
+    log: deps.log,
+    crash: deps.crash,
+    isPaused: () => nowMs < resumeAtMs,
+    isRecovering: () => mode === "recovering",
+    recovered(transfers) {
+      pending.reload(transfers, nowMs);
+      holdKeeper.expireSoon();
+      mode = "serving";
+      pauseMs = 0;
+    },
+    adopted(transfers) {
+      pending.add(transfers, nowMs);
+      holdKeeper.expireSoon();
+    },
+    onFailed: pause,
+    onLost: (gone) => append(outbox.lost, gone),
+    forget,
+    dealWithBacklog: () => again(takeBacklog()),
+    dealWithWaiting() {
+      again(takeWaiting());
+      proceed();
+    },
+  });
 
   function answer({ inbox, seq }: CommandMessage, outcome: Outcome): void {
     outbox.replies.push({ inbox, seq, outcome });
@@ -161,8 +178,8 @@ export function buildLane(deps: LaneDeps): Lane {
     const { message } = item;
     const walletId = addressee(message);
     const shard = shardOf(walletId);
-    if (!serves(shard)) {
-      const isAwaited = assigned.has(shard) && !lost.has(shard);
+    if (!shards.serves(shard)) {
+      const isAwaited = shards.awaits(shard);
       if (isAwaited && waiting.length < LIMITS.laneBacklogMax) waiting.push(item);
       else refuse(item, isAwaited ? "overloaded" : "unavailable");
       return;
@@ -172,12 +189,7 @@ export function buildLane(deps: LaneDeps): Lane {
       if (found !== null) deliver(found);
       return;
     }
-    let actor = actors.get(walletId);
-    if (actor === undefined) {
-      actor = newActor(walletId, shard);
-      actors.set(walletId, actor);
-      sleeping.add(actor);
-    }
+    const actor = actors.actorOf(walletId, shard);
     actor.lastUsedMs = nowMs;
     if (actor.loaded) stepNow(actor, item);
     else if (actor.mailbox.length < LIMITS.mailboxMessagesMax) actor.mailbox.push(item);
@@ -218,39 +230,7 @@ export function buildLane(deps: LaneDeps): Lane {
     if (mode !== "serving") return;
     resolveCreations();
     holdKeeper.lookUp();
-    if (sleeping.size === 0) return;
-    const woken = sleeping;
-    sleeping = new Set();
-    const walletIds = Array.from(woken, (actor) => actor.walletId);
-    journal
-      .loadWallets(walletIds)
-      .then(
-        ({ wallets, holds }) => {
-          readWorked();
-          for (const hold of holds) {
-            const actor = actors.get(hold.walletId);
-            if (actor !== undefined && woken.has(actor)) keepHold(actor, hold);
-          }
-          for (const actor of woken) {
-            if (actors.get(actor.walletId) !== actor) continue;
-            const { state, hash } = wallets.get(actor.walletId)!;
-            actor.state = state;
-            actor.hash = hash;
-            actor.loaded = true;
-            const { mailbox } = actor;
-            actor.mailbox = [];
-            for (const item of mailbox) deliver(item);
-          }
-          proceed();
-        },
-        (error: unknown) => {
-          readFailed("recover wallets", error);
-          for (const actor of woken) {
-            if (actors.get(actor.walletId) === actor) sleeping.add(actor);
-          }
-        },
-      )
-      .catch(deps.crash);
+    actors.wake();
   }
 
   /** Tried again at once, so it is told once until it works. */
@@ -307,7 +287,7 @@ export function buildLane(deps: LaneDeps): Lane {
     underWay = commit;
     open = newCommit();
     journal
-      .append(writesOf(commit, epochs))
+      .append(writesOf(commit, shards.epochs))
       .then((result) => conclude(commit, result))
       .catch(deps.crash);
   }
@@ -328,7 +308,7 @@ export function buildLane(deps: LaneDeps): Lane {
         const items = suspected(undo());
         for (const item of items) item.inDoubt = true;
         backlog = [...items, ...backlog];
-        recover();
+        shards.recover();
         break;
       }
       case "stale":
@@ -349,7 +329,7 @@ export function buildLane(deps: LaneDeps): Lane {
         const items = undo();
         for (const item of suspected(items)) if (doubtful.has(item)) item.inDoubt = true;
         backlog = [...items, ...backlog];
-        recover();
+        shards.recover();
         break;
       }
       default:
@@ -393,7 +373,7 @@ export function buildLane(deps: LaneDeps): Lane {
     const items: Item[] = [];
     for (const commit of [underWay, open]) {
       if (commit === null) continue;
-      for (const actor of commit.actors) actors.delete(actor.walletId);
+      for (const actor of commit.actors) actors.drop(actor);
       for (const { transferId } of commit.transfers) pending.forget(transferId);
       for (const { transferId } of commit.settled) pending.unsettled(transferId);
       for (const item of commit.items) {
@@ -412,79 +392,7 @@ export function buildLane(deps: LaneDeps): Lane {
     for (const item of items) deliver(item);
   }
 
-  // ---- ownership ----------------------------------------------------------------------------------------------------
-
-  /** Takes the next epoch of all that is assigned; afterwards the journal says what became of everything. */
-  function recover(): void {
-    if (isClaiming || nowMs < resumeAtMs) return;
-    const shards = assignedShards();
-    claim(shards, (claimed, transfers) => {
-      // Where the next epoch is not the one after ours, somebody else may have written: what is known here is old.
-      const known = [...epochs.keys()];
-      forget(known.filter((shard) => claimed.get(shard) !== epochs.get(shard)! + 1));
-      epochs.clear();
-      for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
-      pending.reload(transfers, nowMs);
-      holdKeeper.expireSoon();
-      mode = "serving";
-      pauseMs = 0;
-      drop(shards.filter((shard) => !claimed.has(shard)));
-      again(takeBacklog());
-    });
-  }
-
-  /** The same for shards that were assigned meanwhile; the others go on. */
-  function adopt(): void {
-    if (isClaiming || nowMs < resumeAtMs) return;
-    const shards = assignedShards().filter((shard) => !epochs.has(shard));
-    if (shards.length === 0) return;
-    for (const shard of shards) claiming.add(shard);
-    claim(shards, (claimed, transfers) => {
-      claiming.clear();
-      // Recovering takes all epochs anew, these too.
-      if (mode === "recovering") return;
-      for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
-      pending.add(transfers, nowMs);
-      holdKeeper.expireSoon();
-      drop(shards.filter((shard) => !claimed.has(shard)));
-    });
-  }
-
-  function assignedShards(): number[] {
-    return [...assigned].filter((shard) => !lost.has(shard));
-  }
-
-  function claim(
-    shards: readonly number[],
-    then: (claimed: ReadonlyMap<number, number>, transfers: readonly Transfer[]) => void,
-  ): void {
-    isClaiming = true;
-    claimAndLoad(shards)
-      .then(
-        ({ claimed, transfers }) => {
-          then(claimed, transfers);
-          const items = waiting;
-          waiting = [];
-          again(items);
-          proceed();
-        },
-        (error: unknown) => {
-          claiming.clear();
-          pause(`cannot claim shards: ${String(error)}`);
-        },
-      )
-      .finally(() => {
-        isClaiming = false;
-      })
-      .catch(deps.crash);
-  }
-
-  async function claimAndLoad(shards: readonly number[]) {
-    if (shards.length === 0) return { claimed: new Map<number, number>(), transfers: [] };
-    const claimed = await journal.claim(deps.owner, shards);
-    const transfers = await journal.loadPendingTransfers([...claimed.keys()]);
-    return { claimed, transfers };
-  }
+  // ---- what waits, and what is given up ---------------------------------------------------------------------------
 
   /** Nothing is tried for a while, longer each time until something works. */
   function pause(reason: string): void {
@@ -499,43 +407,23 @@ export function buildLane(deps: LaneDeps): Lane {
     return items;
   }
 
-  /** Stops speaking for shards that another owner has. */
-  function drop(shards: readonly number[]): void {
-    if (shards.length === 0) return;
-    deps.log("warn", `${shards.length} shards belong to another owner now`);
-    for (const shard of shards) lost.add(shard);
-    append(outbox.lost, shards);
-    forget(shards);
+  function takeWaiting(): Item[] {
+    const items = waiting;
+    waiting = [];
+    return items;
   }
 
   /** Forgets all that is known of shards; who waits is sent to their next owner. */
-  function forget(shards: readonly number[]): void {
-    const gone = new Set(shards);
-    for (const shard of shards) epochs.delete(shard);
+  function forget(gone: ReadonlySet<number>): void {
     const isGone = (walletId: string): boolean => gone.has(shardOf(walletId));
     for (const waiter of pending.dropWhere(isGone)) {
       answer(waiter, { type: "fault", fault: "unknown" });
     }
-    for (const actor of actors.values()) {
-      if (!gone.has(actor.shard)) continue;
-      actors.delete(actor.walletId);
-      sleeping.delete(actor);
-      for (const item of actor.mailbox) refuse(item, "unavailable");
-    }
+    for (const item of actors.forget(gone)) refuse(item, "unavailable");
     for (const item of [...creations.forget(gone), ...holdKeeper.forget(gone)]) {
       refuse(item, "unavailable");
     }
     for (const item of backlog) if (isGone(addressee(item.message))) creations.reenter(item);
-  }
-
-  /** Lets go of shards that are no longer assigned, as soon as no commit has anything of them. */
-  function leave(): void {
-    const leaving = new Set([...epochs.keys()].filter((shard) => !assigned.has(shard)));
-    if (leaving.size === 0) return;
-    for (const commit of [open, underWay]) {
-      for (const shard of commit?.shards ?? []) leaving.delete(shard);
-    }
-    forget([...leaving]);
   }
 
   // ---- time ---------------------------------------------------------------------------------------------------------
@@ -543,7 +431,7 @@ export function buildLane(deps: LaneDeps): Lane {
   function expire(): void {
     if (backlog.length > 0) backlog = backlog.filter(keepUnlessExpired);
     if (waiting.length > 0) waiting = waiting.filter(keepUnlessExpired);
-    for (const actor of sleeping) actor.mailbox = actor.mailbox.filter(keepUnlessExpired);
+    actors.sift(keepUnlessExpired);
     creations.sift(keepUnlessExpired);
     holdKeeper.sift(keepUnlessExpired);
   }
@@ -570,18 +458,6 @@ export function buildLane(deps: LaneDeps): Lane {
     }
   }
 
-  /** Passivates actors: those idle for long, and the oldest above the bound. What has uncommitted state stays. */
-  function passivate(): void {
-    let excess = actors.size - LIMITS.actorsMax;
-    for (const actor of actors.values()) {
-      if (!actor.loaded || actor.uncommitted > 0 || actor.mailbox.length > 0) continue;
-      const idleMs = nowMs - actor.lastUsedMs;
-      if (idleMs < LIMITS.actorIdleMs && (excess <= 0 || idleMs < LIMITS.laneTickMs)) continue;
-      actors.delete(actor.walletId);
-      excess -= 1;
-    }
-  }
-
   return {
     receive(messages, atMs) {
       nowMs = atMs;
@@ -596,107 +472,39 @@ export function buildLane(deps: LaneDeps): Lane {
       });
     },
 
-    tick(atMs, shards) {
+    tick(atMs, assigned) {
       nowMs = atMs;
-      assigned = new Set(shards);
-      // A shard may be lost and taken again between two ticks, and the next claim knows.
-      if (nowMs >= nextLostMs) {
-        nextLostMs = nowMs + LIMITS.placementMs;
-        lost.clear();
-      }
+      shards.assign(assigned, nowMs);
       expire();
-      if (mode === "recovering") recover();
+      if (mode === "recovering") shards.recover();
       if (mode === "pausing" && nowMs >= resumeAtMs) mode = "serving";
       if (mode === "serving") {
         // Some of their shards may have gone to another host before they were claimed.
-        const items = waiting;
-        waiting = [];
-        again(items);
-        leave();
-        adopt();
+        again(takeWaiting());
+        shards.leave(open, underWay);
+        shards.adopt();
       }
       driveTransfers();
       holdKeeper.tidy();
       if (mode === "serving") holdKeeper.expire();
-      if (nowMs >= nextSweepMs || actors.size > LIMITS.actorsMax) {
+      if (nowMs >= nextSweepMs || actors.byWalletId.size > LIMITS.actorsMax) {
         nextSweepMs = nowMs + LIMITS.actorSweepMs;
-        passivate();
+        actors.passivate(nowMs);
       }
       advance();
       return takeOutbox();
     },
 
     stats: () => ({
-      actors: actors.size,
+      actors: actors.byWalletId.size,
       backlog: backlog.length + waiting.length,
       pendingTransfers: pending.size,
       commits,
       events,
-      serving: mode === "serving" && [...assigned].every(serves),
-      shards: [...new Set([...epochs.keys(), ...claiming])],
+      serving: mode === "serving" && shards.servesAll(),
+      shards: shards.underWay(),
     }),
   };
-}
-
-function newActor(walletId: string, shard: number): Actor {
-  return {
-    walletId,
-    shard,
-    state: null,
-    hash: null,
-    loaded: false,
-    holds: null,
-    activeHolds: 0,
-    mailbox: [],
-    uncommitted: 0,
-    lastUsedMs: 0,
-  };
-}
-
-/** Whatever these commands are, somebody may have written their outcome: from now on they are looked for. */
-function suspected(items: Item[]): Item[] {
-  for (const item of items) item.mayBeKnown = true;
-  return items;
-}
-
-function withKnown(
-  items: Item[],
-  commands: readonly KnownCommand[],
-  verdicts: readonly KnownVerdict[],
-): Item[] {
-  const byKey = new Map<string, KnownCommand | KnownVerdict>();
-  for (const known of commands) byKey.set(`${known.walletId} ${known.commandId}`, known);
-  for (const known of verdicts) byKey.set(`!${known.transferId}`, known);
-  for (const item of items) item.known = byKey.get(item.flightKey ?? "") ?? item.known;
-  return items;
-}
-
-/** What a commit that is done means for a repeat of one of its command or transfer ids. */
-function outcomeIn(
-  commit: ReturnType<typeof newCommit>,
-  message: ShardMessage,
-): KnownCommand | KnownVerdict | null {
-  if (message.type === "post") {
-    const { transferId } = message.step;
-    return commit.verdicts.find((verdict) => verdict.transferId === transferId) ?? null;
-  }
-  if (message.type !== "command" && message.type !== "asked") return null;
-  const { walletId, commandId } =
-    message.type === "command" ? message.command : message.origin.command;
-  const event = commit.events.find(
-    (one) => one.commandId === commandId && one.walletId === walletId,
-  );
-  if (event !== undefined) {
-    const { fingerprint, version } = event;
-    const transferId = "transferId" in event.event ? event.event.transferId : null;
-    return { walletId, commandId, fingerprint, version, transferId, rejection: null };
-  }
-  const no = commit.rejections.find(
-    (one) => one.commandId === commandId && one.walletId === walletId,
-  );
-  if (no === undefined) return null;
-  const { fingerprint, rejection } = no;
-  return { walletId, commandId, fingerprint, version: null, transferId: null, rejection };
 }
 
 function emptyEffects(): Effects {

@@ -5,6 +5,7 @@
  * message twice or late; the ids under way here, and behind them the journal's unique ids, make that harmless.
  */
 import type { KnownCommand, KnownVerdict } from "../src/journal.ts";
+import { completionEvent, expiryEvent } from "../src/holding.ts";
 import { LIMITS } from "../src/limits.ts";
 import type {
   AskedMessage,
@@ -22,9 +23,7 @@ import type { Rejection } from "../src/rejection.ts";
 import { settle, type Transfer, type Verdict } from "../src/transfer.ts";
 import {
   checkReceive,
-  completionEvent,
   decide,
-  expiryEvent,
   transferEvent,
   type Decision,
   type TransferStep,

@@ -8,7 +8,6 @@
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -17,6 +16,7 @@ import { fileURLToPath } from "node:url";
 import { isMainThread, BroadcastChannel } from "node:worker_threads";
 import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
 import { LIMITS } from "../src/limits.ts";
+import { freePort } from "../test/free-port.ts";
 import { HttpConnection } from "./http-client.ts";
 import { createWallets, inParallel, postPatiently, textOf, type Server } from "./wallet-api.ts";
 
@@ -125,17 +125,6 @@ async function untilReady({ host, port, child }: Coffer): Promise<void> {
     await sleep(100);
   }
   throw new Error("Coffer was not ready in time");
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address() as AddressInfo;
-      server.close(() => resolve(port));
-    });
-  });
 }
 
 async function stopServer({ child }: Coffer): Promise<void> {

@@ -5,9 +5,9 @@
  * Waits are bounded, and a process that does not end on SIGTERM is killed.
  */
 import { spawn, type ChildProcess } from "node:child_process";
-import { createServer } from "node:net";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
+import { freePort } from "../test/free-port.ts";
 import { HttpConnection } from "./http-client.ts";
 import type { RivalPlan, RivalReady } from "./rival-server.ts";
 
@@ -175,16 +175,4 @@ async function untilReady(port: number, assertAlive: () => void): Promise<void> 
     connection.close();
   }
   throw new Error(`Coffer was not ready after ${READY_MS_MAX} ms: ${last}`);
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      const port = typeof address === "object" ? (address?.port ?? 0) : 0;
-      server.close(() => resolve(port));
-    });
-  });
 }

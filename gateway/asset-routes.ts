@@ -12,7 +12,8 @@ import { apiError, ApiException } from "./errors.ts";
 import { CreateAssetBody, CreatedAsset } from "./game-schemas.ts";
 import type { InputTypes } from "./http-server.ts";
 import { refusedField } from "./pages.ts";
-import { AssetPage, NoQuery, problems } from "./schemas.ts";
+import { AssetPage } from "./read-schemas.ts";
+import { NoQuery, problems } from "./schemas.ts";
 import { DRY_RUN } from "./wallet-routes.ts";
 
 const tags = ["assets"];

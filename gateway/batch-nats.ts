@@ -6,7 +6,7 @@
 import { LIMITS } from "../src/limits.ts";
 import { checkBatch, isBatchCommandType, problemOfBatchKey, type Batches } from "./batch.ts";
 import { apiError, ERRORS, type ApiError, type ErrorCode } from "./errors.ts";
-import { BATCH_REQUESTS } from "./schemas.ts";
+import { BATCH_REQUESTS } from "./batch-schemas.ts";
 
 export interface NatsBatch {
   readonly body: unknown;

@@ -11,7 +11,8 @@ import { LIMITS } from "../src/limits.ts";
 import { checkBatch, problemOfBatchKey, type Batches } from "./batch.ts";
 import { apiError, ApiException } from "./errors.ts";
 import { sendError, type InputTypes } from "./http-server.ts";
-import { BatchAnswer, BatchBody, problems } from "./schemas.ts";
+import { BatchAnswer, BatchBody } from "./batch-schemas.ts";
+import { problems } from "./schemas.ts";
 
 const description = [
   `Up to ${LIMITS.batchCommandsMax} commands, each on its own: it has its own outcome, in the order of the commands, and one that is refused stops no other.`,

@@ -17,7 +17,7 @@ import { buildBatches, checkBatch, problemOfBatchKey, type BatchOrigin } from ".
 import { carryOutBatch, shortestBytes } from "./batch-nats.ts";
 import { buildCommandIntake, type TakeIn } from "./command-intake.ts";
 import { buildCommandDesk } from "./commands.ts";
-import { BATCH_REQUESTS } from "./schemas.ts";
+import { BATCH_REQUESTS } from "./batch-schemas.ts";
 
 interface Told {
   readonly ok: boolean;

@@ -18,8 +18,8 @@ import { captureBody, type Answer, type GiveAnswer, type TransferOutcome } from 
 import { buildBatchOrder, type BatchOrder } from "./batch-order.ts";
 import { problemOfKey, type Intake, type RequestFields, type TakeIn } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
+import { BATCH_REQUESTS, BatchEnvelope, type BatchCommandType } from "./batch-schemas.ts";
 import { apiError, readError, statusOf, validationFailed, type ApiError } from "./errors.ts";
-import { BATCH_REQUESTS, BatchEnvelope, type BatchCommandType } from "./schemas.ts";
 import { checkOf, type Check } from "./validation.ts";
 
 /** What all commands of a batch have in common. */

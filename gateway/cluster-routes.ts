@@ -14,11 +14,10 @@ import type { ShardOwner, ShardTable } from "../src/shard-table.ts";
 import {
   Cluster,
   HostStatusMessage,
-  NoQuery,
-  problems,
   type ClusterBody,
   type ClusterHostBody,
-} from "./schemas.ts";
+} from "./cluster-schemas.ts";
+import { NoQuery, problems } from "./schemas.ts";
 
 export interface ClusterRoutesDeps {
   readonly bus: Pick<Bus, "publish" | "subscribe" | "state">;

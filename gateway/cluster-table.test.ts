@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 
 import { renderCluster } from "./cluster-table.ts";
-import type { ClusterBody, ClusterHostBody } from "./schemas.ts";
+import type { ClusterBody, ClusterHostBody } from "./cluster-schemas.ts";
 
 const lane: ClusterHostBody["lanes"][number] = {
   name: "lane 0",

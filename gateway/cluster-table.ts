@@ -4,7 +4,7 @@
  * all hosts follow. Trouble is marked with `!`, so that it is found without colours. Pure text; the caller prints it.
  */
 import { hostIdOf } from "./cluster-routes.ts";
-import type { ClusterBody, ClusterHostBody } from "./schemas.ts";
+import type { ClusterBody, ClusterHostBody } from "./cluster-schemas.ts";
 
 /** Hand-offs shown, of all hosts together. */
 const HAND_OFFS_SHOWN = 8;

@@ -11,7 +11,8 @@ import { toDecimal } from "../src/amount.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { Change } from "../src/protocol.ts";
 import type { StoredEvent } from "../src/read-model.ts";
-import { availableMinor, type WalletState } from "../src/wallet.ts";
+import { availableMinor } from "../src/rules.ts";
+import type { WalletState } from "../src/wallet.ts";
 import { ID_PATTERN } from "./schemas.ts";
 
 const ID_RULE = `must be an id: 1 to ${LIMITS.idLengthMax} characters of letters, digits and - _ . : @`;

@@ -5,18 +5,17 @@
 import { Type, type Static, type TProperties } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
+import { DryRun } from "./command-schemas.ts";
 import {
   Amount,
   Asset,
+  closed,
   Currency,
-  DryRun,
   Id,
   JsonObject,
   OwnerId,
   WalletStatus,
 } from "./schemas.ts";
-
-const closed = { additionalProperties: false };
 
 // --- Assets ---------------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ import type { Transfer } from "../src/transfer.ts";
 import type { WalletEventType } from "../src/wallet.ts";
 import { isoTime } from "./answers.ts";
 import { rejectionError } from "./errors.ts";
-import type { LedgerEntryBody, TransactionBody, TransferBody } from "./schemas.ts";
+import type { LedgerEntryBody } from "./ledger-schemas.ts";
+import type { TransactionBody, TransferBody } from "./schemas.ts";
 
 export { eventBody } from "../src/event-body.ts";
 

@@ -12,19 +12,15 @@ import { ApiException, rejectionError } from "./errors.ts";
 import type { InputTypes } from "./http-server.ts";
 import { idCursor, rowsOf } from "./pages.ts";
 import { existing } from "./read-routes.ts";
+import { CaptureBody, PlaceHoldBody, ReleaseBody } from "./command-schemas.ts";
+import { HoldPage, HoldParams, HoldsQuery } from "./read-schemas.ts";
 import {
   CaptureAnswer,
-  CaptureBody,
   Hold,
-  HoldPage,
-  HoldParams,
-  HoldsQuery,
   NoQuery,
-  PlaceHoldBody,
   problems,
   ref,
   ReleaseAnswer,
-  ReleaseBody,
   WalletParams,
 } from "./schemas.ts";
 import {

@@ -18,15 +18,13 @@ import { existing, filterOf } from "./read-routes.ts";
 import {
   LedgerPage,
   LedgerTransaction,
-  NoQuery,
-  problems,
   TransactionParams,
-  TransactionsQuery,
   TrialBalance,
   TrialBalanceQuery,
-  WalletParams,
   type TrialBalanceBody,
-} from "./schemas.ts";
+} from "./ledger-schemas.ts";
+import { TransactionsQuery } from "./read-schemas.ts";
+import { NoQuery, problems, WalletParams } from "./schemas.ts";
 
 const tags = ["ledger"];
 

@@ -31,7 +31,8 @@ import {
   statusOf,
   type ApiError,
 } from "./errors.ts";
-import { BatchBody, NATS_REQUESTS } from "./schemas.ts";
+import { BatchBody } from "./batch-schemas.ts";
+import { NATS_REQUESTS } from "./command-schemas.ts";
 import { checkOf, type Check } from "./validation.ts";
 
 export interface WalletServiceOptions {

@@ -2,7 +2,9 @@
 import { describe, expect, it } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
-import { AmountBody, CreateBody, WalletParams, WalletsQuery } from "./schemas.ts";
+import { AmountBody, CreateBody } from "./command-schemas.ts";
+import { WalletsQuery } from "./read-schemas.ts";
+import { WalletParams } from "./schemas.ts";
 import { checkOf, readQuery } from "./validation.ts";
 
 const amount = 1;

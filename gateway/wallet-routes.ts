@@ -13,17 +13,12 @@ import {
   AmountBody,
   CreateBody,
   FundBody,
-  problems,
-  ref,
-  SendAnswer,
   SendBody,
   StepBody,
-  TransferAnswer,
-  TransferBody,
+  TransferRequestBody,
   UpdateBody,
-  Wallet,
-  WalletParams,
-} from "./schemas.ts";
+} from "./command-schemas.ts";
+import { problems, ref, SendAnswer, TransferAnswer, Wallet, WalletParams } from "./schemas.ts";
 
 export interface WalletRoutesDeps {
   readonly commands: Pick<CommandDesk, "submit">;
@@ -174,7 +169,7 @@ function addTransferRoutes(app: FastifyInstance, run: Run): void {
         tags,
         summary: "Pay another wallet",
         params: WalletParams,
-        body: TransferBody,
+        body: TransferRequestBody,
         response: { 200: TransferAnswer, 202: TransferAnswer, ...problems },
       },
     },

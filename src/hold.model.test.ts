@@ -12,12 +12,11 @@ import { afterAll, describe, expect, it } from "vitest";
 
 import { amountMinor, formatAmount } from "./amount.ts";
 import { remainingMinor, type Hold } from "./hold.ts";
+import { completionEvent, expiryEvent } from "./holding.ts";
 import type { RejectionCode } from "./rejection.ts";
 import {
   apply,
-  completionEvent,
   decide,
-  expiryEvent,
   transferEvent,
   type WalletCommand,
   type WalletEvent,

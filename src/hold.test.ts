@@ -6,13 +6,12 @@ import { describe, expect, it } from "vitest";
 
 import { amountMinor, type AmountMinor } from "./amount.ts";
 import { assertHold, isDue, moveHold, remainingMinor, type Hold, type HoldMove } from "./hold.ts";
+import { completionEvent, expiryEvent } from "./holding.ts";
 import { LIMITS } from "./limits.ts";
 import type { RejectionCode } from "./rejection.ts";
 import {
   apply,
-  completionEvent,
   decide,
-  expiryEvent,
   transferEvent,
   type WalletCommand,
   type WalletEvent,

@@ -1,71 +1,28 @@
 /**
  * The entry: reads the settings, makes the parts of the process's role, connects them, and takes them down in the order in which
  * nothing accepted is lost: no new requests, then answers for the old ones, then the lanes, the bus and the database. It only
- * wires; it is the one file that knows both actors and gateway.
+ * wires, with `main-host.ts` and `main-gateway.ts`; these three are the only files that know both actors and gateway.
  */
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import closeWithGrace from "close-with-grace";
 import type { FastifyInstance } from "fastify";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import type { Logger } from "pino";
-import { uuidv7 } from "uuidv7";
-import { randomUUID } from "node:crypto";
-import { buildHost, type Host } from "../actors/host.ts";
-import { buildPiscinaLanes } from "../actors/piscina-lanes.ts";
-import { buildReconciliation, type Reconciliation } from "../actors/reconciliation.ts";
-import { buildRelay, type Relay } from "../actors/relay.ts";
-import { buildStreamSink } from "../actors/stream-sink.ts";
-import { startWebhookSinks } from "../actors/webhook-sinks.ts";
-import { buildRedisMembership, type RedisMembership } from "../actors/redis-membership.ts";
-import { buildAnswers } from "../gateway/answers.ts";
-import { buildBatches } from "../gateway/batch.ts";
-import { buildCommandIntake } from "../gateway/command-intake.ts";
-import { buildCommandDesk } from "../gateway/commands.ts";
-import { buildFeedHub } from "../gateway/feed.ts";
-import { addHealthRoutes, type HealthProbe } from "../gateway/health-routes.ts";
-import { buildServer } from "../gateway/http-server.ts";
-import { buildGateway } from "../gateway/http.ts";
-import { addMetricsRoute } from "../gateway/metrics-route.ts";
-import { buildWalletService, type WalletService } from "../gateway/nats-service.ts";
-import { buildRateLimit, type RateLimit } from "../gateway/rate-limit.ts";
-import { traceCommands } from "../gateway/traced-commands.ts";
-import { buildFeedSocket } from "../gateway/websocket.ts";
-import type { Bus } from "./bus.ts";
-import { systemTime } from "./clock.ts";
+import type { Host } from "../actors/host.ts";
 import { ConfigError, readConfig, type Config } from "./config.ts";
-import { isAway, openDatabases, UnsafeDatabaseError, type Databases } from "./database.ts";
+import { isAway, openDatabases, UnsafeDatabaseError } from "./database.ts";
 import { prepareDatabases, watchDeployment } from "./deployment.ts";
 import { EmbeddedPostgresError } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
 import { buildLog } from "./log.ts";
 import { buildMemoryBus } from "./memory-bus.ts";
-import { buildMetrics, type Metrics } from "./metrics.ts";
+import { buildMetrics } from "./metrics.ts";
 import { buildNatsBus, type NatsBus } from "./nats-bus.ts";
 import { packageRoot } from "./package-root.ts";
-import { buildPostgresAssets } from "./postgres-assets.ts";
-import { buildPostgresShardTable } from "./postgres-shard-table.ts";
-import { buildPostgresReadModel } from "./postgres-read-model.ts";
-import { buildPostgresRelayStore } from "./postgres-relay.ts";
-import { buildPostgresWebhooks } from "./postgres-webhooks.ts";
-import { SUBJECTS } from "./protocol.ts";
-import { startTracing, type Tracing } from "./tracing.ts";
-import { buildWebhookSender } from "./webhook-sender.ts";
-
-/** What has to be closed, last opened first. */
-type Closing = Array<{ name: string; close: () => Promise<void> }>;
-
-interface Parts {
-  readonly config: Config;
-  readonly version: string;
-  readonly log: Logger;
-  readonly databases: Databases;
-  readonly bus: Bus;
-  /** The same bus, when it is NATS. */
-  readonly natsBus: NatsBus | null;
-  readonly metrics: Metrics;
-  readonly tracing: Tracing | null;
-  readonly closing: Closing;
-}
+import { startTracing } from "./tracing.ts";
+import { startGateway } from "./main-gateway.ts";
+import { buildHostServer, buildRunningHost } from "./main-host.ts";
+import { closeAll, type Closing, type Parts } from "./parts.ts";
 
 async function start(config: Config, log: Logger, closing: Closing): Promise<void> {
   const version = versionOf(readFileSync(join(packageRoot, "package.json"), "utf8"));
@@ -157,278 +114,6 @@ function openNatsBus({ natsUrls, hostId }: Config, log: Logger): NatsBus | null 
   return buildNatsBus({ url: natsUrls.join(","), name: `coffer-${hostId}`, log });
 }
 
-interface RunningHost {
-  readonly host: Host;
-  /** Null: the host is alone. */
-  readonly membership: RedisMembership | null;
-  /** Null: switched off. */
-  readonly reconciliation: Reconciliation | null;
-  /** Called when the databases have their tables. */
-  readonly startRelaying: () => void;
-}
-
-function buildRunningHost(parts: Parts): RunningHost {
-  const { config, databases, bus, natsBus, metrics, log, closing } = parts;
-  const { hostId, redisUrl, lanes: laneCount } = config;
-  const databaseUrls = databases.urls;
-  const shardTable = buildPostgresShardTable(databaseUrls);
-  closing.push({ name: "shard table", close: () => shardTable.close() });
-  // Only over NATS can there be other hosts to share with.
-  const isMember = redisUrl !== undefined && natsBus !== null;
-  const membership = isMember
-    ? buildRedisMembership({ redisUrl, name: `coffer-${hostId}`, log })
-    : null;
-  if (membership !== null) closing.push({ name: "membership", close: () => membership.close() });
-  const reconciliation = buildReconciliationOf(config, databaseUrls, () => host, log);
-  const { relay, startRelaying } = buildRelaying(parts);
-  const host = buildHost({
-    relay,
-    bus,
-    shardTable,
-    membership,
-    startLane: buildPiscinaLanes(databaseUrls).start,
-    databases: databaseUrls.length,
-    laneCount,
-    hostId,
-    owner: `${hostId}:${randomUUID()}`,
-    time: systemTime,
-    ...(reconciliation !== null && { books: () => reconciliation.status() }),
-    log,
-    meter: metrics.host,
-    onFatal(reason) {
-      log.fatal(reason);
-      process.exit(1);
-    },
-  });
-  closing.push({ name: "host", close: () => host.drain() });
-  if (reconciliation !== null) {
-    closing.push({ name: "reconciliation", close: () => reconciliation.stop() });
-  }
-  watchHost(parts, host, reconciliation);
-  return { host, membership, reconciliation, startRelaying };
-}
-
-function buildReconciliationOf(
-  { verifyIntervalMinutes, verifyRowsPerSecond: rowsPerSecond }: Config,
-  databaseUrls: readonly string[],
-  host: () => Host,
-  log: Logger,
-): Reconciliation | null {
-  if (verifyIntervalMinutes === 0) return null;
-  const intervalMs = verifyIntervalMinutes * 60_000;
-  const firstMs = Math.min(LIMITS.verifyFirstMs, intervalMs);
-  const shards = (): readonly number[] => host().status().shards;
-  const time = systemTime;
-  return buildReconciliation({
-    databaseUrls,
-    intervalMs,
-    firstMs,
-    rowsPerSecond,
-    shards,
-    time,
-    log,
-  });
-}
-
-/** Differences are for people: commands are served all the same, and going down would help nobody. */
-function booksProbe(reconciliation: Reconciliation | null): HealthProbe[] {
-  if (reconciliation === null) return [];
-  return [{ name: "books", isNeededForCommands: false, probe: () => reconciliation.probe() }];
-}
-
-/** Where events go. The relay ends after the host, so that what is committed last is delivered too. */
-function buildRelaying(parts: Parts): { relay: Relay; startRelaying: () => void } {
-  const { config, databases, natsBus, log, closing } = parts;
-  const store = buildPostgresWebhooks(databases.urls);
-  const sender = buildWebhookSender({ allowsPrivate: config.webhookPrivate });
-  const relay = buildRelay({
-    stores: databases.urls.map(buildPostgresRelayStore),
-    time: systemTime,
-    log,
-  });
-  closing.push(
-    { name: "webhooks", close: () => store.close() },
-    { name: "webhook connections", close: () => Promise.resolve(sender.close()) },
-    { name: "relay", close: () => relay.stop() },
-  );
-  return {
-    relay,
-    startRelaying() {
-      if (natsBus !== null && config.events) {
-        const { eventsMaxAgeDays: maxAgeDays, eventsMaxBytes: maxBytes } = config;
-        relay.add(buildStreamSink({ bus: natsBus, maxAgeDays, maxBytes, time: systemTime, log }));
-      }
-      const { random } = Math;
-      const sinks = startWebhookSinks({ relay, store, sender, time: systemTime, random, log });
-      closing.push({ name: "webhook sinks", close: () => Promise.resolve(sinks.stop()) });
-    },
-  };
-}
-
-/** What a host's part of `/metrics` is read from. */
-function watchHost(
-  { metrics, tracing }: Parts,
-  host: Host,
-  reconciliation: Reconciliation | null,
-): void {
-  metrics.watchHost({
-    status: () => host.status(),
-    relay: () =>
-      (host.status().relay ?? []).map(({ sink: name, lagEvents, lagMs }) => {
-        return { name, lagEvents, lagSeconds: lagMs / 1_000 };
-      }),
-    verify() {
-      const { differences, lastRunAt } = reconciliation?.status() ?? { lastRunAt: null };
-      if (lastRunAt === null || differences === undefined) return null;
-      return { differences, finishedAtMs: Date.parse(lastRunAt) };
-    },
-    ...(tracing !== null && { onTraces: (lane, traces) => tracing.committed(lane, traces) }),
-  });
-}
-
-function hostProbe(host: Host): HealthProbe {
-  return {
-    name: "host",
-    isNeededForCommands: true,
-    probe: () =>
-      host.status().ready
-        ? Promise.resolve(0)
-        : Promise.reject(new Error("the lanes do not serve now")),
-  };
-}
-
-/** A gateway without a host of its own: is anybody there to take commands? */
-function ownerProbe(bus: Bus): HealthProbe {
-  return {
-    name: "host",
-    isNeededForCommands: true,
-    probe: async () => {
-      const startedAtMs = performance.now();
-      let isMissing = false;
-      // A question that names no inbox is answered by nobody, but the bus knows whether it arrived.
-      bus.publish(SUBJECTS.status, {}, () => {
-        isMissing = true;
-      });
-      await bus.ping(LIMITS.healthCheckMs);
-      if (isMissing) throw new Error("no host serves this gateway's commands");
-      return performance.now() - startedAtMs;
-    },
-  };
-}
-
-/** A host serves its health, so that an orchestrator can watch it; commands come over the bus. */
-function buildHostServer(parts: Parts, running: RunningHost): FastifyInstance {
-  const { bus, natsBus, version, metrics, log, closing } = parts;
-  const { host, membership, reconciliation } = running;
-  const server = buildServer(log, { metrics });
-  addMetricsRoute(server, metrics);
-  addHealthRoutes(server, {
-    version,
-    bus,
-    probes: [
-      hostProbe(host),
-      { name: "bus", isNeededForCommands: true, probe: () => bus.ping(LIMITS.healthCheckMs) },
-      ...redisProbe(membership),
-      ...booksProbe(reconciliation),
-    ],
-    stats: () => ({ bus: natsBus?.stats() ?? {}, host: host.status() }),
-  });
-  closing.push({ name: "health", close: () => server.close() });
-  return server;
-}
-
-/** Without Redis shards stay where they are, and commands are served. */
-function redisProbe(membership: RedisMembership | null): HealthProbe[] {
-  if (membership === null) return [];
-  return [{ name: "redis", isNeededForCommands: false, probe: () => membership.ping() }];
-}
-
-async function startGateway(parts: Parts, running: RunningHost | null): Promise<FastifyInstance> {
-  const { config, databases, bus, natsBus, version, metrics, tracing, log, closing } = parts;
-  const readModel = buildPostgresReadModel({ databaseUrls: databases.urls, log });
-  closing.push({ name: "reads", close: () => readModel.close() });
-  const shardTable = buildPostgresShardTable(databases.urls);
-  closing.push({ name: "reads of the shard table", close: () => shardTable.close() });
-  const gatewayId = `${config.hostId}-${uuidv7()}`;
-  const hasSoleHost = natsBus === null;
-  const desk = buildCommandDesk({ bus, gatewayId, log, hasSoleHost, meter: metrics.commands });
-  const commands = tracing === null ? desk : traceCommands(desk, tracing);
-  closing.push({ name: "commands", close: () => commands.drain() });
-  const hub = buildFeedHub({
-    bus,
-    databases: databases.urls.length,
-    readModel,
-    clock: { nowMs: () => performance.now() },
-    timers: systemTime,
-    log,
-  });
-  const assets = buildPostgresAssets({ databaseUrls: databases.urls, log });
-  closing.push({ name: "assets", close: () => assets.close() });
-  const rateLimit = openRateLimit(parts);
-  metrics.watchGateway({ commands, feed: () => hub.stats(), rateLimit });
-  const takeIn = buildCommandIntake((code) => assets.assetOf(code));
-  const answer = buildAnswers({ readModel, log });
-  const batches = buildBatches({ commands, takeIn, answer, log, metrics });
-  const webhooks = buildPostgresWebhooks(databases.urls);
-  closing.push({ name: "webhooks of the gateway", close: () => webhooks.close() });
-  const server = buildGateway({
-    commands,
-    readModel,
-    bus,
-    assets,
-    batches,
-    cluster: { bus, shardTable, gatewayId },
-    webhooks: { store: webhooks, allowsPrivate: config.webhookPrivate },
-    version,
-    log,
-    metrics,
-    tracing,
-    rateLimit,
-    trustProxy: config.trustProxy,
-    probes:
-      running === null
-        ? [ownerProbe(bus)]
-        : [
-            hostProbe(running.host),
-            ...redisProbe(running.membership),
-            ...booksProbe(running.reconciliation),
-          ],
-    ...(natsBus === null ? {} : { busStats: () => natsBus.stats() }),
-    ...(running === null ? {} : { relayStatus: () => running.host.status().relay ?? [] }),
-  });
-  await server.register(buildFeedSocket({ hub }));
-  closing.push({ name: "batches", close: () => batches.drain() });
-  closing.push({ name: "http", close: () => server.close() });
-  closing.push({ name: "feed", close: () => hub.drain() });
-  if (natsBus !== null) {
-    const service = natsBus.connection.then((connection) => {
-      const watch = { metrics, tracing, log };
-      const answering = { readModel, takeIn, answer, batches };
-      return buildWalletService({ connection, commands, version, ...answering, ...watch });
-    });
-    let started: WalletService | null = null;
-    service.then(
-      (it) => {
-        started = it;
-      },
-      (error: unknown) => log.error({ err: error }, "the NATS service did not start"),
-    );
-    // One that waits for NATS takes no requests; it ends with the bus, which is closed after it.
-    closing.push({ name: "service", close: async () => started?.stop() });
-  }
-  // First of all: what has begun gets the time that is left.
-  closing.push({ name: "batches", close: () => Promise.resolve(void batches.drain()) });
-  return server;
-}
-
-function openRateLimit({ config, log, closing }: Parts): RateLimit | null {
-  const { rateLimitPerSecond: perSecond, redisUrl, hostId } = config;
-  if (perSecond === undefined) return null;
-  const rateLimit = buildRateLimit({ perSecond, redisUrl, name: `coffer-${hostId}-rate`, log });
-  closing.push({ name: "rate limit", close: () => rateLimit.close() });
-  return rateLimit;
-}
-
 /** The line a person reads. */
 function announce({ config, databases, natsBus }: Parts, host: Host | null, address: string): void {
   const facts = [
@@ -442,13 +127,6 @@ function announce({ config, databases, natsBus }: Parts, host: Host | null, addr
   if (lanes > 0) facts.push(`${lanes} lane${lanes > 1 ? "s" : ""}`);
   if (config.role !== "host") facts.push(`docs at ${address}/docs`);
   process.stdout.write(`${facts.join(" | ")}\n`);
-}
-
-/** Closes everything, last opened first; what fails to close does not keep the rest open. */
-async function closeAll(closing: Closing, log: Logger): Promise<void> {
-  for (const { name, close } of closing.splice(0).toReversed()) {
-    await close().catch((error: unknown) => log.error({ err: error }, `${name} did not close`));
-  }
 }
 
 function fail(text: string): never {

@@ -31,22 +31,26 @@
  *  12. amount_out_of_range    the balance would leave the range
  *  13. wallet_not_empty       close with a balance, holds or pending transfers out of the wallet
  *  14. metadata_too_large     what the change would make of the metadata
- * For a transfer that is the payer's list; then come the payee's rules: wallet_not_found, wallet_not_active, currency_mismatch,
+ * `rules.ts` has each of them, `holding.ts` asks those of holds. For a transfer that is the payer's list; then come the payee's rules: wallet_not_found, wallet_not_active, currency_mismatch,
  * amount_out_of_range.
  */
-import { formatAmount, inRange, toMinor, ZERO, type AmountMinor } from "./amount.ts";
-import {
-  assertHold,
-  isDue,
-  moveHold,
-  remainingMinor,
-  type Hold,
-  type HoldKind,
-  type HoldMove,
-} from "./hold.ts";
-import { LIMITS } from "./limits.ts";
-import { mergedMetadata, metadataBytes } from "./metadata.ts";
+import { inRange, ZERO, type AmountMinor } from "./amount.ts";
+import { assertHold, moveHold, remainingMinor, type Hold, type HoldKind } from "./hold.ts";
+import { decideCapture, decideHold, decideRelease } from "./holding.ts";
+import { mergedMetadata } from "./metadata.ts";
 import type { Rejection, WalletStatus } from "./rejection.ts";
+import {
+  amountFor,
+  amountOut,
+  checkActive,
+  checkEmpty,
+  checkIdentity,
+  checkMetadata,
+  checkRoom,
+  no,
+  notActive,
+  yes,
+} from "./rules.ts";
 
 export interface WalletState {
   readonly walletId: string;
@@ -230,14 +234,6 @@ export type Decision =
   | { readonly ok: true; readonly events: readonly WalletEvent[] }
   | { readonly ok: false; readonly rejection: Rejection };
 
-function no(rejection: Rejection): Decision {
-  return { ok: false, rejection };
-}
-
-function yes(...events: WalletEvent[]): Decision {
-  return { ok: true, events };
-}
-
 /** Says yes or no to a caller's command; see the precedence above. */
 export function decide(
   walletId: string,
@@ -284,12 +280,8 @@ export function decide(
       return decideHold(state, command, at, occurredAtMs);
     case "capture":
       return decideCapture(state, command, at, occurredAtMs);
-    case "release": {
-      if (state.status === "CLOSED") return no(notActive(state));
-      const found = namedHold(state, command.holdId, at, occurredAtMs);
-      if ("code" in found) return no(found);
-      return yes(endHold(found, { type: "released" }, occurredAtMs));
-    }
+    case "release":
+      return decideRelease(state, command, at, occurredAtMs);
     case "update": {
       if (state.status === "CLOSED") return no(notActive(state));
       const metadata = mergedMetadata(state.metadata, command.patch);
@@ -363,119 +355,6 @@ function decideFirstUse(
 export function payeeOf(command: WalletCommand): string | null {
   if (command.type === "transfer") return command.toWalletId;
   return command.type === "capture" && command.to !== null ? command.to.walletId : null;
-}
-
-function decideHold(
-  state: WalletState,
-  command: Extract<WalletCommand, { type: "hold" }>,
-  at: Circumstances,
-  occurredAtMs: number,
-): Decision {
-  const problem = checkActive(state);
-  if (problem !== null) return no(problem);
-  const amountMinor = amountFor(state, command.amount);
-  if (typeof amountMinor !== "number") return no(amountMinor);
-  const { walletId } = state;
-  const { holdId, kind, reference, description, expiresInSeconds } = command;
-  const expiresAtMs =
-    expiresInSeconds === null ? command.expiresAtMs : occurredAtMs + expiresInSeconds * 1_000;
-  if (expiresAtMs !== null && expiresAtMs <= occurredAtMs) {
-    return no({ code: "invalid_expiry", walletId, expiresAtMs, nowMs: occurredAtMs });
-  }
-  const tooMuch = checkAvailable(state, amountMinor);
-  if (tooMuch !== null) return no(tooMuch);
-  const holdsMax = LIMITS.holdsPerWalletMax;
-  if ((at.holds?.activeCount ?? 0) >= holdsMax) {
-    return no({ code: "too_many_holds", walletId, holdsMax });
-  }
-  const hold: Hold = {
-    holdId,
-    walletId,
-    amountMinor,
-    capturedMinor: ZERO,
-    status: "ACTIVE",
-    kind,
-    reference,
-    description,
-    expiresAtMs,
-    createdAtMs: occurredAtMs,
-    capturedAtMs: null,
-    releasedAtMs: null,
-  };
-  return yes({ type: "HoldPlaced", hold, occurredAtMs });
-}
-
-function decideCapture(
-  state: WalletState,
-  command: Extract<WalletCommand, { type: "capture" }>,
-  at: Circumstances,
-  occurredAtMs: number,
-): Decision {
-  const problem = checkActive(state);
-  if (problem !== null) return no(problem);
-  const found = namedHold(state, command.holdId, at, occurredAtMs);
-  if ("code" in found) return no(found);
-  const leftMinor = remainingMinor(found);
-  const amountMinor = command.amount === null ? leftMinor : amountFor(state, command.amount);
-  if (typeof amountMinor !== "number") return no(amountMinor);
-  if (amountMinor > leftMinor) {
-    const { walletId, currency, decimalPlaces } = state;
-    const amounts = { remainingMinor: leftMinor, requestedMinor: amountMinor };
-    const asset = { currency, decimalPlaces };
-    return no({
-      code: "capture_exceeds_hold",
-      walletId,
-      holdId: found.holdId,
-      ...amounts,
-      ...asset,
-    });
-  }
-  if (command.to !== null) {
-    // The rest of a final one stays held until the payee has taken the money: it may still be refused.
-    const hold = moveHold(found, { type: "captured", amountMinor, isFinal: false }, occurredAtMs);
-    const { transferId, walletId: counterpartyId } = command.to;
-    const sent = { amountMinor, transferId, counterpartyId, hold };
-    return yes({ type: "TransferSent", ...sent, occurredAtMs });
-  }
-  const isFinal = command.final;
-  const hold = moveHold(found, { type: "captured", amountMinor, isFinal }, occurredAtMs);
-  const releasedMinor = isFinal ? ((leftMinor - amountMinor) as AmountMinor) : ZERO;
-  return yes({ type: "HoldCaptured", amountMinor, releasedMinor, hold, occurredAtMs });
-}
-
-/** The hold that a command names, if money of it can still move; by the wallet's clock, since nobody may have written its end yet. */
-function namedHold(
-  { walletId }: WalletState,
-  holdId: string,
-  { holds }: Circumstances,
-  atMs: number,
-): Hold | Rejection {
-  const hold = holds?.named ?? null;
-  if (hold === null) return { code: "hold_not_found", walletId, holdId };
-  const status = isDue(hold, atMs) ? "EXPIRED" : hold.status;
-  return status === "ACTIVE" ? hold : { code: "hold_not_active", walletId, holdId, status };
-}
-
-function endHold(
-  before: Hold,
-  move: Extract<HoldMove, { type: "released" | "expired" | "completed" }>,
-  occurredAtMs: number,
-): WalletEvent {
-  const type = move.type === "expired" ? "HoldExpired" : "HoldReleased";
-  const hold = moveHold(before, move, occurredAtMs);
-  return { type, releasedMinor: remainingMinor(before), hold, occurredAtMs };
-}
-
-/** What happens to a hold whose time is over, by the wallet's clock; null when it is not, or when it has ended. */
-export function expiryEvent(state: WalletState, hold: Hold, nowMs: number): WalletEvent | null {
-  const occurredAtMs = Math.max(nowMs, state.updatedAtMs);
-  return isDue(hold, occurredAtMs) ? endHold(hold, { type: "expired" }, occurredAtMs) : null;
-}
-
-/** What a final capture does to the hold once its payee has the money; null when it has ended meanwhile. */
-export function completionEvent(state: WalletState, hold: Hold, nowMs: number): WalletEvent | null {
-  const occurredAtMs = Math.max(nowMs, state.updatedAtMs);
-  return hold.status === "ACTIVE" ? endHold(hold, { type: "completed" }, occurredAtMs) : null;
 }
 
 /**
@@ -644,91 +523,4 @@ function moved(
 
 function turned(state: WalletState, status: WalletStatus, occurredAtMs: number): WalletState {
   return { ...state, status, version: state.version + 1, updatedAtMs: occurredAtMs };
-}
-
-/** What a caller may still spend, in minor units. */
-export function availableMinor(state: WalletState): AmountMinor {
-  return (state.balanceMinor - state.heldMinor) as AmountMinor;
-}
-
-function notActive(state: WalletState): Rejection {
-  return { code: "wallet_not_active", walletId: state.walletId, status: state.status };
-}
-
-function checkIdentity(state: WalletState, of: UserWallet): Rejection | null {
-  const { walletId, ownerId, currency } = state;
-  if (ownerId !== of.ownerId) {
-    return { code: "owner_mismatch", walletId, ownerId, expectedOwnerId: of.ownerId };
-  }
-  if (currency === of.currency) return null;
-  return { code: "currency_mismatch", walletId, currency, expectedCurrency: of.currency };
-}
-
-function checkActive(state: WalletState): Rejection | null {
-  return state.status === "ACTIVE" ? null : notActive(state);
-}
-
-function amountFor(
-  wallet: Pick<WalletState, "walletId" | "currency" | "decimalPlaces">,
-  amount: string,
-): AmountMinor | Rejection {
-  const { walletId, currency, decimalPlaces } = wallet;
-  const parsed = toMinor(amount, decimalPlaces);
-  if (parsed.ok) return parsed.minor;
-  return parsed.problem === "invalid_amount"
-    ? { code: "invalid_amount", amount, currency, decimalPlaces }
-    : { code: "amount_out_of_range", amount, currency, walletId };
-}
-
-/** The amount of money that leaves: active, fits the asset, and is available. */
-function amountOut(state: WalletState, amount: string): AmountMinor | Rejection {
-  const problem = checkActive(state);
-  if (problem !== null) return problem;
-  const requestedMinor = amountFor(state, amount);
-  if (typeof requestedMinor !== "number") return requestedMinor;
-  return checkAvailable(state, requestedMinor) ?? requestedMinor;
-}
-
-function checkAvailable(state: WalletState, requestedMinor: AmountMinor): Rejection | null {
-  const available = availableMinor(state);
-  if (requestedMinor <= available) return null;
-  const { walletId, currency, decimalPlaces } = state;
-  return {
-    code: "insufficient_funds",
-    walletId,
-    availableMinor: available,
-    requestedMinor,
-    currency,
-    decimalPlaces,
-  };
-}
-
-/** Room for more money. What may still come back from pending transfers counts too: a return is always taken. */
-function checkRoom(
-  state: WalletState,
-  amount: AmountMinor,
-  pendingOutMinor: AmountMinor,
-): Rejection | null {
-  if (inRange(state.balanceMinor + pendingOutMinor + amount)) return null;
-  const { walletId, currency, decimalPlaces } = state;
-  return {
-    code: "amount_out_of_range",
-    amount: formatAmount(amount, decimalPlaces),
-    currency,
-    walletId,
-  };
-}
-
-/** `pendingMinor`: what may still come back from transfers under way, and would find no wallet. */
-function checkEmpty(state: WalletState, pendingMinor: AmountMinor): Rejection | null {
-  const { walletId, balanceMinor, heldMinor, currency, decimalPlaces } = state;
-  if (balanceMinor === 0 && heldMinor === 0 && pendingMinor === 0) return null;
-  const content = { balanceMinor, heldMinor, pendingMinor, currency, decimalPlaces };
-  return { code: "wallet_not_empty", walletId, ...content };
-}
-
-function checkMetadata(walletId: string, metadata: string): Rejection | null {
-  const bytes = metadataBytes(metadata);
-  const bytesMax = LIMITS.metadataBytesMax;
-  return bytes <= bytesMax ? null : { code: "metadata_too_large", walletId, bytes, bytesMax };
 }

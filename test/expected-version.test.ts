@@ -5,7 +5,7 @@
 import { connect, type NatsConnection } from "nats";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 
-import type { NATS_REQUESTS } from "../gateway/schemas.ts";
+import type { NATS_REQUESTS } from "../gateway/command-schemas.ts";
 import { startNats, type TestServer } from "./servers.ts";
 import { openStake, startStack, WRITES, type AnyBody, type Stack, type Stake } from "./stack.ts";
 

@@ -93,7 +93,7 @@ export function put(
   return after;
 }
 
-export const CREATED: WalletEvent = {
+export const CREATED: Extract<WalletEvent, { type: "WalletCreated" }> = {
   type: "WalletCreated",
   ownerId: "owner",
   currency: "USD",

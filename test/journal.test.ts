@@ -7,16 +7,29 @@ import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import { amountMinor } from "../src/amount.ts";
-import type { Journal, NewEvent, Writes } from "../src/journal.ts";
+import type { Journal } from "../src/journal.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import type { Rejection } from "../src/rejection.ts";
 import type { ShardTable } from "../src/shard-table.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import type { Transfer, Verdict } from "../src/transfer.ts";
-import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
-import { chained } from "./journal-fixtures.ts";
+import type { Transfer } from "../src/transfer.ts";
+import type { WalletState } from "../src/wallet.ts";
+import {
+  draft as draftUnder,
+  CREATED,
+  credited,
+  NOW_MS,
+  put,
+  putCredit,
+  putReceipt,
+  putRefusal,
+  putReserve,
+  putReturn,
+  putWallet,
+  transferBetween,
+  type Draft,
+} from "./journal-fixtures.ts";
 import {
   checkBooks,
   idIn,
@@ -28,7 +41,6 @@ import {
 
 const CLAIM_LOCK = 1_668_245_094;
 const OWNER = "host-1";
-const NOW_MS = Date.UTC(2030, 0, 1, 12, 30, 15, 123);
 
 let database: TestDatabase;
 let journal: Journal;
@@ -61,96 +73,8 @@ async function takeOver(owner: string, shards: readonly number[]): Promise<Map<n
 
 // --- Writing commits by hand ----------------------------------------------------------------------------------------------
 
-type Draft = {
-  -readonly [K in keyof Writes]: Writes[K] extends ReadonlyMap<infer Key, infer Value>
-    ? Map<Key, Value>
-    : Writes[K];
-};
-
 /** A commit in the making, under the epochs of now. */
-function draft(): Draft {
-  return {
-    events: [],
-    wallets: new Map(),
-    rejections: [],
-    lookups: [],
-    verdictLookups: [],
-    transfers: [],
-    verdicts: [],
-    settled: [],
-    holds: new Map(),
-    fence: new Map(),
-  };
-}
-
-function speakFor(writes: Draft, walletId: string): void {
-  const shard = shardOf(walletId);
-  writes.fence.set(shard, epochs.get(shard)!);
-}
-
-/** Puts one event into the commit, applied to the wallet as the commit or `state` has it. */
-function put(
-  writes: Draft,
-  walletId: string,
-  event: WalletEvent,
-  rest: Partial<NewEvent> = {},
-  state: WalletState | null = null,
-): WalletState {
-  const before = writes.wallets.get(walletId);
-  const after = apply(walletId, before?.state ?? state, event);
-  const baseVersion = before?.baseVersion ?? state?.version ?? -1;
-  const { version, balanceMinor, heldMinor, status } = after;
-  const row = chained({
-    walletId,
-    version,
-    event,
-    balanceMinor,
-    heldMinor,
-    status,
-    commandId: null,
-    fingerprint: null,
-    isIdProposed: false,
-    correlationId: "correlation",
-    causationId: "cause",
-    description: null,
-    metadata: null,
-    ...rest,
-  });
-  writes.events.push(row);
-  writes.wallets.set(walletId, { state: after, baseVersion, hash: row.hash });
-  const { commandId } = rest;
-  if (commandId !== undefined && commandId !== null) writes.lookups.push({ walletId, commandId });
-  speakFor(writes, walletId);
-  return after;
-}
-
-const CREATED: WalletEvent = {
-  type: "WalletCreated",
-  ownerId: "owner",
-  currency: "USD",
-  decimalPlaces: 2,
-  metadata: '{"tier": "gold"}',
-  occurredAtMs: NOW_MS,
-};
-
-function credited(minor: number): WalletEvent {
-  const amount = amountMinor(minor);
-  return { type: "WalletCredited", amountMinor: amount, kind: "CREDIT", occurredAtMs: NOW_MS };
-}
-
-function moved(
-  type: "TransferSent" | "TransferReceived" | "TransferReturned",
-  { transferId, amountMinor }: Transfer,
-  counterpartyId: string,
-): WalletEvent {
-  return { type, amountMinor, transferId, counterpartyId, occurredAtMs: NOW_MS };
-}
-
-/** A wallet with a balance, created by a command. */
-function putWallet(writes: Draft, walletId: string, minor: number, commandId: string): WalletState {
-  put(writes, walletId, CREATED, { causationId: commandId });
-  return put(writes, walletId, credited(minor), { commandId, fingerprint: "input" });
-}
+const draft = (): Draft => draftUnder(epochs);
 
 async function openWallet(minor = 10_000): Promise<WalletState> {
   const writes = draft();
@@ -159,75 +83,22 @@ async function openWallet(minor = 10_000): Promise<WalletState> {
   return state;
 }
 
-function creditOf(state: WalletState, minor: number, commandId = unique("command")): Draft {
+function creditOf(state: WalletState, minor: number, commandId?: string): Draft {
   const writes = draft();
-  put(writes, state.walletId, credited(minor), { commandId, fingerprint: "input" }, state);
+  putCredit(writes, state, minor, commandId);
   return writes;
-}
-
-function transferBetween(from: WalletState, toWalletId: string, minor: number): Transfer {
-  return {
-    transferId: unique("transfer"),
-    fromWalletId: from.walletId,
-    toWalletId,
-    amountMinor: amountMinor(minor),
-    currency: "USD",
-    decimalPlaces: 2,
-    status: "pending",
-    fromVersion: from.version + 1,
-    toVersion: null,
-    rejection: null,
-    commandId: unique("command"),
-    correlationId: "correlation",
-    description: "rent",
-    createdAtMs: NOW_MS,
-    settledAtMs: null,
-    holdId: null,
-    isHoldFinal: false,
-  };
 }
 
 function reserveOf(from: WalletState, transfer: Transfer): Draft {
   const writes = draft();
-  const { commandId } = transfer;
-  put(
-    writes,
-    from.walletId,
-    moved("TransferSent", transfer, transfer.toWalletId),
-    { commandId },
-    from,
-  );
-  writes.transfers.push(transfer);
+  putReserve(writes, from, transfer);
   return writes;
-}
-
-function putVerdict(writes: Draft, { transferId, toWalletId }: Transfer, verdict: Verdict): void {
-  writes.verdicts.push({ transferId, toWalletId, verdict, decidedAtMs: NOW_MS });
-  writes.verdictLookups.push(transferId);
-  speakFor(writes, toWalletId);
-}
-
-function missing(transfer: Transfer): Rejection {
-  return { code: "wallet_not_found", walletId: transfer.toWalletId };
 }
 
 function refusalOf(transfer: Transfer): Draft {
   const writes = draft();
-  putVerdict(writes, transfer, { type: "refused", rejection: missing(transfer) });
+  putRefusal(writes, transfer);
   return writes;
-}
-
-function putReceipt(writes: Draft, transfer: Transfer, payee: WalletState): WalletState {
-  const event = moved("TransferReceived", transfer, transfer.fromWalletId);
-  const received = put(writes, payee.walletId, event, {}, payee);
-  putVerdict(writes, transfer, { type: "posted", toVersion: received.version });
-  return received;
-}
-
-function putReturn(writes: Draft, transfer: Transfer, payer: WalletState): void {
-  put(writes, payer.walletId, moved("TransferReturned", transfer, transfer.toWalletId), {}, payer);
-  const rejection = missing(transfer);
-  writes.settled.push({ ...transfer, status: "returned", rejection, settledAtMs: NOW_MS });
 }
 
 /** Refused, returned and settled, so that the books are in order. */

@@ -1,15 +1,23 @@
 /**
  * What a lane owes its callers while commits are slow, refused, fenced or of unknown outcome: no answer before the outcome is
- * known, each command carried out once, and no rejection decided on a state that never came to be. The database is real; a hook
- * before it holds a commit, refuses it, or makes it and says that nobody knows.
+ * known, each command carried out once, and no rejection decided on a state that never came to be; and what it keeps, which is bounded.
  */
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import type { AppendResult, Writes } from "../src/journal.ts";
+import { describe, expect, it } from "vitest";
+import type { AppendResult } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { Command, Outcome } from "../src/protocol.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import {
-  checkBooks,
+  begin,
+  bookOf,
+  database,
+  FAILURES,
+  gateOf,
+  restage,
+  stage,
+  summaries,
+  useLaneStage,
+} from "./lane-stage.ts";
+import {
   commandOf,
   creation,
   credit,
@@ -17,127 +25,13 @@ import {
   EVEN,
   idIn,
   onlyOutcome,
-  openDatabase,
-  stageLanes,
   summaryOf,
   transfer,
-  unique,
   withLimits,
   type Asked,
-  type Stage,
-  type StagedLane,
-  type TestDatabase,
 } from "./staging.ts";
 
-let database: TestDatabase;
-let stage: Stage;
-
-beforeAll(async () => {
-  database = await openDatabase("lane_test");
-});
-
-afterAll(async () => {
-  await database.close();
-});
-
-beforeEach(async () => {
-  const lanes = [{ name: "a", owner: "host-1", shards: ALL_SHARDS }];
-  stage = await stageLanes({ databaseUrl: database.url, lanes });
-});
-
-afterEach(async () => {
-  try {
-    for (const { hooks } of stage.living()) {
-      delete hooks.append;
-      delete hooks.claim;
-      delete hooks.loadWallets;
-      delete hooks.loadCreated;
-    }
-    await stage.settle();
-    await checkBooks(database);
-  } finally {
-    await stage.close();
-  }
-});
-
-// --- Commits that wait for the test ---------------------------------------------------------------------------------------
-
-type Fate = "committed" | "refused" | "stale" | "unknown, written" | "unknown, not written";
-
-const FAILURES: Fate[] = ["refused", "stale", "unknown, written", "unknown, not written"];
-
-interface Gate {
-  /** The commits that wait now, oldest first. */
-  readonly waiting: Writes[];
-  /** Lets the oldest one meet its fate, and waits until all is quiet. */
-  pass(fate: Fate): Promise<void>;
-  /** Opens for good. */
-  open(): Promise<void>;
-}
-
-/** Holds every commit of the lane. */
-function gateOf({ hooks }: StagedLane = stage.lane("a")): Gate {
-  const waiting: Array<{ writes: Writes; meet: (fate: Fate) => void }> = [];
-  hooks.append = (writes, apply) =>
-    new Promise((resolve, reject) => {
-      const meet = (fate: Fate): void => void become(fate, apply).then(resolve, reject);
-      waiting.push({ writes, meet });
-    });
-  return {
-    get waiting() {
-      return waiting.map(({ writes }) => writes);
-    },
-    async pass(fate) {
-      waiting.shift()!.meet(fate);
-      await stage.quiet();
-    },
-    async open() {
-      delete hooks.append;
-      for (const { meet } of waiting.splice(0)) meet("committed");
-      await stage.quiet();
-    },
-  };
-}
-
-async function become(fate: Fate, apply: () => Promise<AppendResult>): Promise<AppendResult> {
-  const reason = "staged";
-  switch (fate) {
-    case "committed":
-      return await apply();
-    case "refused":
-    case "stale":
-      return { type: fate, reason };
-    case "unknown, written":
-      expect(await apply()).toEqual({ type: "committed" });
-      return { type: "unknown", reason };
-    case "unknown, not written":
-      return { type: "unknown", reason };
-    default:
-      return fate satisfies never;
-  }
-}
-
-/** Sends and lets the lane decide; the commit waits at the gate. */
-async function begin(...commands: Command[]): Promise<Asked[]> {
-  const asked = stage.send(...commands);
-  await stage.quiet();
-  return asked;
-}
-
-function summaries(asked: readonly Asked[]): string[] {
-  return asked.map((one) => summaryOf(one.outcomes[0]));
-}
-
-/** Balance, and how many events the commands made. */
-async function bookOf(walletId: string, commands: readonly Command[] = []): Promise<object> {
-  const [row] = await database.query<{ balance: number; version: number }>(
-    "SELECT balance / 100.0 AS balance, version FROM wallets WHERE wallet_id = $1",
-    [walletId],
-  );
-  const ids = commands.map(({ commandId }) => commandId);
-  const events = await database.query("SELECT FROM events WHERE command_id = ANY ($1)", [ids]);
-  return { balance: row!.balance, events: events.length };
-}
+useLaneStage("lane_test");
 
 // --- Group commit -----------------------------------------------------------------------------------------------------------
 
@@ -479,9 +373,8 @@ describe("what a lane keeps is bounded", () => {
 
   it("in transfers under way: past it, overloaded before any money has left", async () => {
     withLimits({ pendingTransfersMax: 2 });
-    await stage.close();
     const odd = ALL_SHARDS.filter((shard) => !EVEN.includes(shard));
-    stage = await stageLanes({
+    await restage({
       databaseUrl: database.url,
       lanes: [
         { name: "a", owner: "host-1", shards: EVEN },
@@ -546,198 +439,5 @@ describe("an actor", () => {
     expect(summaries(await begin(...wallets.map((id) => debit(id, "10"))))).toEqual(
       wallets.map(() => "done 2"),
     );
-  });
-});
-
-// --- One answer per command ---------------------------------------------------------------------------------------------------
-
-describe("a command id", () => {
-  it("that was rejected is rejected to the letter for ever, whatever the wallet is like since", async () => {
-    const wallet = await stage.open("a", "10");
-    const command = debit(wallet, "25.50");
-    const first = await stage.perform(command);
-    expect(first).toEqual({
-      type: "rejected",
-      replayed: false,
-      rejection: {
-        code: "insufficient_funds",
-        walletId: wallet,
-        availableMinor: 1_000,
-        requestedMinor: 2_550,
-        currency: "USD",
-        decimalPlaces: 2,
-      },
-    });
-    await stage.perform(credit(wallet, "100"));
-    expect(await stage.perform(command)).toEqual({ ...first, replayed: true });
-    await stage.tick(LIMITS.actorIdleMs * 2);
-    expect(await stage.perform(command)).toEqual({ ...first, replayed: true });
-    await stage.replace("a", "host-2");
-    expect(await stage.perform(command)).toEqual({ ...first, replayed: true });
-  });
-
-  it.each([
-    ["with another input", "other", "idempotency_conflict"],
-    ["with the same input", "same", "replayed 2"],
-  ])(
-    "comes twice in one batch, again later and at another host, %s",
-    async (_what, fingerprint, expected) => {
-      const wallet = await stage.open("a", "10");
-      const command = credit(wallet, "1", { fingerprint: "same" });
-      const again = { ...command, fingerprint };
-      expect(summaries(await begin(command, again, again))).toEqual(["done 2", expected, expected]);
-      expect(summaries(await begin(again))).toEqual([expected]);
-      await stage.replace("a", "host-2");
-      expect(summaries(await begin(again))).toEqual([expected]);
-      expect(await bookOf(wallet, [command])).toEqual({ balance: 11, events: 1 });
-    },
-  );
-
-  it("that a gateway made is carried out once, even when its one message comes twice", async () => {
-    const wallet = await stage.open("a", "10");
-    const done = credit(wallet, "1", { fingerprint: null });
-    const rejected = debit(wallet, "15", { fingerprint: null });
-    const asked = await begin(done, rejected, done);
-    asked.push(...(await begin(done)));
-    await stage.perform(credit(wallet, "100"));
-    asked.push(...(await begin(rejected)));
-    expect(summaries(asked)).toEqual([
-      "done 2",
-      "insufficient_funds",
-      "replayed 2",
-      "replayed 2",
-      "insufficient_funds",
-    ]);
-    expect(await bookOf(wallet, [done, rejected])).toEqual({ balance: 111, events: 1 });
-  });
-
-  it("means another command at another wallet", async () => {
-    const wallets = [await stage.open("a", "10"), await stage.open("a", "10")];
-    const commandId = unique("command");
-    const asked = await begin(...wallets.map((id) => credit(id, "1", { commandId })));
-    expect(summaries(asked)).toEqual(["done 2", "done 2"]);
-  });
-});
-
-// --- Creations whose wallet id the gateway proposes -----------------------------------------------------------------------------
-
-describe("a keyed creation without a wallet id", () => {
-  const shards = [77];
-
-  /** The same request, each time with another id proposed. */
-  function creationOf(commandId: string): Command {
-    return commandOf(idIn(shards), creation("10"), { commandId, proposedId: true });
-  }
-
-  function walletIdOf(outcome: Outcome | undefined): string {
-    if (outcome?.type === "done") return outcome.wallet.walletId;
-    if (outcome?.type === "replayed") return outcome.walletId;
-    throw new Error(`no wallet: ${summaryOf(outcome)}`);
-  }
-
-  async function created(commandId: string): Promise<string[]> {
-    const rows = await database.query<{ id: string }>(
-      "SELECT wallet_id AS id FROM events WHERE command_id = $1",
-      [commandId],
-    );
-    return rows.map(({ id }) => id);
-  }
-
-  it("makes one wallet, at once, later, and at another host", async () => {
-    const key = unique("key");
-    const asked = await begin(creationOf(key), creationOf(key));
-    asked.push(...(await begin(creationOf(key))));
-    await stage.replace("a", "host-2");
-    asked.push(...(await begin(creationOf(key), creationOf(key))));
-    const ids = asked.map((one) => walletIdOf(onlyOutcome(one)));
-    expect(new Set(ids)).toEqual(new Set([asked[0]!.message.command.walletId]));
-    expect(await created(key)).toHaveLength(1);
-  });
-
-  it.each(FAILURES)(
-    "makes one wallet when its commit is %s and the same key comes meanwhile",
-    async (fate) => {
-      const key = unique("key");
-      const gate = gateOf();
-      const asked = await begin(creationOf(key));
-      asked.push(...(await begin(creationOf(key))));
-      await gate.pass(fate);
-      asked.push(...(await begin(creationOf(key))));
-      await stage.tick();
-      await gate.open();
-      await stage.settle();
-      expect(new Set(asked.map((one) => walletIdOf(onlyOutcome(one)))).size).toBe(1);
-      expect(await created(key)).toHaveLength(1);
-    },
-  );
-
-  it.each(["0", "z"])(
-    "is found again when the same key also created a wallet whose id begins with %s",
-    async (prefix) => {
-      const key = unique("key");
-      const [first] = await begin(creationOf(key));
-      for (const where of [shards, ALL_SHARDS]) {
-        const named = prefix + idIn(where);
-        await begin(commandOf(named, creation("10"), { commandId: key }));
-      }
-      const [again] = await begin(creationOf(key));
-      expect(summaryOf(onlyOutcome(again!))).toBe("replayed 1");
-      expect(walletIdOf(onlyOutcome(again!))).toBe(walletIdOf(onlyOutcome(first!)));
-      expect(await created(key)).toHaveLength(3);
-    },
-  );
-
-  it("that was rejected stays rejected, and another input under its key is a conflict", async () => {
-    const key = unique("key");
-    function request(amount: string): Command {
-      const fingerprint = amount;
-      return commandOf(idIn(shards), creation(amount), {
-        commandId: key,
-        fingerprint,
-        proposedId: true,
-      });
-    }
-    const [first] = await begin(request("10.555"));
-    const [again] = await begin(request("10.555"));
-    const [other] = await begin(request("10.55"));
-    const rejections = [first, again, other].map((one) => onlyOutcome(one!));
-    expect(rejections).toMatchObject([
-      { type: "rejected", replayed: false, rejection: { code: "invalid_amount" } },
-      { type: "rejected", replayed: true, rejection: { code: "invalid_amount" } },
-      { type: "rejected", rejection: { code: "idempotency_conflict" } },
-    ]);
-    expect(await created(key)).toEqual([]);
-  });
-
-  it("race: the second one's lookup is slow, and answers after the first has committed", async () => {
-    const key = unique("key");
-    const lookups: Array<() => void> = [];
-    stage.lane("a").hooks.loadCreated = async (load) => {
-      const found = await load();
-      await new Promise<void>((resolve) => lookups.push(resolve));
-      return found;
-    };
-    const [first] = await begin(creationOf(key));
-    const [second] = await begin(creationOf(key));
-    delete stage.lane("a").hooks.loadCreated;
-    lookups[0]!();
-    await stage.quiet();
-    expect(summaryOf(onlyOutcome(first!))).toBe("done 1");
-    for (const answer of lookups.slice(1)) answer();
-    await stage.quiet();
-    expect(await created(key)).toEqual([walletIdOf(first!.outcomes[0])]);
-    expect(walletIdOf(onlyOutcome(second!))).toBe(walletIdOf(first!.outcomes[0]));
-  });
-
-  it("race: a repeat that came too late ends while the first is being committed, and a third one comes", async () => {
-    const key = unique("key");
-    const gate = gateOf();
-    const [first] = await begin(creationOf(key));
-    stage.sendAs(creationOf(key), { budgetMs: 0 });
-    await stage.quiet();
-    const [third] = await begin(creationOf(key));
-    await gate.open();
-    expect(await created(key)).toEqual([walletIdOf(first!.outcomes[0])]);
-    expect(walletIdOf(onlyOutcome(third!))).toBe(walletIdOf(first!.outcomes[0]));
   });
 });

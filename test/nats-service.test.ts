@@ -13,7 +13,7 @@ import {
 } from "nats";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
-import { NATS_REQUESTS } from "../gateway/schemas.ts";
+import { NATS_REQUESTS } from "../gateway/command-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
 import { packageRoot } from "../src/package-root.ts";
 import { startNats, type TestServer } from "./servers.ts";

@@ -1,6 +1,6 @@
 /**
  * The real stack in the test's own process: bus, host with its lanes as threads, command desk, read model, feed and gateway on a
- * fresh, migrated database, wired as in `src/main.ts` and taken down in the same order. Nothing is replaced; a test speaks to it over
+ * fresh, migrated database, wired as in `src/main-gateway.ts` and taken down in the same order. Nothing is replaced; a test speaks to it over
  * HTTP, WebSocket or NATS, and may reach for its parts to break them. Several stacks may share a database and a NATS server:
  * one with a host, others as further gateways. What the stack logs as an error is kept, so that a test can say there was nothing.
  */

@@ -7,7 +7,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { alignColumns, renderCluster } from "../../gateway/cluster-table.ts";
-import type { ClusterBody } from "../../gateway/schemas.ts";
+import type { ClusterBody } from "../../gateway/cluster-schemas.ts";
 import type { TestServer } from "../servers.ts";
 import { startCluster, type LocalCluster, type Member, type ShardRow } from "./local-cluster.ts";
 

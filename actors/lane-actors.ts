@@ -1,0 +1,148 @@
+/**
+ * The actors of a lane that are in memory. The first message for a wallet makes its actor, asleep; the next `wake` reads the states
+ * and active holds of all that sleep at once, and what has waited in their mailboxes is delivered, in order. An actor goes when it
+ * was idle for long, when its commit fails, and when its shard goes; nobody is told, since the journal has all that was committed.
+ *
+ *     (none) --message--> asleep --wake--> being read --found, or not there--> loaded --passivated, dropped, forgotten--> (none)
+ *                            \<----------read failed---'
+ *
+ * Invariant: who sleeps is in `sleeping` until a read for it begins; what a read brings is put into the actor that it was made for, or
+ * nowhere. Only who is loaded is ever stepped.
+ */
+import type { Journal } from "../src/journal.ts";
+import { LIMITS } from "../src/limits.ts";
+import { keepHold, type Actor, type Item } from "./commit.ts";
+
+/** A read that failed, and is tried again. */
+export interface ReadFailure {
+  readonly what: string;
+  readonly error: unknown;
+}
+
+export interface LaneActorsDeps {
+  readonly journal: Pick<Journal, "loadWallets">;
+  /** Deals with one message of a mailbox. */
+  readonly deliver: (item: Item) => void;
+  /** After all of them: goes on, and lets out what came of it. */
+  readonly proceed: () => void;
+  /** Null: reads work. */
+  readonly onRead: (failure: ReadFailure | null) => void;
+  readonly crash: (error: unknown) => void;
+}
+
+export interface LaneActors {
+  readonly byWalletId: ReadonlyMap<string, Actor>;
+  /** The wallet's actor; one that sleeps if it was not in memory. */
+  actorOf(walletId: string, shard: number): Actor;
+  /** One read for all that sleep. */
+  wake(): void;
+  /** Its state is not to be trusted; the next message reads it again. */
+  drop(actor: Actor): void;
+  /** Lets go of messages for sleeping actors that are not to be kept. */
+  sift(isKept: (item: Item) => boolean): void;
+  /** Passivates actors: those idle for long, and the oldest above the bound. What has uncommitted state stays. */
+  passivate(nowMs: number): void;
+  /** Forgets the actors of shards that others serve now; returns the messages in their mailboxes. */
+  forget(shards: ReadonlySet<number>): Item[];
+}
+
+export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
+  const { journal } = deps;
+  const actors = new Map<string, Actor>();
+  let sleeping = new Set<Actor>();
+
+  return {
+    byWalletId: actors,
+
+    actorOf(walletId, shard) {
+      let actor = actors.get(walletId);
+      if (actor === undefined) {
+        actor = newActor(walletId, shard);
+        actors.set(walletId, actor);
+        sleeping.add(actor);
+      }
+      return actor;
+    },
+
+    wake() {
+      if (sleeping.size === 0) return;
+      const woken = sleeping;
+      sleeping = new Set();
+      const walletIds = Array.from(woken, (actor) => actor.walletId);
+      journal
+        .loadWallets(walletIds)
+        .then(
+          ({ wallets, holds }) => {
+            deps.onRead(null);
+            for (const hold of holds) {
+              const actor = actors.get(hold.walletId);
+              if (actor !== undefined && woken.has(actor)) keepHold(actor, hold);
+            }
+            for (const actor of woken) {
+              if (actors.get(actor.walletId) !== actor) continue;
+              const { state, hash } = wallets.get(actor.walletId)!;
+              actor.state = state;
+              actor.hash = hash;
+              actor.loaded = true;
+              const { mailbox } = actor;
+              actor.mailbox = [];
+              for (const item of mailbox) deps.deliver(item);
+            }
+            deps.proceed();
+          },
+          (error: unknown) => {
+            deps.onRead({ what: "recover wallets", error });
+            for (const actor of woken) {
+              if (actors.get(actor.walletId) === actor) sleeping.add(actor);
+            }
+          },
+        )
+        .catch(deps.crash);
+    },
+
+    drop(actor) {
+      actors.delete(actor.walletId);
+    },
+
+    sift(isKept) {
+      for (const actor of sleeping) actor.mailbox = actor.mailbox.filter(isKept);
+    },
+
+    passivate(nowMs) {
+      let excess = actors.size - LIMITS.actorsMax;
+      for (const actor of actors.values()) {
+        if (!actor.loaded || actor.uncommitted > 0 || actor.mailbox.length > 0) continue;
+        const idleMs = nowMs - actor.lastUsedMs;
+        if (idleMs < LIMITS.actorIdleMs && (excess <= 0 || idleMs < LIMITS.laneTickMs)) continue;
+        actors.delete(actor.walletId);
+        excess -= 1;
+      }
+    },
+
+    forget(shards) {
+      const items: Item[] = [];
+      for (const actor of actors.values()) {
+        if (!shards.has(actor.shard)) continue;
+        actors.delete(actor.walletId);
+        sleeping.delete(actor);
+        items.push(...actor.mailbox);
+      }
+      return items;
+    },
+  };
+}
+
+function newActor(walletId: string, shard: number): Actor {
+  return {
+    walletId,
+    shard,
+    state: null,
+    hash: null,
+    loaded: false,
+    holds: null,
+    activeHolds: 0,
+    mailbox: [],
+    uncommitted: 0,
+    lastUsedMs: 0,
+  };
+}

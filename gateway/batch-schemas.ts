@@ -1,0 +1,148 @@
+/** What a batch takes and answers: the commands of NATS by their type, each with the status of its yes and the most bytes of its outcome. */
+import { Type, type TProperties } from "typebox";
+
+import { LIMITS } from "../src/limits.ts";
+import { holdFields, NATS_REQUESTS, withWalletId } from "./command-schemas.ts";
+import { HoldType, words } from "./schemas.ts";
+
+const { type: _, ...heldFields } = holdFields;
+/** A hold, with a description and a reference of any length. */
+const HOLD_BYTES = 512 + 6 * (LIMITS.descriptionLengthMax + LIMITS.keyLengthMax);
+/** Most bytes of a wallet in an outcome, with all around it, without its own id and its `metadata`. */
+const WALLET_BYTES = 384 + 2 * LIMITS.idLengthMax;
+
+/** A command of a batch: its request over NATS, and its type. */
+function inBatch<Properties extends TProperties>(
+  { properties }: { readonly properties: Properties },
+  statusCode: 200 | 201 = 200,
+  /** Of its outcome, in the shortest form that there is and without the ids in the command (gateway/batch-nats.ts). */
+  outcomeBytesMax: number = WALLET_BYTES,
+) {
+  const fields = { type: Type.String(), ...properties };
+  const schema = Type.Object(fields, { additionalProperties: false });
+  return { schema, statusCode, outcomeBytesMax };
+}
+
+/** What a batch takes, by `type`, with the status of a yes. */
+export const BATCH_REQUESTS = {
+  create: inBatch(NATS_REQUESTS.create, 201),
+  credit: inBatch(NATS_REQUESTS.credit),
+  debit: inBatch(NATS_REQUESTS.debit),
+  fund: inBatch(NATS_REQUESTS.credit),
+  transfer: inBatch(NATS_REQUESTS.transfer, 200, 2 * WALLET_BYTES),
+  hold: inBatch(
+    withWalletId({ ...heldFields, holdType: Type.Optional(HoldType) }),
+    201,
+    HOLD_BYTES,
+  ),
+  capture: inBatch(NATS_REQUESTS.capture, 200, HOLD_BYTES + 2 * WALLET_BYTES),
+  release: inBatch(NATS_REQUESTS.release, 200, HOLD_BYTES + WALLET_BYTES),
+  update: inBatch(NATS_REQUESTS.update),
+  suspend: inBatch(NATS_REQUESTS.suspend),
+  activate: inBatch(NATS_REQUESTS.activate),
+  close: inBatch(NATS_REQUESTS.close),
+};
+export type BatchCommandType = keyof typeof BATCH_REQUESTS;
+
+const commandCount = { minItems: 1, maxItems: LIMITS.batchCommandsMax };
+
+/** What a batch is refused for as a whole; each of its commands is checked on its own. */
+export const BatchEnvelope = Type.Object(
+  { commands: Type.Array(Type.Unknown(), commandCount) },
+  { additionalProperties: false },
+);
+
+/** The same for the document, with the commands. */
+export const BatchBody = Type.Object(
+  {
+    commands: Type.Array(
+      Type.Unsafe<object>({
+        anyOf: Object.entries(BATCH_REQUESTS).map(([type, { schema }]) => ({
+          ...schema,
+          title: type,
+          properties: { ...schema.properties, type: words(type) },
+        })),
+      }),
+      {
+        ...commandCount,
+        description:
+          "Fields as in the command's own route, and the wallet's id. One that does not fit has its error as its outcome, and does not stop the others",
+      },
+    ),
+  },
+  {
+    additionalProperties: false,
+    examples: [
+      {
+        commands: [
+          { type: "credit", walletId: "wallet-1", amount: 10, idempotencyKey: "payout-17" },
+          { type: "transfer", walletId: "wallet-1", toWalletId: "wallet-2", amount: "2.50" },
+          { type: "debit", walletId: "wallet-2", amount: 1_000_000 },
+        ],
+      },
+    ],
+  },
+);
+
+const AnyData = Type.Unsafe<object>({ type: "object", additionalProperties: true });
+const BatchOutcome = Type.Unsafe<object>({
+  anyOf: [
+    Type.Object({
+      ok: Type.Boolean({ description: "true" }),
+      statusCode: Type.Integer({ description: "200, 201, or 202 for a pending transfer" }),
+      data: Type.Unsafe<object>({ ...AnyData, description: "The body that its route answers" }),
+      replayed: Type.Optional(
+        Type.Boolean({ description: "`true`: the answer to an earlier command with this key" }),
+      ),
+    }),
+    Type.Object({
+      ok: Type.Boolean({ description: "false" }),
+      statusCode: Type.Integer(),
+      error: Type.Object({
+        code: Type.String(),
+        message: Type.String(),
+        details: Type.Optional(Type.Unknown()),
+      }),
+      replayed: Type.Optional(Type.Boolean()),
+    }),
+  ],
+});
+export const BatchAnswer = Type.Object(
+  {
+    outcomes: Type.Array(BatchOutcome, { description: "One for each command, in their order" }),
+  },
+  {
+    examples: [
+      {
+        outcomes: [
+          {
+            ok: true,
+            statusCode: 200,
+            data: {
+              id: "wallet-1",
+              ownerId: "user-1",
+              currency: "USD",
+              balance: 135.5,
+              held: 0,
+              available: 135.5,
+              status: "ACTIVE",
+              version: 3,
+              metadata: {},
+              createdAt: "2026-01-01T12:00:00.000Z",
+              updatedAt: "2026-01-01T12:40:00.000Z",
+            },
+          },
+          {
+            ok: false,
+            statusCode: 404,
+            error: {
+              code: "wallet_not_found",
+              message: "Wallet wallet-2 does not exist",
+              details: { walletId: "wallet-2" },
+            },
+          },
+        ],
+      },
+    ],
+  },
+);

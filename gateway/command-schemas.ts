@@ -1,0 +1,171 @@
+/** What commands take: the bodies of their routes, and the same over NATS, where the wallet is named in the body. */
+import { Type, type Static, type TProperties } from "typebox";
+
+import { LIMITS } from "../src/limits.ts";
+import { Amount, Currency, HoldType, Id, ID_PATTERN, JsonObject, OwnerId } from "./schemas.ts";
+
+export const DryRun = Type.Boolean({
+  description:
+    "Only say what would happen: the same status and body, with the header `Dry-Run: true`, and nothing is changed, written or recorded. An idempotency key is checked and not used: whatever became of it, the answer is that to a new command. Ids that Coffer would make are others, or null",
+});
+
+/** What every command takes. */
+const everyCommand = {
+  idempotencyKey: Type.Optional(
+    Type.String({
+      minLength: 1,
+      maxLength: LIMITS.keyLengthMax,
+      description: "Same as the header `Idempotency-Key`: a repeat gets the first answer again",
+    }),
+  ),
+  description: Type.Optional(Type.String({ maxLength: LIMITS.descriptionLengthMax })),
+  metadata: Type.Optional(JsonObject),
+  expectedVersion: Type.Optional(
+    Type.Integer({ minimum: 0, description: "Refuse unless the wallet is at this version" }),
+  ),
+  dryRun: Type.Optional(DryRun),
+};
+
+function body<Properties extends TProperties>(properties: Properties) {
+  return Type.Object({ ...properties, ...everyCommand }, { additionalProperties: false });
+}
+
+const createFields = {
+  walletId: Type.Optional(Id),
+  ownerId: Type.Optional(OwnerId),
+  currency: Type.Optional(Currency),
+  initialBalance: Type.Optional(
+    Type.Unsafe<number | string>({
+      type: ["number", "string"],
+      description: "0 or a positive decimal, as a number or as text; never rounded",
+      examples: [100, "100.00"],
+    }),
+  ),
+};
+export const CreateBody = Type.Object(
+  {
+    ...createFields,
+    ...everyCommand,
+    expectedVersion: Type.Optional(
+      Type.Integer({
+        minimum: 0,
+        description:
+          "Taken like on every write; a wallet that is not there has no version, so a creation with it always gives `wallet_not_found` (or `wallet_already_exists`)",
+      }),
+    ),
+  },
+  { additionalProperties: false },
+);
+export const AmountBody = body({ amount: Amount });
+export const FundBody = body({ wallet_id: Id, amount: Amount });
+export const TransferRequestBody = body({ toWalletId: Id, amount: Amount });
+export const SendBody = body({ senderWalletId: Id, receiverWalletId: Id, amount: Amount });
+const stepFields = {
+  reason: Type.Optional(
+    Type.String({
+      maxLength: LIMITS.descriptionLengthMax,
+      description: "Another word for `description`, which the event carries; give one of them",
+    }),
+  ),
+};
+export const StepBody = Type.Object(
+  { ...stepFields, ...everyCommand },
+  { additionalProperties: false, examples: [{ reason: "Case 17: the card was reported stolen" }] },
+);
+
+const updateFields = {
+  metadata: Type.Unsafe<Static<typeof JsonObject>>({
+    ...JsonObject,
+    description: `JSON Merge Patch (RFC 7396) for the wallet's metadata: a key is set, null removes it, what is not named stays. Neither it nor the metadata that comes out exceeds ${LIMITS.metadataBytesMax} bytes`,
+    examples: [{ tier: "gold", address: { city: "Riga" }, trial: null }],
+  }),
+};
+export const UpdateBody = Type.Object(
+  { ...everyCommand, ...updateFields },
+  {
+    additionalProperties: false,
+    examples: [{ metadata: { tier: "gold", trial: null }, description: "upgraded" }],
+  },
+);
+
+export const holdFields = {
+  amount: Amount,
+  type: Type.Optional(HoldType),
+  reference: Type.Optional(
+    Type.String({
+      maxLength: LIMITS.holdReferenceLengthMax,
+      description: "Your own name for it, such as an order's number",
+      examples: ["order-17"],
+    }),
+  ),
+  expiresAt: Type.Optional(
+    Type.String({
+      maxLength: 64,
+      description:
+        "When it ends by itself: an ISO 8601 time in the future, without a zone in UTC. Neither this nor `expiresInSeconds`: never",
+      examples: ["2030-01-01T12:00:00Z"],
+    }),
+  ),
+  expiresInSeconds: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: LIMITS.holdSecondsMax,
+      description: "The same, counted from now",
+      examples: [900],
+    }),
+  ),
+};
+const captureFields = {
+  amount: Type.Optional(
+    Type.Unsafe<number | string>({
+      type: ["number", "string"],
+      description: "Part of what is left; all of it when left out",
+      examples: [10.5, "10.50"],
+    }),
+  ),
+  final: Type.Optional(
+    Type.Boolean({ description: "`true`: it is the last capture, and the rest is released" }),
+  ),
+  toWalletId: Type.Optional(
+    Type.String({
+      pattern: ID_PATTERN,
+      description: "Pay it to this wallet: the capture becomes a transfer",
+      examples: ["wallet-2"],
+    }),
+  ),
+};
+export const PlaceHoldBody = Type.Object(
+  { ...holdFields, ...everyCommand },
+  {
+    additionalProperties: false,
+    examples: [{ amount: 25, type: "PAYMENT", reference: "order-17", expiresInSeconds: 900 }],
+  },
+);
+export const CaptureBody = Type.Object(
+  { ...captureFields, ...everyCommand },
+  {
+    additionalProperties: false,
+    examples: [{ amount: 10 }, { amount: 10, final: true, toWalletId: "wallet-2" }],
+  },
+);
+export const ReleaseBody = body({});
+
+/** Over NATS the wallet is named in the body. */
+export function withWalletId<Properties extends TProperties>(properties: Properties) {
+  return body({ walletId: Id, ...properties });
+}
+
+export const NATS_REQUESTS = {
+  create: CreateBody,
+  credit: withWalletId({ amount: Amount }),
+  debit: withWalletId({ amount: Amount }),
+  transfer: withWalletId({ toWalletId: Id, amount: Amount }),
+  hold: withWalletId(holdFields),
+  capture: withWalletId({ holdId: Id, ...captureFields }),
+  release: withWalletId({ holdId: Id }),
+  update: Type.Object({ walletId: Id, ...UpdateBody.properties }, { additionalProperties: false }),
+  suspend: withWalletId(stepFields),
+  activate: withWalletId(stepFields),
+  close: withWalletId(stepFields),
+  get: Type.Object({ walletId: Id }, { additionalProperties: false }),
+};

@@ -1,0 +1,138 @@
+/** What reads are asked for, by path and query, and the pages that they answer. */
+import { Type } from "typebox";
+
+import { LIMITS } from "../src/limits.ts";
+import {
+  Asset,
+  closed,
+  Currency,
+  Event,
+  Hold,
+  HoldStatus,
+  Id,
+  ID_PATTERN,
+  Moment,
+  OwnerId,
+  ref,
+  Transaction,
+  TransactionType,
+  Transfer,
+  Wallet,
+  WalletStatus,
+  words,
+} from "./schemas.ts";
+
+const paging = {
+  limit: Type.Optional(
+    Type.Integer({ minimum: 1, maximum: LIMITS.pageRowsMax, default: LIMITS.pageRowsDefault }),
+  ),
+  cursor: Type.Optional(
+    Type.String({ maxLength: 512, description: "From the `Link` of the page before" }),
+  ),
+};
+
+export const HoldParams = Type.Object({
+  walletId: Id,
+  holdId: Type.String({
+    pattern: ID_PATTERN,
+    examples: ["01a1fe63-456c-7b6c-a5df-ed7df22ead10"],
+  }),
+});
+export const TransferParams = Type.Object({ transferId: Id });
+export const KeyParams = Type.Object({
+  idempotencyKey: Type.String({ minLength: 1, maxLength: LIMITS.keyLengthMax }),
+});
+
+export const WalletQuery = Type.Object(
+  {
+    include: Type.Optional(
+      Type.String({
+        maxLength: 64,
+        description: `\`auditTrail\`, \`transactions\` or both, comma-separated: the latest ${LIMITS.includedRows} up to the version shown, oldest first`,
+        examples: ["transactions"],
+      }),
+    ),
+    at: Type.Optional(
+      Type.String({
+        ...Moment,
+        description:
+          "The wallet as it was at this time: after its last event that is not later. ISO 8601; without a zone it is UTC",
+      }),
+    ),
+    version: Type.Optional(
+      Type.Integer({
+        minimum: 0,
+        description: "The wallet right after this version; not together with `at`",
+        examples: [3],
+      }),
+    ),
+  },
+  closed,
+);
+
+/** Text that PostgreSQL can keep. */
+const SearchText = Type.String({ maxLength: LIMITS.keyLengthMax, pattern: "^[^\\u0000]*$" });
+const BalanceBound = Type.String({
+  maxLength: 64,
+  description: "Inclusive, a decimal from 0 in units of each wallet's asset",
+  examples: ["10.50"],
+});
+const METADATA_FILTER = "^metadata\\.[^\\u0000]{1,256}$";
+export const WalletsQuery = Type.Object(
+  {
+    ownerId: Type.Optional(OwnerId),
+    status: Type.Optional(WalletStatus),
+    currency: Type.Optional(Currency),
+    minBalance: Type.Optional(BalanceBound),
+    maxBalance: Type.Optional(BalanceBound),
+    // For the document; the pattern below is what lets any key in.
+    "metadata.<key>": Type.Optional(
+      Type.String({
+        ...SearchText,
+        description:
+          "`metadata.tier=gold`: the wallet's metadata has this value under this key, at the top level. A number or `true` also finds the text that is written so",
+        examples: ["gold"],
+      }),
+    ),
+    q: Type.Optional(
+      Type.String({
+        ...SearchText,
+        minLength: 1,
+        description:
+          "Words that must all be in the wallet's id, its owner's id, or the strings and numbers of its metadata; of three characters or more, the beginning of a word will do",
+        examples: ["alice gold"],
+      }),
+    ),
+    ...paging,
+  },
+  { ...closed, patternProperties: { [METADATA_FILTER]: SearchText } },
+);
+
+export const TransactionsQuery = Type.Object(
+  {
+    type: Type.Optional(TransactionType),
+    from: Type.Optional(Moment),
+    to: Type.Optional(Moment),
+    ...paging,
+  },
+  closed,
+);
+export const EventsQuery = Type.Object(
+  { fromVersion: Type.Optional(Type.Integer({ minimum: 0, default: 0 })), limit: paging.limit },
+  closed,
+);
+export const TransfersQuery = Type.Object(
+  { status: Type.Optional(words("pending", "posted", "returned")), ...paging },
+  closed,
+);
+
+export const HoldsQuery = Type.Object({ status: Type.Optional(HoldStatus), ...paging }, closed);
+
+export const OperationQuery = Type.Object({ walletId: Type.Optional(Id) }, closed);
+
+export const WalletPage = Type.Array(ref(Wallet));
+export const EventPage = Type.Array(ref(Event));
+export const TransactionPage = Type.Array(ref(Transaction));
+export const TransferPage = Type.Array(ref(Transfer));
+export const HoldPage = Type.Array(ref(Hold));
+export const AssetPage = Type.Array(Asset);

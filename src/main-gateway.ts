@@ -1,0 +1,135 @@
+/**
+ * A gateway, wired: the command desk, reads, feed, HTTP and the NATS service, on whatever bus there is. With a host in the same process
+ * it shows that one's health, too. One of the three files that know actors and gateway (`main.ts`).
+ */
+import type { FastifyInstance } from "fastify";
+import { uuidv7 } from "uuidv7";
+import { buildAnswers } from "../gateway/answers.ts";
+import { buildBatches } from "../gateway/batch.ts";
+import { buildCommandIntake } from "../gateway/command-intake.ts";
+import { buildCommandDesk } from "../gateway/commands.ts";
+import { buildFeedHub } from "../gateway/feed.ts";
+import type { HealthProbe } from "../gateway/health-routes.ts";
+import { buildGateway } from "../gateway/http.ts";
+import { buildWalletService, type WalletService } from "../gateway/nats-service.ts";
+import { buildRateLimit, type RateLimit } from "../gateway/rate-limit.ts";
+import { traceCommands } from "../gateway/traced-commands.ts";
+import { buildFeedSocket } from "../gateway/websocket.ts";
+import type { Bus } from "./bus.ts";
+import { systemTime } from "./clock.ts";
+import { LIMITS } from "./limits.ts";
+import { buildPostgresAssets } from "./postgres-assets.ts";
+import { buildPostgresReadModel } from "./postgres-read-model.ts";
+import { buildPostgresShardTable } from "./postgres-shard-table.ts";
+import { buildPostgresWebhooks } from "./postgres-webhooks.ts";
+import { SUBJECTS } from "./protocol.ts";
+import { booksProbe, hostProbe, redisProbe, type RunningHost } from "./main-host.ts";
+import type { Parts } from "./parts.ts";
+
+export async function startGateway(
+  parts: Parts,
+  running: RunningHost | null,
+): Promise<FastifyInstance> {
+  const { config, databases, bus, natsBus, version, metrics, tracing, log, closing } = parts;
+  const readModel = buildPostgresReadModel({ databaseUrls: databases.urls, log });
+  closing.push({ name: "reads", close: () => readModel.close() });
+  const shardTable = buildPostgresShardTable(databases.urls);
+  closing.push({ name: "reads of the shard table", close: () => shardTable.close() });
+  const gatewayId = `${config.hostId}-${uuidv7()}`;
+  const hasSoleHost = natsBus === null;
+  const desk = buildCommandDesk({ bus, gatewayId, log, hasSoleHost, meter: metrics.commands });
+  const commands = tracing === null ? desk : traceCommands(desk, tracing);
+  closing.push({ name: "commands", close: () => commands.drain() });
+  const hub = buildFeedHub({
+    bus,
+    databases: databases.urls.length,
+    readModel,
+    clock: { nowMs: () => performance.now() },
+    timers: systemTime,
+    log,
+  });
+  const assets = buildPostgresAssets({ databaseUrls: databases.urls, log });
+  closing.push({ name: "assets", close: () => assets.close() });
+  const rateLimit = openRateLimit(parts);
+  metrics.watchGateway({ commands, feed: () => hub.stats(), rateLimit });
+  const takeIn = buildCommandIntake((code) => assets.assetOf(code));
+  const answer = buildAnswers({ readModel, log });
+  const batches = buildBatches({ commands, takeIn, answer, log, metrics });
+  const webhooks = buildPostgresWebhooks(databases.urls);
+  closing.push({ name: "webhooks of the gateway", close: () => webhooks.close() });
+  const server = buildGateway({
+    commands,
+    readModel,
+    bus,
+    assets,
+    batches,
+    cluster: { bus, shardTable, gatewayId },
+    webhooks: { store: webhooks, allowsPrivate: config.webhookPrivate },
+    version,
+    log,
+    metrics,
+    tracing,
+    rateLimit,
+    trustProxy: config.trustProxy,
+    probes:
+      running === null
+        ? [ownerProbe(bus)]
+        : [
+            hostProbe(running.host),
+            ...redisProbe(running.membership),
+            ...booksProbe(running.reconciliation),
+          ],
+    ...(natsBus === null ? {} : { busStats: () => natsBus.stats() }),
+    ...(running === null ? {} : { relayStatus: () => running.host.status().relay ?? [] }),
+  });
+  await server.register(buildFeedSocket({ hub }));
+  closing.push({ name: "batches", close: () => batches.drain() });
+  closing.push({ name: "http", close: () => server.close() });
+  closing.push({ name: "feed", close: () => hub.drain() });
+  if (natsBus !== null) {
+    const service = natsBus.connection.then((connection) => {
+      const watch = { metrics, tracing, log };
+      const answering = { readModel, takeIn, answer, batches };
+      return buildWalletService({ connection, commands, version, ...answering, ...watch });
+    });
+    let started: WalletService | null = null;
+    service.then(
+      (it) => {
+        started = it;
+      },
+      (error: unknown) => log.error({ err: error }, "the NATS service did not start"),
+    );
+    // One that waits for NATS takes no requests; it ends with the bus, which is closed after it.
+    closing.push({ name: "service", close: async () => started?.stop() });
+  }
+  // First of all: what has begun gets the time that is left.
+  closing.push({ name: "batches", close: () => Promise.resolve(void batches.drain()) });
+  return server;
+}
+
+function openRateLimit({ config, log, closing }: Parts): RateLimit | null {
+  const { rateLimitPerSecond: perSecond, redisUrl, hostId } = config;
+  if (perSecond === undefined) return null;
+  const rateLimit = buildRateLimit({ perSecond, redisUrl, name: `coffer-${hostId}-rate`, log });
+  closing.push({ name: "rate limit", close: () => rateLimit.close() });
+  return rateLimit;
+}
+
+/** A gateway without a host of its own: is anybody there to take commands? */
+function ownerProbe(bus: Bus): HealthProbe {
+  return {
+    name: "host",
+    isNeededForCommands: true,
+    probe: async () => {
+      const startedAtMs = performance.now();
+      let isMissing = false;
+      // A question that names no inbox is answered by nobody, but the bus knows whether it arrived.
+      bus.publish(SUBJECTS.status, {}, () => {
+        isMissing = true;
+      });
+      await bus.ping(LIMITS.healthCheckMs);
+      if (isMissing) throw new Error("no host serves this gateway's commands");
+      return performance.now() - startedAtMs;
+    },
+  };
+}

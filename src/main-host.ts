@@ -1,0 +1,192 @@
+/**
+ * A host, wired: its lanes, the shards that it takes, the relay of its events, its reconciliation, and the server that tells its health.
+ * One of the three files that know actors and gateway (`main.ts`).
+ */
+import type { FastifyInstance } from "fastify";
+import { randomUUID } from "node:crypto";
+import type { Logger } from "pino";
+import { buildHost, type Host } from "../actors/host.ts";
+import { buildPiscinaLanes } from "../actors/piscina-lanes.ts";
+import { buildReconciliation, type Reconciliation } from "../actors/reconciliation.ts";
+import { buildRedisMembership, type RedisMembership } from "../actors/redis-membership.ts";
+import { buildRelay, type Relay } from "../actors/relay.ts";
+import { buildStreamSink } from "../actors/stream-sink.ts";
+import { startWebhookSinks } from "../actors/webhook-sinks.ts";
+import { addHealthRoutes, type HealthProbe } from "../gateway/health-routes.ts";
+import { buildServer } from "../gateway/http-server.ts";
+import { addMetricsRoute } from "../gateway/metrics-route.ts";
+import { systemTime } from "./clock.ts";
+import type { Config } from "./config.ts";
+import { LIMITS } from "./limits.ts";
+import { buildPostgresRelayStore } from "./postgres-relay.ts";
+import { buildPostgresShardTable } from "./postgres-shard-table.ts";
+import { buildPostgresWebhooks } from "./postgres-webhooks.ts";
+import { buildWebhookSender } from "./webhook-sender.ts";
+import type { Parts } from "./parts.ts";
+
+export interface RunningHost {
+  readonly host: Host;
+  /** Null: the host is alone. */
+  readonly membership: RedisMembership | null;
+  /** Null: switched off. */
+  readonly reconciliation: Reconciliation | null;
+  /** Called when the databases have their tables. */
+  readonly startRelaying: () => void;
+}
+
+export function buildRunningHost(parts: Parts): RunningHost {
+  const { config, databases, bus, natsBus, metrics, log, closing } = parts;
+  const { hostId, redisUrl, lanes: laneCount } = config;
+  const databaseUrls = databases.urls;
+  const shardTable = buildPostgresShardTable(databaseUrls);
+  closing.push({ name: "shard table", close: () => shardTable.close() });
+  // Only over NATS can there be other hosts to share with.
+  const isMember = redisUrl !== undefined && natsBus !== null;
+  const membership = isMember
+    ? buildRedisMembership({ redisUrl, name: `coffer-${hostId}`, log })
+    : null;
+  if (membership !== null) closing.push({ name: "membership", close: () => membership.close() });
+  const reconciliation = buildReconciliationOf(config, databaseUrls, () => host, log);
+  const { relay, startRelaying } = buildRelaying(parts);
+  const host = buildHost({
+    relay,
+    bus,
+    shardTable,
+    membership,
+    startLane: buildPiscinaLanes(databaseUrls).start,
+    databases: databaseUrls.length,
+    laneCount,
+    hostId,
+    owner: `${hostId}:${randomUUID()}`,
+    time: systemTime,
+    ...(reconciliation !== null && { books: () => reconciliation.status() }),
+    log,
+    meter: metrics.host,
+    onFatal(reason) {
+      log.fatal(reason);
+      process.exit(1);
+    },
+  });
+  closing.push({ name: "host", close: () => host.drain() });
+  if (reconciliation !== null) {
+    closing.push({ name: "reconciliation", close: () => reconciliation.stop() });
+  }
+  watchHost(parts, host, reconciliation);
+  return { host, membership, reconciliation, startRelaying };
+}
+
+function buildReconciliationOf(
+  { verifyIntervalMinutes, verifyRowsPerSecond: rowsPerSecond }: Config,
+  databaseUrls: readonly string[],
+  host: () => Host,
+  log: Logger,
+): Reconciliation | null {
+  if (verifyIntervalMinutes === 0) return null;
+  const intervalMs = verifyIntervalMinutes * 60_000;
+  const firstMs = Math.min(LIMITS.verifyFirstMs, intervalMs);
+  const shards = (): readonly number[] => host().status().shards;
+  const time = systemTime;
+  return buildReconciliation({
+    databaseUrls,
+    intervalMs,
+    firstMs,
+    rowsPerSecond,
+    shards,
+    time,
+    log,
+  });
+}
+
+/** Differences are for people: commands are served all the same, and going down would help nobody. */
+export function booksProbe(reconciliation: Reconciliation | null): HealthProbe[] {
+  if (reconciliation === null) return [];
+  return [{ name: "books", isNeededForCommands: false, probe: () => reconciliation.probe() }];
+}
+
+/** Where events go. The relay ends after the host, so that what is committed last is delivered too. */
+function buildRelaying(parts: Parts): { relay: Relay; startRelaying: () => void } {
+  const { config, databases, natsBus, log, closing } = parts;
+  const store = buildPostgresWebhooks(databases.urls);
+  const sender = buildWebhookSender({ allowsPrivate: config.webhookPrivate });
+  const relay = buildRelay({
+    stores: databases.urls.map(buildPostgresRelayStore),
+    time: systemTime,
+    log,
+  });
+  closing.push(
+    { name: "webhooks", close: () => store.close() },
+    { name: "webhook connections", close: () => Promise.resolve(sender.close()) },
+    { name: "relay", close: () => relay.stop() },
+  );
+  return {
+    relay,
+    startRelaying() {
+      if (natsBus !== null && config.events) {
+        const { eventsMaxAgeDays: maxAgeDays, eventsMaxBytes: maxBytes } = config;
+        relay.add(buildStreamSink({ bus: natsBus, maxAgeDays, maxBytes, time: systemTime, log }));
+      }
+      const { random } = Math;
+      const sinks = startWebhookSinks({ relay, store, sender, time: systemTime, random, log });
+      closing.push({ name: "webhook sinks", close: () => Promise.resolve(sinks.stop()) });
+    },
+  };
+}
+
+/** What a host's part of `/metrics` is read from. */
+function watchHost(
+  { metrics, tracing }: Parts,
+  host: Host,
+  reconciliation: Reconciliation | null,
+): void {
+  metrics.watchHost({
+    status: () => host.status(),
+    relay: () =>
+      (host.status().relay ?? []).map(({ sink: name, lagEvents, lagMs }) => {
+        return { name, lagEvents, lagSeconds: lagMs / 1_000 };
+      }),
+    verify() {
+      const { differences, lastRunAt } = reconciliation?.status() ?? { lastRunAt: null };
+      if (lastRunAt === null || differences === undefined) return null;
+      return { differences, finishedAtMs: Date.parse(lastRunAt) };
+    },
+    ...(tracing !== null && { onTraces: (lane, traces) => tracing.committed(lane, traces) }),
+  });
+}
+
+export function hostProbe(host: Host): HealthProbe {
+  return {
+    name: "host",
+    isNeededForCommands: true,
+    probe: () =>
+      host.status().ready
+        ? Promise.resolve(0)
+        : Promise.reject(new Error("the lanes do not serve now")),
+  };
+}
+
+/** Without Redis shards stay where they are, and commands are served. */
+export function redisProbe(membership: RedisMembership | null): HealthProbe[] {
+  if (membership === null) return [];
+  return [{ name: "redis", isNeededForCommands: false, probe: () => membership.ping() }];
+}
+
+/** A host serves its health, so that an orchestrator can watch it; commands come over the bus. */
+export function buildHostServer(parts: Parts, running: RunningHost): FastifyInstance {
+  const { bus, natsBus, version, metrics, log, closing } = parts;
+  const { host, membership, reconciliation } = running;
+  const server = buildServer(log, { metrics });
+  addMetricsRoute(server, metrics);
+  addHealthRoutes(server, {
+    version,
+    bus,
+    probes: [
+      hostProbe(host),
+      { name: "bus", isNeededForCommands: true, probe: () => bus.ping(LIMITS.healthCheckMs) },
+      ...redisProbe(membership),
+      ...booksProbe(reconciliation),
+    ],
+    stats: () => ({ bus: natsBus?.stats() ?? {}, host: host.status() }),
+  });
+  closing.push({ name: "health", close: () => server.close() });
+  return server;
+}

@@ -1,0 +1,34 @@
+/**
+ * What every part of a process is made from, and how all of them end: each puts its end into `closing` when it begins, and they end in
+ * the opposite order, so that nothing is closed under a part that still needs it.
+ */
+import type { Logger } from "pino";
+import type { Bus } from "./bus.ts";
+import type { Config } from "./config.ts";
+import type { Databases } from "./database.ts";
+import type { Metrics } from "./metrics.ts";
+import type { NatsBus } from "./nats-bus.ts";
+import type { Tracing } from "./tracing.ts";
+
+/** What has to be closed, last opened first. */
+export type Closing = Array<{ name: string; close: () => Promise<void> }>;
+
+export interface Parts {
+  readonly config: Config;
+  readonly version: string;
+  readonly log: Logger;
+  readonly databases: Databases;
+  readonly bus: Bus;
+  /** The same bus, when it is NATS. */
+  readonly natsBus: NatsBus | null;
+  readonly metrics: Metrics;
+  readonly tracing: Tracing | null;
+  readonly closing: Closing;
+}
+
+/** Closes everything, last opened first; what fails to close does not keep the rest open. */
+export async function closeAll(closing: Closing, log: Logger): Promise<void> {
+  for (const { name, close } of closing.splice(0).toReversed()) {
+    await close().catch((error: unknown) => log.error({ err: error }, `${name} did not close`));
+  }
+}

@@ -1,0 +1,147 @@
+/** The end of a hold whose time is over: when it comes, to whom, how many at once, and what it races with. */
+import { describe, expect, it } from "vitest";
+import type { HoldKey } from "../src/journal.ts";
+import { LIMITS } from "../src/limits.ts";
+import {
+  database,
+  money,
+  passTime,
+  place,
+  rowOf,
+  sleep,
+  stage,
+  useHoldStage,
+} from "./hold-stage.ts";
+import { capture, EVEN, placing, summaryOf, withLimits } from "./staging.ts";
+
+useHoldStage("hold_expiry_test");
+
+// --- Expiry ----------------------------------------------------------------------------------------------------------------------
+
+describe("expiry", () => {
+  /** Milliseconds by the wallet's clock from the hold's time to its end. */
+  async function lateness({ walletId, holdId }: HoldKey): Promise<number> {
+    const sql = `SELECT (extract(epoch FROM released_at - expires_at) * 1000)::float8 AS late
+                 FROM holds WHERE wallet_id = $1 AND hold_id = $2 AND status = 'EXPIRED'`;
+    const [row] = await database.query<{ late: number }>(sql, [walletId, holdId]);
+    return row?.late ?? Number.POSITIVE_INFINITY;
+  }
+
+  it("comes within 2 s of its time, and not before, to a wallet that nobody touches", async () => {
+    const walletId = await stage.open("a", "100");
+    const placed = await place(walletId, "60", 5_000);
+    await sleep();
+    await passTime(4_900);
+    expect(await rowOf(placed)).toBe("ACTIVE 0");
+    await passTime(2_000);
+    expect(await lateness(placed)).toBeLessThan(2_000);
+    expect(await money(walletId)).toBe("100 0");
+    expect(stage.changes.at(-1)).toMatchObject({
+      type: "HoldExpired",
+      amountMinor: null,
+      wallet: { walletId, heldMinor: 0, version: 3 },
+    });
+  });
+
+  it.each([
+    ["a restart", undefined],
+    ["a take-over", "host-3"],
+  ])("comes within 2 s after %s, when its time was meanwhile", async (_what, owner) => {
+    const walletId = await stage.open("a", "100");
+    const placed = await place(walletId, "60", 1_000);
+    stage.kill("a");
+    stage.nowMs += 600_000;
+    const startedAtMs = stage.nowMs;
+    const { calls } = await stage.replace("a", owner);
+    await passTime(500);
+    expect(await rowOf(placed)).toBe("EXPIRED 0");
+    expect(stage.nowMs - startedAtMs).toBeLessThan(2_000);
+    // Nobody else was woken
+    expect(calls.loadWallets).toBe(1);
+  });
+
+  it("is no flood after an outage: hundreds are worked off portion by portion, with one read at a time", async () => {
+    withLimits({ holdsDueMax: 50 });
+    const walletIds = await Promise.all(Array.from({ length: 40 }, () => stage.open("a", "100")));
+    const commands = Array.from({ length: 400 }, (_, n) =>
+      placing(walletIds[n % 40]!, "1", { expiresAtMs: stage.nowMs + 1_000 + n }),
+    );
+    stage.send(...commands);
+    await stage.quiet();
+    stage.kill("a");
+    stage.nowMs += 3_600_000;
+    const successor = await stage.replace("a");
+    const { hooks, calls } = successor;
+    let [reads, readsMost, eventsMost] = [0, 0, 0];
+    hooks.loadDueHolds = async (load) => {
+      reads += 1;
+      readsMost = Math.max(readsMost, reads);
+      const due = await load().finally(() => (reads -= 1));
+      expect(due.length).toBeLessThanOrEqual(50);
+      return due;
+    };
+    hooks.append = (writes, apply) => {
+      eventsMost = Math.max(eventsMost, writes.events.length);
+      return apply();
+    };
+    await passTime(2_000);
+    const sql = "SELECT status, count(*) FROM holds WHERE wallet_id = ANY ($1) GROUP BY status";
+    expect(await database.query(sql, [walletIds])).toEqual([{ status: "EXPIRED", count: 400 }]);
+    expect(readsMost).toBe(1);
+    expect(eventsMost).toBeLessThanOrEqual(50);
+    expect(calls.loadDueHolds).toBeLessThan(8 + 1 + 2_000 / LIMITS.holdExpiryMs + 2);
+    const extra = await database.query(
+      "SELECT FROM events WHERE type = 'HoldExpired' AND wallet_id = ANY ($1)",
+      [walletIds],
+    );
+    expect(extra).toHaveLength(400);
+  });
+
+  it("race: of two lanes that believe to own the shard one writes the end, once", async () => {
+    const walletId = await stage.open("a", "100");
+    const placed = await place(walletId, "60", 500);
+    const old = stage.lane("a");
+    await stage.add({ name: "c", owner: "host-3", shards: EVEN });
+    await passTime(2_000);
+    expect(old.lost.length).toBeGreaterThan(0);
+    expect(await rowOf(placed)).toBe("EXPIRED 0");
+    const sql = "SELECT version FROM events WHERE wallet_id = $1 AND type = 'HoldExpired'";
+    expect(await database.query(sql, [walletId])).toEqual([{ version: 3 }]);
+  });
+
+  it("goes on after a look into the database has failed", async () => {
+    const walletId = await stage.open("a", "100");
+    const placed = await place(walletId, "60", 500);
+    const { hooks } = stage.lane("a");
+    hooks.loadDueHolds = () => Promise.reject(new Error("away"));
+    await passTime(2_000);
+    expect(await rowOf(placed)).toBe("ACTIVE 0");
+    delete hooks.loadDueHolds;
+    await passTime(1_000);
+    expect(await rowOf(placed)).toBe("EXPIRED 0");
+  });
+
+  it("race: loses against a capture that is in a commit under way", async () => {
+    const walletId = await stage.open("a", "100");
+    const placed = await place(walletId, "60", 1_000);
+    const { hooks } = stage.lane("a");
+    let goOn = (): void => undefined;
+    const stopped = new Promise<void>((resolve) => (goOn = resolve));
+    hooks.append = async (_writes, apply) => {
+      await stopped;
+      return apply();
+    };
+    const [asked] = stage.send(capture(placed, null));
+    // Time passes while the database has the commit and has not answered: the hold is due in its table
+    stage.nowMs += 2_000;
+    const { lane, shards } = stage.lane("a");
+    lane.tick(stage.nowMs, shards);
+    await expect.poll(() => stage.lane("a").calls.loadDueHolds).toBe(1);
+    goOn();
+    delete hooks.append;
+    await stage.quiet();
+    await passTime(1_000);
+    expect(asked!.outcomes.map(summaryOf)).toEqual(["done 3"]);
+    expect([await money(walletId), await rowOf(placed)]).toEqual(["40 0", "CAPTURED 60"]);
+  });
+});

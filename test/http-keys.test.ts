@@ -1,0 +1,161 @@
+/** One answer per idempotency key, for every write, also across a crash of the lanes. */
+import { describe, expect, it } from "vitest";
+import { describeAllAnswers, expectProblem, lasting, stack, useHttpStage } from "./http-stage.ts";
+import {
+  openStake,
+  unique,
+  WRITES,
+  type AnyBody,
+  type Reply,
+  type Stake,
+  type WriteRoute,
+} from "./stack.ts";
+
+useHttpStage();
+
+describe.each(WRITES)("an idempotency key on $name", (write: WriteRoute) => {
+  /** A wallet to be activated has to be suspended first. */
+  async function prepared(): Promise<Stake> {
+    const stake = await openStake(stack);
+    if (write.name === "activate") await stack.post(`/wallets/${stake.empty}/suspend`, {});
+    return stake;
+  }
+  const send = (path: string, json: unknown, key?: string) =>
+    stack.ask(write.method, path, { json, ...(key !== undefined && { key }) });
+  const isReplay = ({ headers }: Reply<AnyBody>) => headers["idempotent-replayed"] === "true";
+
+  it("gives the first answer again, however the same input is spelled and after a crash", async () => {
+    const stake = await prepared();
+    const path = write.path(stake);
+    const body = write.body(stake);
+    const key = unique("key");
+    const first = await send(path, body, key);
+    expect([first.status, isReplay(first)]).toEqual([write.status, false]);
+    const before = await stack.sql("SELECT count(*) FROM events");
+    const spelled = write.amount === null ? body : { ...body, [write.amount]: "10.00" };
+    const reordered = Object.fromEntries(Object.entries(spelled).toReversed());
+    const repeats = async () => [
+      await send(path, body, key),
+      await send(path, { ...reordered, idempotencyKey: key }),
+      await send(path, { ...body, idempotencyKey: key }, key),
+    ];
+    const asked = await repeats();
+    await stack.crashLanes();
+    asked.push(...(await repeats()));
+    for (const again of asked) {
+      expect(again.text).toBe(first.text);
+      expect([again.status, isReplay(again)]).toEqual([write.status, true]);
+    }
+    expect(await stack.sql("SELECT count(*) FROM events")).toEqual(before);
+  });
+
+  it("is a conflict with another input, and keeps its first answer", async () => {
+    const stake = await prepared();
+    const path = write.path(stake);
+    const key = unique("key");
+    const first = await send(path, write.body(stake), key);
+    const fields = { ...write.body(stake), description: "another" };
+    for (const other of [write.other(stake), fields, { ...fields, expectedVersion: 0 }]) {
+      const refused = await send(path, other, key);
+      expectProblem(refused, 409, "idempotency_conflict");
+      expect(refused.body.message).toContain(key);
+    }
+    const again = await send(path, write.body(stake), key);
+    expect([again.text, isReplay(again)]).toEqual([first.text, true]);
+  });
+
+  it("takes effect once for twenty requests at the same time", async () => {
+    const stake = await prepared();
+    const key = unique("key");
+    const replies = await Promise.all(
+      Array.from({ length: 20 }, () => send(write.path(stake), write.body(stake), key)),
+    );
+    expect(new Set(replies.map(({ text }) => text)).size).toBe(1);
+    expect(replies.filter((reply) => !isReplay(reply)).length).toBeLessThanOrEqual(1);
+    const commands = "SELECT count(*)::int AS n FROM events WHERE command_id = $1";
+    expect(await stack.sql(commands, [key])).toEqual([{ n: 1 }]);
+  });
+
+  it("keeps a rejection, also when it would be a yes by now", async () => {
+    const stake = await openStake(stack);
+    const names = { from: unique("late"), to: unique("late"), empty: unique("late") };
+    const absent = write.name === "create" ? stake : names;
+    const target = write.target(absent);
+    // A creation is refused for the id that is taken, everything else for the wallet that is missing.
+    const body = { ...write.body(absent), ...(write.name === "create" && { walletId: stake.to }) };
+    const key = unique("key");
+    const refused = await send(write.path(absent), body, key);
+    const code = write.name === "create" ? "wallet_already_exists" : "wallet_not_found";
+    expectProblem(refused, write.name === "create" ? 409 : 404, code);
+    expect(isReplay(refused)).toBe(false);
+    if (write.name !== "create") await stack.open({ walletId: target, initialBalance: 100 });
+    const again = await send(write.path(absent), body, key);
+    expect(lasting(again)).toEqual(lasting(refused));
+    expect([again.status, isReplay(again)]).toEqual([refused.status, true]);
+    const operation = await stack.get<{ outcome: string; error: { code: string } }>(
+      `/operations/${key}`,
+    );
+    expect(operation.body).toMatchObject({ outcome: "rejected", error: { code } });
+  });
+
+  it("tells by /operations what became of the command", async () => {
+    const stake = await prepared();
+    const key = `${unique("key")}/ü ?`;
+    const path = `/operations/${encodeURIComponent(key)}`;
+    expectProblem(await stack.get(path), 404, "operation_not_found");
+    const done = await send(write.path(stake), { ...write.body(stake), idempotencyKey: key });
+    const walletId = write.target(stake);
+    const wallet = done.body.fromWallet ?? done.body.sender ?? done.body;
+    const operation = await stack.get<{ outcome: string }>(`${path}?walletId=${walletId}`);
+    expect(operation.body).toMatchObject({
+      idempotencyKey: key,
+      walletId,
+      outcome: expect.stringMatching(/^(done|pending)$/),
+      version: wallet.version,
+      wallet,
+    });
+  });
+
+  it("is not needed for a precondition, which lets one of many through", async () => {
+    const stake = await prepared();
+    const target = write.target(stake);
+    const version = write.name === "create" ? 7 : (await stack.wallet(target)).version;
+    const ask = (expectedVersion: number) =>
+      send(write.path(stake), { ...write.body(stake), expectedVersion });
+    if (write.name === "create") {
+      expectProblem(await ask(version), 404, "wallet_not_found");
+      expectProblem(await stack.get(`/wallets/${target}`), 404, "wallet_not_found");
+      return;
+    }
+    const late = await ask(version + 1);
+    expectProblem(late, 409, "version_conflict");
+    expect(late.body.details).toMatchObject({ expectedVersion: version + 1, version });
+    const replies = await Promise.all(Array.from({ length: 10 }, () => ask(version)));
+    const statuses = replies.map(({ status }) => status).toSorted((a, b) => a - b);
+    expect(statuses).toEqual([200, ...Array.from({ length: 9 }, () => 409)]);
+    expect((await stack.wallet(target)).version).toBe(version + 1);
+  });
+});
+
+it("A key of a creation without an id names one wallet, and a key belongs to its wallet", async () => {
+  const key = unique("key");
+  const create = () => stack.post("/wallets", { initialBalance: 1 }, key);
+  const [first, ...others] = await Promise.all(Array.from({ length: 20 }, create));
+  await stack.crashLanes();
+  others.push(await create());
+  for (const other of others) expect(other.text).toBe(first!.text);
+  expectProblem(
+    await stack.post("/wallets", { initialBalance: 2 }, key),
+    409,
+    "idempotency_conflict",
+  );
+  const wallets = [await stack.open(), await stack.open()];
+  for (const { id } of wallets) {
+    expect((await stack.post(`/wallets/${id}/credit`, { amount: 1 }, "shared")).status).toBe(200);
+  }
+  const ambiguous = await stack.get("/operations/shared");
+  expectProblem(ambiguous, 422, "validation_failed");
+  expect(ambiguous.body.details[0]).toMatchObject({ field: "walletId" });
+});
+
+describeAllAnswers(20);

@@ -1,0 +1,220 @@
+/** Commands that come twice to a lane: one answer per command id, and one wallet per key of a creation, whatever became of the first. */
+import { describe, expect, it } from "vitest";
+import { LIMITS } from "../src/limits.ts";
+import type { Command, Outcome } from "../src/protocol.ts";
+import { ALL_SHARDS } from "../src/shard.ts";
+import {
+  begin,
+  bookOf,
+  database,
+  FAILURES,
+  gateOf,
+  stage,
+  summaries,
+  useLaneStage,
+} from "./lane-stage.ts";
+import {
+  commandOf,
+  creation,
+  credit,
+  debit,
+  idIn,
+  onlyOutcome,
+  summaryOf,
+  unique,
+} from "./staging.ts";
+
+useLaneStage("lane_repeats_test");
+
+// --- One answer per command ---------------------------------------------------------------------------------------------------
+
+describe("a command id", () => {
+  it("that was rejected is rejected to the letter for ever, whatever the wallet is like since", async () => {
+    const wallet = await stage.open("a", "10");
+    const command = debit(wallet, "25.50");
+    const first = await stage.perform(command);
+    expect(first).toEqual({
+      type: "rejected",
+      replayed: false,
+      rejection: {
+        code: "insufficient_funds",
+        walletId: wallet,
+        availableMinor: 1_000,
+        requestedMinor: 2_550,
+        currency: "USD",
+        decimalPlaces: 2,
+      },
+    });
+    await stage.perform(credit(wallet, "100"));
+    expect(await stage.perform(command)).toEqual({ ...first, replayed: true });
+    await stage.tick(LIMITS.actorIdleMs * 2);
+    expect(await stage.perform(command)).toEqual({ ...first, replayed: true });
+    await stage.replace("a", "host-2");
+    expect(await stage.perform(command)).toEqual({ ...first, replayed: true });
+  });
+
+  it.each([
+    ["with another input", "other", "idempotency_conflict"],
+    ["with the same input", "same", "replayed 2"],
+  ])(
+    "comes twice in one batch, again later and at another host, %s",
+    async (_what, fingerprint, expected) => {
+      const wallet = await stage.open("a", "10");
+      const command = credit(wallet, "1", { fingerprint: "same" });
+      const again = { ...command, fingerprint };
+      expect(summaries(await begin(command, again, again))).toEqual(["done 2", expected, expected]);
+      expect(summaries(await begin(again))).toEqual([expected]);
+      await stage.replace("a", "host-2");
+      expect(summaries(await begin(again))).toEqual([expected]);
+      expect(await bookOf(wallet, [command])).toEqual({ balance: 11, events: 1 });
+    },
+  );
+
+  it("that a gateway made is carried out once, even when its one message comes twice", async () => {
+    const wallet = await stage.open("a", "10");
+    const done = credit(wallet, "1", { fingerprint: null });
+    const rejected = debit(wallet, "15", { fingerprint: null });
+    const asked = await begin(done, rejected, done);
+    asked.push(...(await begin(done)));
+    await stage.perform(credit(wallet, "100"));
+    asked.push(...(await begin(rejected)));
+    expect(summaries(asked)).toEqual([
+      "done 2",
+      "insufficient_funds",
+      "replayed 2",
+      "replayed 2",
+      "insufficient_funds",
+    ]);
+    expect(await bookOf(wallet, [done, rejected])).toEqual({ balance: 111, events: 1 });
+  });
+
+  it("means another command at another wallet", async () => {
+    const wallets = [await stage.open("a", "10"), await stage.open("a", "10")];
+    const commandId = unique("command");
+    const asked = await begin(...wallets.map((id) => credit(id, "1", { commandId })));
+    expect(summaries(asked)).toEqual(["done 2", "done 2"]);
+  });
+});
+
+// --- Creations whose wallet id the gateway proposes -----------------------------------------------------------------------------
+
+describe("a keyed creation without a wallet id", () => {
+  const shards = [77];
+
+  /** The same request, each time with another id proposed. */
+  function creationOf(commandId: string): Command {
+    return commandOf(idIn(shards), creation("10"), { commandId, proposedId: true });
+  }
+
+  function walletIdOf(outcome: Outcome | undefined): string {
+    if (outcome?.type === "done") return outcome.wallet.walletId;
+    if (outcome?.type === "replayed") return outcome.walletId;
+    throw new Error(`no wallet: ${summaryOf(outcome)}`);
+  }
+
+  async function created(commandId: string): Promise<string[]> {
+    const rows = await database.query<{ id: string }>(
+      "SELECT wallet_id AS id FROM events WHERE command_id = $1",
+      [commandId],
+    );
+    return rows.map(({ id }) => id);
+  }
+
+  it("makes one wallet, at once, later, and at another host", async () => {
+    const key = unique("key");
+    const asked = await begin(creationOf(key), creationOf(key));
+    asked.push(...(await begin(creationOf(key))));
+    await stage.replace("a", "host-2");
+    asked.push(...(await begin(creationOf(key), creationOf(key))));
+    const ids = asked.map((one) => walletIdOf(onlyOutcome(one)));
+    expect(new Set(ids)).toEqual(new Set([asked[0]!.message.command.walletId]));
+    expect(await created(key)).toHaveLength(1);
+  });
+
+  it.each(FAILURES)(
+    "makes one wallet when its commit is %s and the same key comes meanwhile",
+    async (fate) => {
+      const key = unique("key");
+      const gate = gateOf();
+      const asked = await begin(creationOf(key));
+      asked.push(...(await begin(creationOf(key))));
+      await gate.pass(fate);
+      asked.push(...(await begin(creationOf(key))));
+      await stage.tick();
+      await gate.open();
+      await stage.settle();
+      expect(new Set(asked.map((one) => walletIdOf(onlyOutcome(one)))).size).toBe(1);
+      expect(await created(key)).toHaveLength(1);
+    },
+  );
+
+  it.each(["0", "z"])(
+    "is found again when the same key also created a wallet whose id begins with %s",
+    async (prefix) => {
+      const key = unique("key");
+      const [first] = await begin(creationOf(key));
+      for (const where of [shards, ALL_SHARDS]) {
+        const named = prefix + idIn(where);
+        await begin(commandOf(named, creation("10"), { commandId: key }));
+      }
+      const [again] = await begin(creationOf(key));
+      expect(summaryOf(onlyOutcome(again!))).toBe("replayed 1");
+      expect(walletIdOf(onlyOutcome(again!))).toBe(walletIdOf(onlyOutcome(first!)));
+      expect(await created(key)).toHaveLength(3);
+    },
+  );
+
+  it("that was rejected stays rejected, and another input under its key is a conflict", async () => {
+    const key = unique("key");
+    function request(amount: string): Command {
+      const fingerprint = amount;
+      return commandOf(idIn(shards), creation(amount), {
+        commandId: key,
+        fingerprint,
+        proposedId: true,
+      });
+    }
+    const [first] = await begin(request("10.555"));
+    const [again] = await begin(request("10.555"));
+    const [other] = await begin(request("10.55"));
+    const rejections = [first, again, other].map((one) => onlyOutcome(one!));
+    expect(rejections).toMatchObject([
+      { type: "rejected", replayed: false, rejection: { code: "invalid_amount" } },
+      { type: "rejected", replayed: true, rejection: { code: "invalid_amount" } },
+      { type: "rejected", rejection: { code: "idempotency_conflict" } },
+    ]);
+    expect(await created(key)).toEqual([]);
+  });
+
+  it("race: the second one's lookup is slow, and answers after the first has committed", async () => {
+    const key = unique("key");
+    const lookups: Array<() => void> = [];
+    stage.lane("a").hooks.loadCreated = async (load) => {
+      const found = await load();
+      await new Promise<void>((resolve) => lookups.push(resolve));
+      return found;
+    };
+    const [first] = await begin(creationOf(key));
+    const [second] = await begin(creationOf(key));
+    delete stage.lane("a").hooks.loadCreated;
+    lookups[0]!();
+    await stage.quiet();
+    expect(summaryOf(onlyOutcome(first!))).toBe("done 1");
+    for (const answer of lookups.slice(1)) answer();
+    await stage.quiet();
+    expect(await created(key)).toEqual([walletIdOf(first!.outcomes[0])]);
+    expect(walletIdOf(onlyOutcome(second!))).toBe(walletIdOf(first!.outcomes[0]));
+  });
+
+  it("race: a repeat that came too late ends while the first is being committed, and a third one comes", async () => {
+    const key = unique("key");
+    const gate = gateOf();
+    const [first] = await begin(creationOf(key));
+    stage.sendAs(creationOf(key), { budgetMs: 0 });
+    await stage.quiet();
+    const [third] = await begin(creationOf(key));
+    await gate.open();
+    expect(await created(key)).toEqual([walletIdOf(first!.outcomes[0])]);
+    expect(walletIdOf(onlyOutcome(third!))).toBe(walletIdOf(first!.outcomes[0]));
+  });
+});

@@ -1,0 +1,39 @@
+/** A wire to a database that can be cut: for what is still served when one of several is away. */
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
+import { onTestFinished } from "vitest";
+
+/** The same database by way of a port of ours, which can fall silent or refuse. */
+export async function openWire(url: string): Promise<{ url: string; hang(): void; close(): void }> {
+  const { port, hostname } = new URL(url);
+  const sockets = new Set<Socket>();
+  let isSilent = false;
+  const server = createServer((socket) => {
+    const onward = connect(Number(port), hostname);
+    for (const [from, to] of [
+      [socket, onward],
+      [onward, socket],
+    ] as const) {
+      sockets.add(from);
+      from.on("error", () => undefined);
+      from.on("close", () => to.destroy());
+      from.on("data", (bytes) => {
+        if (!isSilent) to.write(bytes);
+      });
+    }
+  });
+  await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+  function close(): void {
+    server.close();
+    for (const socket of sockets) socket.destroy();
+  }
+  onTestFinished(close);
+  const wired = new URL(url);
+  wired.host = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  return {
+    url: wired.href,
+    hang() {
+      isSilent = true;
+    },
+    close,
+  };
+}
