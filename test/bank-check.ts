@@ -21,7 +21,9 @@ export interface CheckedCommand {
     | "update"
     | "suspend"
     | "activate"
-    | "close";
+    | "close"
+    | "topup"
+    | "spend";
   readonly walletId: string;
   /** The wallet's id is only proposed: what counts is the one of the first creation with this key. */
   readonly isIdProposed?: boolean;
@@ -36,11 +38,19 @@ export interface CheckedCommand {
   readonly fingerprint?: string | null;
 }
 
+/** A hold right after an event; what a caller is told of it, too. */
+export interface BookedHold {
+  readonly holdId: string;
+  readonly amountMinor: number;
+  readonly capturedMinor: number;
+  readonly status: string;
+}
+
 export type BankAnswer =
   | {
       readonly type: "acknowledged";
-      /** Of the wallet, right after the command. */
-      readonly version: number;
+      /** Of the wallet, right after the command; null where the way does not tell it. */
+      readonly version: number | null;
       /** Null where the way does not tell it. */
       readonly balanceMinor: number | null;
       /** Of a transfer's payee; null while it is pending. */
@@ -50,6 +60,8 @@ export type BankAnswer =
       readonly isReplay: boolean;
       /** The whole answer; a repeat must be equal. */
       readonly text: string | null;
+      /** The hold that it was about, where the way tells it. */
+      readonly hold?: BookedHold;
     }
   | {
       readonly type: "rejected";
@@ -85,6 +97,8 @@ export interface BookedEvent {
   readonly transferId: string | null;
   readonly commandId: string | null;
   readonly fingerprint: string | null;
+  /** The hold that it moves; may be left out where nobody asks. */
+  readonly hold?: BookedHold | null;
 }
 
 export interface BookedRejection {
@@ -257,6 +271,8 @@ const EVENT_OF: Readonly<Record<CheckedCommand["kind"], WalletEventType>> = {
   suspend: "WalletSuspended",
   activate: "WalletActivated",
   close: "WalletClosed",
+  topup: "WalletCredited",
+  spend: "WalletDebited",
 };
 
 type Must = (holds: boolean, text: string) => void;
@@ -380,14 +396,28 @@ function checkAcknowledgements(
     if (answer.type !== "acknowledged") continue;
     const { version, balanceMinor, toVersion, isPending, text } = answer;
     must(event !== undefined, "was acknowledged, and is not there");
-    must(version === event?.version, `was told as ${version}, is ${event?.version}`);
+    must(
+      version === null || version === event?.version,
+      `was told as ${version}, is ${event?.version}`,
+    );
     must(balanceMinor === null || balanceMinor === event?.balanceMinor, "was told another balance");
     must(toVersion === null || toVersion === transfer?.toVersion, "was told another arrival");
+    must(isSameHold(answer.hold, event?.hold), `was told another hold than ${toText(event?.hold)}`);
     if (isPending) continue;
     must(transfer === undefined || transfer.status === "posted", `is ${transfer?.status}`);
     if (text !== null) texts.add(text);
   }
   must(texts.size <= 1, "was answered differently when it was repeated");
+}
+
+function isSameHold(told: BookedHold | undefined, booked: BookedHold | null | undefined): boolean {
+  return told === undefined || toText(told) === toText(booked);
+}
+
+function toText(hold: BookedHold | null | undefined): string {
+  if (hold === null || hold === undefined) return "none";
+  const { holdId, amountMinor, capturedMinor, status } = hold;
+  return JSON.stringify({ holdId, amountMinor, capturedMinor, status });
 }
 
 /**

@@ -1,7 +1,8 @@
 /**
  * A bank at work: callers that credit, debit and transfer over a few wallets, one hotter than the others, each command under a key
  * of its own, and a record of every answer. When the faults are over, `resolve` repeats what is unknown under the same key
- * until it has an outcome. `checkBank` then holds the record against PostgreSQL (`bank-check.ts`). How commands travel is a port: over HTTP here, through a command desk where a test brings that.
+ * until it has an outcome. `checkBank` then holds the record against PostgreSQL (`bank-check.ts`, `bank-truth.ts`). How commands travel
+ * is a port: over HTTP here (`bank-wire.ts`), through a command desk where a test brings that. What callers do is one, too.
  *
  *     acknowledged, rejected: outcomes, for ever. unavailable: nothing happened by this sending. unknown: ask again.
  */
@@ -11,29 +12,50 @@ import { buildCommandIntake } from "../gateway/command-intake.ts";
 import type { CommandDesk } from "../gateway/commands.ts";
 import { assetOf } from "../src/assets.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
-import { HttpConnection, HttpFault, headerOf, type HttpAnswer } from "../bench/http-client.ts";
+import { askOverHttp } from "./bank-http.ts";
 import {
   checkEntries,
   checkHistory,
   checkTransfers,
   fateOf,
   type BankAnswer,
-  type BookedEvent,
   type BookedRejection,
   type BookedTransfer,
   type Books,
-  type CheckedCommand,
   type CheckedEntry,
 } from "./bank-check.ts";
+import { checkDryRuns, checkHolds, checkReasons, type HoldBooks } from "./bank-truth.ts";
+import {
+  isGame,
+  keyInBatch,
+  type Ask,
+  type AskBatch,
+  type BankBatch,
+  type BankCommand,
+} from "./bank-wire.ts";
 
-export type { BankAnswer };
+export { askOverHttp };
+export type { Ask, AskBatch, BankAnswer, BankCommand };
 
-export interface BankCommand extends CheckedCommand {
-  readonly kind: "open" | "credit" | "debit" | "transfer";
+/** What a caller does next. */
+export type Turn =
+  | { readonly type: "command"; readonly command: BankCommand }
+  /** Its commands get their keys from the batch, or bring their own. */
+  | { readonly type: "batch"; readonly commands: readonly BankCommand[]; readonly isKeyed: boolean }
+  /** Asks what would happen; then does it under the same key, or does not. */
+  | { readonly type: "dry run"; readonly command: BankCommand; readonly isDoneThen: boolean }
+  /** Of a command that somebody has sent before. */
+  | { readonly type: "repeat"; readonly entry: Entry };
+
+/** What callers know together. */
+export interface BankView {
+  readonly walletIds: readonly string[];
+  readonly entries: readonly Entry[];
+  /** An integer from 0, below the bound. */
+  below(bound: number): number;
+  newKey(): string;
+  told(walletId: string): number;
 }
-
-/** Sends a command and waits for what comes back; never rejects. `caller` counts from 0. */
-export type Ask = (command: BankCommand, caller: number) => Promise<BankAnswer>;
 
 export interface Entry extends CheckedEntry {
   readonly command: BankCommand;
@@ -42,6 +64,11 @@ export interface Entry extends CheckedEntry {
 
 export interface WorkloadPlan {
   readonly ask: Ask;
+  readonly askBatch?: AskBatch;
+  /** Default: credits, debits and transfers, one by one. */
+  readonly nextTurn?: (view: BankView) => Turn;
+  /** Hears of each answer. */
+  readonly onAnswer?: (command: BankCommand, answer: BankAnswer) => void;
   /** Different for each workload on a database. */
   readonly name: string;
   readonly callers?: number;
@@ -55,6 +82,8 @@ export interface WorkloadPlan {
 
 export interface Workload {
   readonly entries: readonly Entry[];
+  /** What must have left nothing. */
+  readonly dryRuns: readonly Entry[];
   readonly seed: number;
   readonly walletIds: readonly string[];
   /** Opens the wallets; fails unless all are there. */
@@ -74,6 +103,12 @@ export interface Workload {
 }
 
 const PAUSE_AFTER_TROUBLE_MS = 100;
+/** Then its commands are resolved one by one. */
+const BATCH_ATTEMPTS_MAX = 4;
+
+function isTrouble({ type }: BankAnswer): boolean {
+  return type === "unavailable" || type === "unknown";
+}
 
 export function buildWorkload(plan: WorkloadPlan): Workload {
   const { ask, name, callers = 8, wallets = 8, initialMinor = 3_000, pauseMs = 2 } = plan;
@@ -83,34 +118,93 @@ export function buildWorkload(plan: WorkloadPlan): Workload {
   const below = (bound: number): number => Math.floor(random() * bound);
   const walletIds = Array.from({ length: wallets }, (_, index) => `${name}-${index}`);
   const entries: Entry[] = [];
+  const dryRuns: Entry[] = [];
   /** Highest version of each wallet that somebody was told of. */
   const told = new Map<string, number>();
   const counts = { acknowledged: 0, rejected: 0, unavailable: 0, unknown: 0, wrong: 0 };
   let working: Promise<unknown> | undefined;
   let isStopping = false;
 
-  function enter(command: BankCommand): Entry {
+  function enter(command: BankCommand, into = entries): Entry {
     const floor = told.get(command.walletId) ?? -1;
     const toFloor = told.get(command.toWalletId ?? "") ?? -1;
     const entry = { command, answers: [], floor, toFloor };
-    entries.push(entry);
+    into.push(entry);
     return entry;
   }
 
-  async function send({ command, answers }: Entry, caller: number): Promise<BankAnswer> {
-    const answer = await ask(command, caller);
+  async function send(entry: Entry, caller: number): Promise<BankAnswer> {
+    return take(entry, await ask(entry.command, caller));
+  }
+
+  function take({ command, answers }: Entry, answer: BankAnswer): BankAnswer {
     answers.push(answer);
+    plan.onAnswer?.(command, answer);
+    // What a dry run tells never comes to be.
+    if (command.isDry === true) return answer;
     counts[answer.type] += 1;
     if (answer.type === "acknowledged") {
-      raise(command.walletId, answer.version);
+      if (answer.version !== null) raise(command.walletId, answer.version);
       if (answer.toVersion !== null) raise(command.toWalletId!, answer.toVersion);
     }
     return answer;
   }
 
+  /** As a whole, and as a whole again while a command of it has no outcome. */
+  async function sendBatch(batch: BankBatch, caller: number): Promise<void> {
+    const batchEntries = batch.commands.map((command) => enter(command));
+    for (let attempt = 1; attempt <= BATCH_ATTEMPTS_MAX; attempt += 1) {
+      const answers = await plan.askBatch!(batch, caller);
+      for (const [place, answer] of answers.entries()) take(batchEntries[place]!, answer);
+      const isOver = batchEntries.every((entry) => {
+        const fate = fateOf(entry);
+        return fate === "acknowledged" || fate === "rejected";
+      });
+      if (isOver || isStopping) return;
+      await sleep(PAUSE_AFTER_TROUBLE_MS);
+    }
+  }
+
+  /** Says whether there was trouble. */
+  async function takeTurn(turn: Turn, caller: number): Promise<boolean> {
+    switch (turn.type) {
+      case "command":
+        return isTrouble(await send(enter(turn.command), caller));
+      case "repeat":
+        return isTrouble(await send(turn.entry, caller));
+      case "dry run": {
+        const { command, isDoneThen } = turn;
+        const answer = await send(enter({ ...command, isDry: true }, dryRuns), caller);
+        if (!isDoneThen) return isTrouble(answer);
+        return isTrouble(await send(enter(command), caller));
+      }
+      case "batch": {
+        const key = turn.isKeyed ? newKey() : null;
+        const named = (command: BankCommand, place: number): BankCommand =>
+          key === null ? command : { ...command, key: keyInBatch(key, place) };
+        await sendBatch({ key, commands: turn.commands.map(named) }, caller);
+        return false;
+      }
+      default:
+        return turn satisfies never;
+    }
+  }
+
   function raise(walletId: string, version: number): void {
     told.set(walletId, Math.max(told.get(walletId) ?? -1, version));
   }
+
+  function newKey(): string {
+    return `${name}-${entries.length}-${below(2 ** 31)}`;
+  }
+
+  const view: BankView = {
+    walletIds,
+    entries,
+    below,
+    newKey,
+    told: (walletId) => told.get(walletId) ?? -1,
+  };
 
   function nextCommand(): BankCommand {
     const payer = below(3) === 0 ? 0 : below(wallets);
@@ -118,7 +212,7 @@ export function buildWorkload(plan: WorkloadPlan): Workload {
     const kind = (["credit", "debit", "transfer", "transfer"] as const)[below(4)]!;
     const payee = (payer + 1 + below(wallets - 1)) % wallets;
     return {
-      key: `${name}-${entries.length}-${below(2 ** 31)}`,
+      key: newKey(),
       kind,
       walletId,
       toWalletId: kind === "transfer" ? walletIds[payee]! : null,
@@ -129,14 +223,14 @@ export function buildWorkload(plan: WorkloadPlan): Workload {
 
   async function work(caller: number): Promise<void> {
     while (!isStopping) {
-      const answer = await send(enter(nextCommand()), caller);
-      const isTrouble = answer.type === "unavailable" || answer.type === "unknown";
-      await sleep(isTrouble ? PAUSE_AFTER_TROUBLE_MS : pauseMs);
+      const turn = plan.nextTurn?.(view) ?? { type: "command", command: nextCommand() };
+      await sleep((await takeTurn(turn, caller)) ? PAUSE_AFTER_TROUBLE_MS : pauseMs);
     }
   }
 
   return {
     entries,
+    dryRuns,
     seed,
     walletIds,
     async open() {
@@ -202,106 +296,6 @@ export function randomFrom(seed: number): () => number {
   };
 }
 
-// --- Over HTTP ------------------------------------------------------------------------------------------------------------
-
-/** Rejections that a workload can meet; any other one means that something else is wrong. */
-export const REJECTIONS: ReadonlySet<string> = new Set(["insufficient_funds", "version_conflict"]);
-
-/** Longer than a command's deadline: who gives up earlier sees nothing of honest answers. */
-const silenceMsMax = 20_000;
-
-/** Each caller has a connection of its own; several ports: the callers take turns. */
-export function askOverHttp(...ports: readonly number[]): Ask & { close(): void } {
-  const connections = new Map<number, HttpConnection>();
-  const connectionOf = (caller: number): HttpConnection => {
-    let connection = connections.get(caller);
-    if (connection === undefined) {
-      const port = ports[caller % ports.length]!;
-      connection = new HttpConnection("127.0.0.1", port, silenceMsMax);
-      connections.set(caller, connection);
-    }
-    return connection;
-  };
-  const ask: Ask = (command, caller) => askOnce(connectionOf(caller), command);
-  return Object.assign(ask, {
-    close() {
-      for (const connection of connections.values()) connection.close();
-      connections.clear();
-    },
-  });
-}
-
-async function askOnce(connection: HttpConnection, command: BankCommand): Promise<BankAnswer> {
-  const { key, kind, walletId, toWalletId, amountMinor, expectedVersion } = command;
-  const amount = amountMinor / 100;
-  const path = kind === "open" ? "/wallets" : `/wallets/${walletId}/${kind}`;
-  const body = {
-    ...(kind === "open" ? { walletId, initialBalance: amount } : { amount }),
-    ...(toWalletId === null ? {} : { toWalletId }),
-    ...(expectedVersion === null ? {} : { expectedVersion }),
-  };
-  try {
-    return readAnswer(
-      await connection.post(path, JSON.stringify(body), `Idempotency-Key: ${key}\r\n`),
-    );
-  } catch (error) {
-    if (!(error instanceof HttpFault)) throw error;
-    if (error.kind === "unreachable") return { type: "unavailable", reason: error.message };
-    if (error.kind === "lost") return { type: "unknown", reason: error.message };
-    return { type: "wrong", reason: `${error.kind} ${error.message}` };
-  }
-}
-
-interface WalletText {
-  readonly version: number;
-  readonly balance: number;
-}
-
-function readAnswer(answer: HttpAnswer): BankAnswer {
-  const text = answer.body.toString();
-  const body = JSON.parse(text) as Partial<WalletText> & {
-    fromWallet?: WalletText;
-    toWallet?: WalletText;
-    code?: string;
-    details?: { available?: number };
-  };
-  const { code = "" } = body;
-  switch (answer.status) {
-    case 200:
-    case 201:
-    case 202: {
-      const { version, balance } = body.fromWallet ?? (body as WalletText);
-      return {
-        type: "acknowledged",
-        version,
-        balanceMinor: Math.round(balance * 100),
-        toVersion: body.toWallet?.version ?? null,
-        isPending: answer.status === 202,
-        isReplay: headerOf(answer, "idempotent-replayed") === "true",
-        text,
-      };
-    }
-    case 400:
-    case 409: {
-      if (!REJECTIONS.has(code)) return { type: "wrong", reason: text };
-      const available = body.details?.available;
-      const availableMinor = available === undefined ? null : Math.round(available * 100);
-      return { type: "rejected", code, availableMinor };
-    }
-    case 503:
-      return (code === "unavailable" || code === "overloaded") &&
-        Number(headerOf(answer, "retry-after")) > 0
-        ? { type: "unavailable", reason: code }
-        : { type: "wrong", reason: `${answer.head}\n${text}` };
-    case 504:
-      return code === "outcome_unknown"
-        ? { type: "unknown", reason: code }
-        : { type: "wrong", reason: text };
-    default:
-      return { type: "wrong", reason: `${answer.status} ${text}` };
-  }
-}
-
 // --- Through a command desk -----------------------------------------------------------------------------------------------
 
 export type Desk = Pick<CommandDesk, "submit">;
@@ -312,6 +306,9 @@ const decimal = (amountMinor: number): string => (amountMinor / 100).toFixed(2);
 /** What a gateway makes of the command; a repeat is another one with the same key and fingerprint. */
 export function commandOf(command: BankCommand): Command {
   const { key, kind, walletId, toWalletId, amountMinor, expectedVersion } = command;
+  if (kind === "hold" || kind === "capture" || kind === "release" || isGame(command)) {
+    throw new Error(`${kind} goes over HTTP or NATS`);
+  }
   const amount = decimal(amountMinor);
   const intake = takeIn(
     kind === "open" ? "create" : kind,
@@ -330,6 +327,9 @@ export function commandOf(command: BankCommand): Command {
 export function askDesk(desk: Desk): Ask {
   return async (command) => readOutcome(await desk.submit(commandOf(command)));
 }
+
+/** Here a "no" is not held against the books, so these must do. */
+const REJECTIONS: ReadonlySet<string> = new Set(["insufficient_funds", "version_conflict"]);
 
 function readOutcome(outcome: Outcome): BankAnswer {
   const known = { type: "acknowledged", isReplay: false, isPending: false, text: null } as const;
@@ -382,7 +382,7 @@ type Read = <Row extends object>(sql: string, ...values: unknown[]) => Promise<R
  */
 export async function checkBank(
   databaseUrls: string | readonly string[],
-  { entries, seed }: Pick<Workload, "entries" | "seed">,
+  { entries, dryRuns = [], seed }: Pick<Workload, "entries" | "seed"> & Partial<Workload>,
 ): Promise<string[]> {
   const clients = [databaseUrls].flat().map((url) => new pg.Client({ connectionString: url }));
   for (const client of clients) client.on("error", () => undefined);
@@ -393,12 +393,15 @@ export async function checkBank(
   try {
     await Promise.all(clients.map((client) => client.connect()));
     await untilSettled(read);
-    const books = await readBooks(read, entries);
+    const books = await readBooks(read, [...entries, ...dryRuns]);
     const problems = [
       ...checkHistory(books),
       ...checkTransfers(books),
       ...(await checkMoney(read, books, entries)),
       ...checkEntries(books, entries, { isResolved: true }),
+      ...checkHolds(books, entries),
+      ...checkReasons(books, entries),
+      ...checkDryRuns(books, dryRuns),
     ];
     if (problems.length > 0) problems.unshift(`WORKLOAD_SEED=${seed}`);
     return problems.slice(0, 20);
@@ -413,14 +416,16 @@ async function untilSettled(read: Read): Promise<void> {
   while ((await read(pending)).length > 0 && Date.now() < deadlineMs) await sleep(50);
 }
 
-async function readBooks(read: Read, entries: readonly Entry[]): Promise<Books> {
+async function readBooks(read: Read, entries: readonly Entry[]): Promise<HoldBooks> {
   const named = entries.flatMap(({ command }) => [command.walletId, command.toWalletId]);
   const walletIds = [...new Set(named.filter((walletId) => walletId !== null))];
-  const [events, rejections, transfers, verdicts, wallets] = [
-    await read<BookedEvent>(
+  const [events, rejections, transfers, verdicts, wallets, holds] = [
+    await read<HoldBooks["events"][number]>(
       `SELECT wallet_id AS "walletId", version::int4, type, amount::float8 AS "amountMinor",
-              balance::float8 AS "balanceMinor", status, transfer_id AS "transferId", command_id AS "commandId",
-              fingerprint
+              balance::float8 AS "balanceMinor", held::float8 AS "heldMinor", status, transfer_id AS "transferId",
+              command_id AS "commandId", fingerprint, data -> 'hold' AS hold,
+              (data ->> 'releasedMinor')::float8 AS "releasedMinor",
+              extract(epoch FROM occurred_at)::float8 * 1000 AS "occurredAtMs"
        FROM events WHERE wallet_id = ANY ($1) ORDER BY wallet_id, version`,
       walletIds,
     ),
@@ -447,6 +452,12 @@ async function readBooks(read: Read, entries: readonly Entry[]): Promise<Books> 
        FROM wallets WHERE wallet_id = ANY ($1)`,
       walletIds,
     ),
+    await read<HoldBooks["holds"][number]>(
+      `SELECT wallet_id AS "walletId", hold_id AS "holdId", amount::float8 AS "amountMinor",
+              captured::float8 AS "capturedMinor", status
+       FROM holds WHERE wallet_id = ANY ($1)`,
+      walletIds,
+    ),
   ];
   const verdictOf = new Map(
     verdicts.map(({ transferId, toVersion, code }) => [transferId, { toVersion, code }]),
@@ -455,7 +466,7 @@ async function readBooks(read: Read, entries: readonly Entry[]): Promise<Books> 
     ...one,
     verdict: verdictOf.get(one.transferId) ?? null,
   }));
-  return { events, rejections, transfers: judged, wallets };
+  return { events, rejections, transfers: judged, wallets, holds };
 }
 
 interface VerdictRow {
@@ -464,10 +475,12 @@ interface VerdictRow {
   readonly code: string | null;
 }
 
+const MONEY_OUT: ReadonlySet<BankCommand["kind"]> = new Set(["debit", "spend", "capture"]);
+
 /** All accounts sum to zero, nothing is in transit, and the wallets hold what was put in and not taken out. */
 async function checkMoney(
   read: Read,
-  { wallets }: Books,
+  { wallets, events }: Books,
   entries: readonly Entry[],
 ): Promise<string[]> {
   const rows = await read<{ currency: string; sum: number; transit: number }>(
@@ -484,11 +497,13 @@ async function checkMoney(
     if (sum === 0 && transit === 0) continue;
     problems.push(`the books do not balance: ${JSON.stringify({ currency, sum, transit })}`);
   }
+  const amounts = new Map(events.map((one) => [one.commandId, one.amountMinor ?? 0]));
   let expected = 0;
   for (const entry of entries) {
-    const { kind, amountMinor } = entry.command;
-    if (fateOf(entry) !== "acknowledged" || kind === "transfer") continue;
-    expected += kind === "debit" ? -amountMinor : amountMinor;
+    const { key, kind, toWalletId } = entry.command;
+    if (fateOf(entry) !== "acknowledged" || toWalletId !== null) continue;
+    const amountMinor = amounts.get(key) ?? 0;
+    expected += MONEY_OUT.has(kind) ? -amountMinor : amountMinor;
   }
   const held = wallets.reduce((sum, { balanceMinor }) => sum + balanceMinor, 0);
   if (held !== expected) problems.push(`the wallets hold ${held}, callers were told ${expected}`);
@@ -505,7 +520,7 @@ export async function checkOverHttp(port: number, { entries }: Workload): Promis
   for (const entry of entries.filter((_, index) => index % every === 0)) {
     const { command, answers } = entry;
     const fate = fateOf(entry);
-    const path = `/operations/${command.key}?walletId=${command.walletId}`;
+    const path = `/operations/${encodeURIComponent(command.key)}?walletId=${command.walletId}`;
     const operation = await fetch(`http://127.0.0.1:${port}${path}`);
     const text = await operation.text();
     const outcome = operation.ok ? (JSON.parse(text) as { outcome: string }).outcome : null;

@@ -107,12 +107,16 @@ function statusOf({ answers, faults, frames, reads }: ChaosReport): string {
 
 function summaryOf(report: ChaosReport, seed: number): string {
   const { problems, rounds, faults, feedConnections, silenceMs, healMs } = report;
-  const kinds = [...faults].map(([kind, count]) => `${kind} ${count}`).join(", ");
+  const { commands, batches, dryRuns, done, streamEvents, streamMessages, expired } = report;
+  const listed = (counts: ReadonlyMap<string, number>): string =>
+    [...counts].map(([kind, count]) => `${kind} ${count}`).join(", ");
   return [
     "",
     `seed ${seed}, ${rounds} round${rounds === 1 ? "" : "s"}`,
     statusOf(report),
-    `faults: ${kinds}`,
+    `${commands} commands under keys, ${batches} batches sent, ${dryRuns} dry runs; done: ${listed(done)}`,
+    `the stream told ${streamEvents} events in ${streamMessages} messages; ${expired} holds expired`,
+    `faults: ${listed(faults)}`,
     `feeds connected ${feedConnections} times; longest time without any acknowledgement ` +
       `${Math.round(silenceMs)} ms; ready again at most ${Math.round(healMs)} ms after the last fault`,
     problems.length === 0

@@ -2,23 +2,28 @@
  * Chaos on real processes: a bank at work over HTTP and NATS, feeds and readers that watch it, and faults that hit whatever is
  * there. It goes in rounds: faults for a while, then everything is healed, the bank must go on by itself, what is unknown is
  * resolved under its key, and the whole record is held against PostgreSQL. Each round has wallets of its own, so that a record
- * stays small enough to be checked and a violation is near its fault.
+ * stays small enough to be checked and a violation is near its fault. The databases and the event stream are checked as a whole.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { startCluster, type LocalCluster } from "../cluster/local-cluster.ts";
+import { isGame, type BankCommand } from "../bank-wire.ts";
 import {
   askOverHttp,
   buildWorkload,
   checkBank,
   checkOverHttp,
   type Ask,
+  type AskBatch,
   type BankAnswer,
   type Workload,
 } from "../workload.ts";
+import { checkExpiry, checkVerified } from "./books-check.ts";
 import { FAULT_KINDS, inject, planFaults, type FaultKind } from "./faults.ts";
 import { recordFeed, type FeedRecorder } from "./feed-recorder.ts";
 import { checkObservers, type ReadSample } from "./history-check.ts";
 import { askOverNats, type NatsAsk } from "./nats-ask.ts";
+import { checkStream, type StreamReport } from "./stream-check.ts";
+import { buildTeller, COMMAND_KINDS, type Teller } from "./teller.ts";
 
 export interface ChaosOptions {
   readonly seed: number;
@@ -45,6 +50,17 @@ export interface ChaosReport {
   readonly rounds: number;
   readonly answers: Readonly<Record<BankAnswer["type"], number>>;
   readonly faults: ReadonlyMap<FaultKind, number>;
+  /** Answers of "done", by kind; those of dry runs have none. */
+  readonly done: ReadonlyMap<BankCommand["kind"], number>;
+  readonly commands: number;
+  /** Sent, repeats included. */
+  readonly batches: number;
+  readonly dryRuns: number;
+  /** Messages of the event stream, and events in the databases, when both were compared last. */
+  readonly streamMessages: number;
+  readonly streamEvents: number;
+  /** Of them: holds that ended by themselves. */
+  readonly expired: number;
   readonly frames: number;
   readonly feedConnections: number;
   readonly reads: number;
@@ -64,8 +80,11 @@ export interface Chaos {
 }
 
 const HEAL_MS_MAX = 30_000;
+const INITIAL_MINOR = 3_000;
 /** Acknowledged commands that prove that the bank goes on. */
 const PROGRESS = 100;
+const KINDS_MS_MAX = 30_000;
+const LOOK_MS = 20;
 const READ_PAUSE_MS = 40;
 const READ_MS_MAX = 15_000;
 
@@ -122,7 +141,7 @@ async function runRounds(
 async function runRound(
   options: ChaosOptions,
   cluster: LocalCluster,
-  nats: Ask,
+  nats: NatsAsk,
   tally: Tally,
   log: (line: string) => void,
 ): Promise<void> {
@@ -133,9 +152,29 @@ async function runRound(
   const name = `round-${tally.rounds}`;
   // Caller by caller: the gateways in turn, then NATS.
   const ways = ports.length + 1;
+  const isOverNats = (caller: number): boolean => caller % ways === ports.length;
   const ask: Ask = (command, caller) =>
-    tally.count(caller % ways === ports.length ? nats(command, caller) : http(command, caller));
-  const bank = buildWorkload({ ask, name, callers, wallets, pauseMs, seed });
+    isOverNats(caller) && !isGame(command) ? nats(command, caller) : http(command, caller);
+  const askBatch: AskBatch = (batch, caller) => {
+    tally.batches += 1;
+    return isOverNats(caller) ? nats.batch(batch, caller) : http.batch(batch, caller);
+  };
+  const teller = buildTeller(name, INITIAL_MINOR);
+  const bank = buildWorkload({
+    ask,
+    askBatch,
+    nextTurn: teller.nextTurn,
+    onAnswer(command, answer) {
+      teller.learn(command, answer);
+      tally.count(command, answer);
+    },
+    name,
+    callers,
+    wallets,
+    pauseMs,
+    seed,
+    initialMinor: INITIAL_MINOR,
+  });
   const feeds: FeedRecorder[] = [];
   const readers: Reader[] = [];
   try {
@@ -162,16 +201,24 @@ async function runRound(
       ...(lastsMsMax === undefined ? {} : { lastsMsMax }),
     });
     await inject({ cluster, faults, log, onFault: (kind) => tally.fault(kind) });
-    const mendedAtMs = performance.now();
+    const mendedAtMs = Date.now();
     await cluster.untilReady(HEAL_MS_MAX);
-    const healMs = performance.now() - mendedAtMs;
+    const healMs = Date.now() - mendedAtMs;
     tally.healMs = Math.max(tally.healMs, healMs);
     log(`${name}: all mended, and all ready after ${Math.round(healMs)} ms`);
     await bank.progress(PROGRESS);
+    await untilEachKind(teller);
     await bank.stop();
     await bank.resolve();
-    tally.problems.push(...(await check(cluster, bank, feeds, readers)));
-    log(`${name}: ${bank.entries.length} commands checked, ${tally.problems.length} problems`);
+    tally.commands += bank.entries.length;
+    tally.problems.push(...(await check(cluster, bank, feeds, readers, mendedAtMs)));
+    const stream = await checkStream(cluster.nats.url, cluster.databaseUrls);
+    tally.problems.push(...stream.problems);
+    tally.stream = stream;
+    log(
+      `${name}: ${bank.entries.length} commands and ${stream.events} events checked, ` +
+        `${tally.problems.length} problems`,
+    );
   } finally {
     tally.end();
     await bank.stop();
@@ -181,17 +228,30 @@ async function runRound(
   }
 }
 
+/** A round in which some kind of command was never carried out has shown nothing about it. */
+async function untilEachKind({ done }: Teller): Promise<void> {
+  const deadlineMs = performance.now() + KINDS_MS_MAX;
+  for (;;) {
+    const missing = COMMAND_KINDS.filter((kind) => !done.has(kind));
+    if (missing.length === 0) return;
+    if (performance.now() > deadlineMs) throw new Error(`never done: ${missing.join(", ")}`);
+    await sleep(LOOK_MS);
+  }
+}
+
 async function check(
   cluster: LocalCluster,
   bank: Workload,
   feeds: readonly FeedRecorder[],
   readers: readonly Reader[],
+  mendedAtMs: number,
 ): Promise<string[]> {
   await Promise.all(readers.map((reader) => reader.stop()));
   const { databaseUrls, gateways, hosts } = cluster;
-  const problems: string[] = [];
+  const problems: string[] = await checkExpiry(databaseUrls, mendedAtMs);
   for (const { port } of gateways) problems.push(...(await checkOverHttp(port, bank)));
   problems.push(...(await checkBank(databaseUrls, bank)));
+  problems.push(...(await checkVerified(databaseUrls)));
   const reads = readers.flatMap((reader) => reader.samples);
   problems.push(...readers.flatMap((reader) => reader.problems));
   problems.push(...(await checkObservers(databaseUrls, bank.walletIds, feeds, reads)));
@@ -235,8 +295,8 @@ function startReader(port: number, bank: Workload): Reader {
       problems.push(`read of ${walletId}: ${answer.status} ${text}`);
       return;
     }
-    const { version, balance } = JSON.parse(text) as { version: number; balance: number };
-    samples.push({ walletId, version, balance, floor });
+    const { version, balance, held } = JSON.parse(text) as Omit<ReadSample, "walletId" | "floor">;
+    samples.push({ walletId, version, balance, held, floor });
   }
 
   async function work(): Promise<void> {
@@ -264,11 +324,14 @@ interface Tally {
   readonly outputs: Map<string, string>;
   rounds: number;
   healMs: number;
+  commands: number;
+  batches: number;
+  stream: Omit<StreamReport, "problems">;
   /** What watches now; its numbers are added when the round ends. */
   begin(feeds: readonly FeedRecorder[], readers: readonly Reader[]): void;
   end(): void;
   fault(kind: FaultKind): void;
-  count(asked: Promise<BankAnswer>): Promise<BankAnswer>;
+  count(command: BankCommand, answer: BankAnswer): void;
   report(): ChaosReport;
 }
 
@@ -276,6 +339,8 @@ interface Tally {
 function buildTally(): Tally {
   const answers = { acknowledged: 0, rejected: 0, unavailable: 0, unknown: 0, wrong: 0 };
   const faults = new Map<FaultKind, number>();
+  const done = new Map<BankCommand["kind"], number>();
+  let dryRuns = 0;
   const seen = { frames: 0, feedConnections: 0, reads: 0 };
   let feedsNow: readonly FeedRecorder[] = [];
   let readersNow: readonly Reader[] = [];
@@ -298,6 +363,9 @@ function buildTally(): Tally {
     outputs: new Map(),
     rounds: 0,
     healMs: 0,
+    commands: 0,
+    batches: 0,
+    stream: { messages: 0, events: 0, expired: 0 },
     begin(feeds, readers) {
       feedsNow = feeds;
       readersNow = readers;
@@ -310,21 +378,32 @@ function buildTally(): Tally {
       acknowledgedAtMs = null;
     },
     fault: (kind) => void faults.set(kind, (faults.get(kind) ?? 0) + 1),
-    async count(asked) {
-      const answer = await asked;
+    count({ kind, isDry }, answer) {
+      if (isDry === true) {
+        dryRuns += 1;
+        return;
+      }
       answers[answer.type] += 1;
-      if (answer.type === "acknowledged" && acknowledgedAtMs !== null) {
+      if (answer.type !== "acknowledged") return;
+      done.set(kind, (done.get(kind) ?? 0) + 1);
+      if (acknowledgedAtMs !== null) {
         const nowMs = performance.now();
         silenceMs = Math.max(silenceMs, nowMs - acknowledgedAtMs);
         acknowledgedAtMs = nowMs;
       }
-      return answer;
     },
     report: () => ({
       problems: tally.problems,
       rounds: tally.rounds,
       answers,
       faults,
+      done,
+      commands: tally.commands,
+      batches: tally.batches,
+      dryRuns,
+      streamMessages: tally.stream.messages,
+      streamEvents: tally.stream.events,
+      expired: tally.stream.expired,
       ...seenSoFar(),
       silenceMs,
       healMs: tally.healMs,

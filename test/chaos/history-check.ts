@@ -14,6 +14,7 @@ export interface ReadSample {
   readonly walletId: string;
   readonly version: number;
   readonly balance: number;
+  readonly held: number;
   /** The highest version that a caller had been told of before the read was sent. */
   readonly floor: number;
 }
@@ -24,6 +25,7 @@ interface EventRow {
   readonly type: string;
   readonly amount: number | null;
   readonly balance: number;
+  readonly held: number;
 }
 
 /** Events by wallet and version. */
@@ -49,7 +51,7 @@ async function readJournal(
   for (const url of databaseUrls) {
     const rows = await query<EventRow>(
       url,
-      `SELECT wallet_id, version::int4, type, amount::float8, balance::float8
+      `SELECT wallet_id, version::int4, type, amount::float8, balance::float8, held::float8
        FROM events WHERE wallet_id = ANY ($1) ORDER BY wallet_id, version`,
       [walletIds],
     );
@@ -80,7 +82,7 @@ function checkFrames(journal: Journal, { name, frames }: FeedRecorder): string[]
       event !== undefined &&
       event.version === version &&
       event.balance === Math.round(balance * 100) &&
-      held === 0 &&
+      event.held === Math.round(held * 100) &&
       (change === null ||
         (change.type === event.type &&
           (event.amount ?? 0) === Math.round((change.amount ?? 0) * 100)));
@@ -93,9 +95,11 @@ function checkFrames(journal: Journal, { name, frames }: FeedRecorder): string[]
 function checkReads(journal: Journal, reads: readonly ReadSample[]): string[] {
   const problems: string[] = [];
   for (const read of reads) {
-    const { walletId, version, balance, floor } = read;
+    const { walletId, version, balance, held, floor } = read;
     const event = journal.get(walletId)?.[version];
-    if (version >= floor && event?.balance === Math.round(balance * 100)) continue;
+    const isEvent =
+      event?.balance === Math.round(balance * 100) && event.held === Math.round(held * 100);
+    if (version >= floor && isEvent) continue;
     problems.push(`read ${JSON.stringify(read)}, there is ${JSON.stringify(event)}`);
   }
   return problems;

@@ -3,15 +3,27 @@
  * unknown, one that was never sent is unavailable, and neither waits for the library's own timeout.
  */
 import { connect, headers, NatsError, type NatsConnection } from "nats";
-import { REJECTIONS, type Ask, type BankAnswer, type BankCommand } from "../workload.ts";
+import {
+  batchBody,
+  natsRequest,
+  readBatch,
+  readNo,
+  readYes,
+  type BankBatch,
+  type BankCommand,
+  type ErrorText,
+} from "../bank-wire.ts";
+import type { Ask, AskBatch, BankAnswer } from "../workload.ts";
 
 /** Longer than a command's deadline: who gives up earlier sees nothing of honest answers. */
 const silenceMsMax = 20_000;
+/** A batch may begin commands for 30 s. */
+const batchSilenceMsMax = 50_000;
 const reconnectMs = 100;
 
 const encoder = new TextEncoder();
 
-export type NatsAsk = Ask & { close(): Promise<void> };
+export type NatsAsk = Ask & { readonly batch: AskBatch; close(): Promise<void> };
 
 /** A connection that comes back for ever. */
 export async function askOverNats(url: string): Promise<NatsAsk> {
@@ -37,91 +49,96 @@ export async function askOverNats(url: string): Promise<NatsAsk> {
     }
   })();
 
-  const ask: Ask = async (command) => {
-    if (!isConnected) return { type: "unavailable", reason: "no connection to NATS" };
+  async function unlessLost(asking: () => Promise<Told>): Promise<Told> {
+    if (!isConnected) {
+      return { fault: { type: "unavailable", reason: "no connection to NATS" } };
+    }
     let giveUp = (): void => undefined;
-    const lost = new Promise<BankAnswer>((done) => {
-      giveUp = () => done({ type: "unknown", reason: "the connection to NATS was lost" });
+    const lost = new Promise<Told>((done) => {
+      const fault = { type: "unknown", reason: "the connection to NATS was lost" } as const;
+      giveUp = () => done({ fault });
     });
     waiting.add(giveUp);
     try {
-      return await Promise.race([askOnce(connection, command), lost]);
+      return await Promise.race([asking(), lost]);
     } finally {
       waiting.delete(giveUp);
     }
+  }
+
+  const ask: Ask = async (command) => {
+    const { endpoint, body } = natsRequest(command);
+    const text = JSON.stringify(body);
+    const told = await unlessLost(() =>
+      request(connection, endpoint, text, command.key, silenceMsMax),
+    );
+    return "fault" in told ? told.fault : readReply(command, told);
   };
-  return Object.assign(ask, { close: () => connection.close() });
+  const batch: AskBatch = async (commands) => {
+    const text = batchBody(commands);
+    const told = await unlessLost(() =>
+      request(connection, "batch", text, commands.key, batchSilenceMsMax),
+    );
+    return "fault" in told
+      ? commands.commands.map(() => told.fault)
+      : readBatchReply(commands, told);
+  };
+  return Object.assign(ask, { batch, close: () => connection.close() });
 }
 
-async function askOnce(connection: NatsConnection, command: BankCommand): Promise<BankAnswer> {
-  const { key, kind, walletId, toWalletId, amountMinor, expectedVersion } = command;
-  const amount = amountMinor / 100;
-  const body = {
-    walletId,
-    ...(kind === "open" ? { initialBalance: amount } : { amount }),
-    ...(toWalletId === null ? {} : { toWalletId }),
-    ...(expectedVersion === null ? {} : { expectedVersion }),
-  };
+interface Reply {
+  readonly text: string;
+  readonly isReplay: boolean;
+}
+
+type Told = Reply | { readonly fault: BankAnswer };
+
+async function request(
+  connection: NatsConnection,
+  endpoint: string,
+  body: string,
+  key: string | null,
+  timeout: number,
+): Promise<Told> {
   const fields = headers();
-  fields.set("Idempotency-Key", key);
-  const subject = `wallets.v1.${kind === "open" ? "create" : kind}`;
+  if (key !== null) fields.set("Idempotency-Key", key);
   try {
-    const message = await connection.request(subject, encoder.encode(JSON.stringify(body)), {
-      timeout: silenceMsMax,
+    const message = await connection.request(`wallets.v1.${endpoint}`, encoder.encode(body), {
+      timeout,
       headers: fields,
     });
-    return readReply(message.string(), message.headers?.get("Idempotent-Replayed") === "true");
+    const isReplay = message.headers?.get("Idempotent-Replayed") === "true";
+    return { text: message.string(), isReplay };
   } catch (error) {
     if (!(error instanceof NatsError)) throw error;
     // Nobody listens: then nobody has heard it either.
-    if (error.code === "503") return { type: "unavailable", reason: "no gateway listens" };
+    if (error.code === "503") {
+      return { fault: { type: "unavailable", reason: "no gateway listens" } };
+    }
     // NATS is no witness: it may have lost the request or the answer, also while this connection stood.
-    return { type: "unknown", reason: `${error.code} ${error.message}` };
+    return { fault: { type: "unknown", reason: `${error.code} ${error.message}` } };
   }
-}
-
-interface WalletText {
-  readonly version: number;
-  readonly balance: number;
 }
 
 interface ReplyText {
   readonly ok: boolean;
-  readonly data?: Partial<WalletText> & {
-    readonly fromWallet?: WalletText;
-    readonly toWallet?: WalletText;
-    readonly status?: string;
-  };
-  readonly error?: {
-    readonly code: string;
-    readonly statusCode: number;
-    readonly details?: { readonly available?: number };
-  };
+  readonly dryRun?: boolean;
+  readonly data?: object;
+  readonly error?: ErrorText;
 }
 
-function readReply(text: string, isReplay: boolean): BankAnswer {
+function readReply(command: BankCommand, { text, isReplay }: Reply): BankAnswer {
+  const { ok, dryRun = false, data, error } = JSON.parse(text) as ReplyText;
+  if (ok && data !== undefined && dryRun === (command.isDry === true)) {
+    // The same bytes as the body over HTTP: a repeat must be equal whichever way it takes.
+    return readYes(command, JSON.stringify(data), isReplay);
+  }
+  return error === undefined ? { type: "wrong", reason: text } : readNo(command, error);
+}
+
+function readBatchReply(batch: BankBatch, { text }: Reply): BankAnswer[] {
   const { ok, data, error } = JSON.parse(text) as ReplyText;
-  if (ok && data !== undefined) {
-    const { version, balance } = data.fromWallet ?? (data as WalletText);
-    return {
-      type: "acknowledged",
-      version,
-      balanceMinor: Math.round(balance * 100),
-      toVersion: data.toWallet?.version ?? null,
-      isPending: data.fromWallet !== undefined && data.status === "pending",
-      isReplay,
-      // The same bytes as the body over HTTP: a repeat must be equal whichever way it takes.
-      text: JSON.stringify(data),
-    };
-  }
-  if (error === undefined) return { type: "wrong", reason: text };
-  const { code, details } = error;
-  if (REJECTIONS.has(code)) {
-    const { available } = details ?? {};
-    const availableMinor = available === undefined ? null : Math.round(available * 100);
-    return { type: "rejected", code, availableMinor };
-  }
-  if (code === "unavailable" || code === "overloaded") return { type: "unavailable", reason: code };
-  if (code === "outcome_unknown") return { type: "unknown", reason: code };
-  return { type: "wrong", reason: text };
+  if (ok && data !== undefined) return readBatch(batch, JSON.stringify(data));
+  const isRefused = error?.code === "unavailable" || error?.code === "overloaded";
+  return batch.commands.map(() => ({ type: isRefused ? "unavailable" : "wrong", reason: text }));
 }
