@@ -9,6 +9,7 @@
  * running: commands begin as the window allows. ending: none begins; those that never did get `unavailable`. Invariant: a command
  * without an outcome in the text was never submitted, or its caller is gone.
  */
+import { systemTime, type Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { Metrics } from "../src/metrics.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
@@ -60,6 +61,8 @@ export interface BatchesDeps {
   readonly metrics?: Pick<Metrics, "error">;
   /** Milliseconds that never go back. */
   readonly clock?: { nowMs(): number };
+  /** When things happen; a simulator brings its own. */
+  readonly schedule?: Pick<Time, "soon" | "after">;
 }
 
 const systemClock = { nowMs: () => performance.now() };
@@ -96,7 +99,7 @@ export function problemOfBatchKey(key: string | undefined): ApiError | null {
 }
 
 export function buildBatches(deps: BatchesDeps): Batches {
-  const { takeIn, log, clock = systemClock } = deps;
+  const { takeIn, log, clock = systemClock, schedule = systemTime } = deps;
   let places = 0;
   let bytesHeld = 0;
   let running = 0;
@@ -240,7 +243,7 @@ export function buildBatches(deps: BatchesDeps): Batches {
         const isMore = fill();
         const text = piece();
         if (text !== "") yield text;
-        if (isMore) await new Promise<void>((resolve) => setImmediate(resolve));
+        if (isMore) await new Promise<void>((resolve) => schedule.soon(resolve));
         else if (text === "") await new Promise<void>((resolve) => (wake = resolve));
       }
       yield "]}";
@@ -271,7 +274,8 @@ export function buildBatches(deps: BatchesDeps): Batches {
       let outcome = await deps.commands.submit(command);
       for (let pauseMs: number = LIMITS.commandRetryPauseMs; isFull(outcome) && !isEnding();) {
         // No room at the desk or in the lane: it waits here, as long as the batch may begin commands.
-        await new Promise((resolve) => setTimeout(resolve, pauseMs));
+        const waitMs = pauseMs;
+        await new Promise<void>((resolve) => void schedule.after(waitMs, resolve));
         pauseMs = Math.min(pauseMs * 2, LIMITS.commandRetryPauseMsMax);
         outcome = await deps.commands.submit(command);
       }

@@ -192,12 +192,21 @@ const STATUSES: Partial<Record<WalletEventType, string>> = {
   WalletClosed: "CLOSED",
 };
 
-/** What a wallet may be when money moves; a return is always taken. */
+/** What may happen to a suspended wallet: no money moves, but what comes back is always taken. */
+const WHILE_SUSPENDED: ReadonlySet<WalletEventType> = new Set<WalletEventType>([
+  "TransferReturned",
+  "HoldReleased",
+  "HoldExpired",
+  "WalletMetadataChanged",
+  "WalletActivated",
+  "WalletClosed",
+]);
+
+/** Nothing happens to a closed wallet. */
 function mayHappen(type: WalletEventType, status: string): boolean {
   if (type === "WalletCreated") return status === "none";
-  if (status === "none" || status === "CLOSED") return false;
-  if (type === "HoldPlaced") return status === "ACTIVE";
-  return status === "ACTIVE" || SIGNS[type] === 0 || type === "TransferReturned";
+  if (status === "SUSPENDED") return WHILE_SUSPENDED.has(type);
+  return status === "ACTIVE";
 }
 
 /** Versions are contiguous, each event's balance and status are the fold up to it, and the wallet's row is the fold of all. */

@@ -24,6 +24,8 @@ export interface JournalGround {
   waiting(): Promise<number>;
   /** How much there is of everything. */
   counts(): Promise<object>;
+  /** The places of a wallet's events among all events of its shard, in the order of their versions. */
+  places(walletId: string): Promise<number[]>;
   close(): Promise<void>;
 }
 
@@ -62,6 +64,11 @@ export async function openPostgresGround(): Promise<JournalGround> {
     stalled: () => count(STALLED),
     waiting: () => count(WAITING),
     counts: () => database.query(COUNTS),
+    async places(walletId) {
+      const sql = "SELECT position::int FROM events WHERE wallet_id = $1 ORDER BY version";
+      const rows = await database.query<{ position: number }>(sql, [walletId]);
+      return rows.map(({ position }) => position);
+    },
     async close() {
       await Promise.all([shardTable, ...journals].map((each) => each.close()));
       await database.close();
@@ -92,7 +99,7 @@ export function openSimulatedGround(): Promise<JournalGround> {
     },
   });
   const caller = { name: "test", deliver: (answer: () => void) => answer() };
-  const { wallets, events, rejections, transfers, verdicts } = database.tables;
+  const { wallets, events, eventsOf, rejections, transfers, verdicts } = database.tables;
   return Promise.resolve({
     journal: () => database.journal(caller),
     shardTable: buildSimulatedShardTable([database], caller),
@@ -116,6 +123,8 @@ export function openSimulatedGround(): Promise<JournalGround> {
         verdicts: verdicts.size,
         settled: [...transfers.values()].filter(({ status }) => status !== "pending").length,
       }),
+    places: (walletId) =>
+      Promise.resolve((eventsOf.get(walletId) ?? []).map(({ position }) => position)),
     close: () => Promise.resolve(),
   });
 }

@@ -166,6 +166,26 @@ describe.each([
     });
   });
 
+  // ---- places ----
+
+  it("numbers the events of a shard without gaps, whoever writes, fails or is fenced in between", async () => {
+    const wallet = await openWallet();
+    const { walletId } = wallet;
+    const [first, second] = await ground.places(walletId);
+    expect(second).toBe(first! + 1);
+    // Given another writer that claims, writes, and is superseded again
+    const fenced = creditOf(wallet);
+    epochs = await other.claim(OWNER, ALL_SHARDS);
+    expect(await other.append(creditOf(wallet))).toEqual(COMMITTED);
+    expect(await journal.append(fenced)).toMatchObject({ type: "fenced" });
+    epochs = await journal.claim(OWNER, ALL_SHARDS);
+    // When one append is stale and the next one is not
+    expect(await journal.append(creditOf(wallet))).toMatchObject(STALE);
+    expect(await journal.append(creditOf({ ...wallet, version: 2 }))).toEqual(COMMITTED);
+    // Then each has the place behind the one before
+    expect(await ground.places(walletId)).toEqual([0, 1, 2, 3].map((step) => first! + step));
+  });
+
   // ---- claims and the fence ----
 
   describe("a claim", () => {

@@ -47,8 +47,8 @@ describe("a seed", () => {
 
   test("that fails tells what was violated, and of whom", async () => {
     const { violations, lines } = await simulate({
-      seed: 3,
-      plant: "noDurableVerdict",
+      seed: 1,
+      plant: "noDurableHold",
       trace: true,
     });
     expect(violations.join("\n")).toContain("wallet-");
@@ -66,7 +66,7 @@ describe("a planted bug", () => {
     ["noDurableHold", 30],
     ["lookupOutsideTransaction", 100],
     ["noEpochCheck", 150],
-    ["positionRelay", 100],
+    ["cursorBeforeAck", 100],
   ];
 
   test.each(plants)(

@@ -1,14 +1,18 @@
 /**
- * The callers of a simulated cluster: each sends a command to a gateway, waits for its answer, and goes on. They work on a few wallets,
- * one of them hot, with keys and without, repeat what they did not hear of, sometimes what they did, and sometimes at two gateways at
- * once. All they saw is in the history. When the faults are over, `resolve` repeats whatever has no outcome, under the same id.
+ * The callers of a simulated cluster: each sends a command to a gateway, or several as a batch, waits for the answer, and goes on. They
+ * work on a few wallets, one of them hot, with keys and without, repeat what they did not hear of, sometimes what they did, and sometimes
+ * at two gateways at once; some ask first what would become of it. Others act at the worst moment: they suspend or close a payee while
+ * money is leaving for it, and release the hold that pays. All they saw is in the history. When the faults are over, `resolve`
+ * repeats whatever has no outcome, under the same id.
  */
 import { createHash } from "node:crypto";
 import type { Hold, HoldKind } from "../../src/hold.ts";
 import { LIMITS } from "../../src/limits.ts";
 import type { Command, Outcome } from "../../src/protocol.ts";
 import { shardOf } from "../../src/shard.ts";
-import type { WalletCommand, WalletState } from "../../src/wallet.ts";
+import type { Transfer } from "../../src/transfer.ts";
+import type { CreditKind, WalletCommand, WalletState } from "../../src/wallet.ts";
+import { fitsBatch, reachedOf, type Reached } from "./batches.ts";
 import type { Cluster, GatewayMember, GatewayRun } from "./cluster.ts";
 import type { HistoryEntry, Recorder } from "./history.ts";
 import { EPOCH_MS, type Scheduler } from "./scheduler.ts";
@@ -22,6 +26,8 @@ export interface BankDeps {
   /** About how many commands they send, and in how many milliseconds. */
   readonly commands: number;
   readonly lengthMs: number;
+  /** Whether the wallet is there and could be closed now. */
+  readonly isEmpty: (walletId: string) => boolean;
   /** Counts what the run has met. */
   readonly count: (what: string) => void;
 }
@@ -29,6 +35,8 @@ export interface BankDeps {
 export interface Bank {
   readonly walletIds: readonly string[];
   start(): void;
+  /** Told when money is about to leave; somebody may be in its way. */
+  reserving(transfers: readonly Transfer[]): void;
   /** Nothing new is begun from now on. */
   stop(): void;
   /** Repeats everything without an outcome until it has one. */
@@ -41,17 +49,20 @@ export interface Bank {
 
 const OWNERS = ["owner-a", "owner-b"] as const;
 const HOLDS_KNOWN = 20;
-
-interface Reached {
-  readonly outcome: Outcome;
-  readonly body: string | null;
-}
+/** Users and assets of the game economy. The last two make one wallet id. */
+const USERS = [
+  ["ann", "GOLD"],
+  ["bob", "GOLD"],
+  ["ann:x", "GOLD"],
+  ["ann", "x:GOLD"],
+] as const;
 
 export function buildBank(deps: BankDeps): Bank {
   const { scheduler, cluster, recorder } = deps;
   const random = scheduler.random.stream("bank");
   /** Longer than a gateway may take. */
   const patienceMs = LIMITS.commandDeadlineMs + 3_000;
+  const batchPatienceMs = patienceMs + LIMITS.batchDeadlineMs;
   const walletIds = Array.from({ length: deps.wallets }, (_, index) => `wallet-${index}`);
   /** Those that nobody has opened at the beginning: some commands meet nothing. */
   const unopened = walletIds.slice(1).filter(() => random.chance(0.15));
@@ -65,6 +76,9 @@ export function buildBank(deps: BankDeps): Bank {
   /** Wallets come and go while transfers are on their way. */
   const isRestless = random.chance(0.2);
   const isHolding = random.chance(0.5);
+  const isSpiteful = random.chance(0.5);
+  const isPlaying = random.chance(0.4);
+  const isBatching = random.chance(0.4);
   const pauseMsMax = (2 * deps.lengthMs * deps.callers) / (0.6 * deps.commands);
   let lastNumber = 0;
   let busy = 0;
@@ -72,11 +86,15 @@ export function buildBank(deps: BankDeps): Bank {
 
   // --- One request and its answer ---
 
-  function ask(gateway: GatewayMember, command: Command): Promise<Reached | null> {
-    const { run } = gateway;
-    if (run === null || gateway.state !== "up") return Promise.resolve(null);
+  /** What the gateway answers; null when nothing is heard of it. */
+  function ask<T>(
+    { run, state }: GatewayMember,
+    withinMs: number,
+    work: (run: GatewayRun) => Promise<T>,
+  ): Promise<T | null> {
+    if (run === null || state !== "up") return Promise.resolve(null);
     return new Promise((resolve) => {
-      const settle = (reached: Reached | null): void => {
+      const settle = (reached: T | null): void => {
         end();
         run.onEnd.delete(onEnd);
         resolve(reached);
@@ -84,10 +102,10 @@ export function buildBank(deps: BankDeps): Bank {
       const onEnd = (): void => {
         scheduler.after(random.between(0.1, 1), "connection lost", () => settle(null));
       };
-      const end = scheduler.after(patienceMs, "caller gives up", () => settle(null));
+      const end = scheduler.after(withinMs, "caller gives up", () => settle(null));
       run.onEnd.add(onEnd);
       run.process.after(random.between(0.1, 1), "request", () => {
-        void answerAt(run, command).then((reached) =>
+        void work(run).then((reached) =>
           scheduler.after(random.between(0.1, 1), "response", () => settle(reached)),
         );
       });
@@ -97,19 +115,7 @@ export function buildBank(deps: BankDeps): Bank {
   /** In the gateway: what its routes do with a command. */
   async function answerAt(run: GatewayRun, command: Command): Promise<Reached> {
     const outcome = await run.desk.submit(command);
-    const answer = await run.giveAnswer(outcome, command);
-    if (answer.type !== "error") {
-      const isPending = answer.type === "transfer" && answer.transfer.status === "pending";
-      const { isReplay: _, ...body } = answer;
-      return { outcome, body: isPending ? null : JSON.stringify(body) };
-    }
-    const { error } = answer;
-    if (outcome.type === "fault") return { outcome, body: null };
-    // The read back failed: it is an outcome, and the caller does not hear which.
-    if (error.code === "outcome_unknown") {
-      return { outcome: { type: "fault", fault: "unknown" }, body: null };
-    }
-    return { outcome, body: JSON.stringify(error) };
+    return reachedOf(outcome, await run.giveAnswer(outcome, command));
   }
 
   function somewhere(): GatewayMember {
@@ -120,25 +126,41 @@ export function buildBank(deps: BankDeps): Bank {
   /** Sends it once; returns whether it has an outcome now. */
   async function send(entry: HistoryEntry): Promise<boolean> {
     const gateway = somewhere();
+    const command = nextCommand(entry);
+    const reached = await ask(gateway, patienceMs, (run) => answerAt(run, command));
+    heard(entry, reached);
+    return isSettled(entry);
+  }
+
+  /** Sends all of them as one batch. */
+  async function sendBatch(entries: readonly HistoryEntry[]): Promise<void> {
+    const gateway = somewhere();
+    const commands = entries.map(nextCommand);
+    deps.count("batch");
+    const all = await ask(gateway, batchPatienceMs, (run) => run.batches.send(commands));
+    for (const [index, entry] of entries.entries()) heard(entry, all?.[index] ?? null);
+  }
+
+  function nextCommand(entry: HistoryEntry): Command {
     const number = (attempts.get(entry) ?? 0) + 1;
     attempts.set(entry, number);
     const command = number === 1 ? entry.command : repeated(entry.command);
-    const { commandId, walletId } = command;
-    const isTold = scheduler.isTracing;
-    if (isTold) {
+    if (scheduler.isTracing) {
+      const { commandId, walletId } = command;
       const { type } = command.body;
       const rest = JSON.stringify({ ...command.body, type: undefined, metadata: undefined });
       scheduler.trace("bank", `${commandId} #${number} ${type} ${walletId} ${rest.slice(0, 200)}`);
     }
-    const reached = await ask(gateway, command);
-    if (isTold) {
-      scheduler.trace("bank", `${commandId} #${number} = ${summaryOf(reached)}`);
-    }
-    if (reached === null) return isSettled(entry);
+    return command;
+  }
+
+  function heard(entry: HistoryEntry, reached: Reached | null): void {
+    const { commandId, dryRun } = entry.command;
+    if (scheduler.isTracing) scheduler.trace("bank", `${commandId} = ${summaryOf(reached)}`);
+    if (reached === null) return;
     recorder.answered(entry, reached.outcome, reached.body);
-    deps.count(`answer: ${kindOf(reached.outcome)}`);
-    learn(reached.outcome);
-    return isSettled(entry);
+    deps.count(`${dryRun === true ? "dry run" : "answer"}: ${kindOf(reached.outcome)}`);
+    if (dryRun !== true) learn(reached.outcome);
   }
 
   function learn(outcome: Outcome): void {
@@ -152,6 +174,7 @@ export function buildBank(deps: BankDeps): Bank {
     if (hold?.status !== "ACTIVE") return;
     if (holds.length === HOLDS_KNOWN) holds.shift();
     holds.push(hold);
+    if (isSpiteful && hold.expiresAtMs !== null && random.chance(0.5)) captureLate(hold);
   }
 
   /** What a gateway makes of the same request: the same id, and new ids where it makes them. */
@@ -208,6 +231,7 @@ export function buildBank(deps: BankDeps): Bank {
       return begin(restless, { type: random.pick(["suspend", "activate", "activate", "close"]) });
     }
     if (isHolding && random.chance(0.4)) return aboutHold(walletId, amount, expectedVersion);
+    if (isPlaying && random.chance(0.15)) return play(String(amount));
     if (kind < 50) {
       const drawn = random.pick(walletIds);
       const isSelf = drawn === walletId && random.chance(0.9);
@@ -258,16 +282,54 @@ export function buildBank(deps: BankDeps): Bank {
     const hold = random.pick(holds);
     const { holdId, walletId: holder } = hold;
     if (random.chance(0.2)) return begin(holder, { type: "release", holdId });
+    return capture(hold, random.chance(isSpiteful ? 0.8 : 0.5));
+  }
+
+  function capture(hold: Hold, isPaying: boolean): HistoryEntry {
     const part = 1 + random.below(hold.amountMinor);
     const payee = random.pick(walletIds);
     const body = {
       type: "capture",
-      holdId: random.chance(0.02) ? random.uuid() : holdId,
+      holdId: random.chance(0.02) ? random.uuid() : hold.holdId,
       amount: random.chance(0.4) ? null : String(part / 100),
       final: random.chance(0.3),
-      to: random.chance(0.5) ? { transferId: random.uuid(), walletId: payee } : null,
+      to: isPaying ? { transferId: random.uuid(), walletId: payee } : null,
     } as const;
-    return begin(holder, body);
+    return begin(hold.walletId, body);
+  }
+
+  /** So late that the hold is over when the money comes back, if that takes a moment. */
+  function captureLate(hold: Hold): void {
+    const leftMs = hold.expiresAtMs! - EPOCH_MS - scheduler.nowMs;
+    const waitMs = Math.max(0, leftMs - random.pick([30, 300, 900]) * random.next());
+    scheduler.after(waitMs, "late capture", () => {
+      if (!isStopping) busyWith(carryOut(capture(hold, true)));
+    });
+  }
+
+  /** Money of a user in an asset: the first makes the wallet. */
+  function play(amount: string): HistoryEntry {
+    const [ownerId, currency] = random.pick(USERS);
+    const walletId = `${ownerId}:${currency}`;
+    const of = { ownerId, currency };
+    if (random.chance(0.3)) return begin(walletId, { type: "debit", amount, kind: "SPEND", of });
+    const kind = random.pick<CreditKind>(["TOPUP", "TOPUP", "BONUS"]);
+    return begin(walletId, { type: "credit", amount, kind, of: { ...of, decimalPlaces: 2 } });
+  }
+
+  /** The same, only to hear what would become of it. */
+  function rehearsal({ command }: HistoryEntry): HistoryEntry {
+    lastNumber += 1;
+    const name = `dry-${lastNumber}`;
+    const walletId = command.proposedId ? random.uuid() : command.walletId;
+    const ids = { commandId: name, correlationId: name, fingerprint: null, proposedId: false };
+    return recorder.sent({
+      ...command,
+      ...ids,
+      walletId,
+      body: renamed(command.body),
+      dryRun: true,
+    });
   }
 
   /** Few keys, so that changes meet: some set one, some take one away, some fill the wallet's metadata up to its bound. */
@@ -315,8 +377,47 @@ export function buildBank(deps: BankDeps): Bank {
       const isBurst = random.chance(0.4);
       await wait(random.between(0, isBurst ? 10 : pauseMsMax));
       if (isStopping) return;
-      await carryOut(nextEntry());
+      if (isBatching && random.chance(0.1)) await carryOutMany();
+      else {
+        const entry = nextEntry();
+        if (random.chance(0.05)) await send(rehearsal(entry));
+        await carryOut(entry);
+      }
     }
+  }
+
+  /** Many at once; some of them twice, and some only to hear what would become of them. */
+  async function carryOutMany(): Promise<void> {
+    const entries: HistoryEntry[] = [];
+    for (let left = 2 + random.below(14); left > 0; left--) {
+      const entry = nextEntry();
+      if (random.chance(0.05)) entries.push(rehearsal(entry));
+      entries.push(entry);
+      if (entry.command.fingerprint !== null && random.chance(0.03)) entries.push(entry);
+    }
+    const fitting = entries.filter(({ command }) => fitsBatch(command));
+    const others = entries.filter((entry) => !fitting.includes(entry));
+    await Promise.all([sendBatch(fitting), ...others.map(carryOut)]);
+  }
+
+  // --- Those who are in the way ---
+
+  function reserving(transfers: readonly Transfer[]): void {
+    if (!isSpiteful || isStopping) return;
+    for (const transfer of transfers) {
+      if (random.chance(transfer.holdId === null ? 0.12 : 0.6)) busyWith(thwart(transfer));
+    }
+  }
+
+  /** Makes the payee refuse, if it comes in time, and lets it go on after a while. */
+  async function thwart({ fromWalletId, toWalletId, holdId }: Transfer): Promise<void> {
+    const isClosing = toWalletId !== walletIds[0] && deps.isEmpty(toWalletId);
+    const ending = send(begin(toWalletId, { type: isClosing ? "close" : "suspend" }));
+    const isReleasing = holdId !== null && random.chance(0.4);
+    const release = isReleasing ? send(begin(fromWalletId, { type: "release", holdId })) : null;
+    await Promise.all([ending, release]);
+    await wait(random.pick([200, 3_000]) * random.next());
+    if (!isClosing) await carryOut(begin(toWalletId, { type: "activate" }));
   }
 
   /** As impatient clients do: again when nothing certain came back, sometimes twice at once. */
@@ -360,8 +461,10 @@ export function buildBank(deps: BankDeps): Bank {
     stop() {
       isStopping = true;
     },
+    reserving,
     resolve() {
       for (const entry of recorder.entries) {
+        if (entry.command.dryRun === true) continue;
         // What is certainly absent may stay so: half of it is not asked again.
         const isAbsent = entry.answers.length === attempts.get(entry) && entry.answers.every(isNo);
         if (isSettled(entry) || (isAbsent && random.chance(0.5))) continue;
@@ -373,7 +476,7 @@ export function buildBank(deps: BankDeps): Bank {
     },
     open() {
       return recorder.entries
-        .filter((entry) => !isSettled(entry))
+        .filter((entry) => entry.command.dryRun !== true && !isSettled(entry))
         .map(({ command }) => `${command.commandId} ${command.body.type} ${command.walletId}`);
     },
   };

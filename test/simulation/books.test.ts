@@ -9,9 +9,10 @@ import type { NewEvent } from "../../src/journal.ts";
 import type { Command, Outcome } from "../../src/protocol.ts";
 import type { Rejection } from "../../src/rejection.ts";
 import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
-import type { WalletState } from "../../src/wallet.ts";
+import type { WalletEventType, WalletState } from "../../src/wallet.ts";
 import * as fixtures from "../journal-fixtures.ts";
 import * as staging from "../staging.ts";
+import { checkHistory } from "../bank-check.ts";
 import { checkBooks } from "./books.ts";
 import { buildSimulatedDatabase, type EventRow, type SimulatedDatabase } from "./database.ts";
 import { buildRecorder, type HistoryEntry, type Recorder } from "./history.ts";
@@ -93,7 +94,7 @@ async function transferred(command: Command, toWalletId: string): Promise<Wallet
   const transfer = { ...fixtures.transferBetween(state, toWalletId, 700), commandId };
   const from = await commit(walletId, (writes) => {
     fixtures.putReserve(writes, state, transfer);
-    (writes.events[0] as Writable<NewEvent>).fingerprint = fingerprint;
+    writes.events[0] = fixtures.chained({ ...writes.events[0]!, fingerprint });
   });
   const to = now(toWalletId);
   if (to === undefined) {
@@ -209,6 +210,62 @@ it("takes another input under a key that is taken for a conflict", async () => {
   expect(checkBooks(databases, history)).toEqual([]);
 });
 
+// --- What may happen to a wallet that is not active -----------------------------------------------------------------------
+
+/** What may happen to a suspended wallet; to a closed one nothing may. */
+const WHILE_SUSPENDED: readonly WalletEventType[] = [
+  "TransferReturned",
+  "HoldReleased",
+  "HoldExpired",
+  "WalletMetadataChanged",
+  "WalletActivated",
+  "WalletClosed",
+];
+const NEVER_THEN: readonly WalletEventType[] = [
+  "WalletCreated",
+  "WalletCredited",
+  "WalletDebited",
+  "TransferSent",
+  "TransferReceived",
+  "HoldPlaced",
+  "HoldCaptured",
+  "WalletSuspended",
+];
+
+function wrongAfter(turn: "WalletSuspended" | "WalletClosed", type: WalletEventType): string[] {
+  const before = turn === "WalletClosed" ? "CLOSED" : "SUSPENDED";
+  const turned: Partial<Record<WalletEventType, string>> = {
+    WalletActivated: "ACTIVE",
+    WalletClosed: "CLOSED",
+    WalletCreated: "ACTIVE",
+    WalletSuspended: "SUSPENDED",
+  };
+  const rest = { walletId: "w", amountMinor: null, balanceMinor: 0, transferId: null };
+  const ids = { commandId: null, fingerprint: null };
+  const history: [WalletEventType, string][] = [
+    ["WalletCreated", "ACTIVE"],
+    [turn, before],
+    [type, turned[type] ?? before],
+  ];
+  const events = history.map(([each, status], version) => {
+    return { ...rest, ...ids, version, type: each, status };
+  });
+  const { status } = events[2]!;
+  const wallets = [{ walletId: "w", version: 2, balanceMinor: 0, status }];
+  const problems = checkHistory({ events, wallets, rejections: [], transfers: [] });
+  return problems.filter((problem) => problem.startsWith("w:"));
+}
+
+it.each(WHILE_SUSPENDED)("lets a suspended wallet have %s, and a closed one not", (type) => {
+  expect(wrongAfter("WalletSuspended", type)).toEqual([]);
+  expect(wrongAfter("WalletClosed", type)).toEqual([expect.stringContaining("does not follow")]);
+});
+
+it.each(NEVER_THEN)("finds %s of a suspended wallet, and of a closed one", (type) => {
+  expect(wrongAfter("WalletSuspended", type)).toEqual([expect.stringContaining("does not follow")]);
+  expect(wrongAfter("WalletClosed", type)).toEqual([expect.stringContaining("does not follow")]);
+});
+
 // --- Everything that can be wrong -----------------------------------------------------------------------------------------
 
 function edit<Key, Row>(rows: Map<Key, Row>, key: Key, change: Partial<Row>): void {
@@ -303,6 +360,16 @@ describe("finds", () => {
       "metadata that no event brought",
       /is not what its events made/,
       () => edit(tablesOf(payer).wallets, payer, { metadata: '{"tier":"blue"}' }),
+    ],
+    [
+      "a place in the shard left out",
+      /is at 9 of shard/,
+      () => editEvent(payer, 2, { position: 9 }),
+    ],
+    [
+      "a top-up that nobody's treasury paid",
+      /is booked on system:world/,
+      () => editEvent(payer, 2, { data: { kind: "TOPUP" } }),
     ],
     ["a clock that goes back", /is before/, () => editEvent(payer, 2, { occurredAtMs: 0 })],
     ["a row in another database", /does not belong/, () => (databases = databases.toReversed())],

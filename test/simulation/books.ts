@@ -34,11 +34,14 @@ interface Ledger {
 }
 
 /** @param databases in the deployment's order: shard modulo count */
-export function checkBooks(databases: Databases, history: History): string[] {
+export function checkBooks(databases: Databases, { entries, feeds }: History): string[] {
   const ledger = ledgerOf(databases);
+  // Dry runs leave nothing here: `dry-run-books.ts` sees to that.
+  const history = { entries: entries.filter(({ command }) => command.dryRun !== true), feeds };
   const { books } = ledger;
   return [
     ...checkPlaces(databases),
+    ...checkPositions(databases),
     ...checkHistory(books),
     ...checkRows(ledger),
     ...checkTransfers(books),
@@ -105,6 +108,20 @@ function checkPlaces(databases: Databases): string[] {
   });
 }
 
+/** Each shard's events are numbered 1, 2, 3 in the order of their commits. */
+function checkPositions(databases: Databases): string[] {
+  return databases.flatMap(({ tables }) => {
+    const last = new Map<number, number>();
+    return tables.events.flatMap(({ walletId, version, shard, position }) => {
+      const before = last.get(shard) ?? 0;
+      last.set(shard, position);
+      const isNext = shard === shardOf(walletId) && position === before + 1;
+      const place = `at ${position} of shard ${shard}`;
+      return isNext ? [] : [`${walletId}:${version} is ${place}, behind ${before}`];
+    });
+  });
+}
+
 /** What the fold of versions, balances and statuses leaves open: who and what the wallet is, its metadata, and when. */
 function checkRows({ wallets, eventsOf }: Ledger): string[] {
   const problems: string[] = [];
@@ -129,11 +146,8 @@ function checkRows({ wallets, eventsOf }: Ledger): string[] {
       hash = chainHashOfRow(hash, event);
       if (event.hash !== hash) problems.push(`${walletId}:${event.version} breaks the hash chain`);
     }
-    for (const [index, { version, type, occurredAtMs, account }] of events.entries()) {
-      const isTransit = type.startsWith("Transfer");
-      const isWorld = ["WalletCredited", "WalletDebited", "HoldCaptured"].includes(type);
-      const isMoney = isTransit || isWorld;
-      const wanted = isTransit ? "system:transit" : isMoney ? "system:world" : null;
+    for (const [index, { version, type, occurredAtMs, account, data }] of events.entries()) {
+      const wanted = accountFor(type, data?.["kind"]);
       if (account !== wanted) problems.push(`${walletId}:${version} is booked on ${account}`);
       if (index > 0 && occurredAtMs < events[index - 1]!.occurredAtMs) {
         problems.push(`${walletId}:${version} is before the one before it`);
@@ -141,6 +155,15 @@ function checkRows({ wallets, eventsOf }: Ledger): string[] {
     }
   }
   return problems;
+}
+
+/** The account on the other side of an event's money, by its kind. */
+function accountFor(type: string, kind: unknown): string | null {
+  if (type.startsWith("Transfer")) return "system:transit";
+  if (!["WalletCredited", "WalletDebited", "HoldCaptured"].includes(type)) return null;
+  if (kind === "TOPUP") return "system:treasury";
+  if (kind === "BONUS") return "system:bonus";
+  return kind === "SPEND" ? "system:revenue" : "system:world";
 }
 
 /**

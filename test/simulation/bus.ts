@@ -20,6 +20,8 @@ export interface BusFaults {
   stallMsMax: number;
   /** How likely a message is lost between the server and one subscriber, or between its publisher and the server. */
   drop: number;
+  /** How likely a transfer's post, or its verdict, is lost in the same way. */
+  dropSteps: number;
   /** How likely a subscriber gets a message again, up to `repeatMsMax` later. */
   repeat: number;
   repeatMsMax: number;
@@ -32,6 +34,7 @@ export const NO_BUS_FAULTS: Readonly<BusFaults> = {
   stall: 0,
   stallMsMax: 0,
   drop: 0,
+  dropSteps: 0,
   repeat: 0,
   repeatMsMax: 0,
   shuffle: 0,
@@ -98,6 +101,13 @@ export function buildNetwork(
 
   function isLost(): boolean {
     return network.faults.drop > 0 && random.chance(network.faults.drop);
+  }
+
+  function isStepLost(message: unknown): boolean {
+    const { dropSteps } = network.faults;
+    if (dropSteps === 0 || !Array.isArray(message)) return false;
+    const isStep = ({ type }: { type?: unknown }): boolean => type === "post" || type === "verdict";
+    return message.some(isStep) && random.chance(dropSteps);
   }
 
   /** To the server: nobody's process, so it runs also when the sender has ended meanwhile. */
@@ -256,7 +266,7 @@ export function buildNetwork(
         stats.published += 1;
         scheduler.note(text.length);
         if (scheduler.isTracing && isTold(subject)) trace(connection, `-> ${subject} ${text}`);
-        if (isLost()) {
+        if (isLost() || isStepLost(message)) {
           stats.lost += 1;
           trace(connection, `lost on its way: ${subject}`);
           return;

@@ -7,10 +7,15 @@
  *                      \--crash-------\--crash--> down
  */
 import { buildHost, type Host } from "../../actors/host.ts";
+import { buildRelay, type Relay } from "../../actors/relay.ts";
+import type { RelaySink } from "../../actors/relay-sink.ts";
 import { buildAnswers, type GiveAnswer } from "../../gateway/answers.ts";
 import { buildCommandDesk, type CommandDesk } from "../../gateway/commands.ts";
 import { buildFeedHub, type FeedHub } from "../../gateway/feed.ts";
 import type { Journal, Writes } from "../../src/journal.ts";
+import type { RelayStore } from "../../src/postgres-relay.ts";
+import type { CommandMessage } from "../../src/protocol.ts";
+import { buildBatchDoor, type BatchDoor } from "./batches.ts";
 import type { Network, SimulatedBus } from "./bus.ts";
 import {
   buildSimulatedReads,
@@ -34,6 +39,7 @@ export interface HostRun {
   readonly bus: SimulatedBus;
   readonly lanes: SimulatedLanes;
   readonly host: Host;
+  readonly relay: Relay;
 }
 
 export interface GatewayMember {
@@ -48,6 +54,7 @@ export interface GatewayRun {
   readonly desk: CommandDesk;
   readonly hub: FeedHub;
   readonly giveAnswer: GiveAnswer;
+  readonly batches: BatchDoor;
   /** Told when the process is gone, and with it every connection to it. */
   readonly onEnd: Set<() => void>;
 }
@@ -62,8 +69,13 @@ export interface ClusterDeps {
   readonly laneCount: number;
   /** One host without membership, as in one process: each sending of a command is received by one host at most. */
   readonly isAlone: boolean;
+  /** Whether messages of one connection keep their order, as they do with NATS. */
+  readonly isBusOrdered: boolean;
   /** Stands between a lane and its journal. */
   readonly wrapJournal: (journal: Journal, thread: Process, database: SimulatedDatabase) => Journal;
+  readonly openRelayStore: (process: Process, database: SimulatedDatabase) => RelayStore;
+  /** Where the events of a host go. */
+  readonly openSink: (process: Process) => RelaySink;
   /** Counts what the run has met. */
   readonly count: (what: string) => void;
 }
@@ -131,8 +143,12 @@ export function buildCluster(deps: ClusterDeps): Cluster {
         scheduler.fail(new BrokenInvariant(thread.name, error));
       },
     });
+    const log = logOf(process);
+    const stores = databases.map((database) => deps.openRelayStore(process, database));
+    const relay = buildRelay({ stores, time: process.time, log });
     const host = buildHost({
       bus,
+      relay,
       shardTable: buildSimulatedShardTable(databases, callerOf(process)),
       membership: deps.isAlone ? null : registry.connect(process),
       startLane: lanes.start,
@@ -141,17 +157,20 @@ export function buildCluster(deps: ClusterDeps): Cluster {
       hostId: member.name,
       owner,
       time: process.time,
-      log: logOf(process),
+      log,
       onFatal() {
         process.trace("ends, since a lane cannot be kept alive");
         if (member.run?.process === process) crashHost(member);
         else process.kill();
       },
     });
-    member.run = { owner, process, bus, lanes, host };
+    member.run = { owner, process, bus, lanes, host, relay };
     member.state = "up";
     // In the process, so that what it does first is part of it, too.
-    process.after(0, "start", () => void host.start());
+    process.after(0, "start", () => {
+      void host.start();
+      relay.add(deps.openSink(process));
+    });
   }
 
   function crashHost(member: HostMember): void {
@@ -180,6 +199,7 @@ export function buildCluster(deps: ClusterDeps): Cluster {
     run.process.after(0, "leave", () => {
       void run.host
         .drain()
+        .then(() => run.relay.stop())
         .then(() => run.bus.drain())
         .then(() => {
           run.process.trace("has left");
@@ -207,8 +227,21 @@ export function buildCluster(deps: ClusterDeps): Cluster {
         scheduler.fail(new BrokenInvariant(process.name, details.err));
       },
     };
+    /** Commands that the desk has sent again. */
+    const resent = new Set<string>();
     const desk = buildCommandDesk({
-      bus,
+      bus: {
+        ...bus,
+        get state() {
+          return bus.state;
+        },
+        publish(subject, message, onUndelivered) {
+          for (const { attempt, command } of message as readonly CommandMessage[]) {
+            if (attempt > 1) resent.add(command.commandId);
+          }
+          bus.publish(subject, message, onUndelivered);
+        },
+      },
       gatewayId: `${member.name}-${runs.get(member.name)}`,
       clock,
       schedule: process.time,
@@ -224,7 +257,16 @@ export function buildCluster(deps: ClusterDeps): Cluster {
       log: log as never,
     });
     const giveAnswer = buildAnswers({ readModel, log });
-    member.run = { process, bus, desk, hub, giveAnswer, onEnd: new Set() };
+    const batches = buildBatchDoor({
+      process,
+      desk,
+      giveAnswer,
+      log,
+      clock,
+      wasResent: ({ commandId }) => !deps.isBusOrdered || resent.has(commandId),
+      onProblem: (text) => scheduler.fail(new BrokenInvariant(process.name, text)),
+    });
+    member.run = { process, bus, desk, hub, giveAnswer, batches, onEnd: new Set() };
     member.state = "up";
   }
 
@@ -248,7 +290,9 @@ export function buildCluster(deps: ClusterDeps): Cluster {
     member.state = "leaving";
     run.process.trace("is told to leave");
     run.process.after(0, "leave", () => {
-      void Promise.all([run.desk.drain(), run.hub.drain()])
+      void run.batches
+        .drain()
+        .then(() => Promise.all([run.desk.drain(), run.hub.drain()]))
         .then(() => run.bus.drain())
         .then(() => endGateway(member, run));
     });

@@ -25,6 +25,7 @@ import {
   type Plants,
   type SimulatedDatabase,
 } from "./database.ts";
+import { buildSimulatedRelayStore } from "./relay-store.ts";
 
 const OWNER = "host-1";
 const AT_ONCE: CallPlan = { requestMs: 0, commitMs: 0, answerMs: 0, fault: null };
@@ -140,9 +141,14 @@ describe("a call", () => {
     const setting = await buildSetting();
     const wallet = await setting.open();
     const undelivered: (() => void)[] = [];
+    let isCrashed = false;
     const caller = {
       name: "crashed",
-      deliver: (answer: () => void) => void undelivered.push(answer),
+      deliver: (answer: () => void) => (isCrashed ? void undelivered.push(answer) : answer()),
+    };
+    setting.plan = ({ kind }) => {
+      isCrashed = kind === "append";
+      return AT_ONCE;
     };
     let isAnswered = false;
     const append = setting.database.journal(caller).append(setting.creditOf(wallet));
@@ -320,59 +326,97 @@ describe("a planted bug", () => {
   });
 });
 
-// --- Reading in the order of commits --------------------------------------------------------------------------------------
+// --- Places ---------------------------------------------------------------------------------------------------------------
 
-describe("a relay of events", () => {
-  /** The classic mistake: what has a higher position than the last one seen. */
-  function byPosition({ database }: Setting) {
-    let last = 0;
-    return (): string[] =>
-      database.readEvents(last).map(({ walletId, version, position }) => {
-        last = Math.max(last, position);
-        return `${walletId}:${version}`;
-      });
-  }
-
-  /** What comes after the last one in the order of transactions, but only below the oldest that is under way. */
-  function byTransaction({ database }: Setting) {
-    let last = { xid: 0, position: 0 };
-    return (): string[] => {
-      const xmin = database.snapshotXmin();
-      const rows = database
-        .readEvents(0)
-        .filter(
-          ({ xid, position }) => xid > last.xid || (xid === last.xid && position > last.position),
-        )
-        .filter(({ xid }) => xid < xmin)
-        .sort((one, other) => one.xid - other.xid || one.position - other.position);
-      last = rows.at(-1) ?? last;
-      return rows.map(({ walletId, version }) => `${walletId}:${version}`);
-    };
-  }
-
-  it.each([
-    ["that polls by position loses what commits late", byPosition, false],
-    ["that waits for the oldest transaction loses nothing", byTransaction, true],
-  ])("%s", async (_name, buildReader, isComplete) => {
+describe("an event's place in its shard", () => {
+  it("is looked up again when nobody knows what became of an append, and left by none", async () => {
     const setting = await buildSetting();
-    const [one, two] = [await setting.open(), await setting.open()];
-    const read = buildReader(setting);
-    const relayed = read();
-    // Given an append that has its position and commits after one with a higher position
-    setting.plan = () => ({ ...AT_ONCE, commitMs: 100 });
-    void setting.journal.append(setting.creditOf(one));
-    await setting.advance(10);
-    setting.plan = () => AT_ONCE;
-    void setting.journal.append(setting.creditOf(two));
-    await setting.advance(10);
-    relayed.push(...read());
-    await setting.advance(100);
-    relayed.push(...read());
-    const all = [0, 1, 2].flatMap((version) =>
-      [one, two].map(({ walletId }) => `${walletId}:${version}`),
+    const wallet = await setting.open();
+    // Given one append that is lost before its commit, and one that is lost after it
+    for (const [fault, version] of [
+      ["lost before commit", 1],
+      ["lost after commit", 1],
+      [null, 2],
+    ] as const) {
+      setting.plan = ({ kind }) => (kind === "append" ? { ...AT_ONCE, fault } : AT_ONCE);
+      const append = setting.journal.append(setting.creditOf({ ...wallet, version }));
+      const type = fault === null ? "committed" : "unknown";
+      expect(await soon(setting, append)).toMatchObject({ type });
+    }
+    // Then the places follow each other
+    const events = setting.database.tables.eventsOf.get(wallet.walletId)!;
+    expect(events.map(({ position }) => position)).toEqual([1, 2, 3, 4]);
+  });
+
+  it("makes an append refused, when it cannot be looked up", async () => {
+    const setting = await buildSetting();
+    const wallet = await setting.open();
+    setting.plan = () => ({ ...AT_ONCE, fault: "lost before commit" });
+    await soon(setting, setting.journal.append(setting.creditOf(wallet)));
+    const append = setting.journal.append(setting.creditOf(wallet));
+    expect(await soon(setting, append)).toMatchObject({ type: "refused" });
+  });
+});
+
+// --- What the relay asks --------------------------------------------------------------------------------------------------
+
+describe("the relay's store", () => {
+  async function buildStored() {
+    const setting = await buildSetting();
+    const wallet = await setting.open();
+    const shard = shardOf(wallet.walletId);
+    const caller = { name: "host", deliver: (answer: () => void) => answer() };
+    const saved: number[] = [];
+    const store = buildSimulatedRelayStore(setting.database, caller, ({ position }) =>
+      saved.push(position),
     );
-    const missed = all.filter((event) => !relayed.includes(event));
-    expect(missed).toEqual(isComplete ? [] : [`${one.walletId}:2`]);
-    expect(new Set(relayed).size).toBe(relayed.length);
+    await soon(setting, store.cursors("stream", [shard], true));
+    const save = (position: number) =>
+      soon(setting, store.save("stream", [{ shard, position, trouble: null }]));
+    const positionNow = async () =>
+      (await soon(setting, store.cursors("stream", [shard], false)))[0]?.position;
+    return { setting, wallet, shard, store, saved, save, positionNow };
+  }
+
+  it("reads what is behind a position, in order and no more than asked", async () => {
+    const { setting, wallet, shard, store } = await buildStored();
+    await soon(setting, setting.journal.append(setting.creditOf(wallet)));
+    const read = (position: number, rows: number) =>
+      soon(setting, store.read([{ shard, position }], rows));
+    expect((await read(0, 2)).map(({ version }) => version)).toEqual([0, 1]);
+    expect(await read(1, 9)).toMatchObject([
+      { version: 1, position: 2, decimalPlaces: 2 },
+      { version: 2, position: 3 },
+    ]);
+    expect(await read(3, 9)).toEqual([]);
+    expect(await soon(setting, store.lastPositions([shard]))).toEqual([{ shard, position: 3 }]);
+  });
+
+  it("moves cursors that exist, and only forward", async () => {
+    const { setting, store, saved, save, positionNow } = await buildStored();
+    await save(2);
+    await save(1);
+    expect(await positionNow()).toBe(2);
+    await soon(setting, store.save("other", [{ shard: 1, position: 2, trouble: null }]));
+    expect(await soon(setting, store.cursors("other", [1], false))).toEqual([]);
+    expect(saved).toEqual([2]);
+  });
+
+  it("has what a crash takes back of its cursors: the latest, and not what is on the disk", async () => {
+    const { setting, save, positionNow } = await buildStored();
+    await save(1);
+    const saving = save(2);
+    await saving;
+    await setting.advance(5_000);
+    setting.database.goAway();
+    setting.database.comeBack();
+    expect(await positionNow()).toBe(2);
+    setting.plan = () => AT_ONCE;
+    const late = save(3);
+    await setting.advance(10);
+    setting.database.goAway();
+    setting.database.comeBack();
+    await late;
+    expect(await positionNow()).toBe(2);
   });
 });

@@ -13,24 +13,27 @@
  */
 import type { Time } from "../../src/clock.ts";
 import type { Hold } from "../../src/hold.ts";
-import { holdKey, type AppendResult, type Journal } from "../../src/journal.ts";
+import { holdKey, type AppendResult, type Journal, type Writes } from "../../src/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { ReadUnavailable } from "../../src/postgres-read-model.ts";
 import type { Operation, ReadModel, StoredEvent } from "../../src/read-model.ts";
 import { shardOf } from "../../src/shard.ts";
 import type { ShardOwner, ShardTable } from "../../src/shard-table.ts";
 import type { Transfer } from "../../src/transfer.ts";
+import { loseUnflushed } from "./relay-store.ts";
 import {
   buildTables,
   checkFence,
   checkRows,
   conflictOf,
   copyOf,
+  lastPositionOf,
   lookUp,
   metadataAt,
   supersededShards,
   write,
   type EventRow,
+  type Place,
   type Plants,
   type Tables,
 } from "./tables.ts";
@@ -40,13 +43,15 @@ export type { EventRow, Plants, Tables };
 export type CallKind =
   | "append"
   | "claim"
-  /** Recovery reads: wallets, created, pending transfers, holds. */
+  /** Recovery reads: positions, wallets, created, pending transfers, holds. */
   | "load"
   | "read shards"
   | "take shards"
   | "release shards"
   /** The read model. */
-  | "read";
+  | "read"
+  /** The relay's questions, and its cursors. */
+  | "relay";
 
 export interface Call {
   readonly kind: CallKind;
@@ -102,10 +107,6 @@ export interface SimulatedDatabase {
   readonly isAway: boolean;
   /** What is committed, for auditors. Not to be changed. */
   readonly tables: Tables;
-  /** Rows after a position, in its order: those that are committed. A row with a lower position may still come. */
-  readEvents(afterPosition: number): EventRow[];
-  /** No transaction below this one is under way: what it wrote is visible, or never will be. */
-  snapshotXmin(): number;
   /** Claims and appends that wait for each other. */
   readonly waiting: number;
 }
@@ -163,11 +164,8 @@ type Ended<T> =
 interface Transaction<T> {
   readonly kind: CallKind;
   /** Its statement; returns what its commit does. */
-  execute(xid: number): () => T;
+  execute(): () => T;
 }
-
-/** These have no transaction id of their own, and hold up no reader that waits for transactions. */
-const READS: ReadonlySet<CallKind> = new Set(["load", "read shards", "read"]);
 
 const LOCK_OF: Partial<Record<CallKind, LockMode>> = { append: "shared", claim: "alone" };
 
@@ -178,9 +176,6 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
   let isAway = false;
   /** Rises whenever the database goes away: what began before is cut. */
   let incarnation = 0;
-  let lastXid = 0;
-  let lastPosition = 0;
-  const underWay = new Set<number>();
 
   function pause(ms: number): Promise<void> {
     return new Promise((resolve) => {
@@ -198,21 +193,14 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
     if (plan.fault === "refused") return { type: "refused", reason: `${name} refuses for now` };
     const mode = LOCK_OF[kind];
     const release = mode === undefined ? undefined : await lock.take(mode);
-    let xid = 0;
     let value: T;
     try {
       if (incarnation !== began) return lost;
-      if (!READS.has(kind)) {
-        lastXid += 1;
-        xid = lastXid;
-        underWay.add(xid);
-      }
-      const commit = execute(xid);
+      const commit = execute();
       await pause(plan.commitMs);
       if (incarnation !== began || plan.fault === "lost before commit") return lost;
       value = commit();
     } finally {
-      underWay.delete(xid);
       release?.();
     }
     await pause(plan.answerMs);
@@ -242,13 +230,37 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
   }
 
   function journal(caller: Caller): Journal {
+    /** As the real journal counts: from what it read when it claimed, or read again when it was in doubt. */
+    const lastPositions = new Map<number, number>();
+
+    async function loadPositions(shards: readonly number[]): Promise<void> {
+      if (shards.length === 0) return;
+      const positions = await ask(caller, "load", () =>
+        shards.map((shard) => lastPositionOf(tables, shard)),
+      );
+      for (const [index, shard] of shards.entries()) lastPositions.set(shard, positions[index]!);
+    }
+
+    function placesOf({ events }: Writes): Place[] {
+      const next = new Map<number, number>();
+      return events.map(({ walletId }) => {
+        const shard = shardOf(walletId);
+        const position = (next.get(shard) ?? lastPositions.get(shard) ?? 0) + 1;
+        next.set(shard, position);
+        return { shard, position };
+      });
+    }
+
     return {
-      claim: (owner, shards) =>
-        ask(caller, "claim", (_, claimedAtMs) => {
+      async claim(owner, shards) {
+        const epochs = await ask(caller, "claim", (_, claimedAtMs) => {
           const isHeld = (row: ShardOwner): boolean => row.owner === owner;
           const rows = changeShards(tables, shards, isHeld, { claimedAtMs });
           return new Map(rows.map(({ shard, epoch }) => [shard, epoch]));
-        }),
+        });
+        await loadPositions([...epochs.keys()]);
+        return epochs;
+      },
       loadWallets: (walletIds) =>
         ask(caller, "load", ({ wallets, eventsOf, holds }) => ({
           wallets: new Map(
@@ -279,12 +291,21 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
       loadCreated: (commandIds) => ask(caller, "load", () => createdBy(tables, commandIds)),
       loadPendingTransfers: (shards) => ask(caller, "load", () => pendingOf(tables, shards)),
       async append(given) {
+        const unknown = [...given.fence.keys()].filter((shard) => !lastPositions.has(shard));
+        if (unknown.length > 0) {
+          try {
+            await loadPositions(unknown);
+          } catch (error) {
+            return { type: "refused", reason: String(error) };
+          }
+        }
         const writes = copyOf(given);
+        const places = placesOf(writes);
         const early =
           plants.lookupOutsideTransaction === true ? lookUp(tables, writes, plants) : undefined;
         const ended = await call(caller, {
           kind: "append",
-          execute(xid): () => AppendResult {
+          execute(): () => AppendResult {
             const shards =
               plants.noEpochCheck === true ? [] : supersededShards(tables, writes.fence);
             if (shards.length > 0) return () => ({ type: "fenced", shards });
@@ -292,18 +313,23 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
             if (known !== null) return () => known;
             checkRows(writes);
             checkFence(writes);
-            const firstPosition = lastPosition + 1;
-            lastPosition += writes.events.length;
             return () => {
-              const reason = conflictOf(tables, writes, plants);
+              const reason = conflictOf(tables, writes, places, plants);
               if (reason !== null) return { type: "stale", reason };
-              write(tables, writes, xid, firstPosition, plants);
+              write(tables, writes, places, plants);
               return { type: "committed" };
             };
           },
         });
-        if (ended.type === "answered") return ended.value;
-        return { type: ended.type === "lost" ? "unknown" : "refused", reason: ended.reason };
+        const result = resultOf(ended);
+        if (result.type === "committed") {
+          for (const { shard, position } of places) lastPositions.set(shard, position);
+        }
+        // Perhaps it was written, or somebody else has: it looks before the next one.
+        if (result.type === "unknown" || result.type === "stale") {
+          for (const shard of writes.fence.keys()) lastPositions.delete(shard);
+        }
+        return result;
       },
       close: () => Promise.resolve(),
     };
@@ -316,7 +342,7 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
     goAway() {
       isAway = true;
       incarnation += 1;
-      underWay.clear();
+      loseUnflushed(tables, time.nowMs());
       // Those who hold or wait for the old one find out that they are cut.
       lock = buildLock();
     },
@@ -327,15 +353,15 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
       return isAway;
     },
     tables,
-    readEvents: (afterPosition) =>
-      tables.events
-        .filter(({ position }) => position > afterPosition)
-        .sort((one, other) => one.position - other.position),
-    snapshotXmin: () => Math.min(lastXid + 1, ...underWay),
     get waiting() {
       return lock.waiting;
     },
   };
+}
+
+function resultOf(ended: Ended<AppendResult>): AppendResult {
+  if (ended.type === "answered") return ended.value;
+  return { type: ended.type === "lost" ? "unknown" : "refused", reason: ended.reason };
 }
 
 // --- Statements -----------------------------------------------------------------------------------------------------------

@@ -3,13 +3,15 @@
  * the stage for itself, and each kind comes a few times, at moments that are drawn, too. Everything ends at `healMs`: then all that
  * was promised for a working cluster has to come true.
  */
+import { LIMITS } from "../../src/limits.ts";
 import type { Network } from "./bus.ts";
 import { NO_BUS_FAULTS } from "./bus.ts";
 import type { Cluster, GatewayMember, HostMember } from "./cluster.ts";
 import type { Call, CallPlan, SimulatedDatabase } from "./database.ts";
 import type { Registry } from "./membership.ts";
 import type { Random } from "./random.ts";
-import type { Scheduler } from "./scheduler.ts";
+import type { Process, Scheduler } from "./scheduler.ts";
+import { NO_STREAM_FAULTS, type Stream } from "./stream.ts";
 
 const KINDS = [
   "lossy bus",
@@ -33,6 +35,11 @@ const KINDS = [
   "database outage",
   "database errors",
   "slow database",
+  "lost steps",
+  "lossy stream",
+  "slow stream",
+  "stream outage",
+  "crash at publish",
 ] as const;
 
 export type FaultKind = (typeof KINDS)[number];
@@ -52,6 +59,7 @@ export interface FaultsDeps {
   readonly registry: Registry;
   readonly databases: readonly SimulatedDatabase[];
   readonly cluster: Cluster;
+  readonly stream: Stream;
   readonly plan: FaultPlan;
   /** Processes that cannot read the shard table, and until when; for `databasePlanner`. */
   readonly blind: Map<string, number>;
@@ -78,7 +86,7 @@ export function drawFaults(random: Random, isAlone: boolean): FaultPlan {
 
 /** Sets the faults off; they end by themselves. */
 export function unleash(deps: FaultsDeps): void {
-  const { scheduler, network, registry, databases, cluster, plan } = deps;
+  const { scheduler, network, registry, databases, cluster, stream, plan } = deps;
   const random = scheduler.random.stream("faults");
   const { kinds, beginMs, healMs, lengthen } = plan;
   const leftMs = (): number => Math.max(0, healMs - scheduler.nowMs);
@@ -141,6 +149,15 @@ export function unleash(deps: FaultsDeps): void {
       network.faults.shuffle = 0.3;
       if (!kinds.has("slow bus")) network.faults.delayMs = [0.1, random.pick([5, 200])];
     }
+    if (kinds.has("lost steps")) network.faults.dropSteps = random.pick([0.2, 0.6]);
+    if (kinds.has("lossy stream")) {
+      stream.faults.lose = random.pick([0.01, 0.1]);
+      stream.faults.loseAck = random.pick([0.01, 0.1]);
+    }
+    if (kinds.has("slow stream")) {
+      stream.faults.stall = random.pick([0.02, 0.2]);
+      stream.faults.stallMsMax = random.pick([300, 3_000, 8_000]);
+    }
     if (kinds.has("redis lies")) registry.faults.lie = random.pick([0.02, 0.3]);
     now("two owners", 1_500, () => {
       const owning = upHosts().filter(({ run }) => run!.host.status().shards.length > 0);
@@ -155,6 +172,7 @@ export function unleash(deps: FaultsDeps): void {
       }
     });
     now("redis outage", 2_500, () => registry.outage(lasting(100, 6_000)));
+    now("stream outage", 2_000, () => stream.outage(lasting(20, 3_000)));
     now("redis empty", 2_000, () => registry.restartEmpty());
     now("bus outage", 2_000, () => network.outage(lasting(50, 2_500)));
     now("cut off", 1_000, () => {
@@ -217,6 +235,7 @@ export function unleash(deps: FaultsDeps): void {
     scheduler.trace("world", "the faults end");
     network.faults = { ...NO_BUS_FAULTS };
     registry.faults = { lie: 0, fail: 0 };
+    stream.faults = { ...NO_STREAM_FAULTS };
     for (const member of cluster.hosts) if (member.state === "down") cluster.startHost(member);
     for (const member of cluster.gateways) {
       if (member.state === "down") cluster.startGateway(member);
@@ -224,6 +243,22 @@ export function unleash(deps: FaultsDeps): void {
     }
     for (const member of cluster.hosts) if (member.state === "leaving") restartSoon(member);
   });
+}
+
+/** Now and then a host crashes between what it has published and the cursor that would tell of it. */
+export function publisherCrashes(
+  scheduler: Scheduler,
+  { kinds, beginMs, healMs }: FaultPlan,
+  crashCaller: (name: string) => void,
+): (publisher: Process) => void {
+  const random = scheduler.random.stream("publishers");
+  const crashes = random.pick([0.01, 0.05]);
+  return ({ name }) => {
+    const isFaulty = scheduler.nowMs >= beginMs && scheduler.nowMs < healMs;
+    if (!isFaulty || !kinds.has("crash at publish") || !random.chance(crashes)) return;
+    const afterMs = random.between(0, 1.5 * LIMITS.relaySaveMs);
+    scheduler.after(afterMs, "crash at publish", () => crashCaller(name));
+  };
 }
 
 /** How each call to a database goes: quick when all is well. */

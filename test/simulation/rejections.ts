@@ -13,14 +13,20 @@ export function checkRejections(
 ): string[] {
   const eventsOf = new Map(databases.flatMap(({ tables }) => [...tables.eventsOf]));
   const problems: string[] = [];
+  withFloors(entries, (entry, told) => void problems.push(...problemsOf(entry, eventsOf, told)));
+  return problems;
+}
+
+/** Visits each entry with the versions that had been told before it was sent: the least that its owner must have known. */
+export function withFloors(
+  entries: readonly HistoryEntry[],
+  visit: (entry: HistoryEntry, told: ReadonlyMap<string, number>) => void,
+): void {
   const told = new Map<string, number>();
   const happenings: { order: number; happen: () => void }[] = [];
   for (const entry of entries) {
-    happenings.push({
-      order: entry.sent.order,
-      // What was told before it was sent is the least that its owner must have known.
-      happen: () => void problems.push(...problemsOf(entry, eventsOf, new Map(told))),
-    });
+    happenings.push({ order: entry.sent.order, happen: () => visit(entry, told) });
+    if (entry.command.dryRun === true) continue;
     for (const { order, outcome } of entry.answers) {
       if (outcome.type !== "done") continue;
       const { walletId, version } = outcome.wallet;
@@ -30,7 +36,6 @@ export function checkRejections(
     }
   }
   for (const { happen } of happenings.toSorted((one, other) => one.order - other.order)) happen();
-  return problems;
 }
 
 function problemsOf(

@@ -77,7 +77,7 @@ const TRACED_MAX = 3;
 export function tellingLines(lines: readonly string[], violations: readonly string[]): string[] {
   const named = violations
     .join(" ")
-    .match(/\b(wallet-\d+|(?:key|made)-\d+|[\da-f]{8}-[\da-f]{4}-4[\da-f-]{22})\b/g);
+    .match(/\b(wallet-\d+|(?:key|made|dry)-\d+|[\da-f]{8}-[\da-f]{4}-4[\da-f-]{22})\b/g);
   const names = [...new Set(named)].map((name) => new RegExp(`\\b${name}\\b`));
   const told = lines.filter((line) => names.some((name) => name.test(line)));
   return told.length > 0 ? told.slice(-TOLD_LINES_MAX) : lines.slice(-LAST_LINES);

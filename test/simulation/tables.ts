@@ -21,15 +21,19 @@ import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { ShardOwner } from "../../src/shard-table.ts";
 import type { Transfer } from "../../src/transfer.ts";
 import type { WalletEvent, WalletState } from "../../src/wallet.ts";
+import type { StoredCursor } from "./relay-store.ts";
 
 export interface EventRow extends StoredEvent {
   readonly fingerprint: string | null;
   readonly isIdProposed: boolean;
   readonly hash: string;
-  /** The transaction that wrote it, and its place among all rows ever written: given when it executes, seen when it commits. */
-  readonly xid: number;
+  readonly shard: number;
+  /** Its place among all events of its shard: the journal counts, the table only takes no place twice. */
   readonly position: number;
 }
+
+/** An event's place, as the journal gives it. */
+export type Place = Pick<EventRow, "shard" | "position">;
 
 /**
  * Guards to leave out, so that a simulation can show that it finds what they prevent. Where two guards stand behind each other, as
@@ -55,6 +59,8 @@ export interface Tables {
   /** In the order of their commits. */
   readonly events: EventRow[];
   readonly eventsOf: Map<string, EventRow[]>;
+  /** In the order of their positions. */
+  readonly eventsOfShard: Map<number, EventRow[]>;
   /** By wallet and version, and by wallet and command id. */
   readonly byVersion: Map<string, EventRow>;
   readonly byCommand: Map<string, EventRow>;
@@ -64,6 +70,8 @@ export interface Tables {
   readonly verdicts: Map<string, NewVerdict>;
   /** By `holdKey`. */
   readonly holds: Map<string, Hold>;
+  /** How far the relay is, by sink and shard. */
+  readonly relayCursors: Map<string, StoredCursor>;
 }
 
 export function buildTables(): Tables {
@@ -71,6 +79,7 @@ export function buildTables(): Tables {
     shards: ALL_SHARDS.map((shard) => ({ shard, owner: null, epoch: 0, claimedAtMs: 0 })),
     events: [],
     eventsOf: new Map(),
+    eventsOfShard: new Map(),
     byVersion: new Map(),
     byCommand: new Map(),
     rejections: new Map(),
@@ -78,7 +87,13 @@ export function buildTables(): Tables {
     transfers: new Map(),
     verdicts: new Map(),
     holds: new Map(),
+    relayCursors: new Map(),
   };
+}
+
+/** The last position of a shard; 0 when it has no events. */
+export function lastPositionOf({ eventsOfShard }: Tables, shard: number): number {
+  return eventsOfShard.get(shard)?.at(-1)?.position ?? 0;
 }
 
 /** Two ids as one key; no id of a wallet has a space in it. */
@@ -225,8 +240,14 @@ export function checkFence(writes: Writes): void {
 }
 
 /** What is in the way of the commit, in one sentence; null when nothing is. */
-export function conflictOf(tables: Tables, writes: Writes, plants: Plants): string | null {
+export function conflictOf(
+  tables: Tables,
+  writes: Writes,
+  places: readonly Place[],
+  plants: Plants,
+): string | null {
   return (
+    positionConflict(tables, places, plants) ??
     commandConflict(tables, writes, plants) ??
     versionConflict(tables, writes, plants) ??
     transferConflict(tables, writes, plants) ??
@@ -258,6 +279,21 @@ function commandConflict(tables: Tables, writes: Writes, plants: Plants): string
   const rejected = writes.rejections.map(({ walletId, commandId }) => keyOf(walletId, commandId));
   const again = duplicate(rejected, (key) => tables.rejections.has(key));
   return again === null ? null : `command ${again} was rejected before`;
+}
+
+/** This key stands behind the fence and the look-up: with either left out it goes too, or it would hide what they are for. */
+function positionConflict(
+  tables: Tables,
+  places: readonly Place[],
+  { noEpochCheck, noVersionKey, lookupOutsideTransaction }: Plants,
+): string | null {
+  if (noEpochCheck || noVersionKey || lookupOutsideTransaction) return null;
+  const taken = places.find(({ shard, position }) => {
+    // Whoever counts right is behind the last one, so this ends at once.
+    const before = tables.eventsOfShard.get(shard)?.findLast((event) => event.position <= position);
+    return before?.position === position;
+  });
+  return taken === undefined ? null : `position ${taken.position} of shard ${taken.shard} exists`;
 }
 
 function versionConflict(tables: Tables, writes: Writes, plants: Plants): string | null {
@@ -303,12 +339,12 @@ function transferConflict(tables: Tables, writes: Writes, plants: Plants): strin
 export function write(
   tables: Tables,
   writes: Writes,
-  xid: number,
-  firstPosition: number,
+  places: readonly Place[],
   plants: Plants,
 ): void {
   writes.events.forEach((event, index) => {
-    putEvent(tables, { ...storedOf(event), xid, position: firstPosition + index });
+    const { shard, position } = places[index]!;
+    putEvent(tables, { ...storedOf(event), shard, position });
   });
   const changes = writes.events.filter(({ event }) => event.type === "WalletMetadataChanged");
   const changesMetadata = new Set(changes.map(({ walletId }) => walletId));
@@ -336,20 +372,31 @@ export function write(
 }
 
 function putEvent(tables: Tables, row: EventRow): void {
-  const { walletId, version, commandId } = row;
+  const { walletId, version, commandId, shard } = row;
   tables.events.push(row);
   tables.byVersion.set(keyOf(walletId, version), row);
   if (commandId !== null) tables.byCommand.set(keyOf(walletId, commandId), row);
-  const ofWallet = tables.eventsOf.get(walletId);
-  if (ofWallet === undefined) tables.eventsOf.set(walletId, [row]);
+  putInOrder(tables.eventsOf, walletId, row, (event) => event.version);
+  putInOrder(tables.eventsOfShard, shard, row, (event) => event.position);
+}
+
+function putInOrder<Key>(
+  groups: Map<Key, EventRow[]>,
+  key: Key,
+  row: EventRow,
+  placeOf: (row: EventRow) => number,
+): void {
+  const group = groups.get(key);
+  if (group === undefined) groups.set(key, [row]);
   else {
-    ofWallet.push(row);
-    if (ofWallet.at(-2)!.version > version)
-      ofWallet.sort((one, other) => one.version - other.version);
+    group.push(row);
+    if (placeOf(group.at(-2)!) > placeOf(row)) {
+      group.sort((one, other) => placeOf(one) - placeOf(other));
+    }
   }
 }
 
-function storedOf(of: NewEvent): Omit<EventRow, "xid" | "position"> {
+function storedOf(of: NewEvent): Omit<EventRow, "shard" | "position"> {
   const { walletId, version, event, status, commandId, fingerprint, isIdProposed } = of;
   const data = dataOf(of);
   return {

@@ -3,21 +3,31 @@
  * resolved, the world runs until it is quiet, and everything that was seen and stored is held against the invariants
  * (docs/architecture.md). Not getting quiet in time is a violation like any other: "every transfer settles", "service resumes".
  */
-import { isDue } from "../../src/hold.ts";
+import { isDue, type Hold } from "../../src/hold.ts";
 import type { AppendResult, Journal } from "../../src/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
+import type { Transfer } from "../../src/transfer.ts";
 import { buildBank, fingerprintOf, type Bank } from "./bank.ts";
 import { checkBooks } from "./books.ts";
 import { buildNetwork } from "./bus.ts";
 import { buildCluster, callerOf, type Cluster } from "./cluster.ts";
+import { checkDryRuns } from "./dry-run-books.ts";
 import { buildSimulatedDatabase, type Plants, type SimulatedDatabase } from "./database.ts";
-import { databasePlanner, drawFaults, unleash, type FaultPlan } from "./faults.ts";
+import {
+  databasePlanner,
+  drawFaults,
+  publisherCrashes,
+  unleash,
+  type FaultPlan,
+} from "./faults.ts";
 import { buildRecorder, type History, type Recorder } from "./history.ts";
 import { checkRejections } from "./rejections.ts";
 import { buildRegistry } from "./membership.ts";
 import type { Random } from "./random.ts";
-import { startRelay } from "./relay.ts";
+import { aheadOf, checkRelay, relayUnrest } from "./relay-books.ts";
+import { buildSimulatedRelayStore } from "./relay-store.ts";
 import { buildScheduler, EPOCH_MS, type Process, type Scheduler } from "./scheduler.ts";
+import { buildStream, type Stream } from "./stream.ts";
 import { buildSubscribers } from "./subscribers.ts";
 
 /** Bugs that a run can be given, to show that it is found. The version key is none of them: behind the fence it changes nothing. */
@@ -29,8 +39,8 @@ export const PLANTS = [
   "lookupOutsideTransaction",
   /** A commit is reported before it is one. */
   "replyBeforeCommit",
-  /** The relay reads `position > last`. */
-  "positionRelay",
+  /** The relay saves its cursor behind what is published and not acknowledged. */
+  "cursorBeforeAck",
 ] as const;
 
 export type Plant = (typeof PLANTS)[number];
@@ -90,11 +100,16 @@ function drawBounds(random: Random): Partial<Record<keyof typeof LIMITS, number>
   const idle = random.chance(0.3) ? { actorIdleMs: 150, actorSweepMs: 100 } : {};
   const few = random.chance(0.15) ? { actorsMax: 2 } : {};
   const commit = random.chance(0.15) ? { commitMessagesMax: 2, laneBatchMessagesMax: 2 } : {};
+  const narrow = random.chance(0.25)
+    ? { relayShardsAtOnceMax: 1, relayShardRowsMax: 3, relayWindowMax: 2 }
+    : {};
+  const impatient = random.chance(0.5) ? { relayAckMs: 400 } : {};
+  const batch = random.chance(0.5) ? { batchWindowMax: 3, batchStepCommands: 2 } : {};
   const full = random.chance(0.1)
     ? { laneCommandsMax: 2, mailboxMessagesMax: 1, laneBacklogMax: 3, pendingTransfersMax: 2 }
     : {};
   const hasty = random.chance(0.4) ? HASTY : {};
-  return { ...idle, ...few, ...commit, ...full, ...hasty };
+  return { ...idle, ...few, ...commit, ...narrow, ...impatient, ...batch, ...full, ...hasty };
 }
 
 async function run(
@@ -138,6 +153,14 @@ async function run(
   }
   const network = buildNetwork(scheduler, scheduler.random.stream("bus"));
   const registry = buildRegistry(scheduler, scheduler.random.stream("registry"));
+  const violations: string[] = [];
+  const stream = buildStream({
+    scheduler,
+    random: scheduler.random.stream("stream"),
+    onStored: publisherCrashes(scheduler, faults, (name) => crashCaller(name)),
+    count,
+    isAckIgnored: plant === "cursorBeforeAck",
+  });
   const cluster = buildCluster({
     scheduler,
     network,
@@ -147,10 +170,17 @@ async function run(
     gateways: plan.gateways,
     laneCount: plan.laneCount,
     isAlone,
+    isBusOrdered: !faults.kinds.has("shuffling bus"),
+    openRelayStore: (host, database) =>
+      buildSimulatedRelayStore(database, callerOf(host), (cursor) => {
+        const ahead = aheadOf(database, cursor, stream);
+        if (ahead !== null) violations.push(ahead);
+      }),
+    openSink: (host) => stream.connect(host),
     wrapJournal(journal, thread, database) {
       if (plant === "replyBeforeCommit") return replyBeforeCommit(journal, thread);
       if (plant === "lookupOutsideTransaction") return claimAtOnce(journal, thread, database);
-      return counted(journal, count);
+      return counted(journal, count, (transfers) => bank.reserving(transfers));
     },
     count,
   });
@@ -170,6 +200,8 @@ async function run(
     wallets: plan.wallets,
     commands: plan.commands,
     lengthMs: faults.healMs,
+    isEmpty: (walletId) =>
+      databases.some(({ tables }) => tables.wallets.get(walletId)?.balanceMinor === 0),
     count,
   });
   const subscribers = buildSubscribers({
@@ -179,14 +211,6 @@ async function run(
     count: plan.subscribers,
     walletIds: bank.walletIds,
   });
-  const relays = databases.map((database) =>
-    startRelay(
-      scheduler,
-      scheduler.random.stream(`relay of ${database.name}`),
-      database,
-      plant === "positionRelay",
-    ),
-  );
 
   scheduler.trace("world", describePlan(plan, faults));
   for (const gateway of cluster.gateways) cluster.startGateway(gateway);
@@ -198,9 +222,8 @@ async function run(
     bank.start();
     subscribers.start();
   });
-  unleash({ scheduler, network, registry, databases, cluster, plan: faults, blind, count });
+  unleash({ scheduler, network, registry, databases, cluster, stream, plan: faults, blind, count });
 
-  const violations: string[] = [];
   // Where our own code lets an error go, a real process would end.
   const broken = (error: unknown): void => scheduler.fail(error);
   process.on("unhandledRejection", broken).on("uncaughtException", broken);
@@ -208,7 +231,7 @@ async function run(
     await scheduler.run(faults.healMs);
     bank.stop();
     subscribers.readAll();
-    await quieten({ scheduler, bank, cluster, databases, recorder, violations });
+    await quieten({ scheduler, bank, cluster, databases, recorder, stream, violations });
   } catch (error) {
     violations.push(error instanceof Error ? (error.stack ?? error.message) : String(error));
   } finally {
@@ -217,11 +240,19 @@ async function run(
   if (violations.length === 0) {
     violations.push(...checkBooks(databases, asRecorded(databases, recorder)));
     violations.push(...checkRejections(databases, recorder));
-    for (const relay of relays) violations.push(...relay.problems());
+    violations.push(...checkDryRuns(databases, recorder));
+    violations.push(...checkRelay(databases, stream));
   }
   for (const { tables } of databases) {
     for (const { status, holdId } of tables.transfers.values()) {
       count(`${holdId === null ? "transfer" : "capture"}: ${status}`);
+    }
+    for (const { type, data, transferId } of tables.events) {
+      if (type === "WalletClosed") count("wallet closed");
+      const hold = data?.["hold"] as Hold | undefined;
+      if (type !== "TransferReturned" || hold === undefined) continue;
+      const { isHoldFinal } = tables.transfers.get(transferId!)!;
+      count(`${isHoldFinal ? "final capture" : "capture"} returned to a hold: ${hold.status}`);
     }
     for (const { status } of tables.holds.values()) count(`hold: ${status}`);
   }
@@ -253,7 +284,7 @@ function plantsOf(plant: Plant | undefined): Plants {
     case "lookupOutsideTransaction":
       return { [plant]: true };
     case "replyBeforeCommit":
-    case "positionRelay":
+    case "cursorBeforeAck":
     case undefined:
       return {};
     default:
@@ -269,6 +300,7 @@ interface Quietening {
   readonly cluster: Cluster;
   readonly databases: readonly SimulatedDatabase[];
   readonly recorder: Recorder;
+  readonly stream: Stream;
   readonly violations: string[];
 }
 
@@ -285,18 +317,15 @@ async function quieten(world: Quietening): Promise<void> {
       continue;
     }
     const unrest = unrestOf(world);
-    if (isResolving && unrest.length === 0) {
-      // The relays look once more.
-      await scheduler.run(LOOK_MS);
-      return;
-    }
+    if (isResolving && unrest.length === 0) return;
     if (scheduler.nowMs < untilMs) continue;
     violations.push(`it does not get quiet: ${unrest.slice(0, 8).join("; ")}`);
     return;
   }
 }
 
-function unrestOf({ scheduler, bank, cluster, databases, recorder }: Quietening): string[] {
+function unrestOf(world: Quietening): string[] {
+  const { scheduler, bank, cluster, databases, recorder, stream } = world;
   const unrest: string[] = [];
   if (!bank.isDone) unrest.push(...bank.open().map((entry) => `${entry} has no outcome`), "busy");
   const served = new Map<number, string>();
@@ -325,6 +354,7 @@ function unrestOf({ scheduler, bank, cluster, databases, recorder }: Quietening)
       if (isDue(hold, nowMs - EXPIRES_WITHIN_MS)) unrest.push(`hold ${hold.holdId} is not expired`);
     }
   }
+  unrest.push(...relayUnrest(databases, stream));
   for (const { subscriber, walletId, from, frames, isOpen } of recorder.feeds) {
     const head = heads.get(walletId);
     const latest = frames.at(-1)?.frame.version ?? from;
@@ -359,10 +389,15 @@ function asRecorded(
   };
 }
 
-function counted(journal: Journal, count: (what: string) => void): Journal {
+function counted(
+  journal: Journal,
+  count: (what: string) => void,
+  onReserve: (transfers: readonly Transfer[]) => void,
+): Journal {
   return {
     ...journal,
     async append(writes) {
+      if (writes.transfers.length > 0) onReserve(writes.transfers);
       const result = await journal.append(writes);
       count(`append: ${result.type}`);
       return result;

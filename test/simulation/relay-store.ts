@@ -1,0 +1,108 @@
+/**
+ * What the relay asks of a simulated database, as `src/postgres-relay.ts` asks it of PostgreSQL. Cursors are saved without waiting for
+ * the disk there, so here a database that goes away takes the latest ones back: the relay must repeat then, and lose nothing.
+ */
+import type { Cursor, RelayEvent, RelayStore, ShardPosition } from "../../src/postgres-relay.ts";
+import type { Caller, SimulatedDatabase } from "./database.ts";
+import { lastPositionOf, type EventRow, type Tables } from "./tables.ts";
+
+/** Three times PostgreSQL's `wal_writer_delay`, milliseconds: what is older is on the disk. */
+const UNFLUSHED_MS = 600;
+
+/** @param onSaved told of every cursor that a save has moved, when it is committed */
+export function buildSimulatedRelayStore(
+  { ask }: Pick<SimulatedDatabase, "ask">,
+  caller: Caller,
+  onSaved: (cursor: ShardPosition) => void,
+): RelayStore {
+  return {
+    async cursors(sink, shards, begin) {
+      if (begin) {
+        await ask(caller, "relay", ({ relayCursors }, nowMs) => {
+          for (const shard of shards) {
+            const key = keyOf(sink, shard);
+            if (relayCursors.has(key)) continue;
+            const cursor = { shard, position: 0, trouble: null };
+            relayCursors.set(key, {
+              cursor,
+              savedAtMs: nowMs,
+              flushed: cursor,
+              isTakenBack: false,
+            });
+          }
+        });
+      }
+      return await ask(caller, "relay", ({ relayCursors }) =>
+        shards
+          .map((shard) => relayCursors.get(keyOf(sink, shard))?.cursor)
+          .filter((cursor) => cursor !== undefined),
+      );
+    },
+    read: (behind, rowsPerShard) =>
+      ask(caller, "relay", (tables) =>
+        behind.flatMap((place): RelayEvent[] =>
+          eventsBehind(tables, place)
+            .slice(0, rowsPerShard)
+            .map((event) => {
+              const { decimalPlaces } = tables.wallets.get(event.walletId)!;
+              return { ...event, decimalPlaces };
+            }),
+        ),
+      ),
+    lastPositions: (shards) =>
+      ask(caller, "relay", (tables) =>
+        shards
+          .map((shard) => ({ shard, position: lastPositionOf(tables, shard) }))
+          .filter(({ position }) => position > 0),
+      ),
+    oldestBehind: (behind) =>
+      ask(caller, "relay", (tables) => {
+        const times = behind
+          .flatMap((place) => eventsBehind(tables, place).slice(0, 1))
+          .map(({ occurredAtMs }) => occurredAtMs);
+        return times.length === 0 ? null : Math.min(...times);
+      }),
+    save: (sink, cursors) =>
+      ask(caller, "relay", ({ relayCursors }, nowMs) => {
+        for (const cursor of cursors) {
+          const key = keyOf(sink, cursor.shard);
+          const before = relayCursors.get(key);
+          if (before === undefined || before.cursor.position > cursor.position) continue;
+          const isOnDisk = nowMs - before.savedAtMs > UNFLUSHED_MS;
+          const flushed = isOnDisk ? before.cursor : before.flushed;
+          relayCursors.set(key, { cursor, savedAtMs: nowMs, flushed, isTakenBack: false });
+          onSaved(cursor);
+        }
+      }),
+    close: () => Promise.resolve(),
+  };
+}
+
+/** A sink's name has no space in it. */
+function keyOf(sink: string, shard: number): string {
+  return `${sink} ${shard}`;
+}
+
+/** In the order of their positions. */
+function eventsBehind({ eventsOfShard }: Tables, { shard, position }: ShardPosition): EventRow[] {
+  const events = eventsOfShard.get(shard) ?? [];
+  const last = events.findLastIndex((event) => event.position <= position);
+  return events.slice(last + 1);
+}
+
+/** A cursor, and what a crash of the database would leave of it. */
+export interface StoredCursor {
+  readonly cursor: Cursor;
+  readonly savedAtMs: number;
+  readonly flushed: Cursor;
+  /** A crash took it back, and nothing has moved it since: its relay, which knows better, saves only what it delivers next. */
+  readonly isTakenBack: boolean;
+}
+
+/** What a crash of the database takes back. */
+export function loseUnflushed({ relayCursors }: Pick<Tables, "relayCursors">, nowMs: number): void {
+  for (const [key, { flushed, savedAtMs }] of relayCursors) {
+    if (nowMs - savedAtMs > UNFLUSHED_MS) continue;
+    relayCursors.set(key, { cursor: flushed, savedAtMs, flushed, isTakenBack: true });
+  }
+}
