@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { createServer as createHttpServer } from "node:http";
 import fc from "fast-check";
@@ -133,14 +134,17 @@ describe("a connection to a server that misbehaves", () => {
   });
 
   it("notices that an idle connection was closed, and opens another", async () => {
+    let closed: Promise<unknown> | undefined;
     const connection = await listen(
       rawServer((socket) => {
+        closed ??= once(socket, "close");
         socket.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         setTimeout(() => socket.end(), 5);
       }),
     );
     await connection.get("/");
-    await new Promise((resolve) => setTimeout(resolve, 30));
+    // The server's side is closed when the client has closed its own.
+    await closed;
     expect(textOf(await connection.get("/"))).toBe("ok");
   });
 
