@@ -1,14 +1,30 @@
 /**
  * Two projects. `unit` stands beside the sources and needs no server (the embedded PostgreSQL's own test starts one).
- * `integration` runs against real servers that the global setup starts, three files at a time: they share the cores with the
- * servers and measure deadlines, and much of their time they wait for one.
+ * `integration` runs against real servers that the global setup starts, four files at a time: they share the cores with the servers
+ * and measure deadlines, but much of their time they wait for one.
  */
 import { defineConfig } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
+
+/** Files that take a minute or more begin first, longest first, or the last of them would run alone at the end. */
+const LONG = ["simulation", "roles", "batch", "cluster", "relay", "chaos", "verify-traffic"];
+
+class LongFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const rank = ({ moduleId }: TestSpecification): number => {
+      const place = LONG.findIndex((name) => moduleId.endsWith(`/test/${name}.test.ts`));
+      return place < 0 ? LONG.length : place;
+    };
+    const sorted = await super.sort(files);
+    return sorted.toSorted((one, other) => rank(one) - rank(other));
+  }
+}
 
 export default defineConfig({
   test: {
     pool: "forks",
-    maxWorkers: 3,
+    maxWorkers: 4,
+    sequence: { sequencer: LongFirst },
     // Looked at again and again until it holds; a busy machine needs more than a second.
     expect: { poll: { timeout: 10_000 } },
     coverage: {
