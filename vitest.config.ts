@@ -1,6 +1,6 @@
 /**
  * Two projects. `unit` stands beside the sources and needs no server (the embedded PostgreSQL's own test starts one).
- * `integration` runs against real servers that the global setup starts, four files at a time: they share the cores with the servers
+ * `integration` runs against real servers that the global setup starts, three files at a time: they share the cores with the servers
  * and measure deadlines, but much of their time they wait for one.
  */
 import { defineConfig } from "vitest/config";
@@ -23,7 +23,7 @@ class LongFirst extends BaseSequencer {
 export default defineConfig({
   test: {
     pool: "forks",
-    maxWorkers: 4,
+    maxWorkers: 3,
     sequence: { sequencer: LongFirst },
     // Looked at again and again until it holds; a busy machine needs more than a second.
     expect: { poll: { timeout: 10_000 } },
@@ -37,6 +37,8 @@ export default defineConfig({
         extends: true,
         test: {
           name: "unit",
+          // They leave nothing behind in a module, and loading everything anew for each file took as long as running it.
+          isolate: false,
           include: ["{src,actors,gateway,bench}/**/*.test.ts"],
           testTimeout: 15_000,
         },
