@@ -155,6 +155,8 @@ export const LIMITS = {
   journalConnectMs: 3_000,
   /** One query for a reader (HTTP GET, feed refetch). */
   queryStatementMs: 5_000,
+  /** Its wait for a connection: shorter, so that behind statements that run into their bound it gives up before it gets its turn. */
+  queryWaitMs: 2_500,
   /** Connections of one process's read pool. */
   queryConnectionsMax: 8,
   /** Queries that wait for one of these connections; past it readers get `overloaded`. */

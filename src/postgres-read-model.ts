@@ -71,6 +71,7 @@ export function buildPostgresReadModel({ databaseUrls, log }: PostgresReadModelO
 interface PoolBounds {
   readonly connectionsMax: number;
   readonly waitingMax: number;
+  readonly waitMs: number;
   readonly statementMs: number;
   readonly settings: string;
   /** What a statement that runs into its bound means: a page is cheap, so the database is stuck; totals may take too long. */
@@ -86,7 +87,7 @@ function buildPool(
     connectionString: databaseUrl,
     application_name: "coffer-read",
     max: bounds.connectionsMax,
-    connectionTimeoutMillis: LIMITS.queryStatementMs,
+    connectionTimeoutMillis: bounds.waitMs,
     statement_timeout: bounds.statementMs,
     // The server's own timeout answers first; this one is for a server that says nothing at all.
     query_timeout: bounds.statementMs + 1_000,
@@ -117,6 +118,7 @@ function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): R
     {
       connectionsMax: LIMITS.queryConnectionsMax,
       waitingMax: LIMITS.queryWaitingMax,
+      waitMs: LIMITS.queryWaitMs,
       statementMs: LIMITS.queryStatementMs,
       settings: PAGE_SETTINGS,
       onTimeout: "unavailable",
@@ -130,6 +132,7 @@ function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): R
       connectionsMax: 1,
       waitingMax: LIMITS.trialBalancesWaitingMax,
       // Totals may be advanced during the first half of the time, and are added up in the second.
+      waitMs: LIMITS.queryStatementMs,
       statementMs: LIMITS.trialBalanceMs / 2,
       settings: TOTALS_SETTINGS,
       onTimeout: "query_too_slow",

@@ -10,7 +10,7 @@ import { tellingLines } from "./simulation/simulate.ts";
 import { simulate, type Plant } from "./simulation/world.ts";
 
 const SEEDS = 500;
-const WITHIN_MS = 480_000;
+const WITHIN_MS = 300_000;
 
 /** In processes and threads of its own, from `dist/`, as the command line does it. */
 function run(...args: readonly string[]): Promise<{ code: number | null; output: string }> {
@@ -36,10 +36,10 @@ test(
 );
 
 describe("a seed", () => {
-  test.each([2, 10])("replays exactly (%i)", async (seed) => {
+  test.each([5, 6])("replays exactly (%i)", async (seed) => {
     const first = await simulate({ seed, trace: true });
     const second = await simulate({ seed, trace: true });
-    expect(first.lines.length).toBeGreaterThan(500);
+    expect(first.lines.length).toBeGreaterThan(1_000);
     expect(second.lines).toEqual(first.lines);
     expect(second.digest).toBe(first.digest);
     expect((await simulate({ seed })).digest).toBe(first.digest);
