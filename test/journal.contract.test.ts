@@ -2,7 +2,7 @@
  * What every journal and every shard table owes its users, asked of PostgreSQL and of the simulated one: so that what a simulation
  * finds is true of the real thing. Each race is staged by stopping an append halfway; its name says in which order things happen.
  */
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { moveHold, type Hold } from "../src/hold.ts";
 import type { Journal } from "../src/journal.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
@@ -33,7 +33,7 @@ import {
   type Draft,
 } from "./journal-fixtures.ts";
 import { openPostgresGround, openSimulatedGround, type JournalGround } from "./journal-grounds.ts";
-import { unique } from "./staging.ts";
+import { EVEN, idIn, ODD, unique } from "./staging.ts";
 
 /** Hash of the wallet's last event in a commit. */
 function hashIn({ wallets }: Draft, walletId: string): string {
@@ -84,8 +84,7 @@ describe.each([
     expect(await journal.append(writes)).toEqual(COMMITTED);
   }
 
-  async function openWallet(minor = 10_000): Promise<WalletState> {
-    const walletId = unique("w");
+  async function openWallet(minor = 10_000, walletId = unique("w")): Promise<WalletState> {
     await commit((writes) => putWallet(writes, walletId, minor, unique("command")));
     return await walletNow(walletId);
   }
@@ -113,6 +112,13 @@ describe.each([
     const result = await work();
     expect(await ground.counts()).toEqual(before);
     return result;
+  }
+
+  /** Stops the next append to the wallet midway, until the returned function is called or the test ends. */
+  async function stall(walletId: string): Promise<() => Promise<void>> {
+    const goOn = await ground.stall(walletId);
+    onTestFinished(goOn);
+    return goOn;
   }
 
   async function until(counted: () => Promise<number>, count: number): Promise<void> {
@@ -174,9 +180,10 @@ describe.each([
     const [first, second] = await ground.places(walletId);
     expect(second).toBe(first! + 1);
     // Given another writer that claims, writes, and is superseded again
+    const superseded = ground.journal();
     const fenced = creditOf(wallet);
-    epochs = await other.claim(OWNER, ALL_SHARDS);
-    expect(await other.append(creditOf(wallet))).toEqual(COMMITTED);
+    epochs = await superseded.claim(OWNER, ALL_SHARDS);
+    expect(await superseded.append(creditOf(wallet))).toEqual(COMMITTED);
     expect(await journal.append(fenced)).toMatchObject({ type: "fenced" });
     epochs = await journal.claim(OWNER, ALL_SHARDS);
     // When one append is stale and the next one is not
@@ -202,7 +209,7 @@ describe.each([
       // Given an append past its fence check
       const wallet = await openWallet();
       const shard = shardOf(wallet.walletId);
-      const goOn = await ground.stall(wallet.walletId);
+      const goOn = await stall(wallet.walletId);
       const append = journal.append(creditOf(wallet));
       await until(ground.stalled, 1);
       // When the shard changes hands, which waits for nobody, and its new owner claims it, which does
@@ -226,8 +233,11 @@ describe.each([
     });
 
     it("race: does not hold up those who write other shards after it", async () => {
-      const [one, two] = [await openWallet(), await openWallet()];
-      const goOn = await ground.stall(one.walletId);
+      const [one, two] = [
+        await openWallet(10_000, idIn(EVEN)),
+        await openWallet(10_000, idIn(ODD)),
+      ];
+      const goOn = await stall(one.walletId);
       const append = journal.append(creditOf(one));
       await until(ground.stalled, 1);
       expect(await other.append(creditOf(two))).toEqual(COMMITTED);
@@ -430,7 +440,7 @@ describe.each([
     it("race: of two writers at one version, one commits and the other is stale", async () => {
       // Given two that believe in the same epoch: what the fence would let pass, the key does not
       const wallet = await openWallet();
-      const goOn = await ground.stall(wallet.walletId);
+      const goOn = await stall(wallet.walletId);
       const appends = [journal.append(creditOf(wallet, 5)), other.append(creditOf(wallet, 7))];
       await expect.poll(ground.stalled, { interval: 5 }).toBeGreaterThan(0);
       await goOn();
