@@ -116,6 +116,8 @@ export interface Commit extends Omit<Writes, "fence" | "wallets" | "holds"> {
   readonly actors: Set<Actor>;
   readonly wallets: Map<string, WalletWrite>;
   readonly holds: Map<string, { hold: Hold; isNew: boolean }>;
+  /** Transfers that begin and end in this commit; nobody drives them. */
+  readonly atOnce: Set<string>;
   /** Shards spoken for; the epochs are filled in when the commit is sent. */
   readonly shards: Set<number>;
   readonly replies: Reply[];
@@ -136,6 +138,7 @@ export function newCommit(): Commit {
     verdicts: [],
     settled: [],
     holds: new Map(),
+    atOnce: new Set(),
     shards: new Set(),
     replies: [],
     messages: [],
@@ -146,6 +149,11 @@ export function newCommit(): Commit {
 /** Makes the item wait for this commit, on behalf of the actor: even with nothing to write, the fence is checked. */
 export function enlist(commit: Commit, actor: Actor, item: Item): void {
   commit.items.push(item);
+  involve(commit, actor);
+}
+
+/** The commit depends on the actor's state: its shard is fenced, and the actor stays in memory until the commit is done. */
+export function involve(commit: Commit, actor: Actor): void {
   commit.shards.add(actor.shard);
   if (commit.actors.has(actor)) return;
   commit.actors.add(actor);

@@ -21,7 +21,7 @@ import {
 import type { Arrival, LaneNotice, LaneResult, LaneTask } from "./lane-thread.ts";
 import type { LaneWorkerData } from "./piscina-lanes.ts";
 
-const { databaseUrl, owner } = workerData as LaneWorkerData;
+const { databaseUrl, owner, shortcut } = workerData as LaneWorkerData;
 const meter = buildLaneMeter(buildPostgresJournal(databaseUrl));
 const { journal } = meter;
 
@@ -50,6 +50,7 @@ function crash(error: unknown): never {
 const lane = buildLane({
   journal,
   owner,
+  shortcut,
   emit: (effects) => notify({ type: "effects", effects }),
   log: (level, text) => notify({ type: "log", level, text }),
   crash,

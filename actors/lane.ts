@@ -25,6 +25,7 @@ import {
   type ShardMessage,
 } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
+import type { Transfer } from "../src/transfer.ts";
 import {
   newCommit,
   newItem,
@@ -47,6 +48,8 @@ export interface LaneDeps {
   readonly journal: Journal;
   /** The host's name in the shard table. The lane claims only what this owner holds already. */
   readonly owner: string;
+  /** Whether a transfer between two wallets that are both awake here is one commit; without it, it takes the protocol as all others do. */
+  readonly shortcut: boolean;
   /** Takes effects that no finished batch could carry. */
   readonly emit: (effects: Effects) => void;
   readonly log: (level: "info" | "warn", text: string) => void;
@@ -108,6 +111,10 @@ export function buildLane(deps: LaneDeps): Lane {
     send(message) {
       if (shards.serves(shardOf(addressee(message)))) local.push(newItem(message, null));
       else outbox.messages.push(message);
+    },
+    payeeHere(walletId) {
+      const actor = deps.shortcut ? actors.byWalletId.get(walletId) : undefined;
+      return actor?.loaded === true && shards.serves(actor.shard) ? actor : null;
     },
     answer,
   };
@@ -346,10 +353,11 @@ export function buildLane(deps: LaneDeps): Lane {
     events += commit.events.length;
     for (const actor of commit.actors) actor.uncommitted -= 1;
     holdKeeper.committed(commit);
-    for (const { transferId } of commit.transfers) {
+    const isDriven = ({ transferId }: Transfer): boolean => !commit.atOnce.has(transferId);
+    for (const { transferId } of commit.transfers.filter(isDriven)) {
       context.send(postOf(pending.committed(transferId, nowMs)));
     }
-    for (const settled of commit.settled) {
+    for (const settled of commit.settled.filter(isDriven)) {
       const transfer = pending.settled(settled.transferId);
       for (const waiter of transfer.waiters) {
         answer(waiter, settledOutcome(transfer, settled, waiter));
@@ -374,8 +382,9 @@ export function buildLane(deps: LaneDeps): Lane {
     for (const commit of [underWay, open]) {
       if (commit === null) continue;
       for (const actor of commit.actors) actors.drop(actor);
-      for (const { transferId } of commit.transfers) pending.forget(transferId);
-      for (const { transferId } of commit.settled) pending.unsettled(transferId);
+      const isDriven = ({ transferId }: Transfer): boolean => !commit.atOnce.has(transferId);
+      for (const { transferId } of commit.transfers.filter(isDriven)) pending.forget(transferId);
+      for (const { transferId } of commit.settled.filter(isDriven)) pending.unsettled(transferId);
       for (const item of commit.items) {
         const { followers } = item;
         item.followers = [];

@@ -18,6 +18,8 @@ import type { LanePlan, LaneTask, LaneThread, StartLane } from "./lane-thread.ts
 /** What a lane's thread gets when it begins. */
 export interface LaneWorkerData extends LanePlan {
   readonly databaseUrl: string;
+  /** `LaneDeps.shortcut`. */
+  readonly shortcut: boolean;
 }
 
 export interface PiscinaLanes {
@@ -26,11 +28,15 @@ export interface PiscinaLanes {
   readonly pools: readonly Piscina[];
 }
 
-export function buildPiscinaLanes(databaseUrls: readonly string[]): PiscinaLanes {
+export function buildPiscinaLanes(
+  databaseUrls: readonly string[],
+  shortcut: boolean,
+): PiscinaLanes {
   const pools: Piscina[] = [];
 
   function start(...[plan, listener]: Parameters<StartLane>): LaneThread {
-    const workerData: LaneWorkerData = { ...plan, databaseUrl: databaseUrls[plan.database]! };
+    const databaseUrl = databaseUrls[plan.database]!;
+    const workerData: LaneWorkerData = { ...plan, databaseUrl, shortcut };
     const pool = new Piscina({
       // A thread needs JavaScript, also when this file itself runs as TypeScript.
       filename: join(packageRoot, "dist", "actors", "lane-worker.js"),

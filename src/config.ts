@@ -24,6 +24,8 @@ export interface Config {
   readonly redisUrl: string | undefined;
   /** Worker threads that run actors. */
   readonly lanes: number;
+  /** Whether a transfer within one lane is one commit. */
+  readonly transferShortcut: boolean;
   readonly hostId: string;
   readonly logLevel: LogLevel;
   /** HTTP requests of one client address per second; undefined: no limit. */
@@ -92,6 +94,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     natsUrls: Object.freeze(settings.NATS_URL ?? []),
     redisUrl: settings.REDIS_URL,
     lanes: settings.LANES ?? Math.min(Math.max(availableParallelism() - 1, 1), LIMITS.lanesMax),
+    transferShortcut: settings.TRANSFER_SHORTCUT === "on",
     hostId: settings.HOST_ID ?? defaultHostId(),
     logLevel: settings.LOG_LEVEL,
     rateLimitPerSecond: settings.RATE_LIMIT_PER_SECOND,
@@ -267,6 +270,7 @@ const specification = {
   }),
   REDIS_URL: redisServer({ default: undefined, ...neededBy(["host"], "redis://host:port") }),
   LANES: integer(1, LIMITS.lanesMax)({ default: undefined }),
+  TRANSFER_SHORTCUT: oneOf(["on", "off"])({ default: "on" }),
   HOST_ID: hostId({ default: undefined }),
   LOG_LEVEL: oneOf(logLevels)({ default: "info" }),
   RATE_LIMIT_PER_SECOND: integer(1, 1_000_000)({ default: undefined }),

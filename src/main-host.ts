@@ -53,7 +53,7 @@ export function buildRunningHost(parts: Parts): RunningHost {
     bus,
     shardTable,
     membership,
-    startLane: buildPiscinaLanes(databaseUrls).start,
+    startLane: buildPiscinaLanes(databaseUrls, config.transferShortcut).start,
     databases: databaseUrls.length,
     laneCount,
     hostId,

@@ -154,7 +154,7 @@ export function buildTestHost(
   options: Pick<HostDeps, "bus" | "laneCount" | "log" | "onFatal"> & { databaseUrl: string },
 ): TestHost {
   const { databaseUrl, ...deps } = options;
-  const lanes = buildPiscinaLanes([databaseUrl]);
+  const lanes = buildPiscinaLanes([databaseUrl], true);
   const shardTable = buildPostgresShardTable([databaseUrl]);
   const host = buildHost({
     ...deps,

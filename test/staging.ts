@@ -246,9 +246,15 @@ const SETTLE_TICKS_MAX = 100;
 export interface StagePlan {
   readonly databaseUrl: string;
   readonly lanes: readonly LanePlan[];
+  /** `LaneDeps.shortcut`; without it every transfer takes the protocol, whose steps most tests look at. */
+  readonly shortcut?: boolean;
 }
 
-export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Stage> {
+export async function stageLanes({
+  databaseUrl,
+  lanes,
+  shortcut = false,
+}: StagePlan): Promise<Stage> {
   const journals: Journal[] = [];
   const shardTable = buildPostgresShardTable([databaseUrl]);
   const byName = new Map<string, StagedLane>();
@@ -328,6 +334,7 @@ export async function stageLanes({ databaseUrl, lanes }: StagePlan): Promise<Sta
     const lane = buildLane({
       journal: stagedJournal(() => staged, real),
       owner: plan.owner,
+      shortcut,
       emit: (effects) => dispatch(staged, effects),
       log: (level, text) => void log.push(`${plan.name} ${level}: ${text}`),
       crash: (error) => {

@@ -133,6 +133,8 @@ export function buildCluster(deps: ClusterDeps): Cluster {
       scheduler,
       process,
       random: random.stream(process.name),
+      // Hosts with and without it work together.
+      shortcut: random.stream(`shortcut of ${process.name}`).chance(0.5),
       openJournal(plan, thread) {
         const database = databases[plan.database]!;
         const journal = database.journal(callerOf(thread));

@@ -23,6 +23,8 @@ export interface LanesDeps {
   /** The host's. */
   readonly process: Process;
   readonly random: Random;
+  /** `LaneDeps.shortcut`. */
+  readonly shortcut: boolean;
   /** A journal of its own for each thread. */
   readonly openJournal: (plan: LanePlan, thread: Process) => Journal;
   /** An invariant broke in a lane, and its thread ends. */
@@ -69,6 +71,7 @@ export function buildLanes(deps: LanesDeps): SimulatedLanes {
       const lane = buildLane({
         journal,
         owner: plan.owner,
+        shortcut: deps.shortcut,
         emit: (effects) => {
           const copy = structuredClone(effects);
           out(thread, () => listener.notice({ type: "effects", effects: copy }));
