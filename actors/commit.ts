@@ -11,6 +11,7 @@ import {
   type KnownCommand,
   type KnownVerdict,
   type NewEvent,
+  type TracedStep,
   type WalletWrite,
   type Writes,
 } from "../src/journal.ts";
@@ -111,7 +112,7 @@ function mayBeKnown(message: ShardMessage): boolean {
   return attempt !== 1 || command.fingerprint !== null;
 }
 
-export interface Commit extends Omit<Writes, "fence" | "wallets" | "holds"> {
+export interface Commit extends Omit<Writes, "fence" | "wallets" | "holds" | "traced"> {
   readonly items: Item[];
   readonly actors: Set<Actor>;
   readonly wallets: Map<string, WalletWrite>;
@@ -123,6 +124,8 @@ export interface Commit extends Omit<Writes, "fence" | "wallets" | "holds"> {
   readonly replies: Reply[];
   readonly messages: ShardMessage[];
   readonly changes: Change[];
+  /** Null: no step in here is traced. */
+  traced: TracedStep[] | null;
 }
 
 export function newCommit(): Commit {
@@ -143,6 +146,7 @@ export function newCommit(): Commit {
     replies: [],
     messages: [],
     changes: [],
+    traced: null,
   };
 }
 
@@ -265,6 +269,19 @@ export function recordRejection(
 
 export function reply(commit: Commit, to: CommandMessage, outcome: Outcome): void {
   commit.replies.push({ inbox: to.inbox, seq: to.seq, outcome });
+}
+
+/** Notes a step of a transfer whose command is traced. */
+export function traceStep(
+  commit: Commit,
+  step: TracedStep["step"],
+  { walletId }: Actor,
+  commandId: string,
+  traceparent: string | undefined,
+): void {
+  if (traceparent === undefined) return;
+  commit.traced ??= [];
+  commit.traced.push({ step, walletId, commandId, traceparent });
 }
 
 /** The commit as the journal takes it, under the epochs that the lane holds now. */

@@ -56,6 +56,8 @@ export interface Host {
   /** Begins to serve; resolves when the lanes run and the first look at the shard table was tried. */
   start(): Promise<void>;
   status(): HostStatus;
+  /** Whether commands for the wallets of one database at least are carried out; with one database the same as `status().ready`. */
+  readonly isUsable: boolean;
   /** Takes no more commands, answers those it has, hands its shards over, and ends its threads. */
   drain(): Promise<void>;
 }
@@ -241,10 +243,21 @@ export function buildHost(deps: HostDeps): Host {
     };
   }
 
-  function isReady(): boolean {
+  /** All but the lanes. */
+  function isInPlace(): boolean {
     const isComplete = deps.membership !== null || serving.size === ALL_SHARDS.length;
-    const areServing = lanes.every((lane) => lane.isServing);
-    return hasStarted && !isDraining && isComplete && areServing && ownership.isTableInSight;
+    return hasStarted && !isDraining && isComplete && ownership.isTableInSight;
+  }
+
+  function isReady(): boolean {
+    return isInPlace() && lanes.every((lane) => lane.isServing);
+  }
+
+  /** As long as there are wallets to be served, a host that gave up would take those away too. */
+  function isUsable(): boolean {
+    const failing = new Set<number>();
+    for (const { plan, isServing } of lanes) if (!isServing) failing.add(plan.database);
+    return isInPlace() && failing.size < deps.databases;
   }
 
   function status(): HostStatus {
@@ -299,6 +312,10 @@ export function buildHost(deps: HostDeps): Host {
     },
 
     status,
+
+    get isUsable() {
+      return isUsable();
+    },
 
     async drain() {
       isDraining = true;

@@ -17,6 +17,7 @@ import {
   type Tally,
 } from "../src/measures.ts";
 import type { Command } from "../src/protocol.ts";
+import { payeeOf } from "../src/wallet.ts";
 import type { Arrival } from "./lane-thread.ts";
 
 export interface LaneMeter {
@@ -73,7 +74,11 @@ export function buildLaneMeter(journal: Journal): LaneMeter {
     return carried;
   }
 
-  function committed(carried: readonly Note[], events: number, startedAtMs: number): void {
+  function committed(
+    carried: readonly Note[],
+    { events: { length: events }, traced }: Writes,
+    startedAtMs: number,
+  ): void {
     commits += 1;
     observe(measures.commitEvents, SIZES, events);
     const endedAtMs = monotonicMs();
@@ -84,6 +89,11 @@ export function buildLaneMeter(journal: Journal): LaneMeter {
       if (traceparent === undefined || measures.traces.length >= LIMITS.laneTracesMax) continue;
       const times = { arrivedAtMs, startedAtMs, endedAtMs };
       measures.traces.push({ traceparent, walletId, commandId, ...times, commit: commits, events });
+    }
+    for (const step of traced ?? []) {
+      if (measures.traces.length >= LIMITS.laneTracesMax) return;
+      const times = { arrivedAtMs: null, startedAtMs, endedAtMs };
+      measures.traces.push({ ...step, ...times, commit: commits, events });
     }
   }
 
@@ -112,7 +122,7 @@ export function buildLaneMeter(journal: Journal): LaneMeter {
         const result = await journal.append(writes);
         const tally = (measures.commits[result.type] ??= newTally(SECONDS));
         observe(tally, SECONDS, (monotonicMs() - startedAtMs) / 1e3);
-        if (result.type === "committed") committed(carried, writes.events.length, startedAtMs);
+        if (result.type === "committed") committed(carried, writes, startedAtMs);
         return result;
       },
     },
@@ -134,7 +144,7 @@ export function buildLaneMeter(journal: Journal): LaneMeter {
           if (message.type !== "command") continue;
           const { commandId, body } = message.command;
           // A transfer has only asked the payee by now.
-          if (body.type !== "transfer") notes.delete(commandId);
+          if (payeeOf(body) === null) notes.delete(commandId);
         }
       }
     },

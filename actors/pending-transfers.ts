@@ -190,7 +190,8 @@ export function buildPendingTransfers(): PendingTransfers {
 }
 
 /** The message that asks the payee for its verdict. */
-export function postOf({ transfer, attempts: attempt }: PendingTransfer): PostMessage {
+export function postOf({ transfer, attempts: attempt, first }: PendingTransfer): PostMessage {
+  const traceparent = first?.command.traceparent;
   const { transferId, fromWalletId, amountMinor: amount, currency, decimalPlaces } = transfer;
   return {
     type: "post",
@@ -207,6 +208,7 @@ export function postOf({ transfer, attempts: attempt }: PendingTransfer): PostMe
     commandId: transfer.commandId,
     correlationId: transfer.correlationId,
     description: transfer.description,
+    ...(traceparent !== undefined && { traceparent }),
   };
 }
 

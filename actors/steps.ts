@@ -37,6 +37,7 @@ import {
   record,
   recordRejection,
   reply,
+  traceStep,
   type Actor,
   type Cause,
   type Commit,
@@ -369,6 +370,7 @@ function stepPost(
   const commit = lead(context, actor, item);
   const { transferId } = post;
   if (item.mayBeKnown) commit.verdictLookups.push(transferId);
+  traceStep(commit, "post", actor, message.commandId, message.traceparent);
   let verdict: Verdict;
   if (rejection === null && actor.state !== null) {
     const event = transferEvent(actor.state, post, context.nowMs());
@@ -399,6 +401,7 @@ function stepVerdict(
   const { transfer } = pending;
   const commit = lead(context, actor, item);
   context.pending.settling(pending);
+  traceStep(commit, "settle", actor, transfer.commandId, pending.first?.command.traceparent);
   if (actor.state === null) throw new Error(`payer ${actor.walletId} does not exist`);
   const event = settlingEvent(actor, actor.state, transfer, verdict, context.nowMs());
   if (event !== null) record(commit, actor, [event], stepCause(transfer));

@@ -35,7 +35,7 @@ const rejected: Outcome = {
 const faultOf = (fault: Fault): Outcome => ({ type: "fault", fault });
 
 /** A desk, the bus under it, and hands on its clock. */
-function setUp() {
+function setUp({ hasSoleHost = true } = {}) {
   const bus = buildMemoryBus();
   let nowMs = 1_000;
   let sweep = (): void => undefined;
@@ -43,6 +43,7 @@ function setUp() {
   const desk = buildCommandDesk({
     bus,
     gatewayId: "g1",
+    hasSoleHost,
     clock: { nowMs: () => nowMs },
     schedule: {
       soon: (task) => void setImmediate(task),
@@ -218,6 +219,40 @@ describe("honest outcomes", () => {
       expect(await outcome).toEqual(faultOf("unknown"));
     },
   );
+
+  it("in a cluster believes a full host for what comes next, and not for what was sent", async () => {
+    // Given a full owner: another host may have received what it refused
+    const { desk, own, settle, pass } = setUp({ hasSoleHost: false });
+    const owner = own(() => faultOf("overloaded"));
+    const sent = desk.submit(commandFor("a"));
+    await settle();
+    expect(await peek(sent)).toBe("open");
+
+    // When more comes for its shard, then it is refused before anybody gets it; other shards are not concerned
+    expect(await desk.submit(commandFor("a", "next"))).toEqual(faultOf("overloaded"));
+    const elsewhere = desk.submit(commandFor("b"));
+    await settle();
+    const received = new Set(owner.deliveries.map(({ command }) => command.commandId));
+    expect(received).toEqual(new Set(["c-a", "c-b"]));
+
+    // When it has room again, what was sent is carried out first, and then what comes is sent again
+    owner.unsubscribe();
+    own(() => rejected);
+    await pass(LIMITS.commandRetryPauseMsMax);
+    expect(await sent).toEqual(rejected);
+    expect(await elsewhere).toEqual(rejected);
+    expect(await desk.submit(commandFor("a", "early"))).toEqual(faultOf("overloaded"));
+    await pass(LIMITS.commandShedMs - LIMITS.commandRetryPauseMsMax);
+    expect(await desk.submit(commandFor("a", "late"))).toEqual(rejected);
+  });
+
+  it("in a cluster tells unknown of a command that full hosts refused until its deadline", async () => {
+    const { desk, own, pass } = setUp({ hasSoleHost: false });
+    own(() => faultOf("overloaded"));
+    const outcome = desk.submit(commandFor("a"));
+    for (let ms = 0; ms <= commandDeadlineMs; ms += 500) await pass(500);
+    expect(await outcome).toEqual(faultOf("unknown"));
+  });
 
   it("does not let an owner that left hide an earlier sending in doubt", async () => {
     const { desk, own, settle, pass } = setUp();

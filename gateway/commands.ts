@@ -14,6 +14,9 @@
  * queued: waits for the end of this event-loop turn. sent: a reply may come. paused: sent again later. answered: forgotten; from
  * every state, at the latest at the deadline, as `unknown` if a bit is set and else as `unavailable`. A reply to any
  * sending answers, in every state.
+ *
+ * Where a superseded host may have received a command beside its owner, a full host's refusal clears no bit. What it is good for there
+ * is the commands that come next: for a moment those for its shard are `overloaded` here, before they are sent anywhere.
  */
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -130,6 +133,8 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   /** By number: in the order of submission, which is the order of deadlines. */
   const entries = new Map<number, Entry>();
   const outboxes = new Map<number, Outbox>();
+  /** Until when new commands for a shard are refused at the door, as its owner had no room. */
+  const fullUntilMs = new Map<number, number>();
   let paused: Entry[] = [];
   let lastNumber = 0;
   /** Commands in the outboxes. */
@@ -266,6 +271,9 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
     const isLatest = sending === entry.sendings - 1;
     if (fault === "unknown") entry.losses += 1;
     else if (hasSoleHost) ruleOut(entry, sending);
+    else if (fault === "overloaded") {
+      fullUntilMs.set(entry.shard, clock.nowMs() + LIMITS.commandShedMs);
+    }
     if (entry.doubt === 0 && fault === "overloaded") {
       answer(entry, OVERLOADED);
     } else if (entry.state === "sent" && isLatest) {
@@ -313,6 +321,14 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
     answer(entry, entry.doubt === 0 ? UNAVAILABLE : UNKNOWN);
   }
 
+  function isFull(shard: number): boolean {
+    const untilMs = fullUntilMs.get(shard);
+    if (untilMs === undefined) return false;
+    if (clock.nowMs() < untilMs) return true;
+    fullUntilMs.delete(shard);
+    return false;
+  }
+
   /** Refuses at the door what never becomes an entry. */
   function refuse({ body }: Command, outcome: Outcome): Promise<Outcome> {
     meter?.answered(body.type, outcome, 0);
@@ -338,11 +354,13 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
     submit(command) {
       if (drained !== undefined) return refuse(command, UNAVAILABLE);
       if (entries.size >= LIMITS.gatewayCommandsMax) return refuse(command, OVERLOADED);
+      const shard = shardOf(command.walletId);
+      if (fullUntilMs.size > 0 && isFull(shard)) return refuse(command, OVERLOADED);
       const promise = new Promise<Outcome>(executor);
       const entry: Entry = {
         number: ++lastNumber,
         command,
-        shard: shardOf(command.walletId),
+        shard,
         submittedAtMs: clock.nowMs(),
         resolve: resolveNext,
         state: "queued",

@@ -203,6 +203,9 @@ it("the OpenAPI document comes from the schemas that validate", async () => {
     content: { "application/json": { schema: { additionalProperties: false } } },
   });
   expect(Object.keys(credit?.responses ?? {})).toEqual(["200", "4XX", "5XX"]);
+
+  // And the feed is there, whose protocol begins with an answer of HTTP
+  expect(Object.keys(spec.paths["/ws"]?.["get"]?.responses ?? {})).toContain("101");
 });
 
 describe("what is no HTTP", () => {

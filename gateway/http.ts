@@ -22,7 +22,7 @@ import { buildCommandIntake } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
 import { addGameRoutes } from "./game-routes.ts";
 import { addHealthRoutes, type HealthProbe } from "./health-routes.ts";
-import { buildServer } from "./http-server.ts";
+import { buildServer, FEED_PATH } from "./http-server.ts";
 import { addHoldRoutes } from "./hold-routes.ts";
 import { addLedgerRoutes } from "./ledger-routes.ts";
 import { addMetricsRoute } from "./metrics-route.ts";
@@ -145,15 +145,17 @@ interface ApiDocument {
 
 interface ApiOperation {
   readonly tags?: readonly string[];
+  readonly summary?: string;
+  readonly description?: string;
   parameters?: { readonly name: string }[];
   readonly requestBody?: {
     required: boolean;
     readonly content: Record<
       string,
-      { readonly schema?: { readonly required?: readonly string[] } }
+      { readonly schema?: { readonly required?: readonly string[]; readonly properties?: object } }
     >;
   };
-  readonly responses: Record<string, { description: string; headers?: object }>;
+  readonly responses: Record<string, { description: string; headers?: object; content?: object }>;
 }
 
 function header(description: string, type = "string"): object {
@@ -188,27 +190,46 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
   "5XX": "Not at the moment (503), not known whether it happened (504), or our mistake (500)",
 };
 
+/** The feed's route has no schema of its own, since what it answers with is no HTTP. */
+function feedOperation(): ApiOperation {
+  const content = { "application/json": { schema: { $ref: "#/components/schemas/Error" } } };
+  return {
+    tags: ["feed"],
+    summary: "Balance changes as they are committed, over WebSocket",
+    description:
+      'After the upgrade the client sends frames such as `{ "type": "subscribe", "wallets": ["wallet-1"] }`; docs/feed.md has them all',
+    responses: {
+      101: { description: "Speaks WebSocket from here on; frames are JSON" },
+      "4XX": { description: "No upgrade was asked for (426)", content },
+      "5XX": { description: "Not at the moment", content },
+    },
+  };
+}
+
 /**
  * Adds headers, descriptions and which bodies may be left out. Here and not in the routes' schemas, since Fastify would check
  * headers that have a schema with every request.
  */
 function completeDocument({ paths }: ApiDocument): void {
+  paths[FEED_PATH] = { get: feedOperation() };
   for (const operations of Object.values(paths)) {
     for (const [method, operation] of Object.entries(operations)) {
       const isWrite = method === "post" || method === "patch";
-      // Each outcome says for itself whether it is a replay.
+      // Each outcome says for itself whether it is a replay, or of a dry run.
       const isBatch = operation.tags?.includes("batches") === true;
       const hasNext = operation.parameters?.some(({ name }) => NEXT_PARAMETERS.has(name)) === true;
       if (isWrite) operation.parameters = [...(operation.parameters ?? []), key, correlation];
       const { requestBody } = operation;
-      const fields = requestBody?.content["application/json"]?.schema?.required ?? [];
+      const bodySchema = requestBody?.content["application/json"]?.schema;
+      const fields = bodySchema?.required ?? [];
+      const hasDryRun = "dryRun" in (bodySchema?.properties ?? {});
       if (requestBody !== undefined) requestBody.required = fields.length > 0;
       for (const [status, response] of Object.entries(operation.responses)) {
         const isPage = hasNext && status === "200";
         response.description = DESCRIPTIONS[status] ?? response.description;
         const headers = {
           ...(isWrite && !isBatch && status !== "5XX" && { "Idempotent-Replayed": replayed }),
-          ...(isWrite && !isBatch && { "Dry-Run": dryRun }),
+          ...(hasDryRun && { "Dry-Run": dryRun }),
           ...(/^[45]/.test(status) && { "Retry-After": retryAfter }),
           ...(isPage && { Link: link }),
         };

@@ -8,12 +8,13 @@ import {
   NullableId,
   NullableText,
   Time,
+  TRANSACTION_ID_PATTERN,
   TransactionType,
 } from "./schemas.ts";
 
 export const TransactionParams = Type.Object({
   transactionId: Type.String({
-    pattern: "^[A-Za-z0-9_.:@-]{1,160}$",
+    pattern: TRANSACTION_ID_PATTERN,
     description: "A transaction's or an event's `id`, or a transfer's id",
     examples: ["wallet-1:3"],
   }),

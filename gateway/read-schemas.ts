@@ -14,6 +14,7 @@ import {
   Moment,
   OwnerId,
   ref,
+  TEXT_PATTERN,
   Transaction,
   TransactionType,
   Transfer,
@@ -70,8 +71,7 @@ export const WalletQuery = Type.Object(
   closed,
 );
 
-/** Text that PostgreSQL can keep. */
-const SearchText = Type.String({ maxLength: LIMITS.keyLengthMax, pattern: "^[^\\u0000]*$" });
+const SearchText = Type.String({ maxLength: LIMITS.keyLengthMax, pattern: TEXT_PATTERN });
 const BalanceBound = Type.String({
   maxLength: 64,
   description: "Inclusive, a decimal from 0 in units of each wallet's asset",

@@ -13,6 +13,21 @@ import { LIMITS } from "../src/limits.ts";
 /** Wallet, owner and asset ids. */
 export const ID_PATTERN = `^[A-Za-z0-9_.:@-]{1,${LIMITS.idLengthMax}}$`;
 
+/** An event's id is its wallet's with a version, so it may be longer. */
+export const TRANSACTION_ID_PATTERN = "^[A-Za-z0-9_.:@-]{1,160}$";
+/** Text that PostgreSQL can keep. */
+export const TEXT_PATTERN = "^[^\\u0000]*$";
+/** As URLs are when they are written out, and secrets. */
+export const PRINTABLE_PATTERN = "^[!-~]*$";
+
+/** What each pattern asks for, in words. */
+export const PATTERN_RULES: Readonly<Record<string, string>> = {
+  [ID_PATTERN]: `must be 1 to ${LIMITS.idLengthMax} characters of letters, digits and - _ . : @`,
+  [TRANSACTION_ID_PATTERN]: "must be 1 to 160 characters of letters, digits and - _ . : @",
+  [TEXT_PATTERN]: "must not contain the character U+0000",
+  [PRINTABLE_PATTERN]: "must be printable ASCII characters without spaces",
+};
+
 export const Id = Type.String({ pattern: ID_PATTERN, examples: ["wallet-1"] });
 export const OwnerId = Type.String({ pattern: ID_PATTERN, examples: ["user-1"] });
 export const Currency = Type.String({

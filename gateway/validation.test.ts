@@ -1,11 +1,20 @@
 /** What the schemas refuse, and whether the refusal names the field and says why. */
+import type { TSchema } from "typebox";
 import { describe, expect, it } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
+import * as batchSchemas from "./batch-schemas.ts";
+import * as commandSchemas from "./command-schemas.ts";
 import { AmountBody, CreateBody } from "./command-schemas.ts";
+import * as gameSchemas from "./game-schemas.ts";
+import * as ledgerSchemas from "./ledger-schemas.ts";
+import { TransactionParams } from "./ledger-schemas.ts";
+import * as readSchemas from "./read-schemas.ts";
 import { WalletsQuery } from "./read-schemas.ts";
-import { WalletParams } from "./schemas.ts";
+import { PATTERN_RULES, WalletParams } from "./schemas.ts";
 import { checkOf, readQuery } from "./validation.ts";
+import * as webhookSchemas from "./webhook-schemas.ts";
+import { WebhookBody } from "./webhook-schemas.ts";
 
 const amount = 1;
 
@@ -111,7 +120,46 @@ describe("a query", () => {
     ["ownerId=a&ownerId=b", "ownerId", "is given twice"],
     ["status=active", "status", "must be one of ACTIVE, SUSPENDED, CLOSED"],
     ["foo=1", "foo", "is not known here"],
+    ["q=a%00", "q", "must not contain the character U+0000"],
+    ["metadata.tier=%00", "metadata.tier", "must not contain the character U+0000"],
   ])("%s is refused by naming %s", (query, field, message) => {
     expect(ask(query).error?.details).toEqual([{ field, message }]);
+  });
+});
+
+describe("a pattern", () => {
+  it.each([
+    [
+      TransactionParams,
+      { transactionId: "a b" },
+      "must be 1 to 160 characters of letters, digits and - _ . : @",
+    ],
+    [
+      WebhookBody,
+      { url: "https://shop.example/a b" },
+      "must be printable ASCII characters without spaces",
+    ],
+    [
+      WebhookBody,
+      { url: "https://shop.example/", description: "\0" },
+      "must not contain the character U+0000",
+    ],
+  ])("is told in words: %#", (schema: TSchema, value, message) => {
+    expect(checkOf(schema)(value)?.details).toMatchObject([{ message }]);
+  });
+
+  it("has words wherever a request may meet one", () => {
+    const requests = [
+      readSchemas,
+      commandSchemas,
+      ledgerSchemas,
+      webhookSchemas,
+      gameSchemas,
+      batchSchemas,
+    ];
+    const found = JSON.stringify(requests).matchAll(/"pattern":("(?:[^"\\]|\\.)*")/g);
+    const patterns = new Set([...found].map(([, pattern]) => JSON.parse(pattern!) as string));
+    expect(patterns.size).toBeGreaterThan(3);
+    expect([...patterns].filter((pattern) => !(pattern in PATTERN_RULES))).toEqual([]);
   });
 });

@@ -10,7 +10,7 @@ import { Compile } from "typebox/compile";
 import { canonicalAmount } from "../src/amount.ts";
 import { LIMITS } from "../src/limits.ts";
 import { apiError, validationFailed, type ApiError, type FieldProblem } from "./errors.ts";
-import { ID_PATTERN } from "./schemas.ts";
+import { PATTERN_RULES } from "./schemas.ts";
 
 /** Null when the value is as it should be. */
 export type Check = (value: unknown) => ApiError | null;
@@ -114,12 +114,7 @@ function addProblems(
       add(field, `must be one of ${(params.allowedValues ?? []).join(", ")}`);
       return;
     case "pattern":
-      add(
-        field,
-        params.pattern === ID_PATTERN
-          ? `must be 1 to ${LIMITS.idLengthMax} characters of letters, digits and - _ . : @`
-          : message,
-      );
+      add(field, PATTERN_RULES[String(params.pattern)] ?? message);
       return;
     case "type":
       // Only a query's parser makes lists of single values.

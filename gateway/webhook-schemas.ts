@@ -3,7 +3,16 @@ import { Type, type Static } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
 import type { WalletEventType } from "../src/wallet.ts";
-import { Id, Moment, NullableText, NullableTime, Time, words } from "./schemas.ts";
+import {
+  Id,
+  Moment,
+  NullableText,
+  NullableTime,
+  PRINTABLE_PATTERN,
+  TEXT_PATTERN,
+  Time,
+  words,
+} from "./schemas.ts";
 
 /** Every type, so that a filter with a mistake in it is refused; the type of this table refuses one that is missing. */
 const EVENT_TYPES: { readonly [EventType in WalletEventType]: true } = {
@@ -36,8 +45,7 @@ const WalletFilter = Type.Array(Id, {
 const Url = Type.String({
   minLength: 1,
   maxLength: LIMITS.webhookUrlLengthMax,
-  // Printable ASCII, as a URL is when it is written out.
-  pattern: "^[!-~]*$",
+  pattern: PRINTABLE_PATTERN,
   description: "http or https. A private address only where the operator allows it",
   examples: ["https://shop.example/hooks/coffer"],
 });
@@ -49,14 +57,14 @@ export const WebhookBody = Type.Object(
       Type.String({
         minLength: 16,
         maxLength: LIMITS.keyLengthMax,
-        pattern: "^[!-~]*$",
+        pattern: PRINTABLE_PATTERN,
         description: "Signs what is sent. Left out: one is made",
       }),
     ),
     events: Type.Optional(EventTypeFilter),
     wallets: Type.Optional(WalletFilter),
     description: Type.Optional(
-      Type.String({ maxLength: LIMITS.descriptionLengthMax, pattern: "^[^\\u0000]*$" }),
+      Type.String({ maxLength: LIMITS.descriptionLengthMax, pattern: TEXT_PATTERN }),
     ),
     from: Type.Optional(
       Type.String({

@@ -70,6 +70,15 @@ export interface NewVerdict {
   readonly decidedAtMs: number;
 }
 
+/** A step of a traced transfer that a commit carries; its command's own commit needs none. */
+export interface TracedStep {
+  readonly step: "post" | "settle";
+  /** Whose actor takes the step. */
+  readonly walletId: string;
+  readonly commandId: string;
+  readonly traceparent: string;
+}
+
 /** The content of one commit. */
 export interface Writes {
   readonly events: NewEvent[];
@@ -87,6 +96,8 @@ export interface Writes {
   readonly holds: ReadonlyMap<string, { hold: Hold; isNew: boolean }>;
   /** The epoch at which the writer holds each shard that the commit touches or merely speaks for. */
   readonly fence: ReadonlyMap<number, number>;
+  /** For who takes the time of commits; nothing of it is written. */
+  readonly traced?: readonly TracedStep[] | null;
 }
 
 /** A hold within its wallet. */

@@ -39,6 +39,8 @@ export const LIMITS = {
   /** Pause before a command that found no owner, or a full host, is sent again: doubling, from the first to the longest. */
   commandRetryPauseMs: 50,
   commandRetryPauseMsMax: 500,
+  /** Without the last word of a full host for this long, a gateway in a cluster sends new commands for the shard again. */
+  commandShedMs: 1_000,
   /** Times one command is sent, counting those that reached nobody. Each one's fate is one bit of an integer. */
   commandSendsMax: 30,
   /**
@@ -431,6 +433,10 @@ assertRelation(
 assertRelation(
   LIMITS.laneBacklogMax >= LIMITS.laneCommandsMax + LIMITS.pendingTransfersMax,
   "what a lane has accepted must fit its backlog when the database goes away",
+);
+assertRelation(
+  LIMITS.commandShedMs > LIMITS.commandRetryPauseMsMax + LIMITS.commandSweepMs,
+  "commands that a full host has refused must ask it again before new ones may",
 );
 assertRelation(
   LIMITS.commandAttemptMs * 2 < LIMITS.commandDeadlineMs,

@@ -23,7 +23,13 @@ import { buildPostgresReadModel } from "./postgres-read-model.ts";
 import { buildPostgresShardTable } from "./postgres-shard-table.ts";
 import { buildPostgresWebhooks } from "./postgres-webhooks.ts";
 import { SUBJECTS } from "./protocol.ts";
-import { booksProbe, hostProbe, redisProbe, type RunningHost } from "./main-host.ts";
+import {
+  booksProbe,
+  databaseProbes,
+  hostProbe,
+  redisProbe,
+  type RunningHost,
+} from "./main-host.ts";
 import type { Parts } from "./parts.ts";
 
 export async function startGateway(
@@ -71,14 +77,16 @@ export async function startGateway(
     tracing,
     rateLimit,
     trustProxy: config.trustProxy,
-    probes:
-      running === null
+    probes: [
+      ...databaseProbes(databases.urls, shardTable, running?.host ?? null),
+      ...(running === null
         ? [ownerProbe(bus)]
         : [
             hostProbe(running.host),
             ...redisProbe(running.membership),
             ...booksProbe(running.reconciliation),
-          ],
+          ]),
+    ],
     ...(natsBus === null ? {} : { busStats: () => natsBus.stats() }),
     ...(running === null ? {} : { relayStatus: () => running.host.status().relay ?? [] }),
   });

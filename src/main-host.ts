@@ -16,16 +16,17 @@ import { addHealthRoutes, type HealthProbe } from "../gateway/health-routes.ts";
 import { buildServer } from "../gateway/http-server.ts";
 import { addMetricsRoute } from "../gateway/metrics-route.ts";
 import { systemTime } from "./clock.ts";
-import type { Config } from "./config.ts";
+import { databaseName, type Config } from "./config.ts";
 import { LIMITS } from "./limits.ts";
 import { buildPostgresRelayStore } from "./postgres-relay.ts";
-import { buildPostgresShardTable } from "./postgres-shard-table.ts";
+import { buildPostgresShardTable, type PostgresShardTable } from "./postgres-shard-table.ts";
 import { buildPostgresWebhooks } from "./postgres-webhooks.ts";
 import { buildWebhookSender } from "./webhook-sender.ts";
 import type { Parts } from "./parts.ts";
 
 export interface RunningHost {
   readonly host: Host;
+  readonly shardTable: PostgresShardTable;
   /** Null: the host is alone. */
   readonly membership: RedisMembership | null;
   /** Null: switched off. */
@@ -72,7 +73,7 @@ export function buildRunningHost(parts: Parts): RunningHost {
     closing.push({ name: "reconciliation", close: () => reconciliation.stop() });
   }
   watchHost(parts, host, reconciliation);
-  return { host, membership, reconciliation, startRelaying };
+  return { host, shardTable, membership, reconciliation, startRelaying };
 }
 
 function buildReconciliationOf(
@@ -158,10 +159,41 @@ export function hostProbe(host: Host): HealthProbe {
     name: "host",
     isNeededForCommands: true,
     probe: () =>
-      host.status().ready
-        ? Promise.resolve(0)
-        : Promise.reject(new Error("the lanes do not serve now")),
+      host.isUsable ? Promise.resolve(0) : Promise.reject(new Error("the lanes do not serve now")),
   };
+}
+
+/**
+ * Each of several databases by itself. One that is away takes its own wallets along and no others, so the process goes on serving:
+ * who looks at its health learns which one, and that the lanes of a host have noticed.
+ */
+export function databaseProbes(
+  databaseUrls: readonly string[],
+  shardTable: Pick<PostgresShardTable, "ping">,
+  host: Host | null,
+): HealthProbe[] {
+  if (databaseUrls.length === 1) return [];
+  const probes = databaseUrls.map((url, index): HealthProbe => {
+    const probe = async (): Promise<number> => {
+      try {
+        return await shardTable.ping(index);
+      } catch (error) {
+        const reason = error instanceof Error ? error.message : String(error);
+        throw new Error(`${databaseName(url)}: ${reason}`, { cause: error });
+      }
+    };
+    return { name: `database-${index + 1}`, isNeededForCommands: false, probe };
+  });
+  return host === null ? probes : [...probes, lanesProbe(host)];
+}
+
+function lanesProbe(host: Host): HealthProbe {
+  const probe = async (): Promise<number> => {
+    const idle = host.status().lanes.filter(({ serving }) => !serving);
+    if (idle.length === 0) return 0;
+    throw new Error(`${idle.map(({ name }) => name).join(", ")} cannot serve now`);
+  };
+  return { name: "lanes", isNeededForCommands: false, probe };
 }
 
 /** Without Redis shards stay where they are, and commands are served. */
@@ -172,8 +204,8 @@ export function redisProbe(membership: RedisMembership | null): HealthProbe[] {
 
 /** A host serves its health, so that an orchestrator can watch it; commands come over the bus. */
 export function buildHostServer(parts: Parts, running: RunningHost): FastifyInstance {
-  const { bus, natsBus, version, metrics, log, closing } = parts;
-  const { host, membership, reconciliation } = running;
+  const { databases, bus, natsBus, version, metrics, log, closing } = parts;
+  const { host, shardTable, membership, reconciliation } = running;
   const server = buildServer(log, { metrics });
   addMetricsRoute(server, metrics);
   addHealthRoutes(server, {
@@ -182,6 +214,7 @@ export function buildHostServer(parts: Parts, running: RunningHost): FastifyInst
     probes: [
       hostProbe(host),
       { name: "bus", isNeededForCommands: true, probe: () => bus.ping(LIMITS.healthCheckMs) },
+      ...databaseProbes(databases.urls, shardTable, host),
       ...redisProbe(membership),
       ...booksProbe(reconciliation),
     ],

@@ -43,14 +43,16 @@ export function countOf({ counts }: Tally): number {
   return counts.reduce((sum, count) => sum + count, 0);
 }
 
-/** A commit that carried a command which is traced. Times are of `monotonicMs`. */
+/** A commit that carried a command, or a step of a transfer, which is traced. Times are of `monotonicMs`. */
 export interface CommitTrace {
+  /** Which step of its transfer; left out for a command's own commit. */
+  readonly step?: "post" | "settle";
   /** The command's, in the form of the W3C header. */
   readonly traceparent: string;
   readonly commandId: string;
   readonly walletId: string;
-  /** When the host took it from the bus. */
-  readonly arrivedAtMs: number;
+  /** When the host took it from the bus; null for a step, which may never have been on it. */
+  readonly arrivedAtMs: number | null;
   readonly startedAtMs: number;
   readonly endedAtMs: number;
   /** Which commit of its lane: commands with the same number share it. */

@@ -80,6 +80,7 @@ it("what lanes measure adds up over lanes and ticks; how busy they are does not"
     "coffer_wallets_recovered_total 9",
   ]);
   expect(await linesOf(metrics, "coffer_lane_losses_total{")).toEqual([
+    'coffer_lane_losses_total{lane="lane-0"} 0',
     'coffer_lane_losses_total{lane="lane-1"} 1',
   ]);
   expect(await linesOf(metrics, "coffer_lane_busy_ratio{")).toEqual([

@@ -57,6 +57,10 @@ export interface Metrics {
 export function buildMetrics(process: { role: Role; version: string }): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry, prefix: "coffer_" });
+  // Gauges by name of a counter, and no more than the sums of others: `promtool check metrics` takes offence.
+  for (const what of ["handles", "requests", "resources"]) {
+    registry.removeSingleMetric(`coffer_nodejs_active_${what}_total`);
+  }
   const about = { name: "coffer_build_info", help: "Always 1; the labels say what runs" };
   addGauge(registry, about, ["version", "role"], () => [{ labels: { ...process }, value: 1 }]);
   let onTraces: HostSources["onTraces"];
@@ -97,7 +101,7 @@ function buildAnswerMeter(registry: Registry): Pick<Metrics, "route" | "endpoint
     },
     SECONDS,
   );
-  const errors = new Map<string, number>();
+  const errors = new Map<string, number>([["internal_error", 0]]);
   addCounter(
     registry,
     { name: "coffer_errors_total", help: "Answers over HTTP and NATS that are errors, by code" },
@@ -259,11 +263,17 @@ function buildHostMeter(
       add(recoveries(), measures.recovery);
       for (const [result, tally] of Object.entries(measures.commits)) add(commits(result), tally);
       if (measures.walletsRecovered > 0) counts.recovered("", measures.walletsRecovered);
+      // From 0 on: a counter that begins with its first loss shows no increase.
+      if (!busyRatios.has(lane)) counts.lost(lane, 0);
       busyRatios.set(lane, measures.busyRatio);
       if (measures.traces.length > 0) takeTraces(lane, measures.traces);
     },
     laneLost: (lane) => counts.lost(lane, 1),
-    shardsMoved: (type, shards) => counts.moved(type, shards),
+    shardsMoved(type, shards) {
+      for (const each of ["taken", "handed over", "lost"]) {
+        counts.moved(each, each === type ? shards : 0);
+      }
+    },
   };
 }
 

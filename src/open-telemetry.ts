@@ -91,7 +91,7 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
       // A trace of its own might not be sampled, and the links would lead nowhere.
       contextOf(first),
     );
-    traces.forEach(({ commandId, walletId, arrivedAtMs }, index) => {
+    traces.forEach(({ commandId, walletId, arrivedAtMs, step }, index) => {
       const parent = parents[index] ?? null;
       if (parent === null) return;
       const attributes = {
@@ -100,15 +100,16 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
         "coffer.command.id": commandId,
       };
       const context = contextOf(parent);
-      const startTime = arrivedAtMs + toWallMs;
-      tracer
-        .startSpan("mailbox", { kind: SpanKind.SERVER, startTime, attributes }, context)
-        .end(start);
+      if (arrivedAtMs !== null) {
+        const startTime = arrivedAtMs + toWallMs;
+        tracer
+          .startSpan("mailbox", { kind: SpanKind.SERVER, startTime, attributes }, context)
+          .end(start);
+      }
       const links = [{ context: batch.spanContext() }];
       const committing = { ...attributes, "coffer.commit.events": events };
-      tracer
-        .startSpan("commit", { startTime: start, attributes: committing, links }, context)
-        .end(end);
+      const name = step === undefined ? "commit" : `${step} commit`;
+      tracer.startSpan(name, { startTime: start, attributes: committing, links }, context).end(end);
     });
     batch.end(end);
   }

@@ -7,8 +7,13 @@ import pg from "pg";
 import { LIMITS } from "./limits.ts";
 import type { ShardOwner, ShardTable } from "./shard-table.ts";
 
+export interface PostgresShardTable extends ShardTable {
+  /** Asks one of the databases whether it is there; resolves to the latency in milliseconds. */
+  ping(database: number): Promise<number>;
+}
+
 /** @param databaseUrls in the deployment's order: shard `s` is in the one at `s % databaseUrls.length` */
-export function buildPostgresShardTable(databaseUrls: readonly string[]): ShardTable {
+export function buildPostgresShardTable(databaseUrls: readonly string[]): PostgresShardTable {
   const pools = databaseUrls.map(buildPool);
 
   return {
@@ -43,6 +48,12 @@ export function buildPostgresShardTable(databaseUrls: readonly string[]): ShardT
       if (asked.some(({ status }) => status === "rejected")) {
         throw new Error(`shards may not be released: ${reasonOf(asked)}`);
       }
+    },
+
+    async ping(database) {
+      const startedAtMs = performance.now();
+      await pools[database]!.query("SELECT 1");
+      return performance.now() - startedAtMs;
     },
 
     async close() {

@@ -82,6 +82,8 @@ export interface PostMessage {
   readonly commandId: string;
   readonly correlationId: string;
   readonly description: string | null;
+  /** Of the command that made the transfer, while somebody remembers it: it is on no record. */
+  readonly traceparent?: string;
 }
 
 /** Payee's actor -> payer's: the durable verdict. The receiver settles; one for a settled transfer is dropped. */

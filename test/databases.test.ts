@@ -5,7 +5,7 @@ import { UnsafeDatabaseError, withClient } from "../src/database.ts";
 import { prepareDatabases, watchDeployment } from "../src/deployment.ts";
 import { migrateDown, migrateUp, migrationStatus } from "../src/migrate.ts";
 import { shardOf } from "../src/shard.ts";
-import { startCoffer } from "./process.ts";
+import { startCoffer, type CofferProcess } from "./process.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 import type { AnyBody } from "./stack.ts";
 import { EVEN, idIn, ODD, withLimits } from "./staging.ts";
@@ -188,6 +188,16 @@ describe("the deployment", () => {
 
 // --- All of it ------------------------------------------------------------------------------------------------------------
 
+interface Health {
+  readonly status: string;
+  readonly checks: Record<string, { readonly state: string; readonly reason?: string }>;
+}
+
+async function healthOf(coffer: CofferProcess): Promise<Health & { code: number }> {
+  const response = await fetch(`${coffer.baseUrl}/health/ready`);
+  return { code: response.status, ...((await response.json()) as Health) };
+}
+
 describe("Coffer on two databases", () => {
   const names = ["coffer_even", "coffer_odd"];
 
@@ -272,6 +282,11 @@ describe("Coffer on two databases", () => {
     const { body: listed } = await call("/wallets?limit=10");
     expect(listed.map(({ id, balance }) => [id, balance])).toEqual(walletIds.map((id) => [id, 10]));
 
+    // And its health has each database
+    const up = { state: "up" };
+    const all = { "database-1": up, "database-2": up, lanes: up };
+    expect(await healthOf(coffer)).toMatchObject({ code: 200, status: "up", checks: all });
+
     // And when one database is away, the wallets of the other are served
     wire.close();
     expect((await call(`/wallets/${near}/credit`, { amount: 1 })).status).toBe(200);
@@ -279,5 +294,20 @@ describe("Coffer on two databases", () => {
     expect((await call(`/wallets/${far}`)).status).toBe(503);
     expect((await call("/wallets")).status).toBe(503);
     await coffer.untilReady();
+
+    // And it is told which one is away, also when its lane has noticed
+    const lost = call(`/wallets/${far}/credit`, { amount: 1 });
+    lost.catch(() => undefined); // it has 10 s, and its answer is not waited for
+    await expect.poll(async () => (await healthOf(coffer)).checks["lanes"]?.state).toBe("down");
+    const { code, status, checks } = await healthOf(coffer);
+    expect([code, status]).toEqual([200, "degraded"]);
+    expect(checks).toMatchObject({ database: up, host: up, bus: up, "database-1": up });
+    const { host, pathname } = new URL(wire.url);
+    expect(checks["database-2"]).toMatchObject({ state: "down", latencyMs: null });
+    expect(checks["database-2"]!.reason).toMatch(new RegExp(`^${host}${pathname}: .`));
+    expect(checks["lanes"]!.reason).toBe("lane-1 cannot serve now");
+    expect((await call(`/wallets/${near}/credit`, { amount: 1 })).status).toBe(200);
+    // A stop would give that command its time
+    await coffer.kill();
   });
 });

@@ -11,6 +11,7 @@ import {
   operations,
   stack,
   useHttpStage,
+  type Operation,
 } from "./http-stage.ts";
 import {
   openStake,
@@ -189,12 +190,26 @@ describe("the document", () => {
 
   it("has a schema for every answer of every operation", () => {
     const without = operations().filter(({ operation }) =>
-      // 204 is an answer without a body.
+      // 204 is an answer without a body, and 101 the last that is HTTP.
       Object.entries(operation.responses).some(
-        ([status, { content }]) => status !== "204" && content === undefined,
+        ([status, { content }]) => !["101", "204"].includes(status) && content === undefined,
       ),
     );
     expect(without.map(({ method, path }) => `${method} ${path}`)).toEqual([]);
+  });
+
+  it("has the header of a dry run where the body has the field, and nowhere else", () => {
+    const having = (what: (operation: Operation) => boolean): string[] =>
+      operations()
+        .filter(({ operation }) => what(operation))
+        .map(({ method, path }) => `${method} ${path}`);
+    const told = having(({ responses }) => JSON.stringify(responses).includes('"Dry-Run"'));
+    const asked = having(({ requestBody }) =>
+      JSON.stringify(requestBody?.content["application/json"] ?? {}).includes('"dryRun":'),
+    );
+    expect(told).toEqual(asked.filter((name) => name !== "post /batch"));
+    expect(told).toContain("post /wallets/{walletId}/credit");
+    expect(having(() => true)).toContain("post /webhooks");
   });
 
   it("can be read as a page at /docs", async () => {

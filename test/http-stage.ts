@@ -36,7 +36,7 @@ export function lasting({ text, body }: Reply<AnyBody>): unknown {
   return rest;
 }
 
-interface Operation {
+export interface Operation {
   readonly parameters?: { name: string; in: string; required?: boolean; schema: object }[];
   readonly requestBody?: { content: Record<string, { schema: object }> };
   readonly responses: Record<

@@ -259,7 +259,7 @@ function namesIn(text: string, known: ReadonlySet<string>): Set<string> {
   );
 }
 
-it("docs/operations.md and the dashboard know every metric, and none that is not there", async () => {
+it("docs/operations.md, the dashboard and the alerts know every metric, and none that is not there", async () => {
   // Given all that gateways and hosts show
   const scrapes = await Promise.all([all, host, gateway].map((each) => scrape(each.baseUrl)));
   const live = new Set(scrapes.flatMap(({ types }) => [...types.keys()]));
@@ -278,6 +278,19 @@ it("docs/operations.md and the dashboard know every metric, and none that is not
   expect([...shown].filter((name) => !live.has(name))).toEqual([]);
   const own = [...live].filter((name) => !/^coffer_(process|nodejs)_/.test(name));
   expect(own.filter((name) => !shown.has(name))).toEqual([]);
+
+  // And alerts ask only for what is there, or what Prometheus adds
+  const alerts = readFileSync(join(packageRoot, "docs", "grafana", "alerts.yml"), "utf8");
+  const asked = namesIn(alerts, live);
+  expect(asked.size).toBeGreaterThan(5);
+  expect([...asked].filter((name) => !live.has(name))).toEqual([]);
+
+  // And no gauge bears a counter's name, nor the other way round
+  const types = new Map(scrapes.flatMap((each) => [...each.types]));
+  const misnamed = [...types].filter(
+    ([name, type]) => name.endsWith("_total") !== (type === "counter"),
+  );
+  expect(misnamed).toEqual([]);
 
   // And it is one that Grafana takes: ids of panels and letters of queries are theirs alone, and panels fit the grid
   expect(uid).toBe("coffer");

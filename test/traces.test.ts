@@ -1,15 +1,19 @@
 /**
- * Traces and logs of a gateway and a host as two processes over NATS: a collector of our own takes their spans. One command is one
+ * Traces and logs of a gateway and hosts as processes of their own over NATS: a collector of our own takes their spans. One command is one
  * trace, from the caller's `traceparent` to the commit; what the caller does not sample leaves nothing; and a log line of a
  * request has its correlation id and no password.
  */
 import { randomBytes } from "node:crypto";
 import { connect as connectNats, headers as newHeaders } from "nats";
+import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
+import { placeOf } from "../actors/placement.ts";
+import type { ClusterBody } from "../gateway/cluster-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
+import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import { migrateUp } from "../src/migrate.ts";
 import { startCollector, type CollectedSpan, type Collector } from "./otlp-collector.ts";
-import { startCoffer, type CofferProcess } from "./process.ts";
+import { startCoffer, type CofferProcess, type Environment } from "./process.ts";
 import { createDatabase, dropDatabase, startNats, startRedis, type TestServer } from "./servers.ts";
 import { until } from "./stack.ts";
 
@@ -18,6 +22,7 @@ let collector: Collector;
 let host: CofferProcess;
 let gateway: CofferProcess;
 let databaseUrl: string;
+let hostEnv: Environment;
 
 beforeAll(async () => {
   // Of its own: other tests' clusters are on the shared ones.
@@ -32,8 +37,8 @@ beforeAll(async () => {
     LOG_LEVEL: "debug",
     OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
   };
-  const member = { REDIS_URL: redis.url, HOST_ID: "traced-host" };
-  host = await startCoffer({ ...env, ...member, ROLE: "host" });
+  hostEnv = { ...env, REDIS_URL: redis.url, ROLE: "host" };
+  host = await startCoffer({ ...hostEnv, HOST_ID: "traced-host" });
   gateway = await startCoffer({ ...env, ROLE: "gateway", HOST_ID: "traced-gateway" });
   await Promise.all([host, gateway].map((each) => each.untilReady()));
   expect((await post("/wallets", { walletId: "t1" })).status).toBe(201);
@@ -174,18 +179,103 @@ it("what is rejected is no failure, and has a commit when it is recorded", async
   expect([request!.isError, command!.isError]).toEqual([false, false]);
 });
 
-it("both wallets' owners may be elsewhere: a transfer's trace has the payer's commit", async () => {
-  expect((await post("/wallets", { walletId: "t2" })).status).toBe(201);
+/** Sends, and expects the caller's trace to have the three commits, in the order of the protocol, each on its side. */
+async function expectWholeTransfer(
+  request: { readonly path: string; readonly json: object; readonly name: string },
+  [payer, payee]: readonly [string, string],
+  [payersHost, payeesHost]: readonly [string, string],
+): Promise<string> {
   const caller = newCaller();
-  const { traceparent } = caller;
-  const sent = await post("/wallets/t1/transfer", { toWalletId: "t2", amount: 1 }, { traceparent });
+  const { traceId, traceparent } = caller;
+  // Its own correlation id, since that one is stored.
+  const headers = { traceparent, "x-correlation-id": `of-${payer}-${payee}` };
+  const sent = await post(request.path, request.json, headers);
   expect(sent.status).toBe(200);
-  const [, command, commit] = await spansOf(caller.traceId, [
-    "POST /wallets/:walletId/transfer",
-    "command transfer",
-    "commit",
-  ]);
-  expect(commit).toMatchObject({ parentSpanId: command!.spanId });
+
+  const names = [`command ${request.name}`, "commit", "post commit", "settle commit"];
+  const [command, ...commits] = await spansOf(traceId, names);
+  const [reserve, received, settled] = commits;
+  const wallets = commits.map((span) => span.attributes["coffer.wallet.id"]);
+  expect(wallets).toEqual([payer, payee, payer]);
+  const hosts = commits.map((span) => span.resource["service.instance.id"]);
+  expect(hosts).toEqual([payersHost, payeesHost, payersHost]);
+  const commandId = command!.attributes["coffer.command.id"];
+  for (const span of commits) {
+    expect(span).toMatchObject({ parentSpanId: command!.spanId, isError: false });
+    expect(span.attributes["coffer.command.id"]).toBe(commandId);
+    expect(span.links).toHaveLength(1);
+  }
+  expect(received!.startNs).toBeGreaterThanOrEqual(reserve!.endNs);
+  expect(settled!.startNs).toBeGreaterThanOrEqual(received!.endNs);
+  return traceId;
+}
+
+it("a transfer is one trace with three commits: the payer's, the payee's, and the settling", async () => {
+  // Given
+  expect((await post("/wallets", { walletId: "t2" })).status).toBe(201);
+  const hosts = ["traced-host", "traced-host"] as const;
+  const transfer = {
+    path: "/wallets/t1/transfer",
+    json: { toWalletId: "t2", amount: 1 },
+    name: "transfer",
+  };
+
+  // Then, and nothing of the trace is in the database
+  const traceId = await expectWholeTransfer(transfer, ["t1", "t2"], hosts);
+  const database = new pg.Client({ connectionString: databaseUrl });
+  await database.connect();
+  onTestFinished(() => database.end());
+  for (const table of ["events", "transfers", "transfer_verdicts"]) {
+    const sql = `SELECT count(*)::int AS count, coalesce(bool_or(row::text LIKE $1), false) AS found FROM ${table} row`;
+    const { rows } = await database.query<{ count: number; found: boolean }>(sql, [`%${traceId}%`]);
+    expect(rows[0]!.count).toBeGreaterThan(0);
+    expect(rows[0]!.found).toBe(false);
+  }
+});
+
+it("a capture that pays a wallet is one, too", async () => {
+  const reservation = { amount: 3, type: "ESCROW" };
+  const placed = await post("/wallets/t1/holds", reservation);
+  expect(placed.status).toBe(201);
+  const { id } = (await placed.json()) as { id: string };
+  const path = `/wallets/t1/holds/${id}/capture`;
+  const capture = { path, json: { amount: 2, final: true, toWalletId: "t2" }, name: "capture" };
+  await expectWholeTransfer(capture, ["t1", "t2"], ["traced-host", "traced-host"]);
+});
+
+it("between two hosts it still is one trace, and one that nobody samples leaves no span", async () => {
+  // Given a second host, and a wallet on each
+  const second = await startCoffer({ ...hostEnv, HOST_ID: "second-host" });
+  onTestFinished(async () => void (await second.stop()));
+  const hosts = ["traced-host", "second-host"];
+  const its = ALL_SHARDS.filter((shard) => placeOf(shard, hosts) === "second-host").length;
+  await until("the second host serves its share", async () => {
+    const cluster = (await (await fetch(`${gateway.baseUrl}/cluster`)).json()) as ClusterBody;
+    const { served, owned } = cluster.hosts.find(({ hostId }) => hostId === "second-host") ?? {};
+    return served?.count === its && owned?.count === its;
+  });
+  const walletOn = async (hostId: string): Promise<string> => {
+    let number = 0;
+    let walletId: string;
+    do walletId = `w-${number++}`;
+    while (placeOf(shardOf(walletId), hosts) !== hostId);
+    expect((await post("/wallets", { walletId, initialBalance: 9 })).status).toBe(201);
+    return walletId;
+  };
+  const payer = await walletOn("second-host");
+  const payee = await walletOn("traced-host");
+
+  // When somebody does not sample, and somebody does
+  const path = `/wallets/${payer}/transfer`;
+  const json = { toWalletId: payee, amount: 1 };
+  const silent = newCaller("00");
+  const quietly = await post(path, json, { traceparent: silent.traceparent });
+  expect(quietly.status).toBe(200);
+  const transfer = { path, json, name: "transfer" };
+  await expectWholeTransfer(transfer, [payer, payee], ["second-host", "traced-host"]);
+
+  // Then
+  expect(collector.spans.filter(({ traceId }) => traceId === silent.traceId)).toEqual([]);
 });
 
 it("a caller who does not sample gets an answer and leaves no span; nonsense begins a new trace", async () => {
