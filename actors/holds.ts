@@ -4,11 +4,12 @@
  * until the commit with its end is done; a message that names another one waits here for a look into the journal, with all others
  * that name the same hold, so that nobody decides on what somebody else changes meanwhile.
  *
- *     due:    looking --found: a portion of `expire` messages--> under way --all dealt with--> looking again, at once if there may be more
+ *     due:    looking --found: a portion of `expire` messages--> under way --all dealt with--> looking again: behind a full portion at
+ *             once, behind the last one from the first a while later
  *     ended:  named --asked--> read: put into the actor, those who wait go on --next tick--> forgotten, unless changed
  */
 import { LIMITS } from "../src/limits.ts";
-import { holdKey, type HoldKey, type Journal } from "../src/journal.ts";
+import { holdKey, type DueHold, type HoldKey, type Journal } from "../src/journal.ts";
 import type { Hold } from "../src/hold.ts";
 import { shardOf } from "../src/shard.ts";
 import { keepHold, newItem, type Actor, type Commit, type Item, type Turn } from "./commit.ts";
@@ -57,6 +58,8 @@ export function buildHoldKeeper(deps: HoldKeeperDeps): HoldKeeper {
   let nextExpiryMs = 0;
   let isLooking = false;
   let isPortionUnderWay = false;
+  /** The end of the latest portion; what could not be ended in it must not be in the way of what is due behind it. */
+  let behind: DueHold | null = null;
 
   function resolve(asked: ReadonlySet<LookUp>, holds: readonly Hold[]): void {
     const found = new Map(holds.map((hold) => [holdKey(hold), hold]));
@@ -81,12 +84,15 @@ export function buildHoldKeeper(deps: HoldKeeperDeps): HoldKeeper {
     deps.deliver(items);
   }
 
-  function putUnderWay(due: readonly HoldKey[]): void {
-    if (due.length === LIMITS.holdsDueMax) nextExpiryMs = 0;
+  function putUnderWay(due: readonly DueHold[]): void {
+    behind = due.length < LIMITS.holdsDueMax ? null : due.at(-1)!;
+    if (behind !== null) nextExpiryMs = 0;
     if (due.length === 0) return;
     isPortionUnderWay = true;
     const turn: Turn = { open: due.length, done: () => void (isPortionUnderWay = false) };
-    deps.deliver(due.map((key) => newItem({ type: "expire", ...key }, turn)));
+    deps.deliver(
+      due.map(({ walletId, holdId }) => newItem({ type: "expire", walletId, holdId }, turn)),
+    );
   }
 
   return {
@@ -133,7 +139,7 @@ export function buildHoldKeeper(deps: HoldKeeperDeps): HoldKeeper {
       isLooking = true;
       nextExpiryMs = nowMs + LIMITS.holdExpiryMs;
       journal
-        .loadDueHolds(shards, nowMs, LIMITS.holdsDueMax)
+        .loadDueHolds(shards, nowMs, LIMITS.holdsDueMax, behind)
         .then(
           (due) => {
             isLooking = false;
@@ -150,6 +156,7 @@ export function buildHoldKeeper(deps: HoldKeeperDeps): HoldKeeper {
 
     expireSoon() {
       nextExpiryMs = 0;
+      behind = null;
     },
 
     tidy() {

@@ -45,7 +45,7 @@ export interface HostDeps {
   readonly time: Time;
   /** What its reconciliation knows, for its status. */
   readonly books?: () => BooksStatus;
-  readonly log: { info(text: string): void; warn(text: string): void; fatal(text: string): void };
+  readonly log: Record<"info" | "warn" | "error" | "fatal", (text: string) => void>;
   /** Without one nothing is measured. */
   readonly meter?: HostMeter;
   /** A lane cannot be kept alive; the process has to end. */
@@ -276,6 +276,7 @@ export function buildHost(deps: HostDeps): Host {
         mailboxDepth: queued + (stats?.backlog ?? 0),
         outstanding,
         pendingTransfers: stats?.pendingTransfers ?? 0,
+        damagedWallets: stats?.damagedWallets ?? 0,
       })),
       ...(deps.books !== undefined && { books: deps.books() }),
       relay: relay?.status() ?? [],

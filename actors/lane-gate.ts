@@ -16,7 +16,7 @@ export interface LaneGateDeps {
   readonly plan: LanePlan;
   readonly startLane: StartLane;
   readonly time: Pick<Time, "nowMs" | "after">;
-  readonly log: { info(text: string): void; warn(text: string): void; fatal(text: string): void };
+  readonly log: Record<"info" | "warn" | "error" | "fatal", (text: string) => void>;
   readonly meter?: HostMeter | undefined;
   /** Takes what the lane gives back. */
   readonly dispatch: (effects: Effects) => void;

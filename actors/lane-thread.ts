@@ -33,7 +33,11 @@ export interface LaneResult {
 /** Lane -> host, outside any run. */
 export type LaneNotice =
   | { readonly type: "effects"; readonly effects: Effects }
-  | { readonly type: "log"; readonly level: "info" | "warn" | "fatal"; readonly text: string };
+  | {
+      readonly type: "log";
+      readonly level: "info" | "warn" | "error" | "fatal";
+      readonly text: string;
+    };
 
 export interface LaneThread {
   /** Tasks reach the lane in the order of the calls. Rejects when the thread ended before it answered. */

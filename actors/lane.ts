@@ -38,6 +38,7 @@ import {
   type Turn,
 } from "./commit.ts";
 import { buildCreations } from "./creations.ts";
+import { buildDamages, Damage } from "./damage.ts";
 import { buildHoldKeeper } from "./holds.ts";
 import { buildLaneActors, type ReadFailure } from "./lane-actors.ts";
 import { buildLaneShards } from "./lane-shards.ts";
@@ -52,7 +53,8 @@ export interface LaneDeps {
   readonly shortcut: boolean;
   /** Takes effects that no finished batch could carry. */
   readonly emit: (effects: Effects) => void;
-  readonly log: (level: "info" | "warn", text: string) => void;
+  /** "error": somebody has to mend something. */
+  readonly log: (level: "info" | "warn" | "error", text: string) => void;
   /** Ends the thread: an invariant is broken and nothing in memory can be trusted. */
   readonly crash: (error: unknown) => void;
 }
@@ -61,6 +63,8 @@ export interface LaneStats {
   readonly actors: number;
   readonly backlog: number;
   readonly pendingTransfers: number;
+  /** Wallets whose rows cannot be, and which wait for somebody to mend them. */
+  readonly damagedWallets: number;
   readonly commits: number;
   readonly events: number;
   /** Whether every shard that is assigned to it is held, and nothing waits for the database to come back. */
@@ -85,6 +89,7 @@ export function buildLane(deps: LaneDeps): Lane {
   const pending = buildPendingTransfers();
   const inFlight = new Map<string, Item>();
   const creations = buildCreations();
+  const damages = buildDamages((text) => deps.log("error", text));
   /** Messages for shards that are being claimed. */
   let waiting: Item[] = [];
 
@@ -114,7 +119,8 @@ export function buildLane(deps: LaneDeps): Lane {
     },
     payeeHere(walletId) {
       const actor = deps.shortcut ? actors.byWalletId.get(walletId) : undefined;
-      return actor?.loaded === true && shards.serves(actor.shard) ? actor : null;
+      if (actor?.loaded !== true || damages.waits(walletId, nowMs)) return null;
+      return shards.serves(actor.shard) ? actor : null;
     },
     answer,
   };
@@ -196,6 +202,7 @@ export function buildLane(deps: LaneDeps): Lane {
       if (found !== null) deliver(found);
       return;
     }
+    if (damages.waits(walletId, nowMs)) return refuse(item, "unavailable");
     const actor = actors.actorOf(walletId, shard);
     actor.lastUsedMs = nowMs;
     if (actor.loaded) stepNow(actor, item);
@@ -205,7 +212,15 @@ export function buildLane(deps: LaneDeps): Lane {
 
   function stepNow(actor: Actor, item: Item): void {
     if (holdKeeper.keepsWaiting(actor, item, holdNeededBy(item.message, pending))) return;
-    if (step(context, actor, item) === "dealt") finish(item);
+    try {
+      if (step(context, actor, item) === "dealt") finish(item);
+    } catch (error) {
+      if (!(error instanceof Damage)) throw error;
+      damages.met(error, nowMs);
+      // Read again next time: it may be mended by then, and nothing is appended that would tell of it.
+      if (actor.uncommitted === 0) actors.drop(actor);
+      refuse(item, "unavailable");
+    }
   }
 
   /**
@@ -321,8 +336,8 @@ export function buildLane(deps: LaneDeps): Lane {
       case "stale":
         staleCommits += 1;
         deps.log("warn", `a commit met another writer's rows: ${result.reason}`);
-        if (staleCommits > LIMITS.staleCommitsMax) throw new Error(`stale again: ${result.reason}`);
-        again(suspected(undo()));
+        if (staleCommits <= LIMITS.staleCommitsMax) again(suspected(undo()));
+        else withoutWallet(result);
         break;
       case "refused":
         mode = "pausing";
@@ -343,6 +358,17 @@ export function buildLane(deps: LaneDeps): Lane {
         result satisfies never;
     }
     proceed();
+  }
+
+  /** Nobody else writes here, and yet an event is in the way each time: the wallet's row is older than its events. */
+  function withoutWallet({ reason, walletId }: Extract<AppendResult, { type: "stale" }>): void {
+    if (walletId === undefined) throw new Error(`stale again: ${reason}`);
+    staleCommits = 0;
+    damages.met(new Damage(walletId, "its row is older than its last event"), nowMs);
+    for (const item of suspected(undo())) {
+      if (addressee(item.message) === walletId) refuse(item, "unavailable");
+      else deliver(item);
+    }
   }
 
   function committed(commit: ReturnType<typeof newCommit>): void {
@@ -495,6 +521,7 @@ export function buildLane(deps: LaneDeps): Lane {
       }
       driveTransfers();
       holdKeeper.tidy();
+      damages.tidy(nowMs);
       if (mode === "serving") holdKeeper.expire();
       if (nowMs >= nextSweepMs || actors.byWalletId.size > LIMITS.actorsMax) {
         nextSweepMs = nowMs + LIMITS.actorSweepMs;
@@ -508,6 +535,7 @@ export function buildLane(deps: LaneDeps): Lane {
       actors: actors.byWalletId.size,
       backlog: backlog.length + waiting.length,
       pendingTransfers: pending.size,
+      damagedWallets: damages.count,
       commits,
       events,
       serving: mode === "serving" && shards.servesAll(),

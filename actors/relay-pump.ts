@@ -2,7 +2,8 @@
  * Moves the events of one database's shards to one sink. Each shard goes by itself: its events are read from its cursor on, in pages,
  * and delivered one after another; shards do not wait for each other. At most `shardsAtOnceMax` pages of `shardRowsMax` events are in
  * memory. What is delivered moves the cursor, which is saved a moment later: saved after and never before, so that a crash anywhere
- * repeats and loses nothing.
+ * repeats and loses nothing. A crash of the database may take a cursor back that it had not written to disk, so they are compared now and
+ * then, and saved again: otherwise a shard in which nothing happens any more would be repeated by the next relay that has it.
  *
  *     idle --commit, sweep--> due --page read--> busy --delivered--> idle or due
  *                              ^                   |
@@ -83,6 +84,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
   let saving: Promise<void> | null = null;
   let isSaveDue = false;
   let quietUntilMs = 0;
+  let nextCompareMs = time.nowMs() + LIMITS.relayCompareMs;
 
   // ---- reading ------------------------------------------------------------------------------------------------------
 
@@ -146,6 +148,11 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
       // What was committed since is told to nobody: a read will find it.
       tracks.set(shard, { shard, position, last, isHinted: true, isBusy: false, trouble });
     }
+    tellLost(shards.filter((shard) => unknown.has(shard)));
+  }
+
+  function tellLost(shards: readonly number[]): void {
+    if (shards.length > 0) sink.lost?.(shards);
   }
 
   /** Due shards, those that were taken longest ago first; tells the timer of the next one that waits. */
@@ -296,6 +303,20 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
     await saving;
   }
 
+  /** What is known here is what was delivered: a row behind it was taken back, and one that is gone was removed. */
+  async function compare(): Promise<void> {
+    const places = [...tracks.values()].map(({ shard, position }) => ({ shard, position }));
+    if (places.length === 0) return;
+    const shards = places.map(({ shard }) => shard);
+    const cursors = await store.cursors(sink.name, shards, sink.beginsAtFirst);
+    const saved = new Map(cursors.map(({ shard, position }) => [shard, position]));
+    for (const { shard, position } of places) {
+      const track = tracks.get(shard);
+      if (track !== undefined && (saved.get(shard) ?? position) < position) saveSoon(track);
+    }
+    tellLost(shards.filter((shard) => !saved.has(shard) && tracks.has(shard)));
+  }
+
   // ---- the rest -----------------------------------------------------------------------------------------------------
 
   function warn(text: string): void {
@@ -337,6 +358,10 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
       }
       lookIn(0);
       if (unsaved.size > 0) save().catch(() => undefined);
+      if (time.nowMs() >= nextCompareMs) {
+        await compare();
+        nextCompareMs = time.nowMs() + LIMITS.relayCompareMs;
+      }
       const behind = lagging().map(({ shard, position }) => ({ shard, position }));
       const oldestAtMs = behind.length === 0 ? null : await store.oldestBehind(behind);
       lagMs = oldestAtMs === null ? 0 : Math.max(0, time.nowMs() - oldestAtMs);

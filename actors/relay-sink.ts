@@ -32,5 +32,7 @@ export interface RelaySink {
   start(onOpen: () => void): void;
   /** Must resolve within a bound, whatever the other side does. `trouble` is what this event met before. */
   deliver(event: RelayEvent, trouble: Trouble | null): Promise<Delivery>;
+  /** Of a sink that does not begin at the first event: cursors that there must be are not there, so nobody knows what these shards owe it. */
+  lost?(shards: readonly number[]): void;
   stop(): void;
 }

@@ -43,6 +43,7 @@ import {
   type Commit,
   type Item,
 } from "./commit.ts";
+import { Damage } from "./damage.ts";
 import { answerOf, type PendingTransfer, type PendingTransfers } from "./pending-transfers.ts";
 
 export interface StepContext {
@@ -156,7 +157,23 @@ function decideNow(context: StepContext, actor: Actor, command: Command): Decisi
   }
   const named = actor.holds?.get(body.holdId) ?? null;
   const holds = { named, activeCount: actor.activeHolds };
-  return decide(walletId, actor.state, body, { ...at, holds });
+  return soundly(actor, () => {
+    const decision = decide(walletId, actor.state, body, { ...at, holds });
+    if (decision.ok) foreseen(actor, decision.events);
+    return decision;
+  });
+}
+
+/**
+ * Decides what rests on more than one row, before anything of it is in a commit: a wallet with its holds, or with a transfer's record.
+ * Each row was written with the others, so what cannot be was changed from outside, and one wallet's damage must not end the lane.
+ */
+function soundly<T>({ walletId }: Actor, decided: () => T): T {
+  try {
+    return decided();
+  } catch (error) {
+    throw new Damage(walletId, error instanceof Error ? error.message : String(error));
+  }
 }
 
 /** The hold that must be in memory for this message to be dealt with; null when there is none. */
@@ -166,6 +183,8 @@ export function holdNeededBy(message: ShardMessage, pending: PendingTransfers): 
     const isNeeded = message.verdict.type === "refused" || transfer?.isHoldFinal === true;
     return phase === "pending" && isNeeded ? transfer!.holdId : null;
   }
+  // The journal said that it is active; if the wallet's row says that nothing is held, it was not read along.
+  if (message.type === "expire") return message.holdId;
   if (message.type !== "command" && message.type !== "asked") return null;
   const { body } = message.type === "command" ? message.command : message.origin.command;
   return body.type === "capture" || body.type === "release" ? body.holdId : null;
@@ -178,9 +197,15 @@ function stepExpire(
   item: Item,
   { holdId }: ExpireMessage,
 ): StepResult {
+  const { state } = actor;
+  if (state === null) throw new Damage(actor.walletId, `it has hold ${holdId} and no row`);
   const hold = actor.holds?.get(holdId);
-  if (actor.state === null || hold === undefined) return "dealt";
-  const event = expiryEvent(actor.state, hold, context.nowMs());
+  if (hold === undefined) return "dealt";
+  const event = soundly(actor, () => {
+    const expired = expiryEvent(state, hold, context.nowMs());
+    if (expired !== null) foreseen(actor, [expired]);
+    return expired;
+  });
   if (event === null) return "dealt";
   const { description } = hold;
   const cause = stepCause({ correlationId: holdId, commandId: holdId, description });
@@ -399,11 +424,10 @@ function stepVerdict(
   const pending = context.pending.get(message.transferId);
   if (pending?.phase !== "pending") return "dealt";
   const { transfer } = pending;
+  const event = soundly(actor, () => settlingEvent(actor, transfer, verdict, context.nowMs()));
   const commit = lead(context, actor, item);
   context.pending.settling(pending);
   traceStep(commit, "settle", actor, transfer.commandId, pending.first?.command.traceparent);
-  if (actor.state === null) throw new Error(`payer ${actor.walletId} does not exist`);
-  const event = settlingEvent(actor, actor.state, transfer, verdict, context.nowMs());
   if (event !== null) record(commit, actor, [event], stepCause(transfer));
   const settled = settle(transfer, verdict, context.nowMs());
   commit.settled.push(settled);
@@ -418,28 +442,33 @@ function stepVerdict(
   return "waits";
 }
 
-/** What the verdict does to the payer: the money comes back, or what a final capture has left of its hold is let go. */
+/**
+ * What the verdict does to the payer: the money comes back, or what a final capture has left of its hold is let go. Throws when the
+ * payer's rows do not allow that.
+ */
 function settlingEvent(
   actor: Actor,
-  state: WalletState,
   transfer: Transfer,
   verdict: Verdict,
   nowMs: number,
 ): WalletEvent | null {
   const { transferId, toWalletId, amountMinor, holdId, isHoldFinal } = transfer;
+  const { state } = actor;
+  if (state === null) throw new Error(`transfer ${transferId} is pending and its payer has no row`);
   const hold = holdId === null ? null : (actor.holds?.get(holdId) ?? null);
   const mustKnow = verdict.type === "refused" || isHoldFinal;
   if (holdId !== null && hold === null && mustKnow) {
     throw new Error(`transfer ${transferId} has captured hold ${holdId}, which does not exist`);
   }
+  let event: WalletEvent | null = null;
   if (verdict.type === "refused") {
-    return transferEvent(
-      state,
-      { type: "return", transferId, toWalletId, amountMinor, hold },
-      nowMs,
-    );
+    const step = { type: "return", transferId, toWalletId, amountMinor, hold } as const;
+    event = transferEvent(state, step, nowMs);
+  } else if (hold !== null && isHoldFinal) {
+    event = completionEvent(state, hold, nowMs);
   }
-  return hold !== null && isHoldFinal ? completionEvent(state, hold, nowMs) : null;
+  if (event !== null) foreseen(actor, [event]);
+  return event;
 }
 
 /** What somebody who waits for a transfer is told once its record is settled. */

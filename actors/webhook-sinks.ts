@@ -2,7 +2,8 @@
  * Webhooks as sinks of the relay: looks again and again which there are, and gives the relay one sink for each run of one. The sink
  * decides what a webhook gets and what follows from its answers: an event that is not taken is tried again in growing pauses and holds
  * up the later ones of its shard; one that was not taken for too long, or an answer that the receiver wants no more, disables the
- * webhook, whose cursors stay where they are. While an endpoint takes nothing it gets one request at a time.
+ * webhook, whose cursors stay where they are. So does the loss of a cursor: nobody can say then which events it has had, so it ends
+ * until somebody says from when on it shall have them, rather than leave some out. While an endpoint takes nothing it gets one request at a time.
  */
 import { eventBody, eventId } from "../src/event-body.ts";
 import type { Time } from "../src/clock.ts";
@@ -108,8 +109,8 @@ function buildWebhookSink(webhook: Webhook, deps: SinkDeps): RelaySink {
     if (!isOpen) return { type: "closed" };
     isOpen = false;
     try {
-      await store.disable(webhook, reason);
-      log.warn(`webhook ${webhookId} is disabled: ${reason}`);
+      const isOurs = await store.disable(webhook, reason);
+      if (isOurs) log.warn(`webhook ${webhookId} is disabled: ${reason}`);
     } catch {
       time.after(pauses.retryMs, () => {
         if (isStopped) return;
@@ -180,6 +181,12 @@ function buildWebhookSink(webhook: Webhook, deps: SinkDeps): RelaySink {
       onOpen = listener;
     },
     deliver,
+    lost(shards) {
+      const [few, more] = [shards.slice(0, 5).join(", "), shards.length > 5 ? " and more" : ""];
+      void disable(
+        `how far it is in ${shards.length} of its shards is lost (${few}${more}): replay it from a time`,
+      );
+    },
     stop() {
       isStopped = true;
       isOpen = false;

@@ -2,7 +2,8 @@
  * Keeps the commands of one batch in their order where it matters. Commands that go to one wallet reach its actor in the order in which
  * they are submitted, so most need no care. A transfer does: it is decided at its payer only after the payee was asked, so what
  * follows could overtake it. Here a command learns what it has to wait for; it costs nothing in a batch without transfers. Transfers
- * out of one wallet, or into one, do not wait for each other: they may change places, and thousands of them run side by side.
+ * out of one wallet, or into one, do not wait for each other: they may change places, and thousands of them run side by side. One into a
+ * wallet waits for those out of it, and the other way round.
  */
 
 /** Commands of one kind that a wallet has under way. */
@@ -93,11 +94,15 @@ function beforeOwn({ out, into, own }: WalletUse): Promise<unknown>[] {
   return before;
 }
 
-/** Money that is on its way to the payer may be what it pays with, and the payee may be in the making. */
+/**
+ * Money that is on its way to the payer may be what it pays with, the payee may be in the making, and what the payee pays before must
+ * neither be paid with this money nor be in its way.
+ */
 function beforeTransfer(payer: WalletUse, payee: WalletUse): Promise<unknown>[] {
   const before: Promise<unknown>[] = [];
   if (payer.into.count > 0) before.push(payer.into.done);
   if (payer.own.waiting > 0) before.push(payer.own.done);
   if (payee.own.count > 0) before.push(payee.own.done);
+  if (payee.out.count > 0) before.push(payee.out.done);
   return before;
 }

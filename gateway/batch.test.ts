@@ -454,6 +454,11 @@ describe("the order within a batch", () => {
     ]);
   });
 
+  it("lets a transfer wait for those that its payee pays before it, and for no others of theirs", async () => {
+    const commands = [pay("b", "c"), pay("b", "d"), pay("a", "b"), pay("e", "c"), pay("f", "b")];
+    expect(await rounds(commands)).toEqual(["b>c b>d e>c", "a>b f>b"]);
+  });
+
   it("keeps what waits in order behind what waits", async () => {
     expect(await rounds([pay("a", "b"), credit("a"), pay("a", "c"), credit("a")])).toEqual([
       "a>b",

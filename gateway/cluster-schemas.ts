@@ -21,6 +21,9 @@ const ClusterLane = Type.Object({
   mailboxDepth: Type.Integer({ minimum: 0, description: "Messages that wait" }),
   outstanding: Type.Integer({ minimum: 0, description: "Commands accepted and not answered" }),
   pendingTransfers: Count,
+  damagedWallets: Type.Optional(
+    Type.Integer({ minimum: 0, description: "More than 0: see `npm run verify`" }),
+  ),
 });
 
 const HandOff = Type.Object({

@@ -106,6 +106,14 @@ export interface HoldKey {
   readonly holdId: string;
 }
 
+/** A hold whose time is over, with its place among all such holds: shard, time, ids. */
+export interface DueHold extends HoldKey {
+  /** As its row has it. */
+  readonly shard: number;
+  /** Microseconds since 1970: exactly what the row has. */
+  readonly expiresAtUs: number;
+}
+
 /** The two ids as one; no id has a space in it. */
 export function holdKey({ walletId, holdId }: HoldKey): string {
   return `${walletId} ${holdId}`;
@@ -147,8 +155,11 @@ export type AppendResult =
   | { readonly type: "fenced"; readonly shards: readonly number[] }
   /** Nothing was written: the database refused for now (shutting down, disk full, deadlock); the same may work later. */
   | { readonly type: "refused"; readonly reason: string }
-  /** A wallet was not at its base version, or an id was not new after all: reload and decide again. */
-  | { readonly type: "stale"; readonly reason: string }
+  /**
+   * A wallet was not at its base version, or an id was not new after all: reload and decide again. `walletId`: whose next version is
+   * an event already.
+   */
+  | { readonly type: "stale"; readonly reason: string; readonly walletId?: string }
   /** The connection was lost: it may have been written. Claim the shards again, then look. */
   | { readonly type: "unknown"; readonly reason: string };
 
@@ -166,8 +177,16 @@ export interface Journal {
   /** Holds by their ids, active or not; one that does not exist is left out. */
   loadHolds(keys: readonly HoldKey[]): Promise<Hold[]>;
 
-  /** Active holds of wallets in these shards that expire at `atMs` or before, in no order; no more than `limit`. */
-  loadDueHolds(shards: readonly number[], atMs: number, limit: number): Promise<HoldKey[]>;
+  /**
+   * Active holds of wallets in these shards that expire at `atMs` or before, in the order of their places, from behind one of them
+   * (null: from the first) and no more than `limit`.
+   */
+  loadDueHolds(
+    shards: readonly number[],
+    atMs: number,
+    limit: number,
+    behind: DueHold | null,
+  ): Promise<DueHold[]>;
 
   /** Wallets that creations with a proposed id and these command ids made, or were rejected for, by command id. */
   loadCreated(commandIds: readonly string[]): Promise<Map<string, string>>;

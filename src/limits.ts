@@ -23,6 +23,8 @@ export const LIMITS = {
   assetQuestionsMax: 256,
   /** Connections of one process to one database for assets: each asset is asked for once. */
   assetConnectionsMax: 2,
+  /** Pause before own assets of a database that was away are looked for again, among the codes of ISO 4217. */
+  assetReviewMs: 1_000,
   /** Characters of an idempotency key or correlation id. */
   keyLengthMax: 256,
   /** Characters of a description or reason. */
@@ -134,6 +136,11 @@ export const LIMITS = {
   /** First and longest pause between two attempts to get a transfer's verdict. */
   transferDriveMs: 500,
   transferDriveMsMax: 10_000,
+  /** Wallets that a lane knows as damaged, and how long it does after it has met one last. */
+  damagedWalletsMax: 1_000,
+  damageMs: 30_000,
+  /** A damaged wallet gets no message for this long after it was met. */
+  damagePauseMs: 2_000,
 
   /** Active holds of one wallet. Its actor keeps them in memory, 0.4 KB each, and reads them when it wakes. */
   holdsPerWalletMax: 10_000,
@@ -337,6 +344,8 @@ export const LIMITS = {
   relaySweepMs: 1_000,
   /** How long a cursor may be unsaved: what is delivered meanwhile is delivered again after a crash. */
   relaySaveMs: 100,
+  /** How often the relay compares what it has delivered with the cursors in the database. */
+  relayCompareMs: 30_000,
   /** Pause of the relay after the database or JetStream failed it, first and longest. */
   relayRetryMs: 100,
   relayRetryMsMax: 5_000,
@@ -445,6 +454,10 @@ assertRelation(
 assertRelation(
   LIMITS.transferPendingMarginMs < LIMITS.commandAttemptMs,
   "a pending answer must leave before the deadline and after a normal verdict",
+);
+assertRelation(
+  LIMITS.transferDriveMsMax * 2 + LIMITS.damagePauseMs < LIMITS.damageMs,
+  "a damaged wallet must be met again before it is taken for mended",
 );
 assertRelation(
   LIMITS.heartbeatTtlMs + LIMITS.absenceMs + LIMITS.placementMs * 4 < 5_000,

@@ -28,6 +28,7 @@ import {
   databaseProbes,
   hostProbe,
   redisProbe,
+  walletsProbe,
   type RunningHost,
 } from "./main-host.ts";
 import type { Parts } from "./parts.ts";
@@ -56,6 +57,7 @@ export async function startGateway(
   });
   const assets = buildPostgresAssets({ databaseUrls: databases.urls, log });
   closing.push({ name: "assets", close: () => assets.close() });
+  await assets.review();
   const rateLimit = openRateLimit(parts);
   metrics.watchGateway({ commands, feed: () => hub.stats(), rateLimit });
   const takeIn = buildCommandIntake((code) => assets.assetOf(code));
@@ -83,6 +85,7 @@ export async function startGateway(
         ? [ownerProbe(bus)]
         : [
             hostProbe(running.host),
+            walletsProbe(running.host),
             ...redisProbe(running.membership),
             ...booksProbe(running.reconciliation),
           ]),

@@ -196,6 +196,23 @@ function lanesProbe(host: Host): HealthProbe {
   return { name: "lanes", isNeededForCommands: false, probe };
 }
 
+/** One damaged wallet waits to be mended, and all others are served. */
+export function walletsProbe(host: Host): HealthProbe {
+  return {
+    name: "wallets",
+    isNeededForCommands: false,
+    probe() {
+      const { lanes } = host.status();
+      const damaged = lanes.reduce((sum, lane) => sum + (lane.damagedWallets ?? 0), 0);
+      if (damaged === 0) return Promise.resolve(0);
+      const count = damaged === 1 ? "one wallet is" : `${damaged} wallets are`;
+      return Promise.reject(
+        new Error(`${count} damaged: the log names each, npm run verify -- --rebuild mends`),
+      );
+    },
+  };
+}
+
 /** Without Redis shards stay where they are, and commands are served. */
 export function redisProbe(membership: RedisMembership | null): HealthProbe[] {
   if (membership === null) return [];
@@ -213,6 +230,7 @@ export function buildHostServer(parts: Parts, running: RunningHost): FastifyInst
     bus,
     probes: [
       hostProbe(host),
+      walletsProbe(host),
       { name: "bus", isNeededForCommands: true, probe: () => bus.ping(LIMITS.healthCheckMs) },
       ...databaseProbes(databases.urls, shardTable, host),
       ...redisProbe(membership),

@@ -150,6 +150,11 @@ export function watchHost(registry: Registry, { status, relay, verify }: HostSou
     "Transfers that are reserved and not settled",
     ({ pendingTransfers }) => pendingTransfers,
   );
+  ofLanes(
+    "coffer_wallets_damaged",
+    "Wallets whose rows cannot be, and which wait to be mended",
+    ({ damagedWallets }) => damagedWallets ?? 0,
+  );
   const ready = { name: "coffer_host_ready", help: "1 while the host serves all that it should" };
   addGauge(registry, ready, [], () => one(status().ready ? 1 : 0));
   const shards = { name: "coffer_host_shards", help: "Shards that the host serves" };

@@ -98,7 +98,7 @@ it("the relay's lag and the reconciliation are shown when there are any", async 
     ready: false,
     leaving: false,
     shards: [1, 2],
-    lanes: [{ ...lane, outstanding: 4, pendingTransfers: 5 }],
+    lanes: [{ ...lane, outstanding: 4, pendingTransfers: 5, damagedWallets: 6 }],
     handOffs: [],
   };
   let latest: { differences: number; finishedAtMs: number } | null = null;
@@ -128,6 +128,9 @@ it("the relay's lag and the reconciliation are shown when there are any", async 
   );
   expect(await linesOf(metrics, "coffer_transfers_unfinished{")).toEqual([
     'coffer_transfers_unfinished{lane="lane-0"} 5',
+  ]);
+  expect(await linesOf(metrics, "coffer_wallets_damaged{")).toEqual([
+    'coffer_wallets_damaged{lane="lane-0"} 6',
   ]);
   expect(await linesOf(metrics, "coffer_host_shards")).toEqual(["coffer_host_shards 2"]);
 });

@@ -1,14 +1,15 @@
 /**
  * All assets: ISO 4217 from the library's table (`assets.ts`), and own ones in the databases. An own asset lives in the database of
  * its code's shard, so one that is away takes its own assets along and no others. They are written past the actors: no money is in
- * them, they never change, and the primary key decides a race. What was seen once is kept (`asset-cache.ts`), so that a command
+ * them, they never change, and the primary key decides a race. A later table may define a code that somebody has added here before: then
+ * the own definition stays, since the money of its wallets is counted in it. What was seen once is kept (`asset-cache.ts`), so that a command
  * waits for a database only when it names an asset for the first time.
  */
 import pg from "pg";
 import type { BaseLogger } from "pino";
 
 import { buildDefinitionCache } from "./asset-cache.ts";
-import { allAssets as isoAssets, assetOf as isoAssetOf, type Asset } from "./assets.ts";
+import { allAssets as isoAssets, type Asset } from "./assets.ts";
 import { LIMITS } from "./limits.ts";
 import { asUnavailable, ReadUnavailable } from "./postgres-read-model.ts";
 import { shardOf } from "./shard.ts";
@@ -35,6 +36,11 @@ export interface Assets {
   assetOf(code: string): ListedAsset | Promise<ListedAsset | null>;
   /** Every asset, in the order of their codes. @throws ReadUnavailable when a database is away. */
   allAssets(): Promise<ListedAsset[]>;
+  /**
+   * Finds the own assets that the table defines too by now, says so in the log, and keeps to them. Resolves after the first look; what
+   * a database that is away has is looked for again until it is known.
+   */
+  review(): Promise<void>;
   /** @throws ReadUnavailable when its database is away; nothing was added. */
   create(asset: Asset, isDryRun: boolean): Promise<AssetCreation>;
   close(): Promise<void>;
@@ -44,13 +50,21 @@ export interface PostgresAssetsOptions {
   /** In the deployment's order. */
   readonly databaseUrls: readonly string[];
   readonly log?: Pick<BaseLogger, "warn">;
+  /** The assets that are there from the start; only tests have others. */
+  readonly standard?: readonly Asset[];
 }
 
 /** Builds the assets; it connects on demand, so the databases may come later. */
-export function buildPostgresAssets({ databaseUrls, log }: PostgresAssetsOptions): Assets {
+export function buildPostgresAssets(options: PostgresAssetsOptions): Assets {
+  const { databaseUrls, log, standard = isoAssets() } = options;
   const stores = databaseUrls.map((databaseUrl) => buildStore(databaseUrl, log));
   const home = (code: string): Store => stores[shardOf(code) % stores.length]!;
-  const iso = new Map(isoAssets().map((asset) => [asset.code, { ...asset, isOwn: false }]));
+  /** By code; an own asset stands in the place of one that came later. */
+  const known = new Map<string, ListedAsset>(
+    standard.map((asset) => [asset.code, { ...asset, isOwn: false }]),
+  );
+  let isClosed = false;
+  let reviewTimer: NodeJS.Timeout | undefined;
   const own = buildDefinitionCache<ListedAsset>({
     find: (code) => home(code).find(code),
     definitionsMax: LIMITS.assetsKeptMax,
@@ -63,16 +77,53 @@ export function buildPostgresAssets({ databaseUrls, log }: PostgresAssetsOptions
     return { type: isSame ? "known" : "conflict", asset };
   }
 
+  async function reviewOnce(unseen: readonly Store[]): Promise<void> {
+    const codes = standard.map(({ code }) => code);
+    const away: Store[] = [];
+    await Promise.all(
+      unseen.map(async (store) => {
+        try {
+          for (const asset of await store.among(codes)) keepOwn(asset);
+        } catch (error) {
+          if (!(error instanceof ReadUnavailable)) throw error;
+          away.push(store);
+        }
+      }),
+    );
+    if (away.length === 0 || isClosed) return;
+    reviewTimer = setTimeout(() => {
+      reviewOnce(away).catch((error: unknown) =>
+        log?.warn({ err: error }, "assets are not reviewed"),
+      );
+    }, LIMITS.assetReviewMs);
+    reviewTimer.unref();
+  }
+
+  function keepOwn(asset: ListedAsset): void {
+    const { code, name, decimalPlaces } = asset;
+    const listed = known.get(code)!;
+    known.set(code, asset);
+    const differs =
+      listed.decimalPlaces === decimalPlaces
+        ? "with as many decimal places"
+        : `with ${listed.decimalPlaces} decimal places in place of ${decimalPlaces}`;
+    log?.warn(
+      `asset ${code} was added here as ${JSON.stringify(name)}, and ISO 4217 has it too by now, as ` +
+        `${JSON.stringify(listed.name)} ${differs}; it stays what it was, with ${decimalPlaces} decimal places`,
+    );
+  }
+
   return {
-    assetOf: (code) => iso.get(code) ?? own.get(code),
+    assetOf: (code) => known.get(code) ?? own.get(code),
+    review: () => reviewOnce(stores),
     async allAssets() {
       const found = (await Promise.all(stores.map((store) => store.all()))).flat();
-      const added = found.filter(({ code }) => isoAssetOf(code) === null);
-      return [...iso.values(), ...added].toSorted((one, other) => (one.code < other.code ? -1 : 1));
+      const all = new Map([...known, ...found.map((asset) => [asset.code, asset] as const)]);
+      return [...all.values()].toSorted((one, other) => (one.code < other.code ? -1 : 1));
     },
     async create(wished, isDryRun) {
-      const standard = iso.get(wished.code);
-      if (standard !== undefined) return judged(wished, standard);
+      const there = known.get(wished.code);
+      if (there !== undefined) return judged(wished, there);
       const made = await home(wished.code).create(wished, isDryRun);
       if (made === "full" || made === "unknown") return { type: made };
       const { isNew, asset } = made;
@@ -80,6 +131,8 @@ export function buildPostgresAssets({ databaseUrls, log }: PostgresAssetsOptions
       return isNew ? { type: "created", asset } : judged(wished, asset);
     },
     async close() {
+      isClosed = true;
+      clearTimeout(reviewTimer);
       await Promise.all(stores.map((store) => store.close()));
     },
   };
@@ -89,6 +142,8 @@ export function buildPostgresAssets({ databaseUrls, log }: PostgresAssetsOptions
 interface Store {
   find(code: string): Promise<ListedAsset | null>;
   all(): Promise<ListedAsset[]>;
+  /** Those with one of these codes. */
+  among(codes: readonly string[]): Promise<ListedAsset[]>;
   create(
     asset: Asset,
     isDryRun: boolean,
@@ -151,6 +206,7 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
       return rows[0] ?? null;
     },
     all: () => read({ name: "assets", text: `${SELECT} LIMIT ${LIMITS.ownAssetsMax}` }),
+    among: (codes) => read({ text: `${SELECT} WHERE code = ANY ($1)`, values: [codes] }),
     async create({ code, name, decimalPlaces }, isDryRun) {
       try {
         const rows = await run<{ is_new: boolean; asset_name: string; asset_places: number }>({

@@ -2,7 +2,8 @@
  * What the relay asks of one database: the events of shards behind a position, in order, and how far each sink has come. It hides the
  * SQL. Reading by position is exact: a shard's one writer numbers its events 1, 2, 3 in the order of their commits, so what is behind
  * a position and not there yet has not committed. Cursors are saved without waiting for the disk: one that a crash takes back makes
- * the relay repeat, never lose.
+ * the relay repeat, never lose. Only making one waits: a save moves none that is not there, and a shard whose cursor was taken back as a whole
+ * would be repeated from its first event.
  */
 import pg from "pg";
 import { LIMITS } from "./limits.ts";
@@ -135,8 +136,10 @@ function cursorOf({ shard, position, attempts, ...row }: CursorRow): Cursor {
   return { shard, position, trouble };
 }
 
+/** The setting is that of this statement's transaction alone. */
 const BEGIN = `
-  INSERT INTO relay_cursors (sink, shard, position) SELECT $1, shard, 0 FROM unnest($2::smallint[]) AS t(shard)
+  WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))
+  INSERT INTO relay_cursors (sink, shard, position) SELECT $1, shard, 0 FROM durable, unnest($2::smallint[]) AS t(shard)
   ON CONFLICT DO NOTHING`;
 
 const SELECT_CURSORS = `

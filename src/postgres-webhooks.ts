@@ -61,8 +61,8 @@ export interface WebhookStore {
   create(webhook: NewWebhook, beginning: Beginning): Promise<Created>;
   /** A new run, active; null when there is no such webhook. */
   replay(webhookId: string, beginning: Beginning): Promise<Webhook | null>;
-  /** Ends a run; nothing when another one has begun. */
-  disable(webhook: Pick<Webhook, "webhookId" | "run">, reason: string): Promise<void>;
+  /** Ends a run; false, and nothing, when it has ended or another one has begun. */
+  disable(webhook: Pick<Webhook, "webhookId" | "run">, reason: string): Promise<boolean>;
   /** False: there was none. */
   remove(webhookId: string): Promise<boolean>;
   close(): Promise<void>;
@@ -180,7 +180,8 @@ export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookS
     },
 
     async disable({ webhookId, run }, reason) {
-      await first.query(DISABLE, [webhookId, run, reason]);
+      const { rowCount } = await first.query(DISABLE, [webhookId, run, reason]);
+      return rowCount === 1;
     },
 
     async remove(webhookId) {

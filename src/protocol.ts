@@ -251,6 +251,8 @@ export interface HostStatus {
     /** Commands accepted and not answered. */
     readonly outstanding: number;
     readonly pendingTransfers: number;
+    /** Wallets whose rows cannot be; a host of another version may not say. */
+    readonly damagedWallets?: number;
   }>;
   /** Left out by a host that does not reconcile. */
   readonly books?: BooksStatus;

@@ -1,31 +1,40 @@
 /**
- * Rebuilds a wallet's row from its events while hosts serve. It hides the three that must not meet: an append under way, an actor that
+ * Rebuilds a wallet's row, and the rows of its holds, from its events while hosts serve. It hides the three that must not meet: an append under way, an actor that
  * goes on from the wrong row it woke from, and this.
  *
  * The history is folded first, without holding anything up: events never change. Then, in one short transaction: the exclusive lock that
  * every append holds shared (as a claim takes it), so none is under way and none begins; the next epoch of the wallet's shard, so
  * that whichever lane holds it is refused at its next append, claims anew, finds an epoch that is not the one after its own, and
- * forgets every actor of the shard; the few events that came meanwhile; and the row, where it differs. An actor that woke from
- * the wrong row can thus commit nothing any more: its next append names an old epoch, and what it decided is decided again on the
+ * forgets every actor of the shard; the few events that came meanwhile; and the rows, where they differ. An actor that woke from
+ * a wrong row can thus commit nothing any more: its next append names an old epoch, and what it decided is decided again on the
  * rebuilt row. A process that stops in the middle is ended by the server after `LIMITS.rebuildLockMs`.
  *
  * A history that is not in order is not rebuilt from: that would turn a change that somebody made to the events into the balance. Nor
- * is a row whose head of the chain is no hash of the history, since then events may be gone.
+ * is a row whose head of the chain is no hash of the history, since then events may be gone. Of a wallet with more holds than
+ * `LIMITS.verifyHoldsMax` the holds stay as they are, since nothing compares them.
  */
 import pg from "pg";
 import { differenceOf, type Found } from "./differences.ts";
+import type { HoldChange } from "./hold-audit.ts";
 import { LIMITS } from "./limits.ts";
 import type { EventRow } from "./postgres-events.ts";
 import { NUMBERS } from "./postgres-rows.ts";
 import { shardOf } from "./shard.ts";
-import { eventsAfter, rowsOf, settingOf, type Query } from "./verify-database.ts";
+import { eventsAfter, holdsOf, rowsOf, settingOf, type Query } from "./verify-database.ts";
 import { auditWallet, type WalletAudit, type WalletRow } from "./wallet-audit.ts";
 import type { WalletState } from "./wallet.ts";
 
 export type Rebuilt =
-  /** The row was written; the version it has now. */
-  | { readonly type: "rebuilt"; readonly walletId: string; readonly version: number }
-  /** The row is what the events make of it, after all. */
+  /** Rows were written: the wallet's own, or those of holds, as of this version. */
+  | {
+      readonly type: "rebuilt";
+      readonly walletId: string;
+      readonly version: number;
+      readonly isRowWritten: boolean;
+      /** Rows of holds that were missing, wrong, or told of by no event. */
+      readonly holds: ReadonlyArray<Pick<HoldChange, "type" | "holdId">>;
+    }
+  /** The rows are what the events make of them, after all. */
   | { readonly type: "unchanged"; readonly walletId: string }
   /** Nothing was written, and why. */
   | { readonly type: "refused"; readonly walletId: string; readonly reason: string };
@@ -93,17 +102,27 @@ async function tryRebuild(query: Query, walletId: string): Promise<Rebuilt | nul
       return { type: "refused", walletId, reason };
     }
     const [row = null] = await rowsOf(query, [walletId]);
-    audit.end(row, null);
+    const changes = audit.end(row, await holdsOf(query, [walletId]));
     if (found.length === 0) return { type: "unchanged", walletId };
+    const sum = found.find(({ kind }) => kind === "hold_sum");
+    if (sum !== undefined) {
+      const reason = `its events do not agree on its holds. ${differenceOf(sum).text}`;
+      return { type: "refused", walletId, reason };
+    }
     if (row !== null && !(await isAnchored(query, audit, row))) {
       const reason =
         `its row, at version ${row.version}, was written with another last event than the one there is, at version ` +
         `${audit.state.version}; events may be gone, so restore them from a backup first`;
       return { type: "refused", walletId, reason };
     }
-    await write(query, audit.state, audit.hash);
+    const isRowWritten = found.some(({ kind }) => !kind.startsWith("hold_"));
+    const shard = shardOf(walletId);
+    await query("UPDATE shards SET epoch = epoch + 1 WHERE shard = $1", [shard]);
+    if (isRowWritten) await write(query, audit.state, audit.hash);
+    await change(query, walletId, changes);
     await query("COMMIT");
-    return { type: "rebuilt", walletId, version: audit.state.version };
+    const holds = changes.map(({ type, holdId }) => ({ type, holdId }));
+    return { type: "rebuilt", walletId, version: audit.state.version, isRowWritten, holds };
   } catch (error) {
     if (error instanceof pg.DatabaseError && error.code === LOCK_TIMEOUT) return null;
     throw error;
@@ -132,14 +151,41 @@ async function isAnchored(query: Query, audit: WalletAudit, row: WalletRow): Pro
 }
 
 async function write(query: Query, state: WalletState, hash: string | null): Promise<void> {
-  const shard = shardOf(state.walletId);
-  await query("UPDATE shards SET epoch = epoch + 1 WHERE shard = $1", [shard]);
   const { walletId, ownerId, currency, decimalPlaces, balanceMinor, heldMinor } = state;
   const { status, version, metadata, createdAtMs, updatedAtMs } = state;
-  const identity = [walletId, shard, ownerId, currency, decimalPlaces];
+  const identity = [walletId, shardOf(walletId), ownerId, currency, decimalPlaces];
   const content = [balanceMinor, heldMinor, status, version, metadata, createdAtMs, updatedAtMs];
   await query(UPSERT, [...identity, ...content, hash]);
 }
+
+async function change(
+  query: Query,
+  walletId: string,
+  changes: readonly HoldChange[],
+): Promise<void> {
+  const shard = shardOf(walletId);
+  const put = changes.flatMap((one) => (one.type === "removed" ? [] : { ...one.hold, shard }));
+  if (put.length > 0) await query(UPSERT_HOLDS, [JSON.stringify(put)]);
+  const gone = changes.flatMap(({ type, holdId }) => (type === "removed" ? holdId : []));
+  if (gone.length > 0) await query(DELETE_HOLDS, [walletId, gone]);
+}
+
+const DELETE_HOLDS = "DELETE FROM holds WHERE wallet_id = $1 AND hold_id = ANY ($2)";
+
+const UPSERT_HOLDS = `
+  INSERT INTO holds (wallet_id, hold_id, shard, amount, captured, status, kind, reference, description, expires_at, created_at,
+                     captured_at, released_at)
+  SELECT h."walletId", h."holdId", h.shard, h."amountMinor", h."capturedMinor", h.status, h.kind, h.reference, h.description,
+         to_timestamp(h."expiresAtMs" / 1000), to_timestamp(h."createdAtMs" / 1000),
+         to_timestamp(h."capturedAtMs" / 1000), to_timestamp(h."releasedAtMs" / 1000)
+  FROM json_to_recordset($1) h(
+    "walletId" text, "holdId" text, shard smallint, "amountMinor" bigint, "capturedMinor" bigint, status text, kind text,
+    reference text, description text, "expiresAtMs" float8, "createdAtMs" float8, "capturedAtMs" float8, "releasedAtMs" float8)
+  ON CONFLICT (wallet_id, hold_id) DO UPDATE
+  SET shard = excluded.shard, amount = excluded.amount, captured = excluded.captured, status = excluded.status,
+      kind = excluded.kind, reference = excluded.reference, description = excluded.description,
+      expires_at = excluded.expires_at, created_at = excluded.created_at, captured_at = excluded.captured_at,
+      released_at = excluded.released_at`;
 
 const UPSERT = `
   INSERT INTO wallets (wallet_id, shard, owner_id, currency, decimal_places, balance, held, status, version, metadata,

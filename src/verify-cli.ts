@@ -1,6 +1,6 @@
 /**
  * `npm run verify`: reconciles the books by hand, while hosts serve or not, and names every difference; with `--rebuild` it then writes
- * each row of `wallets` anew that is not what its events make of it. The databases are those of DATABASE_URL, or else the embedded one under
+ * each row of `wallets` and `holds` anew that is not what the events make of it. The databases are those of DATABASE_URL, or else the embedded one under
  * DATA_DIR: the one that runs there, or one that is started for the run. Exit code 0: nothing is wrong; 1: differences; 2: it
  * could not look.
  */
@@ -10,13 +10,14 @@ import { ConfigError, databaseName, readConfig } from "./config.ts";
 import { watchDeployment } from "./deployment.ts";
 import { DIFFERENCE_KINDS, type DifferenceKind } from "./differences.ts";
 import { useEmbeddedPostgres } from "./embedded-postgres.ts";
+import { LIMITS } from "./limits.ts";
 import { migrationStatus } from "./migrate.ts";
 import { rebuildWallet, type Rebuilt } from "./rebuild.ts";
 import { verify, type VerifyProgress, type VerifyReport } from "./verify.ts";
 
 const USAGE = `Usage: npm run verify -- [options]
   --wallet <id>  only this wallet and the transfers in its history
-  --rebuild      writes rows of wallets anew that are not what their events make of them, while hosts serve
+  --rebuild      writes rows of wallets and holds anew that are not what the events make of them, while hosts serve
   --json         one JSON object on standard output
   --help
 The databases: DATABASE_URL, or else the embedded one under DATA_DIR (.coffer), whether Coffer runs there or not.
@@ -148,12 +149,26 @@ function showProgress(): { show(progress: VerifyProgress): void; stop(): void } 
 function tell(report: VerifyReport, rebuilt: readonly Rebuilt[], after: VerifyReport | null): void {
   tellReport(report);
   for (const one of rebuilt) {
-    if (one.type === "rebuilt") print(`Rebuilt wallet ${one.walletId} at version ${one.version}.`);
+    if (one.type === "rebuilt") tellRebuilt(one);
     if (one.type === "refused") print(`Did not rebuild wallet ${one.walletId}: ${one.reason}.`);
   }
   if (after === null) return;
   print("After the rebuild:");
   tellReport(after);
+}
+
+function tellRebuilt({
+  walletId,
+  version,
+  isRowWritten,
+  holds,
+}: Extract<Rebuilt, { type: "rebuilt" }>): void {
+  if (isRowWritten) print(`Rebuilt wallet ${walletId} at version ${version}.`);
+  const named = holds.slice(0, LIMITS.verifyNamedPerKindMax);
+  for (const { type, holdId } of named)
+    print(`Rebuilt hold ${holdId} of wallet ${walletId}: ${type}.`);
+  if (holds.length === named.length) return;
+  print(`Rebuilt ${counted(holds.length - named.length, "more hold")} of wallet ${walletId}.`);
 }
 
 function tellReport(report: VerifyReport): void {

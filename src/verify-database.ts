@@ -4,10 +4,10 @@
  * has a connection of its own, away from the pools that serve commands and readers.
  */
 import pg from "pg";
-import type { HoldRow } from "./hold-audit.ts";
+import type { StoredHold } from "./hold-audit.ts";
 import { LIMITS } from "./limits.ts";
 import { EVENT_ROW_COLUMNS, type EventRow } from "./postgres-events.ts";
-import { milliseconds, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
+import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
 import type { TransferEventRow, TransferRow, VerdictRow } from "./transfer-audit.ts";
 import type { WalletRow } from "./wallet-audit.ts";
 
@@ -151,16 +151,11 @@ export function rowsOf(query: Query, walletIds: readonly string[]): Promise<Wall
 }
 
 /** The holds of these wallets; at most one more of each than are compared. */
-export function holdsOf(query: Query, walletIds: readonly string[]): Promise<HoldRow[]> {
+export function holdsOf(query: Query, walletIds: readonly string[]): Promise<StoredHold[]> {
   const text = `SELECT h.* FROM unnest($1::text[]) w (id) CROSS JOIN LATERAL (
-                  SELECT ${HOLD_COLUMNS} FROM holds h WHERE h.wallet_id = w.id ORDER BY h.hold_id LIMIT $2) h`;
-  return query<HoldRow>(text, [walletIds, LIMITS.verifyHoldsMax + 1]);
+                  SELECT ${HOLD_COLUMNS}, h.shard FROM holds h WHERE h.wallet_id = w.id ORDER BY h.hold_id LIMIT $2) h`;
+  return query<StoredHold>(text, [walletIds, LIMITS.verifyHoldsMax + 1]);
 }
-
-const HOLD_COLUMNS = `
-  h.hold_id AS "holdId", h.wallet_id AS "walletId", h.amount AS "amountMinor", h.captured AS "capturedMinor", h.status, h.kind,
-  h.reference, h.description, ${milliseconds("h.expires_at")} AS "expiresAtMs", ${milliseconds("h.created_at")} AS "createdAtMs",
-  ${milliseconds("h.captured_at")} AS "capturedAtMs", ${milliseconds("h.released_at")} AS "releasedAtMs"`;
 
 /** The next wallets that have a row, and whether they have events. */
 export function rowsAfter(

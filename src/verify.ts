@@ -17,7 +17,7 @@ import {
   type DifferenceList,
   type Found,
 } from "./differences.ts";
-import type { HoldRow } from "./hold-audit.ts";
+import type { StoredHold } from "./hold-audit.ts";
 import { LIMITS } from "./limits.ts";
 import type { EventRow } from "./postgres-events.ts";
 import { shardOf } from "./shard.ts";
@@ -228,7 +228,7 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     const rows = new Map(chunk.rows.map((row) => [row.walletId, row]));
     const events = new Map<string, EventRow[]>(walletIds.map((walletId) => [walletId, []]));
     for (const event of chunk.events) events.get(event.walletId)!.push(event);
-    const none = (): Array<[string, HoldRow[]]> => walletIds.map((walletId) => [walletId, []]);
+    const none = (): Array<[string, StoredHold[]]> => walletIds.map((walletId) => [walletId, []]);
     const holds = chunk.holds === null ? null : new Map(none());
     for (const hold of chunk.holds ?? []) holds?.get(hold.walletId)!.push(hold);
     for (const walletId of walletIds) {
@@ -430,14 +430,14 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
 
 interface Audited {
   readonly audit: WalletAudit;
-  end(row: WalletRow | null, holds: readonly HoldRow[] | null): Promise<void>;
+  end(row: WalletRow | null, holds: readonly StoredHold[] | null): Promise<void>;
 }
 
 interface Chunk {
   readonly events: readonly EventRow[];
   readonly rows: readonly WalletRow[];
   /** Null: there are none, or more events follow. */
-  readonly holds: readonly HoldRow[] | null;
+  readonly holds: readonly StoredHold[] | null;
   readonly rejected: ReadonlyArray<{ walletId: string; commandId: string }>;
   readonly transfers: ReadonlyArray<Omit<TransferRow, "database">>;
   readonly verdicts: readonly VerdictRow[];

@@ -8,7 +8,7 @@ import type { AmountMinor } from "./amount.ts";
 import { chainHashOfRow } from "./chain.ts";
 import type { DifferenceKind, DifferenceValue, Found, Name } from "./differences.ts";
 import { accountOf } from "./event-row.ts";
-import { auditHolds, type HoldRow } from "./hold-audit.ts";
+import { auditHolds, type HoldChange, type StoredHold } from "./hold-audit.ts";
 import { eventOf, type EventRow } from "./postgres-events.ts";
 import { shardOf } from "./shard.ts";
 import { apply, type WalletEvent, type WalletState } from "./wallet.ts";
@@ -26,9 +26,9 @@ export interface WalletAudit {
   event(row: EventRow): void;
   /**
    * After the last one: the wallet's row, as of the same moment (null: there is none), and the rows of its holds (null: not to be
-   * compared).
+   * compared). Returns what would put the rows of the holds right.
    */
-  end(row: WalletRow | null, holds: readonly HoldRow[] | null): void;
+  end(row: WalletRow | null, holds: readonly StoredHold[] | null): HoldChange[];
   /** The fold so far; null before the first event. */
   readonly state: WalletState | null;
   /** Hash of the last event. */
@@ -143,12 +143,12 @@ export function auditWallet(walletId: string, chainStartedMs: number, name: Name
     end(row, holds) {
       const differs = (kind: DifferenceKind, rest: Partial<Found>): void =>
         name({ kind, walletId, ...rest });
-      if (holds !== null) holdAudit.end(holds, state?.heldMinor ?? 0);
+      const changes = holds === null ? [] : holdAudit.end(holds, state?.heldMinor ?? 0);
       if (row === null) {
         if (state !== null) {
           differs("wallet_missing", { expected: `a row at version ${state.version}`, found: null });
         }
-        return;
+        return changes;
       }
       const shard = shardOf(walletId);
       if (row.shard !== shard) {
@@ -156,7 +156,7 @@ export function auditWallet(walletId: string, chainStartedMs: number, name: Name
       }
       if (state === null) {
         differs("wallet_without_events", { expected: "events", found: `a row at ${row.version}` });
-        return;
+        return changes;
       }
       const { version } = state;
       // With versions apart nothing else can agree, and would only hide what matters.
@@ -166,6 +166,7 @@ export function auditWallet(walletId: string, chainStartedMs: number, name: Name
         compareRow(row, state, differs);
       }
       if (row.hash !== hash) differs("head_wrong", { version, expected: hash, found: row.hash });
+      return changes;
     },
     get state() {
       return state;

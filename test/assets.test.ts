@@ -298,13 +298,71 @@ describe("with several databases", () => {
       expect(await ask("/assets", gold({ code: codeIn(ODD) }))).toEqual([503, "unavailable"]);
       expect(await ask("/assets")).toEqual([503, "unavailable"]);
 
+      // When a process starts meanwhile, it is not kept waiting by what may be there
+      const warnings: unknown[] = [];
+      const late = buildPostgresAssets({
+        databaseUrls,
+        log: { warn: (text: unknown) => void warnings.push(text) },
+        standard: [{ code: unseen, name: "Late", decimalPlaces: 3 }],
+      });
+      onTestFinished(() => late.close());
+      await late.review();
+      expect(late.assetOf(unseen)).toMatchObject({ decimalPlaces: 3 });
+
       // When it is there again, so are they
       await server.restart();
       await until("the asset is found", async () => (await open(unseen))[0] === 201);
+      await until("it is its own again", () => warnings.some((it) => String(it).includes(unseen)));
+      expect(late.assetOf(unseen)).toMatchObject({ decimalPlaces: 0, isOwn: true });
       expect(await open(codeIn(ODD))).toEqual([404, "asset_not_found"]);
       expect((await ask("/assets"))[0]).toBe(200);
     },
   );
+
+  it("own ones whose codes ISO 4217 defines later stay what they are, and the log says so", async () => {
+    const databases = [await openDatabase("assets_even"), await openDatabase("assets_odd")];
+    const databaseUrls = databases.map(({ url }) => url);
+    const before = buildPostgresAssets({ databaseUrls });
+    onTestFinished(async () => {
+      await before.close();
+      await Promise.all(databases.map((database) => database.close()));
+    });
+    // Given two own assets, and one more with nothing to do with it
+    const [other, same, free] = [codeIn(EVEN), codeIn(ODD), codeIn(EVEN)];
+    for (const code of [other, same, free]) await before.create(gold({ code }), false);
+
+    // When a library's table defines two of the codes, one of them with other decimal places
+    const standard = [
+      { code: other, name: "Other Gold", decimalPlaces: 2 },
+      { code: same, name: "Same Gold", decimalPlaces: 0 },
+      { code: "EUR", name: "Euro", decimalPlaces: 2 },
+    ];
+    const warnings: unknown[] = [];
+    const log = { warn: (text: unknown) => void warnings.push(text) };
+    const after = buildPostgresAssets({ databaseUrls, log, standard });
+    onTestFinished(() => after.close());
+    await after.review();
+
+    // Then money of theirs means what it meant
+    for (const code of [other, same]) {
+      expect(after.assetOf(code)).toEqual({ ...gold({ code }), isOwn: true });
+    }
+    expect(after.assetOf("EUR")).toMatchObject({ decimalPlaces: 2, isOwn: false });
+    expect(await after.allAssets()).toEqual(
+      [
+        ...[other, same, free].map((code) => ({ ...gold({ code }), isOwn: true })),
+        { code: "EUR", name: "Euro", decimalPlaces: 2, isOwn: false },
+      ].toSorted((one, next) => (one.code < next.code ? -1 : 1)),
+    );
+    expect(await after.create(gold({ code: other }), false)).toMatchObject({ type: "known" });
+    expect(await after.create(standard[0]!, false)).toMatchObject({ type: "conflict" });
+    expect(warnings).toHaveLength(2);
+    const told = warnings.map(String).toSorted().join("\n");
+    expect(told).toContain(
+      `asset ${other} was added here as "Gold coins", and ISO 4217 has it too by now, as "Other Gold" with 2 decimal places in place of 0; it stays what it was, with 0 decimal places`,
+    );
+    expect(told).toContain(`asset ${same} was added here`);
+  });
 
   it("that cannot be reached at all is no answer, and known assets need none", async () => {
     const assets = buildPostgresAssets({ databaseUrls: ["postgres://nobody@127.0.0.1:1/none"] });

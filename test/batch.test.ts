@@ -203,6 +203,22 @@ describe("10,000 commands in one request", { timeout: 120_000 }, () => {
     expect(await stack.wallet(c)).toMatchObject({ status: "SUSPENDED", balance: 10 });
   });
 
+  it("happen in their order when a wallet pays first and is paid then", async () => {
+    // Given a wallet with all that a wallet can have: it has room for more only after it has paid
+    const [payee, payer] = [
+      (await stack.open()).id,
+      (await stack.open({ initialBalance: 500 })).id,
+    ];
+    for (let round = 1; round <= 5; round++) {
+      const full = await stack.open({ initialBalance: 9_999_999_999_999.99 });
+      const outcomes = await batch([
+        { type: "transfer", walletId: full.id, toWalletId: payee, amount: 100 },
+        { type: "transfer", walletId: payer, toWalletId: full.id, amount: 100 },
+      ]);
+      expect(outcomes.map(({ ok, error }) => (ok ? "ok" : error?.code))).toEqual(["ok", "ok"]);
+    }
+  });
+
   it("happen in their order too when the first of them waits for an asset that this process has not seen", async () => {
     // Given an asset that somebody has added elsewhere
     const code = unique("GEM");

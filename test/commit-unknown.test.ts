@@ -153,7 +153,12 @@ async function open(name: string): Promise<Setting> {
     bus,
     databaseUrl: proxy.url,
     laneCount: 1,
-    log: { info: () => undefined, warn: () => undefined, fatal: (text) => fatal.push(text) },
+    log: {
+      info: () => undefined,
+      warn: () => undefined,
+      error: () => undefined,
+      fatal: (text) => fatal.push(text),
+    },
     onFatal: (reason) => fatal.push(reason),
   });
   await running.host.start();

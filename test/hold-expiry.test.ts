@@ -12,7 +12,16 @@ import {
   stage,
   useHoldStage,
 } from "./hold-stage.ts";
-import { capture, EVEN, placing, summaryOf, withLimits } from "./staging.ts";
+import {
+  capture,
+  commandOf,
+  creation,
+  EVEN,
+  idIn,
+  placing,
+  summaryOf,
+  withLimits,
+} from "./staging.ts";
 
 useHoldStage("hold_expiry_test");
 
@@ -95,6 +104,43 @@ describe("expiry", () => {
       [walletIds],
     );
     expect(extra).toHaveLength(400);
+  });
+
+  it("reaches all that are due behind more than a portion of those that cannot end now", async () => {
+    withLimits({ holdsDueMax: 5 });
+    // Given a wallet whose row is damaged and has more due holds than a portion, before and after another one's by shard
+    const ids = [...EVEN.slice(0, 1), ...EVEN.slice(-1)].map((shard) => idIn([shard]));
+    const damaged: string[] = [];
+    for (const walletId of ids) {
+      await stage.perform(commandOf(walletId, creation("100")));
+      for (let n = 0; n < 7; n++) await place(walletId, "1", 1_000);
+      damaged.push(walletId);
+    }
+    const walletId = idIn(EVEN.slice(1, -1));
+    await stage.perform(commandOf(walletId, creation("100")));
+    const placed = await place(walletId, "60", 2_000);
+    await sleep();
+    const held = await database.query("SELECT wallet_id, held FROM wallets");
+    await database.query("UPDATE wallets SET held = 0 WHERE wallet_id = ANY ($1)", [damaged]);
+
+    // Then that one's ends in time, again and again after the others were met, and looks do not follow each other without end
+    await passTime(4_000);
+    expect(await lateness(placed)).toBeLessThan(2_000);
+    const before = stage.lane("a").calls.loadDueHolds;
+    const next = await place(walletId, "60", 1_000);
+    await passTime(3_000);
+    expect(await lateness(next)).toBeLessThan(2_000);
+    const looks = stage.lane("a").calls.loadDueHolds - before;
+    expect(looks).toBeLessThanOrEqual((3_000 / LIMITS.holdExpiryMs + 1) * (14 / 5 + 2));
+
+    // And the others end when their rows are right again
+    for (const row of held as Array<{ wallet_id: string; held: number }>) {
+      if (!damaged.includes(row.wallet_id)) continue;
+      const { wallet_id: id, held: minor } = row;
+      await database.query("UPDATE wallets SET held = $2 WHERE wallet_id = $1", [id, minor]);
+    }
+    await passTime(LIMITS.damagePauseMs + 2_000);
+    for (const id of damaged) expect(await money(id)).toBe("100 0");
   });
 
   it("race: of two lanes that believe to own the shard one writes the end, once", async () => {

@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { moveHold, type Hold } from "../src/hold.ts";
-import type { Journal } from "../src/journal.ts";
+import type { DueHold, HoldKey, Journal } from "../src/journal.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import type { ShardOwner } from "../src/shard-table.ts";
 import type { Transfer } from "../src/transfer.ts";
@@ -653,12 +653,49 @@ describe.each([
         const shards = [shardOf(due.walletId)];
         expect(shards).not.toContain(shardOf(other.walletId));
         const ours = async (at: number) =>
-          (await journal.loadDueHolds(shards, at, 100)).filter(
+          (await journal.loadDueHolds(shards, at, 100, null)).filter(
             ({ walletId }) => walletId === due.walletId,
           );
         expect(await ours(atMs - 1)).toEqual([]);
-        expect(await ours(atMs)).toEqual([keyOf(due)]);
-        expect(await journal.loadDueHolds(ALL_SHARDS, atMs, 1)).toHaveLength(1);
+        const place = { shard: shards[0], expiresAtUs: atMs * 1_000 };
+        expect(await ours(atMs)).toEqual([{ ...keyOf(due), ...place }]);
+        expect(await journal.loadDueHolds(ALL_SHARDS, atMs, 1, null)).toHaveLength(1);
+      });
+
+      it("is found in portions, each behind the one before, by shard and then by time", async () => {
+        const wallets = [await openWallet()];
+        const shard = shardOf(wallets[0]!.walletId);
+        while (wallets.length < 2) {
+          const other = await openWallet();
+          if (shardOf(other.walletId) !== shard) wallets.push(other);
+        }
+        const [first, second] = wallets.toSorted(
+          (one, other) => shardOf(one.walletId) - shardOf(other.walletId),
+        );
+        const atMs = NOW_MS + 7;
+        const placedFor = async (walletId: string, expiresAtMs: number): Promise<HoldKey> =>
+          keyOf(await openHold(await walletNow(walletId), 1, expiresAtMs));
+        const late = await placedFor(first!.walletId, atMs);
+        const early = await placedFor(first!.walletId, atMs - 1);
+        const twins = [
+          await placedFor(second!.walletId, atMs),
+          await placedFor(second!.walletId, atMs),
+        ].toSorted((one, other) => (one.holdId < other.holdId ? -1 : 1));
+        const shards = [first!, second!].map(({ walletId }) => shardOf(walletId));
+        const found: HoldKey[] = [];
+        let behind: DueHold | null = null;
+        for (;;) {
+          const portion: DueHold[] = await journal.loadDueHolds(shards, atMs, 1, behind);
+          if (portion.length === 0) break;
+          expect(portion).toHaveLength(1);
+          behind = portion[0]!;
+          const { walletId, holdId } = behind;
+          found.push({ walletId, holdId });
+        }
+        const ours = found.filter(({ walletId }) =>
+          wallets.some((wallet) => wallet.walletId === walletId),
+        );
+        expect(ours).toEqual([early, late, ...twins]);
       });
 
       it("changes none when its command is known, or when it is stale", async () => {

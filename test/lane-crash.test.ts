@@ -29,7 +29,7 @@ beforeAll(async () => {
     bus,
     databaseUrl,
     laneCount: 2,
-    log: { info: keep, warn: keep, fatal: keep },
+    log: { info: keep, warn: keep, error: keep, fatal: keep },
     onFatal: (reason) => log.push(`FATAL ${reason}`),
   });
   await running.host.start();

@@ -1,23 +1,27 @@
 /**
- * The rebuild of a wallet's row: what it writes, what it refuses to build on, and the race that it is there to win: an actor that has
+ * The rebuild of a wallet's row and of its holds: what it writes, what it refuses to build on, and the race that it is there to win: an actor that has
  * woken from the wrong row, with and without a commit under way.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import type { Hold } from "../src/hold.ts";
 import { LIMITS } from "../src/limits.ts";
 import { rebuildWallet } from "../src/rebuild.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
 import { verify } from "../src/verify.ts";
 import {
+  capture,
   credit,
   debit,
   openDatabase,
+  placing,
+  release,
   stageLanes,
   unique,
   type Stage,
   type TestDatabase,
 } from "./staging.ts";
 import { until } from "./stack.ts";
-import { buildWorld, type Copy, type World } from "./verify-world.ts";
+import { buildWorld, tamper, type Copy, type World } from "./verify-world.ts";
 
 describe("an actor that woke from a wrong row", () => {
   let database: TestDatabase;
@@ -142,7 +146,13 @@ describe("a row", () => {
     await copy.tamper(0, `UPDATE wallets SET ${changes} WHERE wallet_id = $1`, [world.anna]);
     expect(await named()).not.toEqual([]);
     const rebuilt = await rebuildWallet(copy.urls[0]!, world.anna);
-    expect(rebuilt).toEqual({ type: "rebuilt", walletId: world.anna, version: 10 });
+    expect(rebuilt).toEqual({
+      type: "rebuilt",
+      walletId: world.anna,
+      version: 10,
+      isRowWritten: true,
+      holds: [],
+    });
     expect(await named()).toEqual([]);
   });
 
@@ -204,6 +214,145 @@ describe("a row", () => {
     });
     return rows;
   }
+});
+
+describe("holds", () => {
+  let database: TestDatabase;
+  let stage: Stage;
+  let walletId: string;
+  let active: Hold;
+  let captured: Hold;
+  let released: Hold;
+
+  beforeEach(async () => {
+    database = await openDatabase("rebuild_holds");
+    onTestFinished(() => database.close());
+    const lanes = [{ name: "here", owner: "host-1", shards: ALL_SHARDS }];
+    stage = await stageLanes({ databaseUrl: database.url, lanes });
+    onTestFinished(() => stage.close());
+    // Given 100.00, of which 40.00 are held, after 20.00 were captured and 5.00 let go, and nobody awake
+    walletId = await stage.open("here", "100");
+    const expiresAtMs = stage.nowMs + 3_600_000;
+    active = await place("30", { reference: "order 17", description: 'a "table"', expiresAtMs });
+    captured = await place("30");
+    await stage.perform(capture(captured, "20"));
+    released = await place("5");
+    await stage.perform(release(released));
+    await stage.tick(LIMITS.actorIdleMs + LIMITS.actorSweepMs);
+    expect(stage.lane("here").lane.stats().actors).toBe(0);
+  });
+
+  async function place(amount: string, rest: Parameters<typeof placing>[2] = {}): Promise<Hold> {
+    const outcome = await stage.perform(placing(walletId, amount, rest));
+    if (outcome.type !== "done") throw new Error(`not placed: ${JSON.stringify(outcome)}`);
+    return outcome.hold!;
+  }
+
+  const rows = (): Promise<object[]> => database.query("SELECT * FROM holds ORDER BY hold_id");
+  const epochs = (): Promise<object[]> =>
+    database.query("SELECT shard, epoch FROM shards ORDER BY shard");
+  const written = (...holds: object[]): object => {
+    const version = 6;
+    return { type: "rebuilt", walletId, version, isRowWritten: false, holds };
+  };
+  /** Rebuilds, and then once more, which finds nothing to do. */
+  async function rebuild(): Promise<object> {
+    const rebuilt = await rebuildWallet(database.url, walletId);
+    const after = await epochs();
+    expect(await rebuildWallet(database.url, walletId)).toEqual({ type: "unchanged", walletId });
+    expect(await epochs()).toEqual(after);
+    return rebuilt;
+  }
+
+  it.each<[string, string, () => object]>([
+    [
+      "that are gone are put back, whatever their status",
+      "DELETE FROM holds",
+      () => [active, captured, released].map(({ holdId }) => ({ type: "inserted", holdId })),
+    ],
+    [
+      "with every field wrong are corrected",
+      `UPDATE holds SET shard = (shard + 1) % 256, amount = 9999, captured = 1, status = 'EXPIRED', kind = 'OTHER',
+        reference = 'x', description = 'x', expires_at = now(), created_at = now(), released_at = now(), captured_at = NULL`,
+      () => [active, captured, released].map(({ holdId }) => ({ type: "corrected", holdId })),
+    ],
+    [
+      "that nobody placed are removed",
+      `INSERT INTO holds (wallet_id, hold_id, shard, amount, captured, status, kind, created_at)
+        SELECT wallet_id, 'invented', shard, 1, 0, 'ACTIVE', 'PAYMENT', now() FROM wallets`,
+      () => [{ type: "removed", holdId: "invented" }],
+    ],
+    [
+      "in another shard are brought home",
+      "UPDATE holds SET shard = (shard + 1) % 256 WHERE status = 'RELEASED'",
+      () => [{ type: "corrected", holdId: released.holdId }],
+    ],
+  ])("%s", async (_, sql, changes) => {
+    const before = await rows();
+    await database.query(sql);
+    expect(await rows()).not.toEqual(before);
+    expect((await verify({ databaseUrls: [database.url] })).differences).toBeGreaterThan(0);
+    expect(await rebuild()).toEqual(written(...(changes() as object[])));
+    expect(await rows()).toEqual(before);
+    expect((await verify({ databaseUrls: [database.url] })).named).toEqual([]);
+  });
+
+  it("and their wallet's row are rebuilt together", async () => {
+    await database.query("UPDATE wallets SET held = 0");
+    await database.query("DELETE FROM holds WHERE hold_id = $1", [active.holdId]);
+    const holds = [{ type: "inserted", holdId: active.holdId }];
+    const both = { type: "rebuilt", walletId, version: 6, isRowWritten: true, holds };
+    expect(await rebuild()).toEqual(both);
+    expect((await verify({ databaseUrls: [database.url] })).named).toEqual([]);
+  });
+
+  it("of a history that is not in order stay as they are", async () => {
+    await database.query("UPDATE holds SET captured = 0");
+    const before = await rows();
+    const sql = `UPDATE events SET data = jsonb_set(data, '{hold,capturedMinor}', '1') WHERE version = 4`;
+    await tamper(database.url, sql);
+    const refused = await rebuildWallet(database.url, walletId);
+    expect(refused).toMatchObject({ type: "refused", reason: expect.stringMatching(/order/) });
+    expect(await rows()).toEqual(before);
+  });
+
+  it("are known as rebuilt to an actor that woke without one of them, also with a commit on its way", async () => {
+    // Given an actor that does not know the hold, and a credit on its way to the database
+    await database.query("DELETE FROM holds WHERE hold_id = $1", [active.holdId]);
+    expect(await stage.perform(release(active))).toMatchObject({
+      rejection: { code: "hold_not_found" },
+    });
+    let letGo = (): void => undefined;
+    const gate = new Promise<void>((resolve) => (letGo = resolve));
+    let hasArrived = false;
+    stage.lane("here").hooks.append = async (_writes, apply) => {
+      hasArrived = true;
+      await gate;
+      return await apply();
+    };
+    const [asked] = stage.send(credit(walletId, "1"));
+    await until("the commit is on its way", () => hasArrived);
+
+    // When it is rebuilt meanwhile
+    let claims = 0;
+    stage.lane("here").hooks.claim = async (claim) => {
+      claims += 1;
+      return await claim();
+    };
+    const inserted = { type: "inserted", holdId: active.holdId };
+    expect(await rebuildWallet(database.url, walletId)).toEqual(written(inserted));
+    letGo();
+    await stage.quiet();
+
+    // Then the credit is decided again by an actor that knows it
+    expect(asked!.outcomes).toMatchObject([{ type: "done", wallet: { balanceMinor: 8_100 } }]);
+    expect(claims).toBeGreaterThan(0);
+    expect(await stage.perform(release(active))).toMatchObject({
+      type: "done",
+      wallet: { heldMinor: 1_000 },
+    });
+    expect((await verify({ databaseUrls: [database.url] })).named).toEqual([]);
+  });
 });
 
 describe("a wallet that does not exist", () => {

@@ -34,6 +34,7 @@ import {
 import { startCoffer } from "./process.ts";
 import { createDatabase, dropDatabase, startNats, type TestServer } from "./servers.ts";
 import { startStack, unique, until, type EventBody, type Stack } from "./stack.ts";
+import { withLimits } from "./staging.ts";
 
 let nats: TestServer;
 let stack: Stack;
@@ -246,6 +247,53 @@ describe("nothing is lost", () => {
     relayOf(stack).add({ ...second.sink, deliver: takeAll(second.taken) });
     await until("all are told", () => second.taken.length === 7);
     expect(second.taken.map(({ version }) => version)).toEqual([3, 4, 5, 6, 7, 8, 9]);
+  });
+
+  it("and nothing is repeated when a crash of the database has taken a cursor back: it is saved again", async () => {
+    // Given a shard that is delivered and saved, and in which nothing happens any more
+    withLimits({ relayCompareMs: 100 });
+    const [walletId = ""] = await openWallets(stack, 1);
+    await write(stack, [walletId], 9);
+    const first = heldSink();
+    const relay = relayOf(stack);
+    relay.add({ ...first.sink, deliver: takeAll(first.taken) });
+    const { name } = first.sink;
+    await until("all are saved", async () => (await cursors(name)) === 10);
+
+    // When its cursor is as it was a moment before, or is not there at all
+    for (const sql of [
+      "UPDATE relay_cursors SET position = 4 WHERE sink = $1 AND position > 4",
+      "DELETE FROM relay_cursors WHERE sink = $1",
+    ]) {
+      await stack.sql(sql, [name]);
+      expect(await cursors(name)).toBeLessThan(10);
+      // Then it is where it was, without another event
+      await until("it is saved again", async () => (await cursors(name)) === 10);
+    }
+    await relay.stop();
+    const second = heldSink({ name });
+    relayOf(stack).add({ ...second.sink, deliver: takeAll(second.taken) });
+    await write(stack, [walletId], 1);
+    await until("the next event is told", () => second.taken.length > 0);
+    expect(first.taken).toHaveLength(10);
+    expect(second.taken.map(({ version }) => version)).toEqual([10]);
+  });
+
+  it("and nothing is repeated from the first on: a cursor is on disk before anything is delivered", async () => {
+    const store = buildPostgresRelayStore(stack.databaseUrl);
+    onTestFinished(() => store.close());
+    const names = Array.from({ length: 10 }, () => unique("sink"));
+    const places = async (): Promise<{ written: string; flushed: string }> => {
+      const sql = `SELECT pg_current_wal_insert_lsn() - '0/0' AS written, pg_current_wal_flush_lsn() - '0/0' AS flushed`;
+      return (await stack.sql<{ written: string; flushed: string }>(sql))[0]!;
+    };
+    for (const name of names) {
+      const before = await places();
+      await store.cursors(name, ALL_SHARDS, true);
+      const after = await places();
+      // More than a row's worth of log for each of the 256, all but nothing of it still in memory
+      expect(Number(after.flushed) - Number(before.written)).toBeGreaterThan(256 * 64);
+    }
   });
 
   it("when an event fails in the middle of those under way: it comes again, and all behind it", async () => {

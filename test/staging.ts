@@ -9,7 +9,14 @@ import pg from "pg";
 import { expect, inject, onTestFinished } from "vitest";
 import { buildLane, type Lane } from "../actors/lane.ts";
 import type { Hold } from "../src/hold.ts";
-import type { AppendResult, HoldKey, Journal, LoadedWallets, Writes } from "../src/journal.ts";
+import type {
+  AppendResult,
+  DueHold,
+  HoldKey,
+  Journal,
+  LoadedWallets,
+  Writes,
+} from "../src/journal.ts";
 import { chainHashOfRow } from "../src/chain.ts";
 import { LIMITS } from "../src/limits.ts";
 import { EVENT_COLUMNS } from "../src/postgres-rows.ts";
@@ -167,7 +174,7 @@ export interface JournalHooks {
   ) => Promise<LoadedWallets>;
   loadCreated?: (load: () => Promise<Map<string, string>>) => Promise<Map<string, string>>;
   loadHolds?: (load: () => Promise<Hold[]>) => Promise<Hold[]>;
-  loadDueHolds?: (load: () => Promise<HoldKey[]>) => Promise<HoldKey[]>;
+  loadDueHolds?: (load: () => Promise<DueHold[]>) => Promise<DueHold[]>;
 }
 
 export interface LanePlan {
@@ -207,6 +214,8 @@ export interface Stage {
   /** Every message that left a lane, oldest first. */
   readonly sent: ShardMessage[];
   readonly changes: Change[];
+  /** What lanes have logged: `a warn: ...`. */
+  readonly log: readonly string[];
   lane(name: string): StagedLane;
   /** Those whose thread has not ended, oldest first. */
   living(): StagedLane[];
@@ -410,6 +419,7 @@ export async function stageLanes({
     held,
     sent,
     changes,
+    log,
     lane(name) {
       const staged = byName.get(name);
       if (staged === undefined) throw new Error(`no lane ${name}`);

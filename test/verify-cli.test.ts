@@ -8,6 +8,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished }
 import { packageRoot } from "../src/package-root.ts";
 import type { VerifyReport } from "../src/verify.ts";
 import { dataFolder, startCoffer } from "./process.ts";
+import { openDatabase } from "./staging.ts";
 import { buildWorld, type Copy, type World } from "./verify-world.ts";
 
 interface Run {
@@ -136,6 +137,63 @@ describe("on databases by URL", () => {
     expect(code).toBe(2);
   });
 });
+
+it(
+  "mends a damaged wallet for a Coffer that runs, which has told of it and served all others",
+  { timeout: 90_000 },
+  async () => {
+    const database = await openDatabase("verify_damage");
+    onTestFinished(() => database.close());
+    const env = { DATABASE_URL: database.url };
+    const coffer = await startCoffer({ ...env, LOG_LEVEL: "warn", VERIFY_INTERVAL_MINUTES: "0" });
+    onTestFinished(async () => void (await coffer.kill()));
+    await coffer.untilReady();
+    async function ask<Body>(path: string, body?: object): Promise<Body> {
+      const given = { method: "POST", headers: { "content-type": "application/json" } };
+      const answer = await fetch(
+        `${coffer.baseUrl}${path}`,
+        body === undefined ? {} : { ...given, body: JSON.stringify(body) },
+      );
+      return (await answer.json()) as Body;
+    }
+    type Health = { status: string; checks: { wallets: { state: string; reason?: string } } };
+    const health = () => ask<Health>("/health");
+    for (const walletId of ["w1", "w2"]) await ask("/wallets", { walletId, initialBalance: 5 });
+    // Given a hold that ends in a moment, and somebody who has let go of the money by hand
+    const hold = await ask<{ id: string }>("/wallets/w1/holds", { amount: 2, expiresInSeconds: 1 });
+    await database.query("UPDATE wallets SET held = 0");
+    // Whoever has woken before does not look again
+    await database.query("UPDATE shards SET epoch = epoch + 1");
+
+    await expect.poll(async () => (await health()).status, { timeout: 20_000 }).toBe("degraded");
+    expect((await health()).checks.wallets).toMatchObject({
+      state: "down",
+      reason: expect.stringContaining("one wallet is damaged") as string,
+    });
+    expect(coffer.output).toContain("wallet w1 is damaged");
+    expect(await ask("/wallets/w2/credit", { amount: 1 })).toMatchObject({ balance: 6 });
+    const metrics = await (await fetch(`${coffer.baseUrl}/metrics`)).text();
+    expect(metrics).toMatch(/^coffer_wallets_damaged\{lane="[^"]+"\} 1$/m);
+    const cluster = await ask<{ hosts: Array<{ lanes: Array<{ damagedWallets: number }> }> }>(
+      "/cluster",
+    );
+    expect(cluster.hosts[0]?.lanes.reduce((sum, lane) => sum + lane.damagedWallets, 0)).toBe(1);
+
+    // When it is mended
+    await database.query("DELETE FROM holds");
+    const mended = await npmRunVerify(env, "--wallet", "w1", "--rebuild");
+    expect(mended.out).toContain("Rebuilt wallet w1 at version 2.\n");
+    expect(mended.out).toContain(`Rebuilt hold ${hold.id} of wallet w1: inserted.\n`);
+    expect(mended.code).toBe(0);
+
+    // Then the hold ends
+    const expired = async () =>
+      (await ask<{ status: string }>(`/wallets/w1/holds/${hold.id}`)).status;
+    await expect.poll(expired, { timeout: 20_000 }).toBe("EXPIRED");
+    expect(await npmRunVerify(env)).toMatchObject({ code: 0 });
+    expect(await coffer.stop()).toEqual({ code: 0, signal: null });
+  },
+);
 
 it(
   "finds the embedded database, beside a Coffer that runs on it and without one",

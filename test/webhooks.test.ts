@@ -19,6 +19,7 @@ import { shardOf } from "../src/shard.ts";
 import { buildWebhookSender } from "../src/webhook-sender.ts";
 import { keepWarnings, relayOf, write } from "./relay-world.ts";
 import { startStack, unique, until, type Stack } from "./stack.ts";
+import { withLimits } from "./staging.ts";
 
 let stack: Stack;
 
@@ -356,6 +357,81 @@ describe("the end of a webhook", () => {
     expect(rows).toEqual([]);
     const gone = await stack.get(`/webhooks/${webhook.id}`);
     expect([gone.status, gone.body.code]).toEqual([404, "webhook_not_found"]);
+  });
+});
+
+describe("a webhook that has lost its place in a shard", () => {
+  const lose = (id: string, shards: string): Promise<object[]> =>
+    stack.sql(`DELETE FROM relay_cursors WHERE sink LIKE $1 AND shard ${shards}`, [
+      `webhook:${id}:%`,
+    ]);
+
+  it.each([
+    [
+      "one shard, before it began",
+      "= 7",
+      /in 1 of its shards is lost \(7\): replay it from a time/,
+    ],
+    [
+      "all shards, while it was at work",
+      ">= 0",
+      /in 256 of its shards is lost \(0, 1, 2, 3, 4 and more/,
+    ],
+  ])(
+    "(%s) says so and ends, and a replay from a time brings what it missed",
+    async (when, shards, reason) => {
+      withLimits({ relayCompareMs: 50 });
+      const endpoint = await openEndpoint();
+      const { body: webhook } = await makeWebhook({ url: endpoint.url });
+      const from = new Date().toISOString();
+      const { id: walletId } = await stack.open();
+      if (when.startsWith("one")) await lose(webhook.id, shards);
+      const { warnings, relay } = startRelay();
+      if (when.startsWith("all")) {
+        await until("it is told", () => endpoint.calls.length === 1);
+        await lose(webhook.id, shards);
+      }
+      await until("it has ended", async () => (await look(webhook.id)).status === "DISABLED");
+      expect((await look(webhook.id)).disabledReason).toMatch(reason);
+      expect(
+        warnings.filter((text) => text.includes(`webhook ${webhook.id} is disabled`)),
+      ).toHaveLength(1);
+      await until("its sink is gone", () =>
+        relay.status().every(({ sink }) => !sink.endsWith(webhook.id)),
+      );
+
+      // Going on where it stands is no way: that is not known
+      await stack.post(`/webhooks/${webhook.id}/replay`, {});
+      await until("it ends again", async () => (await look(webhook.id)).status === "DISABLED");
+
+      // From a time it is
+      await write(stack, [walletId], 3);
+      endpoint.calls.length = 0;
+      const { body } = await stack.post<WebhookAnswer>(`/webhooks/${webhook.id}/replay`, { from });
+      expect([body.status, body.disabledReason]).toEqual(["ACTIVE", null]);
+      await until("all are told", () => versionsOf(endpoint.calls, walletId).length === 4);
+      await sleep(200);
+      expect(versionsOf(endpoint.calls, walletId)).toEqual([0, 1, 2, 3]);
+      expect((await look(webhook.id)).status).toBe("ACTIVE");
+    },
+  );
+
+  it("since it was replayed or removed meanwhile has lost nothing", async () => {
+    // Race: a host that has not looked yet goes on with the run that has just ended, whose cursors are gone
+    withLimits({ relayCompareMs: 50 });
+    const endpoint = await openEndpoint();
+    const { body: webhook } = await makeWebhook({ url: endpoint.url });
+    const { warnings } = startRelay({ lookMs: 1_000 });
+    await stack.open();
+    await until("it is told", () => endpoint.calls.length === 1);
+    await stack.post(`/webhooks/${webhook.id}/replay`, {});
+    await sleep(1_300);
+    expect(await look(webhook.id)).toMatchObject({ status: "ACTIVE", disabledReason: null });
+    await stack.open();
+    await until("the next is told", () => endpoint.calls.length === 2);
+    await stack.ask("DELETE", `/webhooks/${webhook.id}`);
+    await sleep(1_300);
+    expect(warnings).toEqual([]);
   });
 });
 

@@ -115,6 +115,7 @@ export function buildCluster(deps: ClusterDeps): Cluster {
         process.trace(text);
       },
       warn: (text: string) => process.trace(text),
+      error: (text: string) => process.trace(text),
       fatal(text: string) {
         process.trace(`FATAL ${text}`);
       },

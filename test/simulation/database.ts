@@ -13,7 +13,13 @@
  */
 import type { Time } from "../../src/clock.ts";
 import type { Hold } from "../../src/hold.ts";
-import { holdKey, type AppendResult, type Journal, type Writes } from "../../src/journal.ts";
+import {
+  holdKey,
+  type AppendResult,
+  type DueHold,
+  type Journal,
+  type Writes,
+} from "../../src/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { ReadUnavailable } from "../../src/postgres-read-model.ts";
 import type { Operation, ReadModel, StoredEvent } from "../../src/read-model.ts";
@@ -277,7 +283,7 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
         ask(caller, "load", ({ holds }) =>
           keys.map((key) => holds.get(holdKey(key))).filter((hold) => hold !== undefined),
         ),
-      loadDueHolds: (shards, atMs, limit) =>
+      loadDueHolds: (shards, atMs, limit, behind) =>
         ask(caller, "load", ({ holds }) => {
           const asked = new Set(shards);
           const isDue = ({ status, expiresAtMs, walletId }: Hold): boolean =>
@@ -285,8 +291,19 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
             expiresAtMs !== null &&
             expiresAtMs <= atMs &&
             asked.has(shardOf(walletId));
-          const due = [...holds.values()].filter(isDue).slice(0, limit);
-          return due.map(({ walletId, holdId }) => ({ walletId, holdId }));
+          const due = [...holds.values()].filter(isDue).map(({ walletId, holdId, expiresAtMs }) => {
+            return {
+              walletId,
+              holdId,
+              shard: shardOf(walletId),
+              expiresAtUs: expiresAtMs! * 1_000,
+            };
+          });
+          const inOrder = due.toSorted(comparePlaces);
+          const from = inOrder.findIndex(
+            (one) => behind === null || comparePlaces(one, behind) > 0,
+          );
+          return from < 0 ? [] : inOrder.slice(from, from + limit);
         }),
       loadCreated: (commandIds) => ask(caller, "load", () => createdBy(tables, commandIds)),
       loadPendingTransfers: (shards) => ask(caller, "load", () => pendingOf(tables, shards)),
@@ -566,4 +583,10 @@ export function buildSimulatedReads(
         return [...done, ...rejected];
       }),
   };
+}
+
+function comparePlaces(one: DueHold, other: DueHold): number {
+  const differences = [one.shard - other.shard, one.expiresAtUs - other.expiresAtUs];
+  const [oneKey, otherKey] = [holdKey(one), holdKey(other)];
+  return differences.find((each) => each !== 0) ?? (oneKey < otherKey ? -1 : +(oneKey > otherKey));
 }

@@ -78,6 +78,8 @@ export function buildLanes(deps: LanesDeps): SimulatedLanes {
         },
         log: (level, text) => {
           thread.trace(`${level}: ${text}`);
+          // Nobody changes rows from outside here, so what a lane takes for damage is a bug.
+          if (level === "error") deps.onCrash(new Error(text), thread);
           out(thread, () => listener.notice({ type: "log", level, text }));
         },
         crash: (error) => {
