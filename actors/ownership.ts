@@ -78,8 +78,11 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
   let stopLooking = (): void => undefined;
   let onEmpty: (() => void) | null = null;
 
-  const inState = (state: ShardState): number[] =>
-    [...states].flatMap(([shard, its]) => (its === state ? [shard] : []));
+  function inState(state: ShardState): number[] {
+    const shards: number[] = [];
+    for (const [shard, its] of states) if (its === state) shards.push(shard);
+    return shards;
+  }
 
   function note(type: HandOff["type"], peers: ReadonlyMap<number, string | null>): void {
     const byPeer = new Map<string | null, number[]>();
@@ -198,6 +201,7 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
   }
 
   function giveUp(give: Moves["give"]): void {
+    if (give.size === 0) return;
     const underWay = inState("leaving").length + inState("released").length;
     const room = isLeaving ? Infinity : LIMITS.handOffShardsMax - underWay;
     const now = [...give]

@@ -144,9 +144,10 @@ export function movesOf(
   const take = new Map<number, string | null>();
   const give = new Map<number, string | null>();
   const mayTake = view !== null && !self.isLeaving && !view.isSuperseded;
+  const places = view?.isTrusted === true ? placesOf(self, view) : null;
   for (const { shard, owner } of table) {
     if (owner === self.owner) {
-      const place = view?.isTrusted === true ? placeOf(shard, placesOf(self, view)) : self.hostId;
+      const place = places === null ? self.hostId : placeOf(shard, places);
       const isMoving = self.isLeaving || view?.isSuperseded === true || place !== self.hostId;
       if (isMoving) give.set(shard, view?.owners.get(place ?? "") ?? null);
     } else if (mayTake) {

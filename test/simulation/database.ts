@@ -23,7 +23,7 @@ import {
 import { LIMITS } from "../../src/limits.ts";
 import { ReadUnavailable } from "../../src/postgres-read-model.ts";
 import type { Operation, ReadModel, StoredEvent } from "../../src/read-model.ts";
-import { shardOf } from "../../src/shard.ts";
+import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { ShardOwner, ShardTable } from "../../src/shard-table.ts";
 import type { Transfer } from "../../src/transfer.ts";
 import { loseUnflushed } from "./relay-store.ts";
@@ -285,13 +285,13 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
         ),
       loadDueHolds: (shards, atMs, limit, behind) =>
         ask(caller, "load", ({ holds }) => {
+          const isOver = ({ status, expiresAtMs }: Hold): boolean =>
+            status === "ACTIVE" && expiresAtMs !== null && expiresAtMs <= atMs;
+          const over = [...holds.values()].filter(isOver);
+          if (over.length === 0) return [];
           const asked = new Set(shards);
-          const isDue = ({ status, expiresAtMs, walletId }: Hold): boolean =>
-            status === "ACTIVE" &&
-            expiresAtMs !== null &&
-            expiresAtMs <= atMs &&
-            asked.has(shardOf(walletId));
-          const due = [...holds.values()].filter(isDue).map(({ walletId, holdId, expiresAtMs }) => {
+          const mine = over.filter(({ walletId }) => asked.has(shardOf(walletId)));
+          const due = mine.map(({ walletId, holdId, expiresAtMs }) => {
             return {
               walletId,
               holdId,
@@ -445,10 +445,8 @@ export function buildSimulatedShardTable(
 
   return {
     async read() {
-      const answers = await each(
-        databases[0]!.tables.shards.map(({ shard }) => shard),
-        (database, part) =>
-          database.ask(caller, "read shards", ({ shards }) => part.map((shard) => shards[shard]!)),
+      const answers = await each(ALL_SHARDS, (database, part) =>
+        database.ask(caller, "read shards", ({ shards }) => part.map((shard) => shards[shard]!)),
       );
       if (answers.every(({ status }) => status === "rejected")) throw firstReason(answers);
       return valuesOf(answers);
@@ -477,9 +475,11 @@ export function buildSimulatedShardTable(
 
 /** The rows of those databases that answered, in the order of the shards. */
 function valuesOf(answers: readonly PromiseSettledResult<ShardOwner[]>[]): ShardOwner[] {
-  return answers
-    .flatMap((answer) => (answer.status === "fulfilled" ? answer.value : []))
-    .toSorted((one, other) => one.shard - other.shard);
+  const byShard = Array.from<ShardOwner | undefined>({ length: ALL_SHARDS.length });
+  for (const answer of answers) {
+    if (answer.status === "fulfilled") for (const row of answer.value) byShard[row.shard] = row;
+  }
+  return byShard.filter((row) => row !== undefined);
 }
 
 function firstReason(answers: readonly PromiseSettledResult<unknown>[]): unknown {

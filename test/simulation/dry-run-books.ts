@@ -26,19 +26,30 @@ function tracesOf(databases: Databases, entries: History["entries"]): string[] {
       dryRun === true ? [commandId, ...ownIds(body)] : [],
     ),
   );
-  const found = databases.flatMap(({ tables }) => [
-    ...tables.events.flatMap(({ commandId, causationId, correlationId, transferId, data }) => {
-      const hold = data?.["hold"] as { holdId: string } | undefined;
-      return [commandId, causationId, correlationId, transferId, hold?.holdId];
-    }),
-    ...[...tables.rejections.values()].map(({ commandId }) => commandId),
-    ...[...tables.transfers.values()].flatMap((row) => [row.transferId, row.commandId]),
-    ...tables.verdicts.keys(),
-    ...[...tables.holds.values()].map(({ holdId }) => holdId),
-  ]);
-  return found.flatMap((id) =>
-    id !== null && id !== undefined && ids.has(id) ? [`a dry run has left a trace: ${id}`] : [],
-  );
+  if (ids.size === 0) return [];
+  const problems: string[] = [];
+  const look = (id: string | null | undefined): void => {
+    if (id !== null && id !== undefined && ids.has(id)) {
+      problems.push(`a dry run has left a trace: ${id}`);
+    }
+  };
+  for (const { tables } of databases) {
+    for (const { commandId, causationId, correlationId, transferId, data } of tables.events) {
+      look(commandId);
+      look(causationId);
+      look(correlationId);
+      look(transferId);
+      look((data?.["hold"] as { holdId: string } | undefined)?.holdId);
+    }
+    for (const { commandId } of tables.rejections.values()) look(commandId);
+    for (const { transferId, commandId } of tables.transfers.values()) {
+      look(transferId);
+      look(commandId);
+    }
+    for (const transferId of tables.verdicts.keys()) look(transferId);
+    for (const { holdId } of tables.holds.values()) look(holdId);
+  }
+  return problems;
 }
 
 function ownIds(body: WalletCommand): string[] {

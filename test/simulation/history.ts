@@ -5,6 +5,7 @@
  */
 import type { Command, Outcome } from "../../src/protocol.ts";
 import type { BalanceFrame as FeedBalanceFrame, ServerFrame } from "../feed-world.ts";
+import { copied } from "./copy.ts";
 
 export interface Moment {
   readonly atMs: number;
@@ -52,8 +53,11 @@ export interface Recorder extends History {
   answered(entry: HistoryEntry, outcome: Outcome, body?: string | null): void;
   /** A connection begins to watch a wallet; one that watched it already begins anew. */
   watched(subscriber: string, walletId: string, from?: number | null): void;
-  /** A text frame came; those that are not balances are left out. A wallet that comes by its owner needs no `watched`. */
-  framed(subscriber: string, text: string): void;
+  /** A text frame came; returns it as read. Those that are not balances are left out. A wallet that comes by its owner needs no `watched`. */
+  framed(
+    subscriber: string,
+    text: string,
+  ): BalanceFrame | Exclude<ServerFrame, { type: "balance" }>;
   /** The connection is gone, or watches this wallet no longer. */
   unwatched(subscriber: string, walletId?: string): void;
 }
@@ -98,7 +102,7 @@ export function buildRecorder(nowMs: () => number): Recorder {
       return entry;
     },
     answered(entry, outcome, body = null) {
-      (entry.answers as Answer[]).push({ ...moment(), outcome: structuredClone(outcome), body });
+      (entry.answers as Answer[]).push({ ...moment(), outcome: copied(outcome), body });
     },
     watched(subscriber, walletId, from = null) {
       watch(subscriber, walletId, from);
@@ -109,10 +113,11 @@ export function buildRecorder(nowMs: () => number): Recorder {
       if (frame.type === "error" && frame.code === "wallet_not_found") {
         close(subscriber, frame.walletId ?? "");
       }
-      if (frame.type !== "balance") return;
+      if (frame.type !== "balance") return frame;
       const { walletId } = frame;
       const record = open.get(subscriber)?.get(walletId) ?? watch(subscriber, walletId, null);
       (record.frames as (Moment & { frame: BalanceFrame })[]).push({ ...moment(), frame });
+      return frame;
     },
     unwatched(subscriber, walletId) {
       const walletIds =

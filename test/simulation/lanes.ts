@@ -15,6 +15,7 @@ import type {
 } from "../../actors/lane-thread.ts";
 import type { Journal } from "../../src/journal.ts";
 import type { ShardMessage } from "../../src/protocol.ts";
+import { copied } from "./copy.ts";
 import type { Random } from "./random.ts";
 import type { Process, Scheduler } from "./scheduler.ts";
 
@@ -73,7 +74,7 @@ export function buildLanes(deps: LanesDeps): SimulatedLanes {
         owner: plan.owner,
         shortcut: deps.shortcut,
         emit: (effects) => {
-          const copy = structuredClone(effects);
+          const copy = copied(effects);
           out(thread, () => listener.notice({ type: "effects", effects: copy }));
         },
         log: (level, text) => {
@@ -123,7 +124,7 @@ export function buildLanes(deps: LanesDeps): SimulatedLanes {
         return new Promise((resolve, reject) => {
           const mine: Waiting = { reject };
           waiting.add(mine);
-          const copy = structuredClone(task);
+          const copy = copied(task);
           const { thread } = running;
           lastInMs = Math.max(scheduler.nowMs + random.between(...CROSSING_MS), lastInMs);
           thread.after(lastInMs - scheduler.nowMs, task.type, () => {
@@ -131,7 +132,7 @@ export function buildLanes(deps: LanesDeps): SimulatedLanes {
             perform(lane, journal, copy, thread).then(
               (result) => {
                 if (!thread.isAlive) return;
-                const answer = structuredClone(result);
+                const answer = copied(result);
                 out(thread, () => {
                   if (waiting.delete(mine)) resolve(answer);
                 });

@@ -41,24 +41,22 @@ export function buildSimulatedRelayStore(
     read: (behind, rowsPerShard) =>
       ask(caller, "relay", (tables) =>
         behind.flatMap((place): RelayEvent[] =>
-          eventsBehind(tables, place)
-            .slice(0, rowsPerShard)
-            .map((event) => {
-              const { decimalPlaces } = tables.wallets.get(event.walletId)!;
-              return { ...event, decimalPlaces };
-            }),
+          eventsBehind(tables, place, rowsPerShard).map((event) => {
+            const { decimalPlaces } = tables.wallets.get(event.walletId)!;
+            return { ...event, decimalPlaces };
+          }),
         ),
       ),
     lastPositions: (shards) =>
       ask(caller, "relay", (tables) =>
         shards
-          .map((shard) => ({ shard, position: lastPositionOf(tables, shard) }))
-          .filter(({ position }) => position > 0),
+          .filter((shard) => tables.eventsOfShard.has(shard))
+          .map((shard) => ({ shard, position: lastPositionOf(tables, shard) })),
       ),
     oldestBehind: (behind) =>
       ask(caller, "relay", (tables) => {
         const times = behind
-          .flatMap((place) => eventsBehind(tables, place).slice(0, 1))
+          .flatMap((place) => eventsBehind(tables, place, 1))
           .map(({ occurredAtMs }) => occurredAtMs);
         return times.length === 0 ? null : Math.min(...times);
       }),
@@ -84,10 +82,15 @@ function keyOf(sink: string, shard: number): string {
 }
 
 /** In the order of their positions. */
-function eventsBehind({ eventsOfShard }: Tables, { shard, position }: ShardPosition): EventRow[] {
-  const events = eventsOfShard.get(shard) ?? [];
+function eventsBehind(
+  { eventsOfShard }: Tables,
+  { shard, position }: ShardPosition,
+  limit: number,
+): EventRow[] {
+  const events = eventsOfShard.get(shard);
+  if (events === undefined) return [];
   const last = events.findLastIndex((event) => event.position <= position);
-  return events.slice(last + 1);
+  return events.slice(last + 1, last + 1 + limit);
 }
 
 /** A cursor, and what a crash of the database would leave of it. */

@@ -5,6 +5,7 @@
  *     npm run simulate -- --seed 42              one seed; --trace <file> keeps all of its trace
  *     npm run simulate -- --seeds 1000           as many, from --from on (default 1)
  *     npm run simulate -- --seeds 50 --plant noDurableVerdict --first     until the planted bug is found
+ *     npm run simulate -- --seeds 500 --plants   and then each bug, all of which have to be found
  */
 import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -24,44 +25,66 @@ export interface Series {
   readonly onRun?: (summary: Summary, done: number) => void;
 }
 
-interface Share {
-  readonly from: number;
-  readonly to: number;
-  readonly step: number;
+interface Job {
+  readonly seed: number;
   readonly plant: Plant | undefined;
 }
 
-/** Runs seeds on all cores; resolves with what failed, in the order of the seeds. */
-export async function runSeries(series: Series): Promise<Summary[]> {
-  const { from, seeds, plant, isFirstEnough = false, onRun } = series;
-  const step = Math.min(seeds, availableParallelism());
-  const failed: Summary[] = [];
-  const workers: Worker[] = [];
-  let done = 0;
-  const ends = Array.from({ length: step }, (_, index) => {
-    const share: Share = { from: from + index, to: from + seeds, step, plant };
-    const worker = new Worker(new URL(import.meta.url), { workerData: { simulation: share } });
-    workers.push(worker);
-    worker.on("message", (summary: Summary) => {
-      done += 1;
-      if (summary.violations.length > 0) failed.push(summary);
-      onRun?.(summary, done);
-      if (isFirstEnough && failed.length > 0) for (const each of workers) void each.terminate();
-    });
-    return new Promise<void>((resolve, reject) => {
-      worker.on("error", reject);
-      worker.on("exit", () => resolve());
-    });
-  });
-  await Promise.all(ends);
-  return failed.toSorted((one, other) => one.seed - other.seed);
+/** A thread for each core. They stay from one series to the next, since code that has run for a while runs several times as fast. */
+export interface Crew {
+  /** Runs seeds in their order; resolves with what failed, in the same order. One series at a time. */
+  run(series: Series): Promise<Summary[]>;
+  end(): Promise<void>;
 }
 
-async function runShare({ from, to, step, plant }: Share): Promise<void> {
-  for (let seed = from; seed < to; seed += step) {
-    const { lines: _, ...summary } = await simulate({ seed, plant });
-    parentPort!.postMessage(summary);
+export function gatherCrew(): Crew {
+  const workers = Array.from({ length: availableParallelism() }, () => {
+    return new Worker(new URL(import.meta.url), { workerData: { simulation: true } });
+  });
+
+  function carryOut(worker: Worker, job: Job): Promise<Summary> {
+    return new Promise((resolve, reject) => {
+      const onExit = (): void => reject(new Error(`the thread ended at seed ${job.seed}`));
+      worker.once("error", reject).once("exit", onExit);
+      worker.once("message", (summary: Summary) => {
+        worker.off("error", reject).off("exit", onExit);
+        resolve(summary);
+      });
+      worker.postMessage(job);
+    });
   }
+
+  async function run(series: Series): Promise<Summary[]> {
+    const { from, seeds, plant, isFirstEnough = false, onRun } = series;
+    const failed: Summary[] = [];
+    let next = from;
+    let done = 0;
+    /** Each takes the next seed when it is done with one, and ends what it has begun. */
+    const work = async (worker: Worker): Promise<void> => {
+      while (next < from + seeds && !(isFirstEnough && failed.length > 0)) {
+        const seed = next;
+        next += 1;
+        const summary = await carryOut(worker, { seed, plant });
+        done += 1;
+        if (summary.violations.length > 0) failed.push(summary);
+        onRun?.(summary, done);
+      }
+    };
+    await Promise.all(workers.map(work));
+    return failed.toSorted((one, other) => one.seed - other.seed);
+  }
+
+  return {
+    run,
+    async end() {
+      await Promise.all(workers.map((worker) => worker.terminate()));
+    },
+  };
+}
+
+async function carryOutHere({ seed, plant }: Job): Promise<void> {
+  const { lines: _, ...summary } = await simulate({ seed, plant });
+  parentPort!.postMessage(summary);
 }
 
 // --- The command line -----------------------------------------------------------------------------------------------------
@@ -117,14 +140,14 @@ async function runOne(seed: number, plant: Plant | undefined, traceFile: string 
   return violations.length === 0;
 }
 
-async function runMany(series: Series): Promise<boolean> {
+async function runMany(crew: Crew, series: Series): Promise<boolean> {
   const { from, seeds, plant } = series;
   const startedAtMs = performance.now();
   const counts = new Map<string, number>();
   let virtualMs = 0;
   let failures = 0;
   let runs = 0;
-  const failed = await runSeries({
+  const failed = await crew.run({
     ...series,
     onRun(summary, done) {
       runs = done;
@@ -152,6 +175,22 @@ async function runMany(series: Series): Promise<boolean> {
   return failed.length === 0;
 }
 
+/** Each bug in turn, until a seed finds it; how it looks is printed by `--plant`. */
+async function runPlants(crew: Crew, { from, seeds }: Series): Promise<boolean> {
+  let isEachFound = true;
+  for (const plant of PLANTS) {
+    const [first] = await crew.run({ from, seeds, plant, isFirstEnough: true });
+    if (first === undefined) {
+      isEachFound = false;
+      print(`planted ${plant}: not found`);
+      continue;
+    }
+    const [line] = first.violations[0]!.split("\n");
+    print(`planted ${plant}: found by seed ${first.seed}, ${cut(line!)}`);
+  }
+  return isEachFound;
+}
+
 const USAGE = `Usage: npm run simulate -- [options]
   --seed <number>     one seed, with what went wrong in it
   --trace <file>      with --seed: keeps all of its trace there
@@ -159,6 +198,7 @@ const USAGE = `Usage: npm run simulate -- [options]
   --from <number>     the first of them (1)
   --first             ends at the first seed that fails
   --plant <bug>       plants a bug that has to be found: ${PLANTS.join(", ")}
+  --plants            after the seeds: plants each bug, and ends it at the first seed that finds it
   --help`;
 
 interface Settings {
@@ -168,6 +208,7 @@ interface Settings {
   readonly from: number;
   readonly plant: Plant | undefined;
   readonly isFirstEnough: boolean;
+  readonly areAllPlanted: boolean;
   readonly traceFile: string | undefined;
 }
 
@@ -178,6 +219,7 @@ function readSettings(): Settings {
       seeds: { type: "string", default: String(SEEDS_DEFAULT) },
       from: { type: "string", default: "1" },
       plant: { type: "string" },
+      plants: { type: "boolean", default: false },
       first: { type: "boolean", default: false },
       trace: { type: "string" },
       help: { type: "boolean", default: false },
@@ -194,12 +236,16 @@ function readSettings(): Settings {
   if (values.trace !== undefined && values.seed === undefined) {
     throw new Error("--trace keeps the trace of one run: say which with --seed");
   }
+  if (values.plants && (plant !== undefined || values.seed !== undefined)) {
+    throw new Error("--plants comes after many seeds without a bug: leave --seed and --plant out");
+  }
   return {
     seed: values.seed === undefined ? null : wholeFrom("--seed", values.seed, 0),
     seeds: wholeFrom("--seeds", values.seeds, 1),
     from: wholeFrom("--from", values.from, 0),
     plant,
     isFirstEnough: values.first,
+    areAllPlanted: values.plants,
     traceFile: values.trace,
   };
 }
@@ -220,12 +266,18 @@ async function main(): Promise<void> {
     process.exitCode = 2;
     return;
   }
-  const { seed, plant, traceFile, ...series } = settings;
-  const isSound =
-    seed === null ? await runMany({ ...series, plant }) : await runOne(seed, plant, traceFile);
-  process.exitCode = isSound ? 0 : 1;
+  const { seed, plant, traceFile, areAllPlanted, ...series } = settings;
+  if (seed !== null) {
+    process.exitCode = (await runOne(seed, plant, traceFile)) ? 0 : 1;
+    return;
+  }
+  const crew = gatherCrew();
+  const isSound = await runMany(crew, { ...series, plant });
+  const areFound = !areAllPlanted || (await runPlants(crew, series));
+  await crew.end();
+  process.exitCode = isSound && areFound ? 0 : 1;
 }
 
-const share = (workerData as { simulation?: Share } | null)?.simulation;
-if (!isMainThread && share !== undefined) await runShare(share);
+const isOfCrew = (workerData as { simulation?: true } | null)?.simulation === true;
+if (!isMainThread && isOfCrew) parentPort!.on("message", (job: Job) => void carryOutHere(job));
 else if (process.argv[1]?.endsWith("simulate.js") === true) await main();

@@ -69,6 +69,8 @@ export function buildStream(deps: StreamDeps): Stream {
   const isOrdered = random.chance(0.6);
   const messages: StreamMessage[] = [];
   const known = new Set<string>();
+  /** Events that are in it, as they were asked for: what is stored stays, so each is looked up once. */
+  const stored = new WeakSet<object>();
   let awayUntilMs = 0;
   /** Rises with each outage: what was on its way is lost. */
   let incarnation = 0;
@@ -205,7 +207,12 @@ export function buildStream(deps: StreamDeps): Stream {
       incarnation += 1;
     },
     messages,
-    has: (event) => known.has(eventId(event)),
+    has(event) {
+      if (stored.has(event)) return true;
+      const isStored = known.has(eventId(event));
+      if (isStored) stored.add(event);
+      return isStored;
+    },
   };
   return stream;
 }

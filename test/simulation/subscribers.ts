@@ -73,8 +73,10 @@ export function buildSubscribers(deps: SubscribersDeps): Subscribers {
 
       function take(text: string): void {
         if (scheduler.isTracing) scheduler.trace(name, `<- ${text}`);
-        recorder.framed(name, text);
-        const frame = JSON.parse(text) as { type: string; walletId?: string; version?: number };
+        const frame: { type: string; walletId?: string; version?: number } = recorder.framed(
+          name,
+          text,
+        );
         if (frame.walletId === undefined) return;
         if (frame.version !== undefined) {
           seen.set(frame.walletId, frame.version);

@@ -21,6 +21,7 @@ import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { ShardOwner } from "../../src/shard-table.ts";
 import type { Transfer } from "../../src/transfer.ts";
 import type { WalletEvent, WalletState } from "../../src/wallet.ts";
+import { copied } from "./copy.ts";
 import type { StoredCursor } from "./relay-store.ts";
 
 export interface EventRow extends StoredEvent {
@@ -106,11 +107,11 @@ const NOT_FENCED = 0;
 
 /** Shards whose epoch is not the one that the writer names. */
 export function supersededShards({ shards }: Tables, fence: Writes["fence"]): number[] {
-  const isSuperseded = ({ shard, epoch }: ShardOwner): boolean => {
-    const named = fence.get(shard) ?? NOT_FENCED;
-    return named !== NOT_FENCED && named !== epoch;
-  };
-  return shards.filter(isSuperseded).map(({ shard }) => shard);
+  const superseded: number[] = [];
+  for (const [shard, named] of fence) {
+    if (named !== NOT_FENCED && named !== shards[shard]!.epoch) superseded.push(shard);
+  }
+  return superseded.toSorted((one, other) => one - other);
 }
 
 /** The outcomes that are known already of the ids that are looked for; null when there are none. */
@@ -156,7 +157,7 @@ export function copyOf(writes: Writes): Writes {
     { lookups, verdictLookups },
     { transfers, verdicts, settled, holds },
   ];
-  return structuredClone({ events, wallets, rejections, ...ids, ...rows, fence });
+  return copied({ events, wallets, rejections, ...ids, ...rows, fence });
 }
 
 // --- What may not be written ----------------------------------------------------------------------------------------------
@@ -223,15 +224,14 @@ export function checkRows(writes: Writes): void {
  * outside the fence is one that a superseded owner could write.
  */
 export function checkFence(writes: Writes): void {
-  const walletIds = [
-    ...writes.events.map(({ walletId }) => walletId),
-    ...writes.wallets.keys(),
-    ...writes.rejections.map(({ walletId }) => walletId),
-    ...writes.transfers.map(({ fromWalletId }) => fromWalletId),
-    ...writes.settled.map(({ fromWalletId }) => fromWalletId),
-    ...writes.verdicts.map(({ toWalletId }) => toWalletId),
-    ...Array.from(writes.holds.values(), ({ hold }) => hold.walletId),
-  ];
+  const walletIds = new Set<string>();
+  for (const { walletId } of writes.events) walletIds.add(walletId);
+  for (const walletId of writes.wallets.keys()) walletIds.add(walletId);
+  for (const { walletId } of writes.rejections) walletIds.add(walletId);
+  for (const { fromWalletId } of writes.transfers) walletIds.add(fromWalletId);
+  for (const { fromWalletId } of writes.settled) walletIds.add(fromWalletId);
+  for (const { toWalletId } of writes.verdicts) walletIds.add(toWalletId);
+  for (const { hold } of writes.holds.values()) walletIds.add(hold.walletId);
   for (const walletId of walletIds) {
     if (!writes.fence.has(shardOf(walletId))) {
       throw new Error(`shard ${shardOf(walletId)} of ${walletId} is written to outside the fence`);
@@ -424,6 +424,16 @@ function storedOf(of: NewEvent): Omit<EventRow, "shard" | "position"> {
 
 function amountOf(event: WalletEvent): AmountMinor | null {
   return "amountMinor" in event ? event.amountMinor : null;
+}
+
+/** The metadata after each of these events, as `metadataAt` has it. They are all of one wallet's, in the order of their versions. */
+export function metadataAfterEach(events: readonly EventRow[]): string[] {
+  let latest = JSON.stringify(undefined);
+  return events.map(({ data }) => {
+    const brought = data?.["walletMetadata"];
+    if (brought !== undefined) latest = JSON.stringify(brought);
+    return latest;
+  });
 }
 
 /** The metadata after an event of the wallet, as JSON text: that of the latest event up to it that brings any. */

@@ -316,9 +316,11 @@ async function quieten(world: Quietening): Promise<void> {
       bank.resolve();
       continue;
     }
+    const isOver = scheduler.nowMs >= untilMs;
+    if (!isResolving && !isOver) continue;
     const unrest = unrestOf(world);
     if (isResolving && unrest.length === 0) return;
-    if (scheduler.nowMs < untilMs) continue;
+    if (!isOver) continue;
     violations.push(`it does not get quiet: ${unrest.slice(0, 8).join("; ")}`);
     return;
   }
