@@ -47,6 +47,8 @@ export default defineConfig({
         extends: true,
         test: {
           name: "integration",
+          // Three processes load everything once, instead of one for each file; what a file leaves in a shared module is its own to undo.
+          isolate: false,
           include: ["test/**/*.test.ts"],
           globalSetup: ["test/global-setup.ts"],
           testTimeout: 30_000,

@@ -4,7 +4,7 @@
  * may be away: then its part is null, with a reason, and the other is shown. However many ask at once, the hosts are asked once.
  */
 import type { FastifyInstance } from "fastify";
-import { Compile } from "typebox/compile";
+import { Compile } from "typebox/schema";
 
 import type { Bus } from "../src/bus.ts";
 import { systemTime, type Time } from "../src/clock.ts";

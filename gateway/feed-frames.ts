@@ -5,7 +5,7 @@
  * is a value with a code and a sentence that names the field; nothing here throws.
  */
 import { Type } from "typebox";
-import { Compile } from "typebox/compile";
+import { Compile } from "typebox/schema";
 
 import { toDecimal } from "../src/amount.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -96,7 +96,7 @@ function quoted(text: string): string {
 }
 
 function explain(validator: (typeof VALIDATORS)[keyof typeof VALIDATORS], value: unknown): Parsed {
-  const [error] = validator.Errors(value);
+  const [, [error]] = validator.Errors(value);
   const field = quoted(fieldName(error?.instancePath ?? ""));
   if (error?.keyword === "boolean") {
     return field.startsWith("from.")

@@ -2,8 +2,8 @@
  * The health endpoints: is the process there (`live`), can it serve commands (`ready`), and how does each dependency stand. Probes
  * are bounded in time and shared: however many monitors ask at once, each dependency is probed once.
  */
-import type { FastifyInstance } from "fastify";
 import { Type } from "typebox";
+import type { FastifyInstance } from "fastify";
 
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";

@@ -36,6 +36,7 @@ import {
 } from "./errors.ts";
 import { countAnswers, traceRequests } from "./request-watch.ts";
 import { NAMED_SCHEMAS } from "./schemas.ts";
+import { buildSerialisers } from "./serialisers.ts";
 import { checkOf, readQuery, type InputPart } from "./validation.ts";
 
 /** Types a route's input by its schemas. What goes out is typed where it is made, and cut to its schema by the serialiser. */
@@ -73,6 +74,7 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
     return503OnClosing: false,
     // Long ids must meet their schema, which names them, instead of missing their route. Node bounds the request line.
     routerOptions: { maxParamLength: 65_536 },
+    schemaController: { compilersFactory: { buildSerializer: buildSerialisers } },
     frameworkErrors: (error, request, reply) => {
       reply.header("x-correlation-id", request.id);
       void sendError(request, reply, asApiError(error));

@@ -1,6 +1,6 @@
 /** What reads are asked for, by path and query, and the pages that they answer. */
-import { Type } from "typebox";
 
+import { Type } from "typebox";
 import { LIMITS } from "../src/limits.ts";
 import {
   Asset,

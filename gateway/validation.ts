@@ -5,7 +5,7 @@
  * `LIMITS.validationProblemsMax` fields at a time.
  */
 import type { TSchema } from "typebox";
-import { Compile } from "typebox/compile";
+import { Compile } from "typebox/schema";
 
 import { canonicalAmount } from "../src/amount.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -26,7 +26,7 @@ export function checkOf(schema: TSchema, part: InputPart = "body"): Check {
   if (known !== undefined) return known;
   const validator = Compile(schema);
   const check: Check = (value) =>
-    validator.Check(value) ? null : refuse(validator.Errors(value), value, part);
+    validator.Check(value) ? null : refuse(validator.Errors(value)[1], value, part);
   compiled.set(schema, check);
   return check;
 }

@@ -12,7 +12,7 @@ import { buildFeedHub } from "../gateway/feed.ts";
 import type { HealthProbe } from "../gateway/health-routes.ts";
 import { buildGateway } from "../gateway/http.ts";
 import { buildWalletService, type WalletService } from "../gateway/nats-service.ts";
-import { buildRateLimit, type RateLimit } from "../gateway/rate-limit.ts";
+import type { RateLimit } from "../gateway/rate-limit.ts";
 import { traceCommands } from "../gateway/traced-commands.ts";
 import { buildFeedSocket } from "../gateway/websocket.ts";
 import type { Bus } from "./bus.ts";
@@ -58,7 +58,7 @@ export async function startGateway(
   const assets = buildPostgresAssets({ databaseUrls: databases.urls, log });
   closing.push({ name: "assets", close: () => assets.close() });
   await assets.review();
-  const rateLimit = openRateLimit(parts);
+  const rateLimit = await openRateLimit(parts);
   metrics.watchGateway({ commands, feed: () => hub.stats(), rateLimit });
   const takeIn = buildCommandIntake((code) => assets.assetOf(code));
   const answer = buildAnswers({ readModel, log });
@@ -118,9 +118,11 @@ export async function startGateway(
   return server;
 }
 
-function openRateLimit({ config, log, closing }: Parts): RateLimit | null {
+/** Loaded where requests are limited, as its Redis client takes a tenth of the start. */
+async function openRateLimit({ config, log, closing }: Parts): Promise<RateLimit | null> {
   const { rateLimitPerSecond: perSecond, redisUrl, hostId } = config;
   if (perSecond === undefined) return null;
+  const { buildRateLimit } = await import("../gateway/rate-limit.ts");
   const rateLimit = buildRateLimit({ perSecond, redisUrl, name: `coffer-${hostId}-rate`, log });
   closing.push({ name: "rate limit", close: () => rateLimit.close() });
   return rateLimit;

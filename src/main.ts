@@ -20,11 +20,12 @@ import { buildMetrics } from "./metrics.ts";
 import { buildNatsBus, type NatsBus } from "./nats-bus.ts";
 import { packageRoot } from "./package-root.ts";
 import { startTracing } from "./tracing.ts";
-import { startGateway } from "./main-gateway.ts";
-import { buildHostServer, buildRunningHost } from "./main-host.ts";
+import type { RunningHost } from "./main-host.ts";
 import { closeAll, type Closing, type Parts } from "./parts.ts";
 
 async function start(config: Config, log: Logger, closing: Closing): Promise<void> {
+  // Nearly all that there is to load: bad settings are told before that, and a host without a gateway loads none.
+  const { buildHostServer, buildRunningHost } = await import("./main-host.ts");
   const version = versionOf(readFileSync(join(packageRoot, "package.json"), "utf8"));
   const { hostId, role } = config;
   const metrics = buildMetrics({ role, version });
@@ -59,15 +60,19 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
   };
   const listen = (server: FastifyInstance): Promise<string> =>
     server.listen({ port: config.port, host: config.host });
+  const openGateway = async (running: RunningHost | null): Promise<FastifyInstance> => {
+    const { startGateway } = await import("./main-gateway.ts");
+    return await startGateway(parts, running);
+  };
 
   if (config.role === "gateway") {
     const databaseUrls = databases.urls;
     const watching = await watchDeployment({ databaseUrls, log, onMismatch: fatal });
     closing.push({ name: "deployment", close: () => Promise.resolve(watching.stop()) });
-    announce(parts, null, await listen(await startGateway(parts, null)));
+    announce(parts, null, await listen(await openGateway(null)));
     return;
   }
-  const running = buildRunningHost(parts);
+  const running = await buildRunningHost(parts);
   if (config.role === "host") {
     // It tells its health from the first moment, also while it waits for a database.
     const address = await listen(buildHostServer(parts, running));
@@ -82,7 +87,7 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
   await running.host.start();
   running.reconciliation?.start();
   running.startRelaying();
-  announce(parts, running.host, await listen(await startGateway(parts, running)));
+  announce(parts, running.host, await listen(await openGateway(running)));
 }
 
 /** A database may be away when a host starts, as it may later: the host waits, and says so. */

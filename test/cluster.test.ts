@@ -7,9 +7,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
-import { migrateUp } from "../src/migrate.ts";
 import { query, startCluster, type LocalCluster, type ShardRow } from "./cluster/local-cluster.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
+import { createMigratedDatabase } from "./migrated-database.ts";
+import { dropDatabase } from "./servers.ts";
 import { until } from "./stack.ts";
 import { askOverHttp, buildWorkload, checkBank, checkOverHttp, type Workload } from "./workload.ts";
 
@@ -24,8 +24,7 @@ let databaseUrl: string;
 let cluster: LocalCluster;
 
 beforeAll(async () => {
-  databaseUrl = await createDatabase(inject("postgresUrl"), "cluster");
-  await migrateUp(databaseUrl, { log: () => undefined });
+  databaseUrl = await createMigratedDatabase("cluster");
   await query(databaseUrl, "ALTER TABLE events ADD COLUMN writer_pid int DEFAULT pg_backend_pid()");
   cluster = await startCluster({ databaseUrls: [databaseUrl], env: { LOG_LEVEL: "warn" } });
 });
@@ -50,7 +49,7 @@ async function given(...hostIds: readonly string[]): Promise<void> {
 async function openBank(name: string): Promise<Workload> {
   const ask = askOverHttp(...cluster.gateways.map(({ port }) => port));
   onTestFinished(() => ask.close());
-  const bank = buildWorkload({ ask, name, callers: 12, wallets: 24, pauseMs: 10 });
+  const bank = buildWorkload({ ask, name, callers: 12, wallets: 24, pauseMs: 20 });
   await bank.open();
   bank.start();
   onTestFinished(() => bank.stop());

@@ -9,8 +9,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, inject, it } from "vitest";
 import { buildCommandDesk } from "../gateway/commands.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
-import { migrateUp } from "../src/migrate.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
+import { createMigratedDatabase } from "./migrated-database.ts";
+import { dropDatabase } from "./servers.ts";
 import { buildTestHost } from "./stack.ts";
 import {
   askDesk,
@@ -144,8 +144,7 @@ interface Setting {
 
 async function open(name: string): Promise<Setting> {
   const serverUrl = inject("postgresUrl");
-  const databaseUrl = await createDatabase(serverUrl, name);
-  await migrateUp(databaseUrl, { log: () => undefined });
+  const databaseUrl = await createMigratedDatabase(name);
   const proxy = await startProxy(databaseUrl);
   const bus = buildMemoryBus();
   const fatal: string[] = [];

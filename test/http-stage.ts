@@ -3,7 +3,7 @@
  * test file.
  */
 import type { TSchema } from "typebox";
-import { Compile } from "typebox/compile";
+import { Compile } from "typebox/schema";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { startStack, type AnyBody, type Reply, type Stack } from "./stack.ts";
 
@@ -100,6 +100,7 @@ export function describeAllAnswers(answersMin: number): void {
 /** A stack for the tests of a file, whose answers are kept. */
 export function useHttpStage(): void {
   beforeAll(async () => {
+    answers.length = 0;
     stack = await startStack({
       prepare(app) {
         app.addHook("onSend", async (request, reply, payload) => {

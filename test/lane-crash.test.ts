@@ -8,9 +8,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 import { buildCommandDesk, type CommandDesk } from "../gateway/commands.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
-import { migrateUp } from "../src/migrate.ts";
 import type { Command } from "../src/protocol.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
+import { createMigratedDatabase } from "./migrated-database.ts";
+import { dropDatabase } from "./servers.ts";
 import { buildTestHost, until, type TestHost } from "./stack.ts";
 import { askDesk, buildWorkload, checkBank, commandOf, type Workload } from "./workload.ts";
 
@@ -21,8 +21,7 @@ let desk: CommandDesk;
 const log: string[] = [];
 
 beforeAll(async () => {
-  databaseUrl = await createDatabase(inject("postgresUrl"), "lane_crash");
-  await migrateUp(databaseUrl, { log: () => undefined });
+  databaseUrl = await createMigratedDatabase("lane_crash");
   const bus = buildMemoryBus();
   const keep = (text: string): void => void log.push(text);
   running = buildTestHost({

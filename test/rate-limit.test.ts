@@ -9,10 +9,10 @@ import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest"
 import { WebSocket } from "ws";
 import { rateKey } from "../gateway/rate-limit.ts";
 import { LIMITS } from "../src/limits.ts";
-import { migrateUp } from "../src/migrate.ts";
+import { createMigratedDatabase } from "./migrated-database.ts";
 import { startCoffer, type CofferProcess, type Environment } from "./process.ts";
 import { scrape } from "./prometheus-text.ts";
-import { createDatabase, dropDatabase, startRedis, type TestServer } from "./servers.ts";
+import { dropDatabase, startRedis, type TestServer } from "./servers.ts";
 import { until } from "./stack.ts";
 
 const PER_SECOND = 20;
@@ -23,8 +23,7 @@ let gateways: [CofferProcess, CofferProcess];
 
 beforeAll(async () => {
   redis = await startRedis();
-  databaseUrl = await createDatabase(inject("postgresUrl"), "rate_limit");
-  await migrateUp(databaseUrl, { log: () => undefined });
+  databaseUrl = await createMigratedDatabase("rate_limit");
   const env = { REDIS_URL: redis.url, TRUST_PROXY: "127.0.0.0/8" };
   gateways = await Promise.all([startGateway(env), startGateway(env)]);
 });

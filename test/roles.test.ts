@@ -9,7 +9,7 @@ import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 import { WebSocket } from "ws";
 import { LIMITS } from "../src/limits.ts";
-import { migrateUp } from "../src/migrate.ts";
+import { createMigratedDatabase } from "./migrated-database.ts";
 import { startCoffer, type CofferProcess, type Environment } from "./process.ts";
 import { createDatabase, dropDatabase, startNats, startRedis, type TestServer } from "./servers.ts";
 import { until } from "./stack.ts";
@@ -25,8 +25,7 @@ let gateways: [CofferProcess, CofferProcess];
 
 beforeAll(async () => {
   nats = await startNats();
-  databaseUrl = await createDatabase(inject("postgresUrl"), "roles");
-  await migrateUp(databaseUrl, { log: () => undefined });
+  databaseUrl = await createMigratedDatabase("roles");
   sql = new pg.Pool({ connectionString: databaseUrl, max: 2 });
   sql.on("error", () => undefined);
   await sql.query("ALTER TABLE events ADD COLUMN writer_pid int DEFAULT pg_backend_pid()");
@@ -66,7 +65,7 @@ async function openBank(
 ): Promise<Workload> {
   const ask = askOverHttp(...ports);
   onTestFinished(() => ask.close());
-  const bank = buildWorkload({ ask, name, callers: 12 });
+  const bank = buildWorkload({ ask, name, callers: 12, pauseMs: 10 });
   await bank.open();
   bank.start();
   onTestFinished(() => bank.stop());

@@ -3,7 +3,6 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 
 import { chunkValues, planSeed, SEED_CHUNK, seedWalletId } from "../bench/seed-rows.ts";
 import { LIMITS } from "../src/limits.ts";
-import { migrateUp } from "../src/migrate.ts";
 import { shardOf } from "../src/shard.ts";
 import { checkBooks, openDatabase, type TestDatabase } from "./staging.ts";
 
@@ -11,7 +10,6 @@ let database: TestDatabase;
 
 beforeAll(async () => {
   database = await openDatabase("seed_rows");
-  await migrateUp(database.url);
 });
 
 afterAll(() => database.close());

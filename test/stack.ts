@@ -28,14 +28,14 @@ import type { EventBody, TransactionBody, TransferBody, WalletBody } from "../ga
 import { buildFeedSocket } from "../gateway/websocket.ts";
 import type { Bus } from "../src/bus.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
-import { migrateUp } from "../src/migrate.ts";
 import { connectNatsBus, type NatsBus } from "../src/nats-bus.ts";
 import { systemTime } from "../src/clock.ts";
 import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
+import { createMigratedDatabase } from "./migrated-database.ts";
+import { dropDatabase } from "./servers.ts";
 
 export interface StackOptions {
   /** The bus is NATS; without it, in-process. */
@@ -209,9 +209,8 @@ type Closing = Array<() => Promise<unknown>>;
 async function openDatabase(besides: Stack | undefined, closing: Closing): Promise<string> {
   if (besides !== undefined) return besides.databaseUrl;
   const name = unique("stack").replaceAll("-", "_");
-  const databaseUrl = await createDatabase(inject("postgresUrl"), name);
+  const databaseUrl = await createMigratedDatabase(name);
   closing.push(() => dropDatabase(inject("postgresUrl"), name));
-  await migrateUp(databaseUrl);
   return databaseUrl;
 }
 

@@ -21,7 +21,6 @@ import { chainHashOfRow } from "../src/chain.ts";
 import { LIMITS } from "../src/limits.ts";
 import { EVENT_COLUMNS } from "../src/postgres-rows.ts";
 import type { StoredEvent } from "../src/read-model.ts";
-import { migrateUp } from "../src/migrate.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import {
@@ -35,7 +34,8 @@ import {
 } from "../src/protocol.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import { apply, type WalletCommand, type WalletEvent, type WalletState } from "../src/wallet.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
+import { createMigratedDatabase } from "./migrated-database.ts";
+import { dropDatabase } from "./servers.ts";
 
 export const EVEN = ALL_SHARDS.filter((shard) => shard % 2 === 0);
 export const ODD = ALL_SHARDS.filter((shard) => shard % 2 === 1);
@@ -553,8 +553,7 @@ export interface TestDatabase {
 
 /** A fresh database with the schema; `bigint` comes as a number. */
 export async function openDatabase(name: string): Promise<TestDatabase> {
-  const url = await createDatabase(inject("postgresUrl"), name);
-  await migrateUp(url);
+  const url = await createMigratedDatabase(name);
   const sessions: pg.Client[] = [];
   async function session(): Promise<pg.Client> {
     const client = new pg.Client({ connectionString: url, application_name: "test" });

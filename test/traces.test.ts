@@ -11,7 +11,7 @@ import { placeOf } from "../actors/placement.ts";
 import type { ClusterBody } from "../gateway/cluster-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import { migrateUp } from "../src/migrate.ts";
+import { createMigratedDatabase } from "./migrated-database.ts";
 import { startCollector, type CollectedSpan, type Collector } from "./otlp-collector.ts";
 import { startCoffer, type CofferProcess, type Environment } from "./process.ts";
 import { createDatabase, dropDatabase, startNats, startRedis, type TestServer } from "./servers.ts";
@@ -29,8 +29,7 @@ beforeAll(async () => {
   const [nats, redis] = await Promise.all([startNats(), startRedis()]);
   servers = { nats, redis };
   collector = await startCollector();
-  databaseUrl = await createDatabase(inject("postgresUrl"), "traces");
-  await migrateUp(databaseUrl, { log: () => undefined });
+  databaseUrl = await createMigratedDatabase("traces");
   const env = {
     DATABASE_URL: databaseUrl,
     NATS_URL: nats.url,
