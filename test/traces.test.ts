@@ -36,7 +36,8 @@ beforeAll(async () => {
     LOG_LEVEL: "debug",
     OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
   };
-  hostEnv = { ...env, REDIS_URL: redis.url, ROLE: "host" };
+  // By the protocol: within one lane a transfer would be one commit, and one span.
+  hostEnv = { ...env, REDIS_URL: redis.url, ROLE: "host", TRANSFER_SHORTCUT: "off" };
   host = await startCoffer({ ...hostEnv, HOST_ID: "traced-host" });
   gateway = await startCoffer({ ...env, ROLE: "gateway", HOST_ID: "traced-gateway" });
   await Promise.all([host, gateway].map((each) => each.untilReady()));
