@@ -48,6 +48,8 @@ export class ReadUnavailable extends Error {
  * operator intervention (shutdown, statement timeout), system errors.
  */
 const CONDITIONS = new Set(["08", "53", "57", "58"]);
+/** `undefined_table`: no host has migrated the database yet. */
+const NO_TABLES = "42P01";
 /** `query_canceled`: by `statement_timeout`, since nobody else cancels. */
 const CANCELED = "57014";
 
@@ -160,10 +162,11 @@ function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): R
 
 export function asUnavailable(error: unknown, onTimeout: ReadFault): unknown {
   // A `DatabaseError` comes from the server; everything else (refused, reset, timed out) from the way to it.
-  if (error instanceof pg.DatabaseError && !CONDITIONS.has(error.code?.slice(0, 2) ?? "")) {
-    return error;
-  }
   const message = error instanceof Error ? error.message : String(error);
+  if (error instanceof pg.DatabaseError && !CONDITIONS.has(error.code?.slice(0, 2) ?? "")) {
+    if (error.code !== NO_TABLES) return error;
+    return new ReadUnavailable("unavailable", `the database has no tables yet: ${message}`, error);
+  }
   if (error instanceof pg.DatabaseError && error.code === CANCELED) {
     return new ReadUnavailable(onTimeout, `the database gave no answer: ${message}`, error);
   }

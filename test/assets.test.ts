@@ -4,16 +4,16 @@
  * an asset that does not exist.
  */
 import { connect } from "nats";
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from "vitest";
 
 import { withClient } from "../src/database.ts";
 import { LIMITS } from "../src/limits.ts";
 import { migrateUp } from "../src/migrate.ts";
-import { buildPostgresAssets } from "../src/postgres-assets.ts";
+import { buildPostgresAssets, type Assets } from "../src/postgres-assets.ts";
 import { ReadUnavailable } from "../src/postgres-read-model.ts";
 import { shardOf } from "../src/shard.ts";
 import { startCoffer } from "./process.ts";
-import { startNats, startPostgres, type TestServer } from "./servers.ts";
+import { createDatabase, startNats, startPostgres, type TestServer } from "./servers.ts";
 import { startStack, unique, until, type AnyBody, type Stack } from "./stack.ts";
 import { EVEN, idIn, ODD, openDatabase, withLimits } from "./staging.ts";
 
@@ -35,6 +35,11 @@ function codeIn(shards: readonly number[]): string {
     const code = unique("A");
     if (shards.includes(shardOf(code))) return code;
   }
+}
+
+function isOwn(assets: Assets, code: string): boolean {
+  const found = assets.assetOf(code);
+  return found !== null && "isOwn" in found && found.isOwn === true;
 }
 
 describe("on two gateways", () => {
@@ -318,6 +323,26 @@ describe("with several databases", () => {
       expect((await ask("/assets"))[0]).toBe(200);
     },
   );
+
+  it("may be asked for before a host has made the tables: unavailable until then", async () => {
+    const databaseUrl = await createDatabase(inject("postgresUrl"), "assets_without_tables");
+    const own = codeIn(EVEN);
+    const standard = [{ code: own, name: "Early", decimalPlaces: 3 }];
+    const assets = buildPostgresAssets({ databaseUrls: [databaseUrl], standard });
+    onTestFinished(() => assets.close());
+
+    // When a gateway is the first to start
+    await assets.review();
+
+    // Then it waits
+    await expect(assets.allAssets()).rejects.toThrow(ReadUnavailable);
+    expect(assets.assetOf(own)).toMatchObject({ decimalPlaces: 3 });
+    // Until there are tables, and what is in them
+    await migrateUp(databaseUrl);
+    const sql = "INSERT INTO assets (code, name, decimal_places) VALUES ($1, 'Own', 0)";
+    await withClient(databaseUrl, (client) => client.query(sql, [own]));
+    await until("it is its own", () => isOwn(assets, own));
+  });
 
   it("own ones whose codes ISO 4217 defines later stay what they are, and the log says so", async () => {
     const databases = [await openDatabase("assets_even"), await openDatabase("assets_odd")];
