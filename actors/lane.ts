@@ -119,8 +119,10 @@ export function buildLane(deps: LaneDeps): Lane {
     },
     payeeHere(walletId) {
       const actor = deps.shortcut ? actors.byWalletId.get(walletId) : undefined;
-      if (actor?.loaded !== true || damages.waits(walletId, nowMs)) return null;
-      return shards.serves(actor.shard) ? actor : null;
+      if (actor?.loaded !== true || !shards.serves(actor.shard)) return null;
+      if (damages.waits(walletId, nowMs)) return null;
+      actor.lastUsedMs = nowMs;
+      return actor;
     },
     answer,
   };
@@ -396,6 +398,8 @@ export function buildLane(deps: LaneDeps): Lane {
       if (item.flightKey !== null) inFlight.delete(item.flightKey);
       for (const follower of item.followers) {
         follower.known = outcomeIn(commit, follower.message);
+        // Then it was only looked for, and there was none.
+        if (follower.known === null) follower.inDoubt = false;
         local.push(follower);
       }
       finish(item);

@@ -119,17 +119,7 @@ function stepCommand(
   const decision = decideNow(context, actor, command);
   if (!decision.ok) return reject(context, actor, item, message, decision.rejection);
   const [first] = decision.events;
-  if (first?.type === "TransferSent") {
-    const ask = receiveOf(actor, first);
-    const payee = takesShortcut(command) ? context.payeeHere(first.counterpartyId) : null;
-    if (payee !== null) return transferAtOnce(context, actor, item, message, first, payee, ask);
-    // Only before the first message leaves may the caller be told that nothing happened.
-    if (context.pending.size >= LIMITS.pendingTransfersMax) {
-      return fault(context, message, item.inDoubt ? "unknown" : "overloaded");
-    }
-    context.send({ type: "ask", walletId: first.counterpartyId, step: ask, origin: message });
-    return "dealt";
-  }
+  if (first?.type === "TransferSent") return beginTransfer(context, actor, item, message, first);
   const commit = lead(context, actor, item);
   if (command.dryRun === true) {
     // Told with this commit, and so only if what it was decided on is true.
@@ -140,6 +130,53 @@ function stepCommand(
   const wallet = record(commit, actor, decision.events, causeOf(message));
   reply(commit, message, doneWith(wallet, first));
   return "waits";
+}
+
+/** In one commit if that can be, and else by asking the payee. */
+function beginTransfer(
+  context: StepContext,
+  actor: Actor,
+  item: Item,
+  message: CommandMessage,
+  sent: TransferSent,
+): StepResult {
+  const { command } = message;
+  const earlier = reservedBefore(context, command, sent);
+  if (earlier !== null) return answerKnown(context, message, earlier);
+  const ask = receiveOf(actor, sent);
+  const payee = takesShortcut(command) ? context.payeeHere(sent.counterpartyId) : null;
+  if (payee !== null) return transferAtOnce(context, actor, item, message, sent, payee, ask);
+  // Only before the first message leaves may the caller be told that nothing happened.
+  if (context.pending.size >= LIMITS.pendingTransfersMax) {
+    return fault(context, message, item.inDoubt ? "unknown" : "overloaded");
+  }
+  const question = {
+    type: "ask",
+    walletId: sent.counterpartyId,
+    step: ask,
+    origin: message,
+  } as const;
+  if (item.inDoubt && command.dryRun !== true) {
+    // Whoever refuses the question or its answer says that nothing happened, so that must be so before it leaves.
+    const commit = lead(context, actor, item);
+    commit.lookups.push(command);
+    commit.messages.push(question);
+    return "waits";
+  }
+  context.send(question);
+  return "dealt";
+}
+
+/** What is known of a command whose earlier copy has reserved the same transfer: it must not be made anew. */
+function reservedBefore(
+  { pending }: StepContext,
+  { walletId, commandId, fingerprint }: Command,
+  { transferId }: TransferSent,
+): KnownCommand | null {
+  const earlier = pending.get(transferId);
+  if (earlier === undefined) return null;
+  const { fromVersion: version } = earlier.transfer;
+  return { walletId, commandId, fingerprint, version, transferId, rejection: null };
 }
 
 function doneWith(wallet: WalletState, event: WalletEvent | undefined): Outcome {
@@ -256,21 +293,14 @@ function stepAsked(
   if (hasExpired(context, item, origin)) return "dealt";
   if (follows(context, item)) return "waits";
   if (message.rejection !== null) return reject(context, actor, item, origin, message.rejection);
-  const { walletId } = command;
   const decision = decideNow(context, actor, command);
   if (!decision.ok) return reject(context, actor, item, origin, decision.rejection);
   const event = decision.events[0]!;
   if (event.type !== "TransferSent") throw new Error(`a transfer decided ${event.type}`);
   if (command.dryRun === true) return answerDryTransfer(context, actor, item, message, event);
-  // An earlier copy of this command committed unheard, and its record was read back: it must not be made anew.
-  const earlier = context.pending.get(event.transferId);
-  if (earlier !== undefined) {
-    const { commandId, fingerprint } = command;
-    const { transferId, fromVersion: version } = earlier.transfer;
-    const rejection = null;
-    const known = { walletId, commandId, fingerprint, version, transferId, rejection };
-    return answerKnown(context, origin, known);
-  }
+  // It committed unheard, and its record was read back.
+  const earlier = reservedBefore(context, command, event);
+  if (earlier !== null) return answerKnown(context, origin, earlier);
   const commit = lead(context, actor, item);
   if (item.mayBeKnown) commit.lookups.push(command);
   const payer = record(commit, actor, decision.events, causeOf(origin));

@@ -3,8 +3,8 @@
  * all; Coffer and each rival run as processes of their own with databases of their own, and only
  * the one that is measured has work. Rounds go over all shapes and systems, and each round begins
  * with another system, so that what one leaves behind for the database to tidy up does not always
- * hit the same neighbour. Coffer as a cluster is measured beside itself in one process. Afterwards
- * the money is counted. It exits with 1 when money is off or
+ * hit the same neighbour. Coffer as a cluster is measured beside itself in one process, and transfers
+ * also with the two-phase protocol alone. Afterwards the money is counted. It exits with 1 when money is off or
  * Coffer answered with errors; a missed target is shown, but is no error of the run.
  */
 import { existsSync } from "node:fs";
@@ -37,6 +37,7 @@ import {
   BATCH_SIZES,
   CLUSTER_HOSTS,
   INITIAL_BALANCE,
+  PROTOCOL_SETTINGS,
   SHAPES,
   UNIFORM_WALLETS,
   allWallets,
@@ -95,6 +96,13 @@ async function main(options: BenchOptions, signal: AbortSignal, cleanUps: CleanU
   const database = await addCoffer(bench, "coffer", coffer, databaseUrl, cleanUps);
   const machine = await describeMachine(database, describeGenerator(generator));
   const durability = await describeDurability(database);
+  if (shapes.some(({ systems }) => systems.includes("protocol"))) {
+    const url = await createDatabase(serverUrl, "bench_protocol", cleanUps);
+    const settings = PROTOCOL_SETTINGS;
+    const running = await startCoffer({ mainFile, databaseUrl: url, settings, ...profile });
+    cleanUps.push(running.stop);
+    await addCoffer(bench, "protocol", running, url, cleanUps);
+  }
   if (options.rivals && shapes.some(({ systems }) => systems.includes("rowlock"))) {
     Object.assign(bench.systems, await startRivals(options, serverUrl, cleanUps));
   }

@@ -121,12 +121,12 @@ export interface CofferStart {
   databaseUrl: string;
   /** Where CPU profiles go; undefined: none are taken. */
   profileFolder?: string;
-  /** Of a process of a cluster: its role and servers. Default: all roles in one process. */
+  /** Of a process of a cluster: its role and servers. Default: all roles in one process, with every default. */
   settings?: Readonly<Record<string, string>>;
 }
 
 /**
- * Starts Coffer with its defaults, and waits until it serves commands.
+ * Starts Coffer with its defaults, apart from `settings`, and waits until it serves commands.
  */
 export async function startCoffer(start: CofferStart): Promise<RunningSystem> {
   const port = await freePort();

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { parseBenchOptions } from "./options.ts";
 import { isWholeRun, summarise, tableOf, verdictLines, type MeasuredRound } from "./report.ts";
-import { judge } from "./shapes.ts";
+import { judge, type ShapeName } from "./shapes.ts";
 
 const measurement = {
   answers: 8_000,
@@ -15,13 +15,14 @@ const measurement = {
 };
 
 function rounds(
-  system: "coffer" | "rowlock",
+  system: "coffer" | "protocol" | "rowlock",
   answers: readonly number[],
   refused = 0,
+  shape: ShapeName = "credits",
 ): MeasuredRound[] {
   return answers.map((count, i) => ({
     round: i + 1,
-    shape: "credits",
+    shape,
     system,
     measurement: { ...measurement, answers: count, refused },
   }));
@@ -47,6 +48,29 @@ describe("the verdicts", () => {
     expect(judge(results)[0]).toMatchObject({ measured: 50, verdict: "fail" });
     expect(tableOf(results)[1]).toContain("40,000 !");
   });
+
+  it.each([
+    ["transfers", 3.5, [35_000, 34_000]],
+    ["hot-transfers", 7, [70_000, 69_000]],
+  ] as const)(
+    "of %s are of the two-phase protocol, whatever the default does",
+    (shape, atLeast, answers) => {
+      for (const [index, verdict] of (["pass", "fail"] as const).entries()) {
+        const results = summarise([
+          // Faster and slower than the target asks for: neither counts
+          ...rounds("coffer", [index === 0 ? 8_000 : 800_000], 0, shape),
+          ...rounds("protocol", [answers[index]!], 0, shape),
+          ...rounds("rowlock", [10_000], 0, shape),
+        ]);
+        const [own, ...others] = judge(results).filter((one) => one.shape === shape);
+        expect(own).toMatchObject({ target: `protocol at least ${atLeast} x rowlock`, verdict });
+        expect(others).toEqual([]);
+        const table = tableOf(results).join("\n");
+        expect(table).toContain(`${(answers[index]! / 10_000).toFixed(2)}x of rowlock`);
+        expect(table).toContain(index === 0 ? "Coffer: 0.80x" : "Coffer: 80.0x");
+      }
+    },
+  );
 
   it("only whole runs stand as the project's figures", () => {
     const whole = (...args: string[]) => {

@@ -93,13 +93,13 @@ export function tableOf(results: readonly ShapeResult[]): string[] {
   return alignColumns(rows, 2);
 }
 
-/** Coffer's throughput beside a rival's; a cluster's beside that of the smaller set-up. */
+/** Coffer's throughput beside a rival's; that of its other ways beside what `BASELINES` says. */
 function comparison(result: ShapeResult, system: SystemName): string {
   if (system === "coffer") return "";
   if (system === "postings") {
     return `batches: ${formatRatio(ratioTo(result, system, "batch-1000"))}`;
   }
-  if (!isCluster(system) && !isBatch(system))
+  if (!isCluster(system) && !isBatch(system) && system !== "protocol")
     return `Coffer: ${formatRatio(ratioTo(result, system))}`;
   const baseline = BASELINES[system];
   return `${formatRatio(ratioTo(result, baseline, system))} of ${baseline}`;
@@ -155,6 +155,7 @@ function durabilityLine(durability: Durability): string {
 
 const COLORS: Record<SystemName, string> = {
   coffer: "#1a7f64",
+  protocol: "#3a6ea5",
   rowlock: "#c4722b",
   empty: "#9aa4af",
   "batch-1000": "#12634e",
@@ -165,6 +166,7 @@ const COLORS: Record<SystemName, string> = {
 };
 const LABELS: Record<SystemName, string> = {
   coffer: "Coffer",
+  protocol: "Coffer: every transfer by the two-phase protocol",
   rowlock: "row lock per request (Fastify + pg)",
   empty: "empty Fastify handler, no database",
   "batch-1000": "Coffer: 1,000 commands in a request",

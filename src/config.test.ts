@@ -44,6 +44,7 @@ describe("readConfig", () => {
       eventsMaxAgeDays: 7,
       eventsMaxBytes: 0,
       webhookPrivate: true,
+      transferShortcut: true,
     });
     expect(lanes).toBeGreaterThanOrEqual(1);
     expect(hostId).toMatch(/^[A-Za-z0-9_-]{1,64}$/);
@@ -79,6 +80,8 @@ describe("readConfig", () => {
     [{ HOST_ID: "host-1_b" }, { hostId: "host-1_b" }],
     [{ VERIFY_INTERVAL_MINUTES: "0" }, { verifyIntervalMinutes: 0 }],
     [{ VERIFY_ROWS_PER_SECOND: "500" }, { verifyRowsPerSecond: 500 }],
+    [{ TRANSFER_SHORTCUT: "on" }, { transferShortcut: true }],
+    [{ TRANSFER_SHORTCUT: "off" }, { transferShortcut: false }],
     [{ LOG_LEVEL: "silent" }, { logLevel: "silent" }],
     [{ RATE_LIMIT_PER_SECOND: "50" }, { rateLimitPerSecond: 50 }],
     [{ TRUST_PROXY: "10.0.0.0/8, ::1" }, { trustProxy: ["10.0.0.0/8", "::1"] }],
@@ -131,6 +134,7 @@ describe("readConfig", () => {
     [{ PORT: "0x50" }, 'PORT: got "0x50", allowed: a whole number from 0 to 65535'],
     [{ HOST: "a b" }, 'HOST: got "a b", allowed: an IP address or host name to listen on'],
     [{ ROLE: "server" }, 'ROLE: got "server", allowed: all, gateway, host'],
+    [{ TRANSFER_SHORTCUT: "no" }, 'TRANSFER_SHORTCUT: got "no", allowed: on, off'],
     [{ LANES: "0" }, 'LANES: got "0", allowed: a whole number from 1 to 64'],
     [{ LANES: "65" }, 'LANES: got "65", allowed: a whole number from 1 to 64'],
     [{ HOST_ID: "a.b" }, 'HOST_ID: got "a.b", allowed: 1 to 64 letters, digits, - and _'],

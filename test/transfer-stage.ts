@@ -32,9 +32,10 @@ export const TWO_HOSTS: LanePlan[] = [
   { name: "b", owner: "host-2", shards: ODD },
 ];
 
-export async function restage(lanes: LanePlan[]): Promise<void> {
+/** @param shortcut `LaneDeps.shortcut` */
+export async function restage(lanes: LanePlan[], shortcut = false): Promise<void> {
   await stage.close();
-  stage = await stageLanes({ databaseUrl: database.url, lanes });
+  stage = await stageLanes({ databaseUrl: database.url, lanes, shortcut });
 }
 
 // --- What the tests say over and over ---------------------------------------------------------------------------------------
