@@ -39,11 +39,13 @@ import {
 } from "./commit.ts";
 import { buildCreations } from "./creations.ts";
 import { buildDamages, Damage } from "./damage.ts";
+import { isExpired, type StepContext } from "./deciding.ts";
 import { buildHoldKeeper } from "./holds.ts";
 import { buildLaneActors, type ReadFailure } from "./lane-actors.ts";
 import { buildLaneShards } from "./lane-shards.ts";
 import { answerOf, buildPendingTransfers, postOf } from "./pending-transfers.ts";
-import { holdNeededBy, isExpired, settledOutcome, step, type StepContext } from "./steps.ts";
+import { holdNeededBy, step } from "./steps.ts";
+import { settledOutcome } from "./transfer-steps.ts";
 
 export interface LaneDeps {
   readonly journal: Journal;

@@ -39,7 +39,7 @@ function codeIn(shards: readonly number[]): string {
 
 function isOwn(assets: Assets, code: string): boolean {
   const found = assets.assetOf(code);
-  return found !== null && "isOwn" in found && found.isOwn === true;
+  return found !== null && "isOwn" in found && found.isOwn;
 }
 
 describe("on two gateways", () => {

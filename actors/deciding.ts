@@ -1,0 +1,165 @@
+/**
+ * What every step of an actor shares: what it may use of its lane, how a message gets into the open commit or behind the one that has its id,
+ * what a decision is made on, and how a caller is told what is known already. `steps.ts` and `transfer-steps.ts` are made of it.
+ */
+import type { KnownCommand } from "../src/journal.ts";
+import { LIMITS } from "../src/limits.ts";
+import type { Command, CommandMessage, Fault, Outcome, ShardMessage } from "../src/protocol.ts";
+import type { Rejection } from "../src/rejection.ts";
+import { decide, type Decision } from "../src/wallet.ts";
+import {
+  enlist,
+  foreseen,
+  recordRejection,
+  type Actor,
+  type Cause,
+  type Commit,
+  type Item,
+} from "./commit.ts";
+import { Damage } from "./damage.ts";
+import type { PendingTransfers } from "./pending-transfers.ts";
+
+export interface StepContext {
+  nowMs(): number;
+  /** The commit that is filling now. */
+  open(): Commit;
+  readonly pending: PendingTransfers;
+  /** Command and transfer ids in commits under way, by `Item.flightKey`. */
+  readonly inFlight: Map<string, Item>;
+  /** The actor of a payee that the payer's commit may include: awake in this lane. Null: ask it by the protocol. */
+  payeeHere(walletId: string): Actor | null;
+  /** Sends to another wallet's actor, in this lane or elsewhere, now: only for what is durable or binds nobody. */
+  send(message: ShardMessage): void;
+  /** Answers a caller now: only with what is durable, or with a fault. */
+  answer(to: CommandMessage, outcome: Outcome): void;
+}
+
+/** "dealt": nothing more to do for the message. "waits": it is in the open commit, or follows one that is. */
+export type StepResult = "dealt" | "waits";
+
+/** Whether the same id is in a commit under way; then the item is dealt with after that one, as a repeat. */
+export function follows(context: StepContext, item: Item): boolean {
+  if (item.flightKey === null) return false;
+  const leader = context.inFlight.get(item.flightKey);
+  if (leader === undefined || leader === item) return false;
+  leader.followers.push(item);
+  return true;
+}
+
+export function lead(context: StepContext, actor: Actor, item: Item): Commit {
+  const commit = context.open();
+  enlist(commit, actor, item);
+  if (item.flightKey !== null) context.inFlight.set(item.flightKey, item);
+  return commit;
+}
+
+export function decideNow(context: StepContext, actor: Actor, command: Command): Decision {
+  const { walletId, body, expectedVersion } = command;
+  const pendingOutMinor = context.pending.outOf(walletId);
+  const at = { nowMs: context.nowMs(), expectedVersion, pendingOutMinor };
+  if (body.type !== "hold" && body.type !== "capture" && body.type !== "release") {
+    return decide(walletId, actor.state, body, at);
+  }
+  const named = actor.holds?.get(body.holdId) ?? null;
+  const holds = { named, activeCount: actor.activeHolds };
+  return soundly(actor, () => {
+    const decision = decide(walletId, actor.state, body, { ...at, holds });
+    if (decision.ok) foreseen(actor, decision.events);
+    return decision;
+  });
+}
+
+/**
+ * Decides what rests on more than one row, before anything of it is in a commit: a wallet with its holds, or with a transfer's record.
+ * Each row was written with the others, so what cannot be was changed from outside, and one wallet's damage must not end the lane.
+ */
+export function soundly<T>({ walletId }: Actor, decided: () => T): T {
+  try {
+    return decided();
+  } catch (error) {
+    throw new Damage(walletId, error instanceof Error ? error.message : String(error));
+  }
+}
+
+/** The answer to a command whose outcome is in the journal already. */
+export function answerKnown(
+  context: StepContext,
+  to: CommandMessage,
+  known: KnownCommand,
+): StepResult {
+  const { commandId, fingerprint } = to.command;
+  // An id that a gateway made has no fingerprint: whoever repeats it was told it with an unknown outcome.
+  if (known.fingerprint !== null && known.fingerprint !== fingerprint) {
+    const rejection: Rejection = { code: "idempotency_conflict", commandId };
+    context.answer(to, { type: "rejected", rejection, replayed: false });
+    return "dealt";
+  }
+  if (known.rejection !== null) {
+    context.answer(to, { type: "rejected", rejection: known.rejection, replayed: true });
+    return "dealt";
+  }
+  const { walletId, version, transferId } = known;
+  if (version === null) throw new Error(`command ${commandId} is known without an outcome`);
+  const pending = transferId === null ? undefined : context.pending.get(transferId);
+  if (pending !== undefined) {
+    pending.waiters.push(to);
+    return "dealt";
+  }
+  context.answer(to, { type: "replayed", walletId, version, transferId });
+  return "dealt";
+}
+
+export function reject(
+  context: StepContext,
+  actor: Actor,
+  item: Item,
+  message: CommandMessage,
+  rejection: Rejection,
+): StepResult {
+  recordRejection(lead(context, actor, item), message, rejection);
+  return "waits";
+}
+
+/** Too late to begin, while there is still time to say so. */
+export function isExpired({ expiresAtMs }: CommandMessage, nowMs: number): boolean {
+  return nowMs >= expiresAtMs - LIMITS.commandExpiryMarginMs;
+}
+
+/** Expired; but of what may have been committed, only the journal can tell, as long as somebody waits. Later it must not begin. */
+export function hasExpired(context: StepContext, item: Item, message: CommandMessage): boolean {
+  const nowMs = context.nowMs();
+  return item.inDoubt ? nowMs >= message.expiresAtMs : isExpired(message, nowMs);
+}
+
+export function fault(context: StepContext, message: CommandMessage, which: Fault): StepResult {
+  context.answer(message, { type: "fault", fault: which });
+  return "dealt";
+}
+
+export function causeOf({ command }: CommandMessage): Cause {
+  return {
+    commandId: command.commandId,
+    fingerprint: command.fingerprint,
+    isIdProposed: command.proposedId,
+    correlationId: command.correlationId,
+    causationId: command.commandId,
+    description: command.description,
+    metadata: command.metadata,
+  };
+}
+
+export function stepCause(of: {
+  correlationId: string;
+  commandId: string;
+  description: string | null;
+}): Cause {
+  return {
+    commandId: null,
+    fingerprint: null,
+    isIdProposed: false,
+    correlationId: of.correlationId,
+    causationId: of.commandId,
+    description: of.description,
+    metadata: null,
+  };
+}
