@@ -382,7 +382,7 @@ export async function query<Row extends pg.QueryResultRow>(
 ): Promise<Row[]> {
   const client = new pg.Client({
     connectionString: databaseUrl,
-    connectionTimeoutMillis: 3_000,
+    connectionTimeoutMillis: 10_000,
     query_timeout: 10_000,
   });
   client.on("error", () => undefined);
