@@ -51,6 +51,7 @@ export default defineConfig({
           isolate: false,
           include: ["test/**/*.test.ts"],
           globalSetup: ["test/global-setup.ts"],
+          setupFiles: ["test/each-file.ts"],
           testTimeout: 30_000,
           hookTimeout: 60_000,
         },

@@ -3,6 +3,7 @@
  * meant to be, and by what may happen to the database meanwhile. The list has a type that refuses a code without a way, so a new
  * row of the table needs one here.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { once } from "node:events";
 import { connect } from "node:net";
 import pg from "pg";
@@ -12,7 +13,7 @@ import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
 import { startCoffer } from "./process.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
-import { startStack, unique, type Stack } from "./stack.ts";
+import { startStack, unique, until, type Stack } from "./stack.ts";
 
 /** Instead of `LIMITS.httpRequestMs`, so that a slow request can be waited for. */
 const REQUEST_MS = 500;
@@ -240,6 +241,12 @@ const WAYS: { readonly [Code in ErrorCode]: () => Promise<Told> } = {
        WHERE datname = $1 AND application_name IN ('coffer-writer', 'coffer-recovery')`,
       [name],
     );
+    // A command that is sent over a connection that has just ended may have happened, for all that its sender knows.
+    await until("the connections are gone", async () => {
+      const sql = `SELECT FROM pg_stat_activity WHERE datname = $1 AND application_name = 'coffer-writer'`;
+      return (await admin.query(sql, [name])).rowCount === 0;
+    });
+    await sleep(200); // and the lane has noticed
     return credit(walletId, { amount: 1 });
   },
   async internal_error() {

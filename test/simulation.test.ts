@@ -84,7 +84,7 @@ describe("a seed", () => {
   test("that fails tells what was violated, and of whom", async () => {
     const { violations, lines } = await simulate({
       seed: 1,
-      plant: "noDurableHold",
+      plant: "noDurableCommand",
       trace: true,
     });
     expect(violations.join("\n")).toContain("wallet-");
@@ -94,7 +94,7 @@ describe("a seed", () => {
   });
 
   test("that fails ends the command line with 1, its number and its trace", async () => {
-    const { code, output } = await run("--seeds", "1", "--plant", "noDurableHold", "--first");
+    const { code, output } = await run("--seeds", "1", "--plant", "noDurableCommand", "--first");
     expect(code).toBe(1);
     expect(output).toMatch(/^seed 1: \{.+\n {2}\S/m);
     expect(output).toMatch(/^ +\d+\.\d\d {2}\S+ +.*wallet-\d/m);

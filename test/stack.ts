@@ -123,6 +123,11 @@ const READY_MS_MAX = 15_000;
 
 let lastNumber = 0;
 
+/** Before each file: its wallets live in the same shards whatever has run before it in the process. */
+export function restartNumbers(): void {
+  lastNumber = 0;
+}
+
 /** Different in every call, in every process. */
 export function unique(prefix: string): string {
   lastNumber += 1;

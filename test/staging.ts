@@ -44,6 +44,11 @@ export const ODD = ALL_SHARDS.filter((shard) => shard % 2 === 1);
 
 let lastNumber = 0;
 
+/** Before each file: its wallets live in the same shards whatever has run before it in the process. */
+export function restartNumbers(): void {
+  lastNumber = 0;
+}
+
 /** Different in every call of a test file, so that its tests can share a database. */
 export function unique(prefix: string): string {
   lastNumber += 1;

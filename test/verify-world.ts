@@ -157,7 +157,8 @@ async function tellStory(
     if (appended.type !== "committed") throw new Error(JSON.stringify(appended));
     return result;
   }
-  const [anna, carl] = [idIn(EVEN), idIn(EVEN)];
+  const anna = idIn(EVEN);
+  const carl = idIn(EVEN.filter((shard) => shard !== shardOf(anna)));
   const [bert, nobody] = [idIn(ODD), idIn(ODD)];
 
   let annas: WalletState = await commit(anna, (one) => putWallet(one, anna, 10_000, "open-anna"));

@@ -4,6 +4,7 @@
  */
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { shardOf } from "../src/shard.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { verify, type VerifyReport } from "../src/verify.ts";
 import type { WalletState } from "../src/wallet.ts";
@@ -45,13 +46,20 @@ function placesOf({ named }: VerifyReport): string[] {
     [returned.transferId, "returned"],
     [pending.transferId, "pending"],
   ]);
+  const shards = new Map(
+    Object.entries({ anna, bert, carl }).map(([name, id]) => [`shard ${shardOf(id)}`, name]),
+  );
+  const told = (field: string): string => {
+    const name = shards.get(field);
+    return name === undefined ? field : `shard of ${name}`;
+  };
   return named
     .map(({ kind, walletId, version, transferId, field }) =>
       [
         kind,
         ...(walletId === null ? [] : [`${names.get(walletId) ?? walletId}:${version ?? ""}`]),
         ...(transferId === null ? [] : [names.get(transferId) ?? transferId]),
-        ...(field === null ? [] : [`(${field})`]),
+        ...(field === null ? [] : [`(${told(field)})`]),
       ].join(" "),
     )
     .toSorted();
@@ -221,7 +229,7 @@ const TAMPERINGS: readonly Tampering[] = [
     expected: [
       "event_missing anna:4",
       "hash_wrong anna:5",
-      "position_gap (shard 186)",
+      "position_gap (shard of anna)",
       "trial_balance (USD)",
     ],
   },
@@ -231,7 +239,7 @@ const TAMPERINGS: readonly Tampering[] = [
     expected: [
       "event_missing anna:0",
       "hash_wrong anna:1",
-      "position_gap (shard 186)",
+      "position_gap (shard of anna)",
       "wallet_row anna:10 (currency)",
       "wallet_row anna:10 (decimal_places)",
       "wallet_row anna:10 (metadata)",
@@ -249,7 +257,7 @@ const TAMPERINGS: readonly Tampering[] = [
     expected: [
       "hash_missing carl:3",
       "head_wrong carl:3",
-      "position_gap (shard 96)",
+      "position_gap (shard of carl)",
       "trial_balance (USD)",
       "wallet_row carl:3 (balance)",
       "wallet_row carl:3 (version)",
@@ -415,7 +423,7 @@ const TAMPERINGS: readonly Tampering[] = [
     expected: [
       "event_missing bert:2",
       "hash_wrong bert:3",
-      "position_gap (shard 211)",
+      "position_gap (shard of bert)",
       "transfer_received bert:2 posted",
       "trial_balance (USD)",
     ],
