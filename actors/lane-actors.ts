@@ -32,6 +32,8 @@ export interface LaneActorsDeps {
 
 export interface LaneActors {
   readonly byWalletId: ReadonlyMap<string, Actor>;
+  /** Whether some sleep or are being read now. */
+  readonly areWaking: boolean;
   /** The wallet's actor; one that sleeps if it was not in memory. */
   actorOf(walletId: string, shard: number): Actor;
   /** One read for all that sleep. */
@@ -50,9 +52,14 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
   const { journal } = deps;
   const actors = new Map<string, Actor>();
   let sleeping = new Set<Actor>();
+  let reads = 0;
 
   return {
     byWalletId: actors,
+
+    get areWaking() {
+      return sleeping.size + reads > 0;
+    },
 
     actorOf(walletId, shard) {
       let actor = actors.get(walletId);
@@ -69,10 +76,12 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
       const woken = sleeping;
       sleeping = new Set();
       const walletIds = Array.from(woken, (actor) => actor.walletId);
+      reads += 1;
       journal
         .loadWallets(walletIds)
         .then(
           ({ wallets, holds }) => {
+            reads -= 1;
             deps.onRead(null);
             for (const hold of holds) {
               const actor = actors.get(hold.walletId);
@@ -91,6 +100,7 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
             deps.proceed();
           },
           (error: unknown) => {
+            reads -= 1;
             deps.onRead({ what: "recover wallets", error });
             for (const actor of woken) {
               if (actors.get(actor.walletId) === actor) sleeping.add(actor);

@@ -544,7 +544,7 @@ export function buildLane(deps: LaneDeps): Lane {
       damagedWallets: damages.count,
       commits,
       events,
-      serving: mode === "serving" && shards.servesAll(),
+      serving: mode === "serving" && shards.servesAll() && !(isReadFailing && actors.areWaking),
       shards: shards.underWay(),
     }),
   };
