@@ -48,8 +48,9 @@ export function drawChart(chart: Chart): string {
   y += 22;
   parts.push(text(MARGIN_PX, y, chart.subtitle, { size: 13, fill: QUIET_INK }));
   y += 26;
-  parts.push(drawLegend(chart.legend, y));
-  y += 14;
+  const legend = drawLegend(chart.legend, y);
+  parts.push(legend.svg);
+  y = legend.bottom + 14;
   for (const panel of chart.panels) {
     const drawn = drawPanel(panel, y);
     parts.push(drawn.svg);
@@ -70,15 +71,18 @@ export function drawChart(chart: Chart): string {
   ].join("\n");
 }
 
-function drawLegend(legend: Chart["legend"], y: number): string {
-  let x = MARGIN_PX;
+/** In as many lines as it takes. */
+function drawLegend(legend: Chart["legend"], top: number): { svg: string; bottom: number } {
+  let [x, y] = [MARGIN_PX, top];
   const parts = legend.map(({ label, color }) => {
+    const width = 18 + label.length * 6.6;
+    if (x > MARGIN_PX && x + width > WIDTH_PX - MARGIN_PX) [x, y] = [MARGIN_PX, y + 20];
     const box = `<rect x="${x}" y="${y - 10}" width="12" height="12" rx="2" fill="${color}"/>`;
     const part = box + text(x + 18, y, label, { size: 12 });
-    x += 18 + label.length * 6.6 + 24;
+    x += width + 24;
     return part;
   });
-  return parts.join("\n");
+  return { svg: parts.join("\n"), bottom: y };
 }
 
 function drawPanel(panel: Panel, top: number): { svg: string; bottom: number } {
