@@ -1,12 +1,16 @@
 /**
- * Two projects. `unit` stands beside the sources and needs no server (the embedded PostgreSQL's own test starts one).
- * `integration` runs against real servers that the global setup starts, three files at a time: they share the cores with the servers
- * and measure deadlines, but much of their time they wait for one.
+ * Two projects. `unit` stands beside the sources and needs no server (the embedded PostgreSQL's own
+ * test starts one). `integration` runs against real servers that the global setup starts, three
+ * files at a time: they share the cores with the servers and measure deadlines, but much of their
+ * time they wait for one.
  */
 import { defineConfig } from "vitest/config";
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 
-/** Files that take a minute or more begin first, longest first, or the last of them would run alone at the end. */
+/**
+ * Files that take a minute or more begin first, longest first, or the last of them would run alone
+ * at the end.
+ */
 const LONG = ["simulation", "roles", "batch", "cluster", "relay", "chaos", "verify-traffic"];
 
 class LongFirst extends BaseSequencer {
@@ -37,7 +41,8 @@ export default defineConfig({
         extends: true,
         test: {
           name: "unit",
-          // They leave nothing behind in a module, and loading everything anew for each file took as long as running it.
+          // They leave nothing behind in a module, and loading everything anew for each file took
+          // as long as running it.
           isolate: false,
           include: ["{src,actors,gateway,bench}/**/*.test.ts"],
           testTimeout: 15_000,
@@ -47,7 +52,8 @@ export default defineConfig({
         extends: true,
         test: {
           name: "integration",
-          // Three processes load everything once, instead of one for each file; what a file leaves in a shared module is its own to undo.
+          // Three processes load everything once, instead of one for each file; what a file leaves
+          // in a shared module is its own to undo.
           isolate: false,
           include: ["test/**/*.test.ts"],
           globalSetup: ["test/global-setup.ts"],

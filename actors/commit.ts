@@ -1,8 +1,9 @@
 /**
- * One group commit in the making: what it will write, and what may leave the lane once it is written. Actors put both in
- * together, in the turn that decides them, so that no effect can overtake its commit, and a commit that fails takes its effects
- * with it. What did not need the database (a rejection decided on state that another command in here has changed) waits in
- * here too.
+ * One group commit in the making: what it will write, and what may leave the lane once it is
+ * written. Actors put both in together, in the turn that decides them, so that no effect can
+ * overtake its commit, and a commit that fails takes its effects with it. What did not need the
+ * database (a rejection decided on state that another command in here has changed) waits in here
+ * too.
  */
 import { chainHash } from "../src/chain.ts";
 import type { Hold } from "../src/hold.ts";
@@ -28,12 +29,20 @@ export interface Actor {
   /** Of its last event, committed or not; null: `LoadedWallet.hash`. */
   hash: string | null;
   loaded: boolean;
-  /** Its active holds by id, and those that ended in a commit under way or were looked up just now. Null: none. */
+  /**
+   * Its active holds by id, and those that ended in a commit under way or were looked up just now.
+   * Null: none.
+   */
   holds: Map<string, Hold> | null;
   activeHolds: number;
-  /** What arrived before the state was recovered, in order; bounded by `LIMITS.mailboxMessagesMax`. */
+  /**
+   * What arrived before the state was recovered, in order; bounded by `LIMITS.mailboxMessagesMax`.
+   */
   mailbox: Item[];
-  /** Commits under way that contain something of this actor; it stays in memory until there are none. */
+  /**
+   * Commits under way that contain something of this actor; it stays in memory until there are
+   * none.
+   */
   uncommitted: number;
   lastUsedMs: number;
 }
@@ -47,7 +56,10 @@ export interface Turn {
 /** A message on its way through the lane. */
 export interface Item {
   readonly message: ShardMessage;
-  /** Names what must happen once: a command within its wallet, or the verdict on a transfer. Null: repeats need no guard. */
+  /**
+   * Names what must happen once: a command within its wallet, or the verdict on a transfer. Null:
+   * repeats need no guard.
+   */
   readonly flightKey: string | null;
   /** The batch that waits for it; null for a message between two actors of this lane. */
   readonly turn: Turn | null;
@@ -79,7 +91,10 @@ export function newItem(message: ShardMessage, turn: Turn | null): Item {
   };
 }
 
-/** The command that a message is about before anything is written: the message itself, or the origin of a question. */
+/**
+ * The command that a message is about before anything is written: the message itself, or the origin
+ * of a question.
+ */
 function commandIn(message: ShardMessage): CommandMessage | null {
   if (message.type === "command") return message;
   return message.type === "ask" || message.type === "asked" ? message.origin : null;
@@ -150,13 +165,19 @@ export function newCommit(): Commit {
   };
 }
 
-/** Makes the item wait for this commit, on behalf of the actor: even with nothing to write, the fence is checked. */
+/**
+ * Makes the item wait for this commit, on behalf of the actor: even with nothing to write, the
+ * fence is checked.
+ */
 export function enlist(commit: Commit, actor: Actor, item: Item): void {
   commit.items.push(item);
   involve(commit, actor);
 }
 
-/** The commit depends on the actor's state: its shard is fenced, and the actor stays in memory until the commit is done. */
+/**
+ * The commit depends on the actor's state: its shard is fenced, and the actor stays in memory until
+ * the commit is done.
+ */
 export function involve(commit: Commit, actor: Actor): void {
   commit.shards.add(actor.shard);
   if (commit.actors.has(actor)) return;
@@ -166,7 +187,10 @@ export function involve(commit: Commit, actor: Actor): void {
 
 /** What ties events to their cause. */
 export interface Cause {
-  /** The id of the caller's command that these events are the outcome of; null for a step of the transfer protocol. */
+  /**
+   * The id of the caller's command that these events are the outcome of; null for a step of the
+   * transfer protocol.
+   */
   readonly commandId: string | null;
   readonly fingerprint: string | null;
   readonly isIdProposed: boolean;
@@ -177,8 +201,8 @@ export interface Cause {
 }
 
 /**
- * Applies the events to the actor's state (speculatively, until the commit is done) and puts them into the commit. Returns the
- * state after the last one.
+ * Applies the events to the actor's state (speculatively, until the commit is done) and puts them
+ * into the commit. Returns the state after the last one.
  */
 export function record(
   commit: Commit,
@@ -226,7 +250,10 @@ export function record(
   return state;
 }
 
-/** The state that the events would leave, for who only asks: nothing is applied and nothing goes into a commit. */
+/**
+ * The state that the events would leave, for who only asks: nothing is applied and nothing goes
+ * into a commit.
+ */
 export function foreseen(actor: Actor, events: readonly WalletEvent[]): WalletState {
   let { state } = actor;
   for (const event of events) state = apply(actor.walletId, state, event);
@@ -250,8 +277,9 @@ export function keepHold(actor: Actor, hold: Hold): void {
 }
 
 /**
- * Puts a rejection into the commit: recorded under its command id, and told once it is. Its id is always looked for: an event
- * and a rejection with the same id would not collide by themselves. That of a dry run is told and not recorded.
+ * Puts a rejection into the commit: recorded under its command id, and told once it is. Its id is
+ * always looked for: an event and a rejection with the same id would not collide by themselves.
+ * That of a dry run is told and not recorded.
  */
 export function recordRejection(
   commit: Commit,
@@ -287,12 +315,16 @@ export function traceStep(
 /** The commit as the journal takes it, under the epochs that the lane holds now. */
 export function writesOf(commit: Commit, epochs: ReadonlyMap<number, number>): Writes {
   const fence = new Map<number, number>();
-  // A shard that was lost meanwhile has no epoch; -1 is never a shard's epoch, so the journal refuses.
+  // A shard that was lost meanwhile has no epoch; -1 is never a shard's epoch, so the journal
+  // refuses.
   for (const shard of commit.shards) fence.set(shard, epochs.get(shard) ?? -1);
   return { ...commit, fence };
 }
 
-/** Whatever these commands are, somebody may have written their outcome: from now on they are looked for. */
+/**
+ * Whatever these commands are, somebody may have written their outcome: from now on they are looked
+ * for.
+ */
 export function suspected(items: Item[]): Item[] {
   for (const item of items) item.mayBeKnown = true;
   return items;

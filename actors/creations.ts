@@ -1,7 +1,8 @@
 /**
- * Keyed creations without a wallet id, while they are under way in a lane. The gateway proposes a wallet id each time, and all that
- * carry one key must reach the wallet that the first of them made: here, if that one is under way, or by the journal. Every proposal for
- * a key lies in the key's shard, so one lane sees them all.
+ * Keyed creations without a wallet id, while they are under way in a lane. The gateway proposes a
+ * wallet id each time, and all that carry one key must reach the wallet that the first of them
+ * made: here, if that one is under way, or by the journal. Every proposal for a key lies in the
+ * key's shard, so one lane sees them all.
  *
  *     (none) --first with the key--> unresolved --journal asked: an id, or none and then the first proposal--> resolved --last one done--> (none)
  */
@@ -47,7 +48,9 @@ export function buildCreations(): Creations {
   const byKey = new Map<string, Creation>();
   let unresolved = new Set<Creation>();
 
-  /** An answer for an entry that has gone meanwhile is of no use, even when the key is here again. */
+  /**
+   * An answer for an entry that has gone meanwhile is of no use, even when the key is here again.
+   */
   function isCurrent(creation: Creation): boolean {
     return byKey.get(creation.key) === creation;
   }

@@ -1,9 +1,11 @@
 /**
- * Wallets whose rows cannot be: somebody has changed or removed one past Coffer, and what they say together breaks a rule that every commit
- * keeps. What would have to be decided on them is not decided, so no money moves: a caller is told that nothing happened, a transfer stays
- * pending and a hold active, and both are tried again by whoever drives them. For a while after each such meeting the wallet gets no
- * message at all, since what else is decided on wrong rows becomes wrong events. All other wallets of the lane go on. This is not for
- * programmer errors: a step says `Damage` before it has put anything into a commit, and whatever else it throws ends the lane.
+ * Wallets whose rows cannot be: somebody has changed or removed one past Coffer, and what they say
+ * together breaks a rule that every commit keeps. What would have to be decided on them is not
+ * decided, so no money moves: a caller is told that nothing happened, a transfer stays pending and
+ * a hold active, and both are tried again by whoever drives them. For a while after each such
+ * meeting the wallet gets no message at all, since what else is decided on wrong rows becomes wrong
+ * events. All other wallets of the lane go on. This is not for programmer errors: a step says
+ * `Damage` before it has put anything into a commit, and whatever else it throws ends the lane.
  *
  *     (none) --met--> known, told once --met again--> known --not met for `LIMITS.damageMs`--> (none)
  */

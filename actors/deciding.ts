@@ -1,6 +1,7 @@
 /**
- * What every step of an actor shares: what it may use of its lane, how a message gets into the open commit or behind the one that has its id,
- * what a decision is made on, and how a caller is told what is known already. `steps.ts` and `transfer-steps.ts` are made of it.
+ * What every step of an actor shares: what it may use of its lane, how a message gets into the open
+ * commit or behind the one that has its id, what a decision is made on, and how a caller is told
+ * what is known already. `steps.ts` and `transfer-steps.ts` are made of it.
  */
 import type { KnownCommand } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -26,18 +27,30 @@ export interface StepContext {
   readonly pending: PendingTransfers;
   /** Command and transfer ids in commits under way, by `Item.flightKey`. */
   readonly inFlight: Map<string, Item>;
-  /** The actor of a payee that the payer's commit may include: awake in this lane. Null: ask it by the protocol. */
+  /**
+   * The actor of a payee that the payer's commit may include: awake in this lane. Null: ask it by
+   * the protocol.
+   */
   payeeHere(walletId: string): Actor | null;
-  /** Sends to another wallet's actor, in this lane or elsewhere, now: only for what is durable or binds nobody. */
+  /**
+   * Sends to another wallet's actor, in this lane or elsewhere, now: only for what is durable or
+   * binds nobody.
+   */
   send(message: ShardMessage): void;
   /** Answers a caller now: only with what is durable, or with a fault. */
   answer(to: CommandMessage, outcome: Outcome): void;
 }
 
-/** "dealt": nothing more to do for the message. "waits": it is in the open commit, or follows one that is. */
+/**
+ * "dealt": nothing more to do for the message. "waits": it is in the open commit, or follows one
+ * that is.
+ */
 export type StepResult = "dealt" | "waits";
 
-/** Whether the same id is in a commit under way; then the item is dealt with after that one, as a repeat. */
+/**
+ * Whether the same id is in a commit under way; then the item is dealt with after that one, as a
+ * repeat.
+ */
 export function follows(context: StepContext, item: Item): boolean {
   if (item.flightKey === null) return false;
   const leader = context.inFlight.get(item.flightKey);
@@ -70,8 +83,9 @@ export function decideNow(context: StepContext, actor: Actor, command: Command):
 }
 
 /**
- * Decides what rests on more than one row, before anything of it is in a commit: a wallet with its holds, or with a transfer's record.
- * Each row was written with the others, so what cannot be was changed from outside, and one wallet's damage must not end the lane.
+ * Decides what rests on more than one row, before anything of it is in a commit: a wallet with its
+ * holds, or with a transfer's record. Each row was written with the others, so what cannot be was
+ * changed from outside, and one wallet's damage must not end the lane.
  */
 export function soundly<T>({ walletId }: Actor, decided: () => T): T {
   try {
@@ -88,7 +102,8 @@ export function answerKnown(
   known: KnownCommand,
 ): StepResult {
   const { commandId, fingerprint } = to.command;
-  // An id that a gateway made has no fingerprint: whoever repeats it was told it with an unknown outcome.
+  // An id that a gateway made has no fingerprint: whoever repeats it was told it with an unknown
+  // outcome.
   if (known.fingerprint !== null && known.fingerprint !== fingerprint) {
     const rejection: Rejection = { code: "idempotency_conflict", commandId };
     context.answer(to, { type: "rejected", rejection, replayed: false });
@@ -125,7 +140,10 @@ export function isExpired({ expiresAtMs }: CommandMessage, nowMs: number): boole
   return nowMs >= expiresAtMs - LIMITS.commandExpiryMarginMs;
 }
 
-/** Expired; but of what may have been committed, only the journal can tell, as long as somebody waits. Later it must not begin. */
+/**
+ * Expired; but of what may have been committed, only the journal can tell, as long as somebody
+ * waits. Later it must not begin.
+ */
 export function hasExpired(context: StepContext, item: Item, message: CommandMessage): boolean {
   const nowMs = context.nowMs();
   return item.inDoubt ? nowMs >= message.expiresAtMs : isExpired(message, nowMs);

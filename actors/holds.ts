@@ -1,7 +1,8 @@
 /**
- * The holds of a lane's wallets, as far as they need the journal: those whose time is over, which nobody else would notice while
- * their wallets sleep, and those that have ended, which actors do not keep. An actor has its active holds in memory, and an ended one
- * until the commit with its end is done; a message that names another one waits here for a look into the journal, with all others
+ * The holds of a lane's wallets, as far as they need the journal: those whose time is over, which
+ * nobody else would notice while their wallets sleep, and those that have ended, which actors do
+ * not keep. An actor has its active holds in memory, and an ended one until the commit with its end
+ * is done; a message that names another one waits here for a look into the journal, with all others
  * that name the same hold, so that nobody decides on what somebody else changes meanwhile.
  *
  *     due:    looking --found: a portion of `expire` messages--> under way --all dealt with--> looking again: behind a full portion at
@@ -28,7 +29,9 @@ export interface HoldKeeperDeps {
 }
 
 export interface HoldKeeper {
-  /** Makes the message wait if the hold that it names is not in memory, and may be in the journal. */
+  /**
+   * Makes the message wait if the hold that it names is not in memory, and may be in the journal.
+   */
   keepsWaiting(actor: Actor, item: Item, holdId: string | null): boolean;
   /** Asks the journal for what messages wait for. */
   lookUp(): void;
@@ -58,7 +61,10 @@ export function buildHoldKeeper(deps: HoldKeeperDeps): HoldKeeper {
   let nextExpiryMs = 0;
   let isLooking = false;
   let isPortionUnderWay = false;
-  /** The end of the latest portion; what could not be ended in it must not be in the way of what is due behind it. */
+  /**
+   * The end of the latest portion; what could not be ended in it must not be in the way of what is
+   * due behind it.
+   */
   let behind: DueHold | null = null;
 
   function resolve(asked: ReadonlySet<LookUp>, holds: readonly Hold[]): void {
@@ -75,7 +81,8 @@ export function buildHoldKeeper(deps: HoldKeeperDeps): HoldKeeper {
         for (const item of lookUp.waiting) item.isHoldMissing = true;
         continue;
       }
-      // An actor that was dropped meanwhile has what is active, and its messages wait again for what is not.
+      // An actor that was dropped meanwhile has what is active, and its messages wait again for
+      // what is not.
       const actor = actors.get(lookUp.walletId);
       if (actor?.loaded !== true || actor.holds?.has(lookUp.holdId) === true) continue;
       keepHold(actor, hold);

@@ -1,7 +1,8 @@
 /**
- * A host: owns shards, keeps a thread for each lane, and routes. Main thread only, so it does as little as it can: what the bus
- * brings goes to the lane of its shard, what lanes give back is sorted by destination and sent. Which shards are its own is decided by
- * `ownership.ts`; for one that it does not have (yet, or any more) it says so, and the sender asks again.
+ * A host: owns shards, keeps a thread for each lane, and routes. Main thread only, so it does as
+ * little as it can: what the bus brings goes to the lane of its shard, what lanes give back is
+ * sorted by destination and sent. Which shards are its own is decided by `ownership.ts`; for one
+ * that it does not have (yet, or any more) it says so, and the sender asks again.
  */
 import type { Bus, Unsubscribe } from "../src/bus.ts";
 import type { Time } from "../src/clock.ts";
@@ -30,7 +31,10 @@ import type { ShardRelay } from "./relay.ts";
 export interface HostDeps {
   readonly bus: Bus;
   readonly shardTable: ShardTable;
-  /** Null: this host is the only one; it takes every shard at its start and keeps it until somebody else takes it. */
+  /**
+   * Null: this host is the only one; it takes every shard at its start and keeps it until somebody
+   * else takes it.
+   */
   readonly membership: Membership | null;
   readonly startLane: StartLane;
   /** Takes the events of the host's shards to others; without it they stay in the journal. */
@@ -53,10 +57,15 @@ export interface HostDeps {
 }
 
 export interface Host {
-  /** Begins to serve; resolves when the lanes run and the first look at the shard table was tried. */
+  /**
+   * Begins to serve; resolves when the lanes run and the first look at the shard table was tried.
+   */
   start(): Promise<void>;
   status(): HostStatus;
-  /** Whether commands for the wallets of one database at least are carried out; with one database the same as `status().ready`. */
+  /**
+   * Whether commands for the wallets of one database at least are carried out; with one database
+   * the same as `status().ready`.
+   */
   readonly isUsable: boolean;
   /** Takes no more commands, answers those it has, hands its shards over, and ends its threads. */
   drain(): Promise<void>;
@@ -103,7 +112,7 @@ export function buildHost(deps: HostDeps): Host {
     return lanes[database * lanesPerDatabase + index]!;
   }
 
-  // ---- shards -------------------------------------------------------------------------------------------------------
+  // ---- shards -----------------------------------------------------------------------------------
 
   function open(shards: readonly number[]): void {
     meter?.shardsMoved("taken", shards.length);
@@ -141,7 +150,7 @@ export function buildHost(deps: HostDeps): Host {
     });
   }
 
-  // ---- in: bus -> lane ----------------------------------------------------------------------------------------------
+  // ---- in: bus -> lane --------------------------------------------------------------------------
 
   function accept(messages: readonly ShardMessage[], shard: number): void {
     if (!Array.isArray(messages)) return;
@@ -169,7 +178,7 @@ export function buildHost(deps: HostDeps): Host {
     reply(replies);
   }
 
-  // ---- out: lane -> bus ---------------------------------------------------------------------------------------------
+  // ---- out: lane -> bus -------------------------------------------------------------------------
 
   function dispatch(lane: LaneGate, { replies, messages, changes, lost }: Effects): void {
     if (replies.length > 0) {
@@ -211,7 +220,7 @@ export function buildHost(deps: HostDeps): Host {
     }
   }
 
-  // ---- life ---------------------------------------------------------------------------------------------------------
+  // ---- life -------------------------------------------------------------------------------------
 
   function startLane(index: number): LaneGate {
     const database = Math.floor(index / lanesPerDatabase);
@@ -322,7 +331,8 @@ export function buildHost(deps: HostDeps): Host {
       isDraining = true;
       const isAlone = deps.membership === null;
       await quiet(isAlone ? LIMITS.commandDeadlineMs : LIMITS.handOffQuietMs);
-      // Among others the successor goes on at once; alone, the last events would wait for the next start.
+      // Among others the successor goes on at once; alone, the last events would wait for the next
+      // start.
       if (isAlone) await relay?.settle(LIMITS.relaySettleMs);
       await ownership.drain(LIMITS.handOffMs);
       stopTicking();

@@ -1,13 +1,15 @@
 /**
- * The actors of a lane that are in memory. The first message for a wallet makes its actor, asleep; the next `wake` reads the states
- * and active holds of all that sleep at once, and what has waited in their mailboxes is delivered, in order. An actor goes when it
- * was idle for long, when its commit fails, and when its shard goes; nobody is told, since the journal has all that was committed.
+ * The actors of a lane that are in memory. The first message for a wallet makes its actor, asleep;
+ * the next `wake` reads the states and active holds of all that sleep at once, and what has waited
+ * in their mailboxes is delivered, in order. An actor goes when it was idle for long, when its
+ * commit fails, and when its shard goes; nobody is told, since the journal has all that was
+ * committed.
  *
  *     (none) --message--> asleep --wake--> being read --found, or not there--> loaded --passivated, dropped, forgotten--> (none)
  *                            \<----------read failed---'
  *
- * Invariant: who sleeps is in `sleeping` until a read for it begins; what a read brings is put into the actor that it was made for, or
- * nowhere. Only who is loaded is ever stepped.
+ * Invariant: who sleeps is in `sleeping` until a read for it begins; what a read brings is put into
+ * the actor that it was made for, or nowhere. Only who is loaded is ever stepped.
  */
 import type { Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -42,9 +44,14 @@ export interface LaneActors {
   drop(actor: Actor): void;
   /** Lets go of messages for sleeping actors that are not to be kept. */
   sift(isKept: (item: Item) => boolean): void;
-  /** Passivates actors: those idle for long, and the oldest above the bound. What has uncommitted state stays. */
+  /**
+   * Passivates actors: those idle for long, and the oldest above the bound. What has uncommitted
+   * state stays.
+   */
   passivate(nowMs: number): void;
-  /** Forgets the actors of shards that others serve now; returns the messages in their mailboxes. */
+  /**
+   * Forgets the actors of shards that others serve now; returns the messages in their mailboxes.
+   */
   forget(shards: ReadonlySet<number>): Item[];
 }
 

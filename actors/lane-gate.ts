@@ -1,7 +1,8 @@
 /**
- * The host's side of one lane: what waits for it, what it has accepted and not answered, and which shards it is told to serve. It
- * bounds the queue by count and bytes, keeps few batches under way, and answers for a thread that died: whoever waited for it is
- * told that the outcome is unknown and asks again with the same command id.
+ * The host's side of one lane: what waits for it, what it has accepted and not answered, and which
+ * shards it is told to serve. It bounds the queue by count and bytes, keeps few batches under way,
+ * and answers for a thread that died: whoever waited for it is told that the outcome is unknown and
+ * asks again with the same command id.
  */
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -56,7 +57,9 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   const { plan, time, log, meter } = deps;
   const assigned = new Set<number>();
   const leaving = new Set<number>();
-  /** Commands accepted and not answered: per gateway inbox, the number and when it may be forgotten. */
+  /**
+   * Commands accepted and not answered: per gateway inbox, the number and when it may be forgotten.
+   */
   let outstanding = new Map<string, Map<number, number>>();
   let outstandingCount = 0;
   const queue: Arrival[] = [];
@@ -78,14 +81,15 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
     lost: threadLost,
   });
 
-  // ---- queue --------------------------------------------------------------------------------------------------------
+  // ---- queue ------------------------------------------------------------------------------------
 
   function accept(messages: readonly ShardMessage[]): void {
     const atMs = time.nowMs();
     const taken: ShardMessage[] = [];
     for (const message of messages) {
       const isCommand = message.type === "command";
-      // A copy of a command that the bus repeated must not be answered beside the one that is under way.
+      // A copy of a command that the bus repeated must not be answered beside the one that is under
+      // way.
       if (isCommand && outstanding.get(message.inbox)?.has(message.seq) === true) continue;
       const bytes = bytesOf(message);
       const isFull =
@@ -153,7 +157,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
     }
   }
 
-  // ---- shards and time ----------------------------------------------------------------------------------------------
+  // ---- shards and time --------------------------------------------------------------------------
 
   function tick(): void {
     if (ticking !== "no") {
@@ -183,7 +187,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
     deps.onLeft(left);
   }
 
-  // ---- outstanding commands -----------------------------------------------------------------------------------------
+  // ---- outstanding commands ---------------------------------------------------------------------
 
   function expect({ inbox, seq }: CommandMessage, untilMs: number): void {
     let numbers = outstanding.get(inbox);

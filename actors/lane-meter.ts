@@ -1,8 +1,9 @@
 /**
- * The stopwatch of a lane: a journal around the journal that takes the time of commits and reads, and a note of when each command
- * arrived. It stands beside the lane, which has no clock, and runs on the lane's thread, so that the main thread gets sums with
- * every tick instead of a message per command. A note lives as long as the batch that brought it, and a transfer's until its
- * commit or its deadline, so notes are bounded like what is under way.
+ * The stopwatch of a lane: a journal around the journal that takes the time of commits and reads,
+ * and a note of when each command arrived. It stands beside the lane, which has no clock, and runs
+ * on the lane's thread, so that the main thread gets sums with every tick instead of a message per
+ * command. A note lives as long as the batch that brought it, and a transfer's until its commit or
+ * its deadline, so notes are bounded like what is under way.
  */
 import type { AppendResult, Journal, Writes } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -56,13 +57,19 @@ function newMeasures(): Measuring {
 }
 
 export function buildLaneMeter(journal: Journal): LaneMeter {
-  /** By command id; of two wallets with the same id the later one counts, which is rare and only measured. */
+  /**
+   * By command id; of two wallets with the same id the later one counts, which is rare and only
+   * measured.
+   */
   const notes = new Map<string, Note>();
   let measures = newMeasures();
   let commits = 0;
   let utilization = performance.eventLoopUtilization();
 
-  /** Notes of what a commit carries; before it is under way, as a batch may be dealt with sooner than it is done. */
+  /**
+   * Notes of what a commit carries; before it is under way, as a batch may be dealt with sooner
+   * than it is done.
+   */
   function notesOf({ events, rejections }: Writes): Note[] {
     const carried: Note[] = [];
     for (const list of [events, rejections]) {

@@ -1,4 +1,7 @@
-/** What crosses between threads arrives as it left, whatever it is: packed, cloned as a port does, unpacked. */
+/**
+ * What crosses between threads arrives as it left, whatever it is: packed, cloned as a port does,
+ * unpacked.
+ */
 import { describe, expect, it } from "vitest";
 
 import type { AmountMinor } from "../src/amount.ts";

@@ -1,7 +1,9 @@
 /**
- * How tasks and effects cross between the host's thread and a lane's. The structured clone writes the name of each property of each
- * object and looks it up again on the other side, which costs several times what the values do; so commands, wallets, replies and
- * changes, which are nearly all that crosses, go as rows. What is rare goes as it is. Both sides are this file, so nothing outside knows.
+ * How tasks and effects cross between the host's thread and a lane's. The structured clone writes
+ * the name of each property of each object and looks it up again on the other side, which costs
+ * several times what the values do; so commands, wallets, replies and changes, which are nearly all
+ * that crosses, go as rows. What is rare goes as it is. Both sides are this file, so nothing
+ * outside knows.
  */
 import type {
   Change,
@@ -18,7 +20,7 @@ import type { Arrival, LaneNotice, LaneResult, LaneTask } from "./lane-thread.ts
 /** Fails to compile when a type has a field that its row does not have. */
 type Complete<T, Keys extends keyof T> = Exclude<keyof T, Keys> extends never ? true : never;
 
-// --- Commands -------------------------------------------------------------------------------------------------------------
+// --- Commands ------------------------------------------------------------------------------------
 
 type CommandRow = readonly [
   inbox: number,
@@ -129,7 +131,7 @@ function commandOf(texts: readonly string[], row: CommandRow): CommandMessage {
   };
 }
 
-// --- Tasks: host -> lane --------------------------------------------------------------------------------------------------
+// --- Tasks: host -> lane -------------------------------------------------------------------------
 
 true satisfies Complete<Arrival, "atMs" | "arrivedAtMs" | "messages">;
 
@@ -185,7 +187,7 @@ function isRow<Row extends readonly unknown[]>(packed: Row | object): packed is 
   return Array.isArray(packed);
 }
 
-// --- Wallets --------------------------------------------------------------------------------------------------------------
+// --- Wallets -------------------------------------------------------------------------------------
 
 type WalletRow = readonly [
   walletId: string,
@@ -247,7 +249,7 @@ function walletOf(row: WalletRow): WalletState {
   };
 }
 
-// --- Effects: lane -> host ------------------------------------------------------------------------------------------------
+// --- Effects: lane -> host -----------------------------------------------------------------------
 
 type ReplyRow = readonly [inbox: number, seq: number, outcome: number | Outcome];
 type ChangeRow = readonly [
@@ -326,7 +328,7 @@ export function unpackEffects(packed: PackedEffects): Effects {
   };
 }
 
-// --- Results and notices --------------------------------------------------------------------------------------------------
+// --- Results and notices -------------------------------------------------------------------------
 
 export interface PackedResult extends Omit<LaneResult, "effects"> {
   readonly effects: PackedEffects | null;

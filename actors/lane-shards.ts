@@ -1,14 +1,16 @@
 /**
- * The shards of a lane: for which of them it may speak, and under which epoch. The host says with each tick which are assigned; the
- * journal says which the lane has, by giving it the next epoch of each. What reaches the lane for others is refused there. What to do
- * with actors, transfers and messages of a shard that comes or goes is the lane's part; here is when.
+ * The shards of a lane: for which of them it may speak, and under which epoch. The host says with
+ * each tick which are assigned; the journal says which the lane has, by giving it the next epoch of
+ * each. What reaches the lane for others is refused there. What to do with actors, transfers and
+ * messages of a shard that comes or goes is the lane's part; here is when.
  *
  *     (none) --assigned--> claiming --claimed--> held --no longer assigned--> leaving --nothing under way--> (none)
  *                             \--not ours--> lost       \--taken by another owner--> lost --a while later--> (none), or claiming
  *
- * claiming: its messages wait. held: they are dealt with. leaving, lost: they are refused, so that their senders ask again elsewhere.
- * Invariants: one claim is under way at most; a shard with an epoch here was claimed by this lane, and no commit names an epoch
- * that it did not get from a claim.
+ * claiming: its messages wait. held: they are dealt with. leaving, lost: they are refused, so that
+ * their senders ask again elsewhere. Invariants: one claim is under way at most; a shard with an
+ * epoch here was claimed by this lane, and no commit names an epoch that it did not get from a
+ * claim.
  */
 import type { Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -50,11 +52,17 @@ export interface LaneShards {
   awaits(shard: number): boolean;
   /** What the lane shall serve from now on. */
   assign(shards: readonly number[], nowMs: number): void;
-  /** Takes the next epoch of all that is assigned; afterwards the journal says what became of everything. */
+  /**
+   * Takes the next epoch of all that is assigned; afterwards the journal says what became of
+   * everything.
+   */
   recover(): void;
   /** The same for shards that were assigned meanwhile; the others go on. */
   adopt(): void;
-  /** Lets go of shards that are no longer assigned, as soon as none of these commits has anything of them. */
+  /**
+   * Lets go of shards that are no longer assigned, as soon as none of these commits has anything of
+   * them.
+   */
   leave(...commits: ReadonlyArray<Pick<Commit, "shards"> | null>): void;
   served(): number[];
   servesAll(): boolean;
@@ -140,7 +148,8 @@ export function buildLaneShards(deps: LaneShardsDeps): LaneShards {
       if (isClaiming || deps.isPaused()) return;
       const shards = assignedShards();
       claim(shards, (claimed, transfers) => {
-        // Where the next epoch is not the one after ours, somebody else may have written: what is known here is old.
+        // Where the next epoch is not the one after ours, somebody else may have written: what is
+        // known here is old.
         const known = [...epochs.keys()];
         forget(known.filter((shard) => claimed.get(shard) !== epochs.get(shard)! + 1));
         epochs.clear();

@@ -1,7 +1,8 @@
 /**
- * The thread port: what a host asks of a lane, as plain data that crosses threads. `piscina-lanes.ts` runs each lane on a thread of its
- * own; a simulator runs them in its own. A thread may end at any moment and be replaced by an empty one: the host is told, and says
- * again with every tick which shards the lane has to serve.
+ * The thread port: what a host asks of a lane, as plain data that crosses threads.
+ * `piscina-lanes.ts` runs each lane on a thread of its own; a simulator runs them in its own. A
+ * thread may end at any moment and be replaced by an empty one: the host is told, and says again
+ * with every tick which shards the lane has to serve.
  */
 import type { LaneMeasures } from "../src/measures.ts";
 import type { Effects, ShardMessage } from "../src/protocol.ts";
@@ -15,7 +16,10 @@ export interface Arrival {
   readonly messages: readonly ShardMessage[];
 }
 
-/** Host -> lane, one per run. Answered by `LaneResult`; a run that fails means that the thread is gone. */
+/**
+ * Host -> lane, one per run. Answered by `LaneResult`; a run that fails means that the thread is
+ * gone.
+ */
 export type LaneTask =
   | { readonly type: "batch"; readonly arrivals: readonly Arrival[] }
   /** Time passes. `shards`: all that the lane has to serve from now on. */
@@ -40,7 +44,10 @@ export type LaneNotice =
     };
 
 export interface LaneThread {
-  /** Tasks reach the lane in the order of the calls. Rejects when the thread ended before it answered. */
+  /**
+   * Tasks reach the lane in the order of the calls. Rejects when the thread ended before it
+   * answered.
+   */
   run(task: LaneTask): Promise<LaneResult>;
   /** Ends the thread, whatever it does. */
   destroy(): Promise<void>;
@@ -50,7 +57,10 @@ export interface LanePlan {
   readonly name: string;
   /** The host's name in the shard table. */
   readonly owner: string;
-  /** Which of the databases has the lane's shards: its index in DATABASE_URL. A lane serves shards of one database only. */
+  /**
+   * Which of the databases has the lane's shards: its index in DATABASE_URL. A lane serves shards
+   * of one database only.
+   */
   readonly database: number;
 }
 

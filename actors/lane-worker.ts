@@ -1,7 +1,8 @@
 /**
- * The thread of a lane: the entry that Piscina loads. It gives the lane its real parts (PostgreSQL, the clock, the way out) and turns
- * any broken invariant into the end of the thread; Piscina brings a new one, which claims the shards afresh. Nothing here is shared
- * with the main thread but messages.
+ * The thread of a lane: the entry that Piscina loads. It gives the lane its real parts (PostgreSQL,
+ * the clock, the way out) and turns any broken invariant into the end of the thread; Piscina brings
+ * a new one, which claims the shards afresh. Nothing here is shared with the main thread but
+ * messages.
  */
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";

@@ -1,18 +1,21 @@
 /**
- * A lane: the actors of some shards on one thread, their mailboxes, and the group commit they share. Messages come in as batches,
- * effects go out; in between nothing waits but the commit. While one commit is under way the next one fills, on top of the
- * speculative state, so a hot wallet is limited by CPU and not by `fsync`. When a commit fails, every state it touched, and all
- * that was decided on top, is dropped and its messages are dealt with again, in order. The lane has no clock and no timer: time
- * comes with `tick`, so that a simulator can drive it.
+ * A lane: the actors of some shards on one thread, their mailboxes, and the group commit they
+ * share. Messages come in as batches, effects go out; in between nothing waits but the commit.
+ * While one commit is under way the next one fills, on top of the speculative state, so a hot
+ * wallet is limited by CPU and not by `fsync`. When a commit fails, every state it touched, and all
+ * that was decided on top, is dropped and its messages are dealt with again, in order. The lane has
+ * no clock and no timer: time comes with `tick`, so that a simulator can drive it.
  *
  *     serving --commit outcome unknown, or fenced--> recovering --claimed, pending transfers read--> serving
  *     serving --refused by the database--> pausing --next tick--> serving
  *
- * serving: messages are decided on arrival. recovering, pausing: they wait in the backlog, each until its deadline; nothing is
- * decided, since nobody knows on what. Invariant: at most one commit is under way, and an actor's state is the committed one
- * plus exactly the events in that commit and in the open one.
+ * serving: messages are decided on arrival. recovering, pausing: they wait in the backlog, each
+ * until its deadline; nothing is decided, since nobody knows on what. Invariant: at most one commit
+ * is under way, and an actor's state is the committed one plus exactly the events in that commit
+ * and in the open one.
  *
- * Which shards it serves comes with each tick, too; `lane-shards.ts` knows what became of each. `lane-actors.ts` keeps the actors.
+ * Which shards it serves comes with each tick, too; `lane-shards.ts` knows what became of each.
+ * `lane-actors.ts` keeps the actors.
  */
 import type { AppendResult, Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -51,7 +54,10 @@ export interface LaneDeps {
   readonly journal: Journal;
   /** The host's name in the shard table. The lane claims only what this owner holds already. */
   readonly owner: string;
-  /** Whether a transfer between two wallets that are both awake here is one commit; without it, it takes the protocol as all others do. */
+  /**
+   * Whether a transfer between two wallets that are both awake here is one commit; without it, it
+   * takes the protocol as all others do.
+   */
   readonly shortcut: boolean;
   /** Takes effects that no finished batch could carry. */
   readonly emit: (effects: Effects) => void;
@@ -69,18 +75,24 @@ export interface LaneStats {
   readonly damagedWallets: number;
   readonly commits: number;
   readonly events: number;
-  /** Whether every shard that is assigned to it is held, and nothing waits for the database to come back. */
+  /**
+   * Whether every shard that is assigned to it is held, and nothing waits for the database to come
+   * back.
+   */
   readonly serving: boolean;
   /** Shards of which something may be under way here: claiming, held or leaving. */
   readonly shards: readonly number[];
 }
 
 export interface Lane {
-  /** Deals with a batch; resolves when each message is committed, refused or sent on, with all effects that are ready by then. */
+  /**
+   * Deals with a batch; resolves when each message is committed, refused or sent on, with all
+   * effects that are ready by then.
+   */
   receive(messages: readonly ShardMessage[], nowMs: number): Promise<Effects>;
   /**
-   * Tells the time (expiry, retries, passivation), and all shards that the lane has to serve from now on. Called every
-   * `LIMITS.laneTickMs`; until the first time messages wait.
+   * Tells the time (expiry, retries, passivation), and all shards that the lane has to serve from
+   * now on. Called every `LIMITS.laneTickMs`; until the first time messages wait.
    */
   tick(nowMs: number, shards: readonly number[]): Effects;
   stats(): LaneStats;
@@ -184,7 +196,7 @@ export function buildLane(deps: LaneDeps): Lane {
     return effects;
   }
 
-  // ---- mailboxes ----------------------------------------------------------------------------------------------------
+  // ---- mailboxes --------------------------------------------------------------------------------
 
   function deliver(item: Item): void {
     if (mode !== "serving" || open.items.length >= LIMITS.commitMessagesMax) {
@@ -221,15 +233,16 @@ export function buildLane(deps: LaneDeps): Lane {
     } catch (error) {
       if (!(error instanceof Damage)) throw error;
       damages.met(error, nowMs);
-      // Read again next time: it may be mended by then, and nothing is appended that would tell of it.
+      // Read again next time: it may be mended by then, and nothing is appended that would tell of
+      // it.
       if (actor.uncommitted === 0) actors.drop(actor);
       refuse(item, "unavailable");
     }
   }
 
   /**
-   * Does not deal with a message. A caller is told that nothing happened, or that nobody knows, and asks again; what only its
-   * coordinator waits for may be dropped, since that one repeats it.
+   * Does not deal with a message. A caller is told that nothing happened, or that nobody knows, and
+   * asks again; what only its coordinator waits for may be dropped, since that one repeats it.
    */
   function refuse(item: Item, fault: Fault): void {
     const { message } = item;
@@ -249,7 +262,7 @@ export function buildLane(deps: LaneDeps): Lane {
     if (turn.open === 0) turn.done();
   }
 
-  // ---- recovery of actors -------------------------------------------------------------------------------------------
+  // ---- recovery of actors -----------------------------------------------------------------------
 
   /** One read for all wallets that were woken, and one for creations to be resolved. */
   function wake(): void {
@@ -288,7 +301,7 @@ export function buildLane(deps: LaneDeps): Lane {
       .catch(deps.crash);
   }
 
-  // ---- group commit -------------------------------------------------------------------------------------------------
+  // ---- group commit -----------------------------------------------------------------------------
 
   /** After anything happened: deal with messages between actors here, wake, commit. */
   function advance(): void {
@@ -327,8 +340,9 @@ export function buildLane(deps: LaneDeps): Lane {
         again(withKnown(undo(), result.commands, result.verdicts));
         break;
       case "fenced": {
-        // Somebody raised the epoch, perhaps this owner: the next claim tells what is still ours. Until then the messages
-        // may be with another owner too, so nobody is told that nothing happened.
+        // Somebody raised the epoch, perhaps this owner: the next claim tells what is still ours.
+        // Until then the messages may be with another owner too, so nobody is told that nothing
+        // happened.
         deps.log("warn", `epochs of ${result.shards.length} shards were raised, claiming again`);
         mode = "recovering";
         const items = suspected(undo());
@@ -364,7 +378,10 @@ export function buildLane(deps: LaneDeps): Lane {
     proceed();
   }
 
-  /** Nobody else writes here, and yet an event is in the way each time: the wallet's row is older than its events. */
+  /**
+   * Nobody else writes here, and yet an event is in the way each time: the wallet's row is older
+   * than its events.
+   */
   function withoutWallet({ reason, walletId }: Extract<AppendResult, { type: "stale" }>): void {
     if (walletId === undefined) throw new Error(`stale again: ${reason}`);
     staleCommits = 0;
@@ -408,7 +425,10 @@ export function buildLane(deps: LaneDeps): Lane {
     }
   }
 
-  /** Takes back both the commit under way and the open one; returns their items, in order, to be dealt with again. */
+  /**
+   * Takes back both the commit under way and the open one; returns their items, in order, to be
+   * dealt with again.
+   */
   function undo(): Item[] {
     const items: Item[] = [];
     for (const commit of [underWay, open]) {
@@ -433,7 +453,7 @@ export function buildLane(deps: LaneDeps): Lane {
     for (const item of items) deliver(item);
   }
 
-  // ---- what waits, and what is given up ---------------------------------------------------------------------------
+  // ---- what waits, and what is given up ---------------------------------------------------------
 
   /** Nothing is tried for a while, longer each time until something works. */
   function pause(reason: string): void {
@@ -467,7 +487,7 @@ export function buildLane(deps: LaneDeps): Lane {
     for (const item of backlog) if (isGone(addressee(item.message))) creations.reenter(item);
   }
 
-  // ---- time ---------------------------------------------------------------------------------------------------------
+  // ---- time -------------------------------------------------------------------------------------
 
   function expire(): void {
     if (backlog.length > 0) backlog = backlog.filter(keepUnlessExpired);
@@ -503,7 +523,8 @@ export function buildLane(deps: LaneDeps): Lane {
     receive(messages, atMs) {
       nowMs = atMs;
       return new Promise((resolve) => {
-        // One more than there are messages, so that the batch carries what its last message caused at once.
+        // One more than there are messages, so that the batch carries what its last message caused
+        // at once.
         const turn: Turn = { open: messages.length + 1, done: () => resolve(takeOutbox()) };
         for (const message of messages) deliver(newItem(message, turn));
         advance();

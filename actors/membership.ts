@@ -1,11 +1,15 @@
 /**
- * The membership port: who says to be alive. It hides Redis (`redis-membership.ts`) from the hosts, and lets a simulator lie. What it
- * tells is a hint, never a permission: it may be late, empty or wrong, and then shards move needlessly or not at all, while the shard
- * table and the journal's fence keep the money right.
+ * The membership port: who says to be alive. It hides Redis (`redis-membership.ts`) from the hosts,
+ * and lets a simulator lie. What it tells is a hint, never a permission: it may be late, empty or
+ * wrong, and then shards move needlessly or not at all, while the shard table and the journal's
+ * fence keep the money right.
  */
 
 export interface Member {
-  /** The configured name; what rendezvous hashing looks at, so that a host that comes back gets its shards again. */
+  /**
+   * The configured name; what rendezvous hashing looks at, so that a host that comes back gets its
+   * shards again.
+   */
   readonly hostId: string;
   /** This run of it: what the shard table calls the owner. */
   readonly owner: string;
@@ -16,7 +20,10 @@ export interface Member {
 }
 
 export interface Membership {
-  /** Says that this member is alive, for `LIMITS.heartbeatTtlMs`. Rejects when that is not known to be heard. */
+  /**
+   * Says that this member is alive, for `LIMITS.heartbeatTtlMs`. Rejects when that is not known to
+   * be heard.
+   */
   beat(member: Member): Promise<void>;
   /** Everybody whose word has not run out. Rejects when nobody can be asked. */
   read(): Promise<Member[]>;

@@ -1,6 +1,7 @@
 /**
- * The shape and the weight of what travels between hosts, lanes and gateways: whether a message has the parts that routing needs,
- * how many bytes it takes at most, and how a batch is cut so that each part fits one bus message.
+ * The shape and the weight of what travels between hosts, lanes and gateways: whether a message has
+ * the parts that routing needs, how many bytes it takes at most, and how a batch is cut so that
+ * each part fits one bus message.
  */
 import type { Hold } from "../src/hold.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -12,8 +13,8 @@ import type { WalletCommand, WalletState } from "../src/wallet.ts";
 const COMMAND_BYTES = 512;
 
 /**
- * Whether a message has the parts that routing needs. Whoever may publish on the shards' subjects is trusted with money
- * (docs/operations.md); this only keeps a stray message from ending a lane.
+ * Whether a message has the parts that routing needs. Whoever may publish on the shards' subjects
+ * is trusted with money (docs/operations.md); this only keeps a stray message from ending a lane.
  */
 export function isFor(message: ShardMessage, shard: number): boolean {
   if (typeof message !== "object" || message === null) return false;

@@ -1,13 +1,16 @@
 /**
- * Ownership: the loop by which one host gets, keeps and gives up shards. It looks who is alive and what the shard table says, asks
- * `placement.ts` what to do, and does it in an order in which no shard has two servants for longer than the fence forgives: give up
- * only what the lane has left, take only what the table says is free. Steps never overlap, so each decides on what the last one did.
+ * Ownership: the loop by which one host gets, keeps and gives up shards. It looks who is alive and
+ * what the shard table says, asks `placement.ts` what to do, and does it in an order in which no
+ * shard has two servants for longer than the fence forgives: give up only what the lane has left,
+ * take only what the table says is free. Steps never overlap, so each decides on what the last one
+ * did.
  *
  *     (none) --taken, or the table says so--> serving --placed elsewhere--> leaving --lane has left--> released --table knows--> (none)
  *                                               \--another owner in the table, or lane fenced--> (none)
  *
- * serving: subscribed and assigned to a lane. leaving: refused at the door while the lane finishes. released: nothing of it is under way;
- * the table has to hear of it. A host without membership takes each shard once, when it starts, and never again.
+ * serving: subscribed and assigned to a lane. leaving: refused at the door while the lane finishes.
+ * released: nothing of it is under way; the table has to hear of it. A host without membership
+ * takes each shard once, when it starts, and never again.
  */
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -63,7 +66,10 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
   const lookout = buildLookout(self);
   /** Shards that a lane lost to somebody: the table will say to whom. */
   const fenced = new Set<number>();
-  /** Owners that took a shard from this host, whatever Redis says of them: until when they count as alive. */
+  /**
+   * Owners that took a shard from this host, whatever Redis says of them: until when they count as
+   * alive.
+   */
   const evidentUntilMs = new Map<string, number>();
   /** Without membership: shards that this host has had. */
   const hadOnce = new Set<number>();
@@ -95,7 +101,7 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
     handOffs.length = Math.min(handOffs.length, LIMITS.handOffsKept);
   }
 
-  // ---- the loop -----------------------------------------------------------------------------------------------------
+  // ---- the loop ---------------------------------------------------------------------------------
 
   function look(): void {
     if (isStopped) return;
@@ -126,7 +132,10 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
     await takeUp(moves.take);
   }
 
-  /** Two hosts that cannot hear each other would otherwise take the same shards from each other all the time. */
+  /**
+   * Two hosts that cannot hear each other would otherwise take the same shards from each other all
+   * the time.
+   */
   function withEvidence(view: View | null): View | null {
     if (view === null) return null;
     for (const [owner, untilMs] of evidentUntilMs) {
@@ -181,7 +190,10 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
     deps.open(shards);
   }
 
-  /** Without others every shard is taken once, from whoever has it: a second host of this kind takes over from the first. */
+  /**
+   * Without others every shard is taken once, from whoever has it: a second host of this kind takes
+   * over from the first.
+   */
   function movesAlone(table: readonly ShardOwner[]): Moves {
     const take = new Map<number, string | null>();
     const give = new Map<number, string | null>();
@@ -222,14 +234,15 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
         for (const shard of shards) states.delete(shard);
         deps.announce(shards);
       } catch (error) {
-        // One database is away; the others' shards must not wait for it. What was released there, the table tells below.
+        // One database is away; the others' shards must not wait for it. What was released there,
+        // the table tells below.
         log.warn(`ownership: ${String(error)}`);
       }
     }
     if (isLeaving && states.size === 0) onEmpty?.();
   }
 
-  // ---- signs of life ------------------------------------------------------------------------------------------------
+  // ---- signs of life ----------------------------------------------------------------------------
 
   /** Without the bus nobody beats, so nobody is in a view of its own, and nothing moves. */
   async function beat(): Promise<void> {

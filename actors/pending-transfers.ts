@@ -1,13 +1,15 @@
 /**
- * The unsettled transfers that the payers of a lane coordinate. It hides who waits for which verdict, when a silent payee is asked
- * again, and how much money of a wallet is in transit. All of it can be rebuilt from the journal, except who waits: those
- * callers ask again under their command id.
+ * The unsettled transfers that the payers of a lane coordinate. It hides who waits for which
+ * verdict, when a silent payee is asked again, and how much money of a wallet is in transit. All of
+ * it can be rebuilt from the journal, except who waits: those callers ask again under their command
+ * id.
  *
  *     reserved --commit--> pending --verdict--> settling --commit--> (gone)
  *        \--failed: (gone)    ^--------failed-------/
  *
- * reserved: `TransferSent` is decided and not committed; nothing has left. pending: driven until a verdict comes. settling: the
- * verdict is known (a posted one has been told already), its record is in a commit.
+ * reserved: `TransferSent` is decided and not committed; nothing has left. pending: driven until a
+ * verdict comes. settling: the verdict is known (a posted one has been told already), its record is
+ * in a commit.
  */
 import { amountMinor, ZERO, type AmountMinor } from "../src/amount.ts";
 import type { Hold } from "../src/hold.ts";
@@ -20,7 +22,10 @@ export interface PendingTransfer {
   readonly transfer: Transfer;
   /** The payer right after `TransferSent`; null when the record was read back. */
   readonly payer: WalletState | null;
-  /** The hold that it has captured, at the same moment; null when there is none, or the record was read back. */
+  /**
+   * The hold that it has captured, at the same moment; null when there is none, or the record was
+   * read back.
+   */
   readonly hold: Hold | null;
   phase: "reserved" | "pending" | "settling";
   waiters: CommandMessage[];
@@ -54,7 +59,10 @@ export interface PendingTransfers {
   reload(transfers: readonly Transfer[], nowMs: number): void;
   /** Adds what the journal holds of shards that are new here. */
   add(transfers: readonly Transfer[], nowMs: number): void;
-  /** Forgets the transfers of payers in shards that others drive from now on; returns who waited for them. */
+  /**
+   * Forgets the transfers of payers in shards that others drive from now on; returns who waited for
+   * them.
+   */
   dropWhere(isLost: (payerWalletId: string) => boolean): CommandMessage[];
 }
 

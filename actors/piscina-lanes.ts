@@ -1,6 +1,7 @@
 /**
- * Lanes on threads of their own, by Piscina: one pool per lane with exactly one thread, so that tasks arrive in order and none waits for
- * another lane (docs/adr/0004). A thread that dies is replaced by Piscina with an empty one; the host hears of it here, once.
+ * Lanes on threads of their own, by Piscina: one pool per lane with exactly one thread, so that
+ * tasks arrive in order and none waits for another lane (docs/adr/0004). A thread that dies is
+ * replaced by Piscina with an empty one; the host hears of it here, once.
  */
 import { join } from "node:path";
 import { Piscina } from "piscina";

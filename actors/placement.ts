@@ -1,14 +1,16 @@
 /**
- * Placement: which host should have which shard, and what one host does about it. Rendezvous hashing (Thaler and Ravishankar, "Using
- * name-based mappings to increase hit rates", 1998) over the hosts that are alive moves only the shards of a host that
- * comes or goes. Every host decides for itself, from what Redis says of the others and what the shard table says of the shards; two that
- * see different things meet in the table's compare-and-set. Pure: time and views come as data.
+ * Placement: which host should have which shard, and what one host does about it. Rendezvous
+ * hashing (Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998) over
+ * the hosts that are alive moves only the shards of a host that comes or goes. Every host decides
+ * for itself, from what Redis says of the others and what the shard table says of the shards; two
+ * that see different things meet in the table's compare-and-set. Pure: time and views come as data.
  *
  *     unseen --heard--> joining --heard for joinSettleMs--> settled --missed for absenceMs--> unseen
  *                                                              \--says so--> leaving --missed--> unseen
  *
- * joining: it may take what is free. settled: others hand over to it what it should have. leaving: it gets nothing more. Only a shard
- * whose owner is unseen is taken from it. Without a view nothing moves; with one that is too young to be trusted only free shards do.
+ * joining: it may take what is free. settled: others hand over to it what it should have. leaving:
+ * it gets nothing more. Only a shard whose owner is unseen is taken from it. Without a view nothing
+ * moves; with one that is too young to be trusted only free shards do.
  */
 import { LIMITS } from "../src/limits.ts";
 import type { ShardOwner } from "../src/shard-table.ts";
@@ -27,7 +29,10 @@ export function placeOf(shard: number, hostIds: Iterable<string>): string | null
   return best;
 }
 
-/** FNV-1a over the name, then the 32-bit finalizer of MurmurHash3 over name and shard: names that differ little spread well. */
+/**
+ * FNV-1a over the name, then the 32-bit finalizer of MurmurHash3 over name and shard: names that
+ * differ little spread well.
+ */
 function weightOf(hostId: string, shard: number): number {
   let hash = 0x811c9dc5;
   for (let index = 0; index < hostId.length; index++) {
@@ -62,14 +67,23 @@ interface Sighting {
 }
 
 export interface Lookout {
-  /** Takes what was read just now, or null when nothing could be; returns the view, or null where this host is not in it. */
+  /**
+   * Takes what was read just now, or null when nothing could be; returns the view, or null where
+   * this host is not in it.
+   */
   observe(members: readonly Member[] | null, nowMs: number): View | null;
 }
 
-/** Follows who is alive, for one host: a lapse of Redis, or one wrong answer of it, must not look like a death. */
+/**
+ * Follows who is alive, for one host: a lapse of Redis, or one wrong answer of it, must not look
+ * like a death.
+ */
 export function buildLookout(self: Pick<Member, "hostId" | "owner" | "startedAtMs">): Lookout {
   const seen = new Map<string, Sighting>();
-  /** When everybody who lives has had time to be heard since nobody could be; null: nobody can be now. */
+  /**
+   * When everybody who lives has had time to be heard since nobody could be; null: nobody can be
+   * now.
+   */
   let trustedFromMs: number | null = null;
 
   function youngest(members: readonly Member[]): Map<string, Member> {
@@ -129,7 +143,10 @@ function membersIn(seen: ReadonlyMap<string, Sighting>, self: string, nowMs: num
   return { alive, present, settled, owners };
 }
 
-/** What a host should do now: each shard with the owner it is taken from, or with the owner it is meant for. */
+/**
+ * What a host should do now: each shard with the owner it is taken from, or with the owner it is
+ * meant for.
+ */
 export interface Moves {
   readonly take: ReadonlyMap<number, string | null>;
   readonly give: ReadonlyMap<number, string | null>;

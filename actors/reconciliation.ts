@@ -1,8 +1,9 @@
 /**
- * The reconciliation of a host: from time to time it refolds the wallets of the shards that the host serves, piece by piece and slowly
- * (`src/verify.ts` with a pace), beside the work for which the host is there. It hides when that happens and what is known since: a
- * difference stays known until a whole run has found none. What it finds is logged, shown by health and counted; it changes nothing,
- * and a run that fails says so and begins anew later.
+ * The reconciliation of a host: from time to time it refolds the wallets of the shards that the
+ * host serves, piece by piece and slowly (`src/verify.ts` with a pace), beside the work for which
+ * the host is there. It hides when that happens and what is known since: a difference stays known
+ * until a whole run has found none. What it finds is logged, shown by health and counted; it
+ * changes nothing, and a run that fails says so and begins anew later.
  *
  *     waiting --the interval is over--> running --to the end--> waiting, with a result
  *                                          \--a database is away--> waiting, for a moment
@@ -31,7 +32,9 @@ export interface ReconciliationDeps {
 export interface Reconciliation {
   start(): void;
   status(): BooksStatus;
-  /** For health: resolves to 0; rejects with what a person should know while differences are known. */
+  /**
+   * For health: resolves to 0; rejects with what a person should know while differences are known.
+   */
   probe(): Promise<number>;
   /** Ends a run under way; resolves when its connections are closed. */
   stop(): Promise<void>;
@@ -121,7 +124,8 @@ export function buildReconciliation(deps: ReconciliationDeps): Reconciliation {
 
   function status(): BooksStatus {
     const isRunning = running !== null;
-    // While a run is under way both may be true: what the last one found, and what this one has found already.
+    // While a run is under way both may be true: what the last one found, and what this one has
+    // found already.
     const differences = Math.max(last?.differences ?? 0, isRunning ? found.differences : 0);
     const warnings = isRunning
       ? Math.max(last?.warnings ?? 0, found.warnings)

@@ -1,6 +1,7 @@
 /**
- * Membership in Redis: each host's word is a key with a time to live, and a set holds the names of all who ever spoke. It says who is
- * alive and nothing about who may write, which only PostgreSQL knows; with Redis away the hosts serve on, and nothing moves.
+ * Membership in Redis: each host's word is a key with a time to live, and a set holds the names of
+ * all who ever spoke. It says who is alive and nothing about who may write, which only PostgreSQL
+ * knows; with Redis away the hosts serve on, and nothing moves.
  */
 import { Redis } from "ioredis";
 import { LIMITS } from "../src/limits.ts";

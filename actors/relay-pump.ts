@@ -1,9 +1,11 @@
 /**
- * Moves the events of one database's shards to one sink. Each shard goes by itself: its events are read from its cursor on, in pages,
- * and delivered one after another; shards do not wait for each other. At most `shardsAtOnceMax` pages of `shardRowsMax` events are in
- * memory. What is delivered moves the cursor, which is saved a moment later: saved after and never before, so that a crash anywhere
- * repeats and loses nothing. A crash of the database may take a cursor back that it had not written to disk, so they are compared now and
- * then, and saved again: otherwise a shard in which nothing happens any more would be repeated by the next relay that has it.
+ * Moves the events of one database's shards to one sink. Each shard goes by itself: its events are
+ * read from its cursor on, in pages, and delivered one after another; shards do not wait for each
+ * other. At most `shardsAtOnceMax` pages of `shardRowsMax` events are in memory. What is delivered
+ * moves the cursor, which is saved a moment later: saved after and never before, so that a crash
+ * anywhere repeats and loses nothing. A crash of the database may take a cursor back that it had
+ * not written to disk, so they are compared now and then, and saved again: otherwise a shard in
+ * which nothing happens any more would be repeated by the next relay that has it.
  *
  *     idle --commit, sweep--> due --page read--> busy --delivered--> idle or due
  *                              ^                   |
@@ -43,7 +45,9 @@ export interface Pump {
   disown(shards: readonly number[]): void;
   /** These shards have new events. */
   committed(shards: readonly number[]): void;
-  /** Told by the sweep: the last position of each shard. Also measures how far behind the sink is. */
+  /**
+   * Told by the sweep: the last position of each shard. Also measures how far behind the sink is.
+   */
   sweep(lastPositions: ReadonlyMap<number, number>): Promise<void>;
   /** The sink is open. */
   wake(): void;
@@ -86,7 +90,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
   let quietUntilMs = 0;
   let nextCompareMs = time.nowMs() + LIMITS.relayCompareMs;
 
-  // ---- reading ------------------------------------------------------------------------------------------------------
+  // ---- reading ----------------------------------------------------------------------------------
 
   function lookIn(delayMs: number): void {
     const atMs = time.nowMs() + delayMs;
@@ -155,7 +159,10 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
     if (shards.length > 0) sink.lost?.(shards);
   }
 
-  /** Due shards, those that were taken longest ago first; tells the timer of the next one that waits. */
+  /**
+   * Due shards, those that were taken longest ago first; tells the timer of the next one that
+   * waits.
+   */
   function choose(): Track[] {
     const nowMs = time.nowMs();
     const chosen: Track[] = [];
@@ -192,7 +199,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
     });
   }
 
-  // ---- delivering ---------------------------------------------------------------------------------------------------
+  // ---- delivering -------------------------------------------------------------------------------
 
   /** In order, `windowMax` at a time; ends when nothing of the page is under way any more. */
   async function deliverAll(track: Track, rows: readonly RelayEvent[]): Promise<void> {
@@ -262,7 +269,10 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
     };
   }
 
-  /** Positions without gaps are what makes the relay complete: it does not go past one that is missing. */
+  /**
+   * Positions without gaps are what makes the relay complete: it does not go past one that is
+   * missing.
+   */
   function stall(track: Track, missing: number, found: number): void {
     const reason = `shard ${track.shard} has no event at position ${missing} and one at ${found}`;
     warn(`${sink.label} stops there: ${reason}`);
@@ -270,7 +280,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
     track.trouble = troubleAfter(track.trouble, reason, LIMITS.relayRetryMsMax);
   }
 
-  // ---- cursors ------------------------------------------------------------------------------------------------------
+  // ---- cursors ----------------------------------------------------------------------------------
 
   function saveSoon({ shard, position, trouble }: Track): void {
     unsaved.set(shard, { shard, position, trouble });
@@ -303,7 +313,10 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
     await saving;
   }
 
-  /** What is known here is what was delivered: a row behind it was taken back, and one that is gone was removed. */
+  /**
+   * What is known here is what was delivered: a row behind it was taken back, and one that is gone
+   * was removed.
+   */
   async function compare(): Promise<void> {
     const places = [...tracks.values()].map(({ shard, position }) => ({ shard, position }));
     if (places.length === 0) return;
@@ -317,7 +330,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
     tellLost(shards.filter((shard) => !saved.has(shard) && tracks.has(shard)));
   }
 
-  // ---- the rest -----------------------------------------------------------------------------------------------------
+  // ---- the rest ---------------------------------------------------------------------------------
 
   function warn(text: string): void {
     if (time.nowMs() < quietUntilMs) return;

@@ -1,7 +1,8 @@
 /**
- * Where the relay takes events to: the port that the event stream and each webhook implement, and how a sink tells how it stands. A
- * sink gets the events of one shard in their order. Of how many it may have got before the first is known to be delivered is its own
- * word: more than one only if it can promise that after one that is lost, those behind it are lost too.
+ * Where the relay takes events to: the port that the event stream and each webhook implement, and
+ * how a sink tells how it stands. A sink gets the events of one shard in their order. Of how many
+ * it may have got before the first is known to be delivered is its own word: more than one only if
+ * it can promise that after one that is lost, those behind it are lost too.
  */
 import type { RelayEvent, Trouble } from "../src/postgres-relay.ts";
 
@@ -17,7 +18,10 @@ export interface RelaySink {
   readonly name: string;
   /** For people: the stream, or a webhook's id. */
   readonly label: string;
-  /** True: a shard without a cursor begins with its first event. False: without a cursor there is nothing to deliver. */
+  /**
+   * True: a shard without a cursor begins with its first event. False: without a cursor there is
+   * nothing to deliver.
+   */
   readonly beginsAtFirst: boolean;
   /** Shards whose events it takes at once, and events read ahead for each. */
   readonly shardsAtOnceMax: number;
@@ -30,9 +34,15 @@ export interface RelaySink {
   readonly state: string;
   /** Begins; calls `onOpen` whenever it has become open. */
   start(onOpen: () => void): void;
-  /** Must resolve within a bound, whatever the other side does. `trouble` is what this event met before. */
+  /**
+   * Must resolve within a bound, whatever the other side does. `trouble` is what this event met
+   * before.
+   */
   deliver(event: RelayEvent, trouble: Trouble | null): Promise<Delivery>;
-  /** Of a sink that does not begin at the first event: cursors that there must be are not there, so nobody knows what these shards owe it. */
+  /**
+   * Of a sink that does not begin at the first event: cursors that there must be are not there, so
+   * nobody knows what these shards owe it.
+   */
   lost?(shards: readonly number[]): void;
   stop(): void;
 }

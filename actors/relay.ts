@@ -1,7 +1,8 @@
 /**
- * The relay: takes the events of this host's shards from the journal to whoever wants them (the event stream, webhooks). Commits tell
- * it where to look; a slow sweep finds what no commit told of, such as what was committed before a crash. It keeps nothing but
- * positions, so a host that takes a shard over goes on where the last one stopped. It only wires sinks to databases: a pump
+ * The relay: takes the events of this host's shards from the journal to whoever wants them (the
+ * event stream, webhooks). Commits tell it where to look; a slow sweep finds what no commit told
+ * of, such as what was committed before a crash. It keeps nothing but positions, so a host that
+ * takes a shard over goes on where the last one stopped. It only wires sinks to databases: a pump
  * (`relay-pump.ts`) for each pair does the work, so that one which is away holds up no other.
  */
 import type { Time } from "../src/clock.ts";
@@ -24,7 +25,9 @@ export interface ShardRelay {
   disown(shards: readonly number[]): void;
   /** Events of these shards are durable. */
   committed(shards: Iterable<number>): void;
-  /** Resolves when everything that can be is delivered and saved, at the latest after `withinMs`. */
+  /**
+   * Resolves when everything that can be is delivered and saved, at the latest after `withinMs`.
+   */
   settle(withinMs: number): Promise<void>;
   status(): RelayStatus[];
 }

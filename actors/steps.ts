@@ -1,7 +1,8 @@
 /**
- * What an actor does with one message: the turn of the actor model, without waiting for anything. It decides with the pure core,
- * puts events and effects into the open commit, and says whether the message is dealt with or waits for that commit. The steps of
- * a transfer are in `transfer-steps.ts`.
+ * What an actor does with one message: the turn of the actor model, without waiting for anything.
+ * It decides with the pure core, puts events and effects into the open commit, and says whether the
+ * message is dealt with or waits for that commit. The steps of a transfer are in
+ * `transfer-steps.ts`.
  */
 import type { KnownCommand } from "../src/journal.ts";
 import { expiryEvent } from "../src/holding.ts";
@@ -88,14 +89,17 @@ export function holdNeededBy(message: ShardMessage, pending: PendingTransfers): 
     const isNeeded = message.verdict.type === "refused" || transfer?.isHoldFinal === true;
     return phase === "pending" && isNeeded ? transfer!.holdId : null;
   }
-  // The journal said that it is active; if the wallet's row says that nothing is held, it was not read along.
+  // The journal said that it is active; if the wallet's row says that nothing is held, it was not
+  // read along.
   if (message.type === "expire") return message.holdId;
   if (message.type !== "command" && message.type !== "asked") return null;
   const { body } = message.type === "command" ? message.command : message.origin.command;
   return body.type === "capture" || body.type === "release" ? body.holdId : null;
 }
 
-/** A hold's time is over. It may have ended in another way by now, and then there is nothing to do. */
+/**
+ * A hold's time is over. It may have ended in another way by now, and then there is nothing to do.
+ */
 function stepExpire(
   context: StepContext,
   actor: Actor,

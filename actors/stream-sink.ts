@@ -1,13 +1,16 @@
 /**
- * The event stream as a sink: each event is one JetStream message, delivered when the stream has acknowledged it. It makes the stream
- * when there is none and leaves one that is there as it is. Whatever goes wrong closes the sink: then nothing is read or published
- * until JetStream has told of the stream again, so a server that is away for long costs no memory and one question now and then. What
- * was published and not acknowledged is published again under the same id, which the stream drops within its duplicate window.
+ * The event stream as a sink: each event is one JetStream message, delivered when the stream has
+ * acknowledged it. It makes the stream when there is none and leaves one that is there as it is.
+ * Whatever goes wrong closes the sink: then nothing is read or published until JetStream has told
+ * of the stream again, so a server that is away for long costs no memory and one question now and
+ * then. What was published and not acknowledged is published again under the same id, which the
+ * stream drops within its duplicate window.
  *
- * Order: events of one shard follow each other without waiting only where what follows a lost one is lost too. That is so on one
- * connection to a server by itself, which takes messages in their order, unless the stream refuses some for their size or number. In a
- * cluster a leader may go with one message and the next leader take the following one, so there each waits for the one before. After a
- * reconnect nothing is published until everything from before has been given up.
+ * Order: events of one shard follow each other without waiting only where what follows a lost one
+ * is lost too. That is so on one connection to a server by itself, which takes messages in their
+ * order, unless the stream refuses some for their size or number. In a cluster a leader may go with
+ * one message and the next leader take the following one, so there each waits for the one before.
+ * After a reconnect nothing is published until everything from before has been given up.
  *
  *     closed --the stream is there--> open --no acknowledgement, or NATS away--> closed, asks again after a pause
  */
@@ -132,7 +135,8 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
         headers: header,
         timeout: LIMITS.relayAckMs,
       });
-      // Asked here and not of the server, since that header would stay with the message and trip whoever passes it on.
+      // Asked here and not of the server, since that header would stay with the message and trip
+      // whoever passes it on.
       if (ack.stream !== EVENT_STREAM) throw new Error(`the stream ${ack.stream} took it`);
       pauseMs = LIMITS.relayRetryMs;
       return { type: "delivered" };
@@ -194,7 +198,10 @@ function isStreamMissing(error: unknown): boolean {
   return apiCode(error) === STREAM_NOT_FOUND;
 }
 
-/** `away`: nobody answers. `no jetstream`: the server has none. `refused`: JetStream answers, and not as it should. */
+/**
+ * `away`: nobody answers. `no jetstream`: the server has none. `refused`: JetStream answers, and
+ * not as it should.
+ */
 function stateOf(error: unknown): "away" | "no jetstream" | "refused" {
   const code = apiCode(error);
   if (code !== undefined) return NOT_ENABLED.has(code) ? "no jetstream" : "refused";

@@ -1,7 +1,8 @@
 /**
- * The transfer protocol (src/transfer.ts) from both sides: ask, asked and reserve, post, verdict and settle; and the shortcut, which does all
- * of it in one commit for a payee that is awake in the payer's lane (docs/adr/0011). Every step may see its message twice or
- * late; the ids under way here, and behind them the journal's unique ids, make that harmless.
+ * The transfer protocol (src/transfer.ts) from both sides: ask, asked and reserve, post, verdict
+ * and settle; and the shortcut, which does all of it in one commit for a payee that is awake in the
+ * payer's lane (docs/adr/0011). Every step may see its message twice or late; the ids under way
+ * here, and behind them the journal's unique ids, make that harmless.
  */
 import type { KnownCommand, KnownVerdict } from "../src/journal.ts";
 import { completionEvent } from "../src/holding.ts";
@@ -78,7 +79,8 @@ export function beginTransfer(
     origin: message,
   } as const;
   if (item.inDoubt && command.dryRun !== true) {
-    // Whoever refuses the question or its answer says that nothing happened, so that must be so before it leaves.
+    // Whoever refuses the question or its answer says that nothing happened, so that must be so
+    // before it leaves.
     const commit = lead(context, actor, item);
     commit.lookups.push(command);
     commit.messages.push(question);
@@ -88,7 +90,10 @@ export function beginTransfer(
   return "dealt";
 }
 
-/** What is known of a command whose earlier copy has reserved the same transfer: it must not be made anew. */
+/**
+ * What is known of a command whose earlier copy has reserved the same transfer: it must not be made
+ * anew.
+ */
 function reservedBefore(
   { pending }: StepContext,
   { walletId, commandId, fingerprint }: Command,
@@ -101,8 +106,8 @@ function reservedBefore(
 }
 
 /**
- * Phase 0 at the payee. A yes binds nobody and goes at once; a no must be true, so it waits for what it was decided on, and so does
- * what the payee of a dry run would be.
+ * Phase 0 at the payee. A yes binds nobody and goes at once; a no must be true, so it waits for
+ * what it was decided on, and so does what the payee of a dry run would be.
  */
 export function stepAsk(
   context: StepContext,
@@ -134,7 +139,10 @@ export function stepAsk(
   return "waits";
 }
 
-/** Phase 1 at the payer: reserve. Time has passed since the first look, so everything is decided again. */
+/**
+ * Phase 1 at the payer: reserve. Time has passed since the first look, so everything is decided
+ * again.
+ */
 export function stepAsked(
   context: StepContext,
   actor: Actor,
@@ -201,8 +209,10 @@ function takesShortcut({ body, dryRun }: Command): boolean {
 }
 
 /**
- * All phases in one commit, for a payee that is awake in the payer's lane: it writes what the protocol would have written, and the money
- * is never in transit for anybody else. There is nothing to drive afterwards: the commit happens whole or not at all, and a repeat is found by the command id.
+ * All phases in one commit, for a payee that is awake in the payer's lane: it writes what the
+ * protocol would have written, and the money is never in transit for anybody else. There is nothing
+ * to drive afterwards: the commit happens whole or not at all, and a repeat is found by the command
+ * id.
  */
 function transferAtOnce(
   context: StepContext,
@@ -243,7 +253,10 @@ function transferAtOnce(
   return "waits";
 }
 
-/** Where a dry run of a transfer ends: how both wallets would stand. No record is made, so no step ever follows. */
+/**
+ * Where a dry run of a transfer ends: how both wallets would stand. No record is made, so no step
+ * ever follows.
+ */
 function answerDryTransfer(
   context: StepContext,
   actor: Actor,
@@ -251,7 +264,8 @@ function answerDryTransfer(
   { origin, payee }: AskedMessage,
   event: Extract<WalletEvent, { transferId: string }>,
 ): StepResult {
-  // Its host does not know of dry runs; the gateway asks again, and then says that nothing happened.
+  // Its host does not know of dry runs; the gateway asks again, and then says that nothing
+  // happened.
   if (payee === undefined) return "dealt";
   const { transferId, counterpartyId: toWalletId } = event;
   const sides = { from: foreseen(actor, [event]), to: payee, toWalletId, toVersion: payee.version };
@@ -298,7 +312,10 @@ export function stepPost(
   return "waits";
 }
 
-/** Phase 3 at the payer: settle. A posted verdict is durable at the payee, so its caller is answered now. */
+/**
+ * Phase 3 at the payer: settle. A posted verdict is durable at the payee, so its caller is answered
+ * now.
+ */
 export function stepVerdict(
   context: StepContext,
   actor: Actor,
@@ -316,7 +333,8 @@ export function stepVerdict(
   if (event !== null) record(commit, actor, [event], stepCause(transfer));
   const settled = settle(transfer, verdict, context.nowMs());
   commit.settled.push(settled);
-  // Who was refused hears of it with the return, and who needs the record read back when it is settled: `settledOutcome`.
+  // Who was refused hears of it with the return, and who needs the record read back when it is
+  // settled: `settledOutcome`.
   if (verdict.type === "refused" || pending.payer === null) return "waits";
   const answer = answerOf(pending, pending.payer, "posted", verdict.toVersion, message.payee);
   for (const waiter of pending.waiters) {
@@ -328,8 +346,8 @@ export function stepVerdict(
 }
 
 /**
- * What the verdict does to the payer: the money comes back, or what a final capture has left of its hold is let go. Throws when the
- * payer's rows do not allow that.
+ * What the verdict does to the payer: the money comes back, or what a final capture has left of its
+ * hold is let go. Throws when the payer's rows do not allow that.
  */
 function settlingEvent(
   actor: Actor,

@@ -1,9 +1,11 @@
 /**
- * Webhooks as sinks of the relay: looks again and again which there are, and gives the relay one sink for each run of one. The sink
- * decides what a webhook gets and what follows from its answers: an event that is not taken is tried again in growing pauses and holds
- * up the later ones of its shard; one that was not taken for too long, or an answer that the receiver wants no more, disables the
- * webhook, whose cursors stay where they are. So does the loss of a cursor: nobody can say then which events it has had, so it ends
- * until somebody says from when on it shall have them, rather than leave some out. While an endpoint takes nothing it gets one request at a time.
+ * Webhooks as sinks of the relay: looks again and again which there are, and gives the relay one
+ * sink for each run of one. The sink decides what a webhook gets and what follows from its answers:
+ * an event that is not taken is tried again in growing pauses and holds up the later ones of its
+ * shard; one that was not taken for too long, or an answer that the receiver wants no more,
+ * disables the webhook, whose cursors stay where they are. So does the loss of a cursor: nobody can
+ * say then which events it has had, so it ends until somebody says from when on it shall have them,
+ * rather than leave some out. While an endpoint takes nothing it gets one request at a time.
  */
 import { eventBody, eventId } from "../src/event-body.ts";
 import type { Time } from "../src/clock.ts";

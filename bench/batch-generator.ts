@@ -1,8 +1,9 @@
 /**
- * The load of the shape `batch`, as a process of its own: batches of credits over HTTP, each connection sending its next one when
- * it has all outcomes of the last; or postings, one call per transaction over a pool of database clients. It prints its measurement
- * as one line of JSON. Commands are what it counts, also those refused inside a batch; times are those of requests.
- * What is under way at the end is awaited, but not counted.
+ * The load of the shape `batch`, as a process of its own: batches of credits over HTTP, each
+ * connection sending its next one when it has all outcomes of the last; or postings, one call per
+ * transaction over a pool of database clients. It prints its measurement as one line of JSON.
+ * Commands are what it counts, also those refused inside a batch; times are those of requests. What
+ * is under way at the end is awaited, but not counted.
  */
 import { Client } from "pg";
 import type { LoadPlan, Measurement } from "./generators.ts";
@@ -47,7 +48,9 @@ const measurement: Measurement = {
 };
 console.log(JSON.stringify(measurement));
 
-/** Commands that one request carried, and how many of them were refused; throws when nobody knows. */
+/**
+ * Commands that one request carried, and how many of them were refused; throws when nobody knows.
+ */
 type Send = () => Promise<{ commands: number; refused: number }>;
 
 async function drive(send: Send, endMs: number): Promise<void> {

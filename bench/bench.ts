@@ -3,9 +3,10 @@
  * all; Coffer and each rival run as processes of their own with databases of their own, and only
  * the one that is measured has work. Rounds go over all shapes and systems, and each round begins
  * with another system, so that what one leaves behind for the database to tidy up does not always
- * hit the same neighbour. Coffer as a cluster is measured beside itself in one process, and transfers
- * also with the two-phase protocol alone. Afterwards the money is counted. It exits with 1 when money is off or
- * Coffer answered with errors; a missed target is shown, but is no error of the run.
+ * hit the same neighbour. Coffer as a cluster is measured beside itself in one process, and
+ * transfers also with the two-phase protocol alone. Afterwards the money is counted. It exits with
+ * 1 when money is off or Coffer answered with errors; a missed target is shown, but is no error of
+ * the run.
  */
 import { existsSync } from "node:fs";
 import { mkdir, readdir, rm } from "node:fs/promises";
@@ -183,7 +184,10 @@ async function addCoffer(
   return database;
 }
 
-/** Where they cannot be started, as without NATS and Redis, the run goes on without them, and is no whole run. */
+/**
+ * Where they cannot be started, as without NATS and Redis, the run goes on without them, and is no
+ * whole run.
+ */
 async function startClusters(
   bench: Bench,
   start: { mainFile: string; profileFolder?: string },

@@ -1,7 +1,8 @@
 /**
- * Coffer as a cluster for the benchmark: one gateway and some hosts, each a process, with a NATS and a Redis of their own on the
- * same machine and the benchmark's PostgreSQL. It waits until every host has its share of the shards, so that no hand-off falls
- * into a measurement. The gateway's port is the system's.
+ * Coffer as a cluster for the benchmark: one gateway and some hosts, each a process, with a NATS
+ * and a Redis of their own on the same machine and the benchmark's PostgreSQL. It waits until every
+ * host has its share of the shards, so that no hand-off falls into a measurement. The gateway's
+ * port is the system's.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { startNats, startRedis } from "../test/servers.ts";

@@ -1,10 +1,12 @@
 /**
- * `node --expose-gc dist/bench/memory.js [wallets]`: does a process that has touched very many wallets give their memory back? It
- * starts Coffer with all roles and a database of its own, warms it up with requests to few wallets, then touches each of
- * many wallets once, and each time waits until idle actors are gone. What counts is the resident set (from /proc, so only on
- * Linux) after the many against the one after the few: garbage and buffers are in both, actors only in what is left over. With
- * `--expose-gc` the server's threads are asked to collect at the end, which tells garbage from what is held. The same file
- * is preloaded into the server, where all it does is answer that.
+ * `node --expose-gc dist/bench/memory.js [wallets]`: does a process that has touched very many
+ * wallets give their memory back? It starts Coffer with all roles and a database of its own, warms
+ * it up with requests to few wallets, then touches each of many wallets once, and each time waits
+ * until idle actors are gone. What counts is the resident set (from /proc, so only on Linux) after
+ * the many against the one after the few: garbage and buffers are in both, actors only in what is
+ * left over. With `--expose-gc` the server's threads are asked to collect at the end, which tells
+ * garbage from what is held. The same file is preloaded into the server, where all it does is
+ * answer that.
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeSync } from "node:fs";
@@ -32,7 +34,7 @@ const PROBE_MS = 1_500;
 /** Past the idle time: a sweep, a tick, and some room. */
 const PASSIVATED_MS = LIMITS.actorIdleMs + LIMITS.actorSweepMs + 4_000;
 
-// --- In the server's threads --------------------------------------------------------------------------------------------
+// --- In the server's threads ---------------------------------------------------------------------
 
 interface ThreadMemory {
   thread: string;
@@ -74,7 +76,7 @@ function mebibytes(bytes: number): number {
   return Math.round(bytes / 1_048_576);
 }
 
-// --- The measurement ----------------------------------------------------------------------------------------------------
+// --- The measurement -----------------------------------------------------------------------------
 
 interface Coffer extends Server {
   child: ChildProcess;

@@ -1,7 +1,7 @@
 /**
- * The command lines of the benchmarks and of the seed. Everything is checked before anything starts: a bad
- * argument is a `UsageError` that says what was given and what is allowed, and the entry files turn
- * it into the usage text and exit code 2.
+ * The command lines of the benchmarks and of the seed. Everything is checked before anything
+ * starts: a bad argument is a `UsageError` that says what was given and what is allowed, and the
+ * entry files turn it into the usage text and exit code 2.
  */
 import { parseArgs } from "node:util";
 import { SHAPES, type ShapeName } from "./shapes.ts";

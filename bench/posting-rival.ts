@@ -1,8 +1,9 @@
 /**
- * What a batch of Coffer is measured beside: a ledger in the database, where one call of an SQL function posts one transfer. In the
- * manner of such ledgers it locks both accounts in the order of their ids, writes the transfer, one entry for each account with the
- * balance before and after, and both new balances. It is meant to be a good one: one round trip per posting, a
- * prepared statement, no foreign key. There is no key to repeat a call by, and no HTTP in front of it.
+ * What a batch of Coffer is measured beside: a ledger in the database, where one call of an SQL
+ * function posts one transfer. In the manner of such ledgers it locks both accounts in the order of
+ * their ids, writes the transfer, one entry for each account with the balance before and after, and
+ * both new balances. It is meant to be a good one: one round trip per posting, a prepared
+ * statement, no foreign key. There is no key to repeat a call by, and no HTTP in front of it.
  */
 import { Client } from "pg";
 
@@ -56,7 +57,10 @@ const SCHEMA = `
 /** One posting: payer, payee, minor units. */
 export const POST_TRANSFER = { name: "post", text: "SELECT post_transfer($1, $2, $3)" };
 
-/** Makes the ledger in an empty database, with accounts 0 to `accounts - 1` of one balance (minor units). */
+/**
+ * Makes the ledger in an empty database, with accounts 0 to `accounts - 1` of one balance (minor
+ * units).
+ */
 export async function seedPostingRival(
   databaseUrl: string,
   accounts: number,
@@ -76,7 +80,10 @@ export async function seedPostingRival(
   }
 }
 
-/** The rival's books must be right, too: entries and balances tell the same, and money is neither lost nor made. */
+/**
+ * The rival's books must be right, too: entries and balances tell the same, and money is neither
+ * lost nor made.
+ */
 export async function checkPostings(
   databaseUrl: string,
   accounts: number,

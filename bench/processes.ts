@@ -121,7 +121,10 @@ export interface CofferStart {
   databaseUrl: string;
   /** Where CPU profiles go; undefined: none are taken. */
   profileFolder?: string;
-  /** Of a process of a cluster: its role and servers. Default: all roles in one process, with every default. */
+  /**
+   * Of a process of a cluster: its role and servers. Default: all roles in one process, with every
+   * default.
+   */
   settings?: Readonly<Record<string, string>>;
 }
 

@@ -1,8 +1,10 @@
 /**
- * `npm run bench:reads`: asks a database that `bench:seed` has filled what readers ask, by the read model that serves them, and prints
- * how long each question takes here: the first time, then the median and the fastest of the repeats. On a machine that does other
- * work these say little, so beside them is the time that processors gave to a call, in the database's sessions (on Linux, when it
- * runs on this machine; not in its parallel workers) and in this process. docs/queries.md has its table.
+ * `npm run bench:reads`: asks a database that `bench:seed` has filled what readers ask, by the read
+ * model that serves them, and prints how long each question takes here: the first time, then the
+ * median and the fastest of the repeats. On a machine that does other work these say little, so
+ * beside them is the time that processors gave to a call, in the database's sessions (on Linux,
+ * when it runs on this machine; not in its parallel workers) and in this process. docs/queries.md
+ * has its table.
  */
 import { readFileSync } from "node:fs";
 import { loadavg } from "node:os";

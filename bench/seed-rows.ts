@@ -1,9 +1,11 @@
 /**
- * What `bench:seed` writes: wallets in pairs that pay each other, as a function of their numbers alone, so that PostgreSQL makes the
- * events itself and the same sizes give the same rows. Wallet 2p and 2p + 1 have equally many events at the same times. Version 0
- * creates, 1 opens with 1,000; then, by the version's last digit, 4 is a transfer from the even one and 9 from the odd one, of the
- * same amount within ten versions, 3 and 8 are debits, 6 is a fund and the rest are credits that are worth more than the debits, so
- * that no balance falls under zero. One pair of a hundred ends suspended.
+ * What `bench:seed` writes: wallets in pairs that pay each other, as a function of their numbers
+ * alone, so that PostgreSQL makes the events itself and the same sizes give the same rows. Wallet
+ * 2p and 2p + 1 have equally many events at the same times. Version 0 creates, 1 opens with 1,000;
+ * then, by the version's last digit, 4 is a transfer from the even one and 9 from the odd one, of
+ * the same amount within ten versions, 3 and 8 are debits, 6 is a fund and the rest are credits
+ * that are worth more than the debits, so that no balance falls under zero. One pair of a hundred
+ * ends suspended.
  */
 import { shardOf } from "../src/shard.ts";
 
@@ -19,7 +21,8 @@ export interface SeedChunk {
 }
 
 /**
- * Chunks of about `chunkEvents` events, which make exactly `wallets` (even) and about `events` together, at least two for each wallet.
+ * Chunks of about `chunkEvents` events, which make exactly `wallets` (even) and about `events`
+ * together, at least two for each wallet.
  */
 export function planSeed(wallets: number, events: number, chunkEvents: number): SeedChunk[] {
   const hotShare = wallets === 2 ? 1 : HOT_SHARE;
@@ -39,7 +42,10 @@ export function seedWalletId(number: number): string {
   return `seed-${number}`;
 }
 
-/** Parameters of `SEED_CHUNK`. @param lasts the last position of each shard; counted on for the next chunk */
+/**
+ * Parameters of `SEED_CHUNK`. @param lasts the last position of each shard; counted on for the next
+ * chunk
+ */
 export function chunkValues({ first, wallets, eventsEach }: SeedChunk, lasts: number[]): unknown[] {
   const numbers = Array.from({ length: wallets }, (_, nth) => first + nth);
   const shards = numbers.map((number) => shardOf(seedWalletId(number)));
@@ -49,8 +55,9 @@ export function chunkValues({ first, wallets, eventsEach }: SeedChunk, lasts: nu
 }
 
 /**
- * $1 numbers, $2 shards of the wallets, $3 events of each, $4 the last position of each shard so far. Events go in by time, so that
- * those of one wallet lie apart as they do in life. They have no hash, like events from before there were hashes.
+ * $1 numbers, $2 shards of the wallets, $3 events of each, $4 the last position of each shard so
+ * far. Events go in by time, so that those of one wallet lie apart as they do in life. They have no
+ * hash, like events from before there were hashes.
  */
 export const SEED_CHUNK = `
 WITH pairs AS MATERIALIZED (

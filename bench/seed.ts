@@ -1,7 +1,8 @@
 /**
- * `npm run bench:seed`: fills an empty database with wallets and their whole histories, to measure readers on. PostgreSQL makes the
- * rows (`seed-rows.ts`) chunk by chunk, its own view says whether the books balance, and all of it is one transaction: the
- * indexes are dropped before and made after, which takes half the time, and who ends it early finds the database as it was.
+ * `npm run bench:seed`: fills an empty database with wallets and their whole histories, to measure
+ * readers on. PostgreSQL makes the rows (`seed-rows.ts`) chunk by chunk, its own view says whether
+ * the books balance, and all of it is one transaction: the indexes are dropped before and made
+ * after, which takes half the time, and who ends it early finds the database as it was.
  */
 import { SingleBar } from "cli-progress";
 import type pg from "pg";

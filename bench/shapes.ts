@@ -34,7 +34,10 @@ export type Traffic =
   | { type: "credit"; to: "uniform" | "hot" }
   | { type: "transfer"; from: "uniform" | "payer" };
 
-/** How commands travel where it is not one in a request: in batches, or as calls of a function in the database. */
+/**
+ * How commands travel where it is not one in a request: in batches, or as calls of a function in
+ * the database.
+ */
 export type Way = { type: "batches"; size: number } | { type: "postings"; databaseUrl: string };
 
 export interface Shape {
@@ -48,8 +51,9 @@ export interface Shape {
 }
 
 /**
- * What batches are held against: the same commands one by one. A cluster: that of one host against one process, that of two against
- * that of one. And the protocol: what a user would pick instead, as Coffer with its defaults is.
+ * What batches are held against: the same commands one by one. A cluster: that of one host against
+ * one process, that of two against that of one. And the protocol: what a user would pick instead,
+ * as Coffer with its defaults is.
  */
 export const BASELINES: Readonly<Record<ClusterName | BatchName | "protocol", SystemName>> = {
   protocol: "rowlock",
@@ -59,7 +63,10 @@ export const BASELINES: Readonly<Record<ClusterName | BatchName | "protocol", Sy
   "two-hosts": "one-host",
 };
 
-/** Of the Coffer whose transfers all take the two-phase protocol, also those between two wallets of one lane. */
+/**
+ * Of the Coffer whose transfers all take the two-phase protocol, also those between two wallets of
+ * one lane.
+ */
 export const PROTOCOL_SETTINGS = { TRANSFER_SHORTCUT: "off", HOST_ID: "protocol" } as const;
 
 export const CLUSTER_HOSTS: Readonly<Record<ClusterName, number>> = {
@@ -196,7 +203,9 @@ export const TARGETS: readonly Target[] = [
   { shape: "cluster", type: "ratio", system: "two-hosts", rival: "one-host", atLeast: 0.85 },
 ];
 
-/** The throughput of Coffer, or of `system`, as a multiple of a rival's; NaN when either is missing. */
+/**
+ * The throughput of Coffer, or of `system`, as a multiple of a rival's; NaN when either is missing.
+ */
 export function ratioTo(
   result: ShapeResult | undefined,
   rival: SystemName,

@@ -1,7 +1,8 @@
 /**
- * Turns outcomes into what callers get, the same for HTTP and NATS. An answer is a function of a wallet and a version: a fresh
- * outcome brings the wallet along, a replayed one is read back at the version that its command made, so a repeat gets the same
- * body without any stored body. When that read fails, the outcome is known to have happened but cannot be told: `outcome_unknown`.
+ * Turns outcomes into what callers get, the same for HTTP and NATS. An answer is a function of a
+ * wallet and a version: a fresh outcome brings the wallet along, a replayed one is read back at the
+ * version that its command made, so a repeat gets the same body without any stored body. When that
+ * read fails, the outcome is known to have happened but cannot be told: `outcome_unknown`.
  */
 import { toDecimal } from "../src/amount.ts";
 import { holdBody } from "../src/event-body.ts";
@@ -12,7 +13,9 @@ import type { WalletState } from "../src/wallet.ts";
 import { faultError, rejectionError, type ApiError } from "./errors.ts";
 import type { HoldBody, WalletBody } from "./schemas.ts";
 
-/** A transfer as both wallets stand right after it; the payee is null while the transfer is pending. */
+/**
+ * A transfer as both wallets stand right after it; the payee is null while the transfer is pending.
+ */
 export interface TransferOutcome {
   /** Null: a dry run, which makes no transfer. */
   readonly transferId: string | null;
@@ -196,7 +199,10 @@ function twoDigits(value: number): string {
   return value < 10 ? `0${value}` : String(value);
 }
 
-/** ISO 8601 in UTC with milliseconds. Wallets have two times each, mostly of one day: the date is made once, which halves the cost. */
+/**
+ * ISO 8601 in UTC with milliseconds. Wallets have two times each, mostly of one day: the date is
+ * made once, which halves the cost.
+ */
 export function isoTime(atMs: number): string {
   const day = Math.floor(atMs / DAY_MS);
   if (day !== knownDay) {

@@ -1,7 +1,8 @@
 /**
- * Assets: what there is, and adding own ones. They are no commands: no wallet decides, the database's key does, and the code is its own
- * idempotency key. The first creation answers 201; the same definition again answers the same body with 200 and
- * `Idempotent-Replayed`, whoever sends it and with whatever key; another definition is refused, since wallets rely on the first.
+ * Assets: what there is, and adding own ones. They are no commands: no wallet decides, the
+ * database's key does, and the code is its own idempotency key. The first creation answers 201; the
+ * same definition again answers the same body with 200 and `Idempotent-Replayed`, whoever sends it
+ * and with whatever key; another definition is refused, since wallets rely on the first.
  */
 import type { FastifyInstance } from "fastify";
 

@@ -1,7 +1,8 @@
 /**
- * A batch over NATS, whose answer is one message of at most the server's `max_payload`. An answer that turns out too large after the
- * commands were carried out would be lost, so the shortest form of it is weighed before any begins: wallets without their
- * metadata, errors in their code's own words. The usual answer is whole; it takes the short form only if it would not fit.
+ * A batch over NATS, whose answer is one message of at most the server's `max_payload`. An answer
+ * that turns out too large after the commands were carried out would be lost, so the shortest form
+ * of it is weighed before any begins: wallets without their metadata, errors in their code's own
+ * words. The usual answer is whole; it takes the short form only if it would not fit.
  */
 import { LIMITS } from "../src/limits.ts";
 import { checkBatch, isBatchCommandType, problemOfBatchKey, type Batches } from "./batch.ts";

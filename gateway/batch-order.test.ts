@@ -1,4 +1,7 @@
-/** The order within a batch by itself, in the moments between two events that a whole batch never shows. */
+/**
+ * The order within a batch by itself, in the moments between two events that a whole batch never
+ * shows.
+ */
 import { describe, expect, it } from "vitest";
 import { buildBatchOrder } from "./batch-order.ts";
 

@@ -1,9 +1,11 @@
 /**
- * Keeps the commands of one batch in their order where it matters. Commands that go to one wallet reach its actor in the order in which
- * they are submitted, so most need no care. A transfer does: it is decided at its payer only after the payee was asked, so what
- * follows could overtake it. Here a command learns what it has to wait for; it costs nothing in a batch without transfers. Transfers
- * out of one wallet, or into one, do not wait for each other: they may change places, and thousands of them run side by side. One into a
- * wallet waits for those out of it, and the other way round.
+ * Keeps the commands of one batch in their order where it matters. Commands that go to one wallet
+ * reach its actor in the order in which they are submitted, so most need no care. A transfer does:
+ * it is decided at its payer only after the payee was asked, so what follows could overtake it.
+ * Here a command learns what it has to wait for; it costs nothing in a batch without transfers.
+ * Transfers out of one wallet, or into one, do not wait for each other: they may change places, and
+ * thousands of them run side by side. One into a wallet waits for those out of it, and the other
+ * way round.
  */
 
 /** Commands of one kind that a wallet has under way. */
@@ -24,8 +26,8 @@ interface WalletUse {
 
 export interface BatchOrder {
   /**
-   * What has to be answered before this command is submitted: null for nothing. `payeeId` is null unless it pays a wallet. The
-   * returned `ended` is to be called when it is answered.
+   * What has to be answered before this command is submitted: null for nothing. `payeeId` is null
+   * unless it pays a wallet. The returned `ended` is to be called when it is answered.
    */
   enter(
     walletId: string,
@@ -95,8 +97,8 @@ function beforeOwn({ out, into, own }: WalletUse): Promise<unknown>[] {
 }
 
 /**
- * Money that is on its way to the payer may be what it pays with, the payee may be in the making, and what the payee pays before must
- * neither be paid with this money nor be in its way.
+ * Money that is on its way to the payer may be what it pays with, the payee may be in the making,
+ * and what the payee pays before must neither be paid with this money nor be in its way.
  */
 function beforeTransfer(payer: WalletUse, payee: WalletUse): Promise<unknown>[] {
   const before: Promise<unknown>[] = [];

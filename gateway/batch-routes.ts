@@ -1,7 +1,8 @@
 /**
- * `POST /batch`: the envelope of a batch over HTTP. Its room is taken before the body is read, by the length that the request
- * announces, and given back when the answer has left; the answer is written while later commands are still under way, so that a
- * slow reader holds back its own batch and no memory.
+ * `POST /batch`: the envelope of a batch over HTTP. Its room is taken before the body is read, by
+ * the length that the request announces, and given back when the answer has left; the answer is
+ * written while later commands are still under way, so that a slow reader holds back its own batch
+ * and no memory.
  */
 import { Readable } from "node:stream";
 

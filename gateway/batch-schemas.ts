@@ -1,4 +1,7 @@
-/** What a batch takes and answers: the commands of NATS by their type, each with the status of its yes and the most bytes of its outcome. */
+/**
+ * What a batch takes and answers: the commands of NATS by their type, each with the status of its
+ * yes and the most bytes of its outcome.
+ */
 import { Type, type TProperties } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
@@ -8,14 +11,19 @@ import { HoldType, words } from "./schemas.ts";
 const { type: _, ...heldFields } = holdFields;
 /** A hold, with a description and a reference of any length. */
 const HOLD_BYTES = 512 + 6 * (LIMITS.descriptionLengthMax + LIMITS.keyLengthMax);
-/** Most bytes of a wallet in an outcome, with all around it, without its own id and its `metadata`. */
+/**
+ * Most bytes of a wallet in an outcome, with all around it, without its own id and its `metadata`.
+ */
 const WALLET_BYTES = 384 + 2 * LIMITS.idLengthMax;
 
 /** A command of a batch: its request over NATS, and its type. */
 function inBatch<Properties extends TProperties>(
   { properties }: { readonly properties: Properties },
   statusCode: 200 | 201 = 200,
-  /** Of its outcome, in the shortest form that there is and without the ids in the command (gateway/batch-nats.ts). */
+  /**
+   * Of its outcome, in the shortest form that there is and without the ids in the command
+   * (gateway/batch-nats.ts).
+   */
   outcomeBytesMax: number = WALLET_BYTES,
 ) {
   const fields = { type: Type.String(), ...properties };

@@ -1,7 +1,7 @@
 /**
- * Batches on the real intake, desk and in-process bus, with small owners that answer when a test lets them. What matters most: an
- * outcome for each command in its place, no command that begins after it was told `unavailable`, and bounds that hold whatever
- * the batch is.
+ * Batches on the real intake, desk and in-process bus, with small owners that answer when a test
+ * lets them. What matters most: an outcome for each command in its place, no command that begins
+ * after it was told `unavailable`, and bounds that hold whatever the batch is.
  */
 import { describe, expect, it } from "vitest";
 
@@ -53,7 +53,10 @@ const done = (message: CommandMessage, fields: Partial<WalletState> = {}): Outco
   wallet: walletOf(message.command.walletId, fields),
 });
 
-/** Batches, and an owner of all shards that answers at once, or keeps what arrives until it is told to. */
+/**
+ * Batches, and an owner of all shards that answers at once, or keeps what arrives until it is told
+ * to.
+ */
 function setUp(
   decide: (message: CommandMessage, nth: number) => Outcome | null = () => null,
   takeIn: TakeIn = buildCommandIntake(assetOf),

@@ -1,13 +1,16 @@
 /**
- * Batches: up to `LIMITS.batchCommandsMax` commands in one request, each on its own, with an outcome of its own. It hides how they are
- * streamed: a window of them is under way at the command desk, and as outcomes come in, more begin and the text of those that are
- * answered goes out in order, so that neither a lane nor this process ever holds a whole batch. All batches of a process share one
- * window and one bound of bytes, so that they leave room for single commands. What the desk has no room for waits here.
+ * Batches: up to `LIMITS.batchCommandsMax` commands in one request, each on its own, with an
+ * outcome of its own. It hides how they are streamed: a window of them is under way at the command
+ * desk, and as outcomes come in, more begin and the text of those that are answered goes out in
+ * order, so that neither a lane nor this process ever holds a whole batch. All batches of a process
+ * share one window and one bound of bytes, so that they leave room for single commands. What the
+ * desk has no room for waits here.
  *
  *     running --deadline over, process ends, caller gone--> ending --all that began is answered--> over
  *
- * running: commands begin as the window allows. ending: none begins; those that never did get `unavailable`. Invariant: a command
- * without an outcome in the text was never submitted, or its caller is gone.
+ * running: commands begin as the window allows. ending: none begins; those that never did get
+ * `unavailable`. Invariant: a command without an outcome in the text was never submitted, or its
+ * caller is gone.
  */
 import { systemTime, type Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -26,7 +29,10 @@ import { checkOf, type Check } from "./validation.ts";
 /** What all commands of a batch have in common. */
 export interface BatchOrigin {
   readonly correlationId: string;
-  /** Header `Idempotency-Key`: a command without a key of its own gets it, followed by its place: `<key>/<index>`. */
+  /**
+   * Header `Idempotency-Key`: a command without a key of its own gets it, followed by its place:
+   * `<key>/<index>`.
+   */
   readonly key: string | undefined;
   /** Of the request's span, when it is traced. */
   readonly traceparent?: string | undefined;
@@ -34,7 +40,9 @@ export interface BatchOrigin {
   readonly isGone: () => boolean;
 }
 
-/** Room that a batch has in this process, from before its body is read until its answer has left. */
+/**
+ * Room that a batch has in this process, from before its body is read until its answer has left.
+ */
 export interface BatchPlace {
   /** Gives the room back; more calls do nothing. */
   leave(): void;
@@ -44,11 +52,15 @@ export interface Batches {
   /** Room for a batch whose body has so many bytes, or why there is none. */
   enter(bytes: number): BatchPlace | "overloaded" | "unavailable";
   /**
-   * Carries the commands out, whatever they are, and gives the JSON text `{"outcomes":[...]}` in pieces. While nobody asks for the
-   * next piece, no further commands begin. Never throws for a command.
+   * Carries the commands out, whatever they are, and gives the JSON text `{"outcomes":[...]}` in
+   * pieces. While nobody asks for the next piece, no further commands begin. Never throws for a
+   * command.
    */
   run(commands: readonly unknown[], origin: BatchOrigin): AsyncGenerator<string, void>;
-  /** Begins no more commands and no more batches; resolves when all that are under way have their outcomes. */
+  /**
+   * Begins no more commands and no more batches; resolves when all that are under way have their
+   * outcomes.
+   */
   drain(): Promise<void>;
 }
 
@@ -171,7 +183,8 @@ export function buildBatches(deps: BatchesDeps): Batches {
     function begin(index: number): void {
       const taken = take(commands[index], index, origin);
       if (taken instanceof Promise) {
-        // An asset is looked up. Whether it may still begin, it is asked afterwards; until then none begins, or it would overtake.
+        // An asset is looked up. Whether it may still begin, it is asked afterwards; until then
+        // none begins, or it would overtake.
         underWay += 1;
         isLookingUp = true;
         void taken
@@ -207,7 +220,10 @@ export function buildBatches(deps: BatchesDeps): Batches {
       });
     }
 
-    /** Some at a time: between them the event loop serves everybody else. Says whether more could begin now. */
+    /**
+     * Some at a time: between them the event loop serves everybody else. Says whether more could
+     * begin now.
+     */
     function fill(): boolean {
       if (isEnding()) {
         while (next < commands.length) settle(next++, UNAVAILABLE);
@@ -254,8 +270,8 @@ export function buildBatches(deps: BatchesDeps): Batches {
   }
 
   /**
-   * Never outlasts its deadlines: the batch's to begin, the desk's to be answered. Tells the outcome's text to `answered`, which
-   * costs a command fewer promises than a result would.
+   * Never outlasts its deadlines: the batch's to begin, the desk's to be answered. Tells the
+   * outcome's text to `answered`, which costs a command fewer promises than a result would.
    */
   async function carryOut(
     taken: Taken,
@@ -273,7 +289,8 @@ export function buildBatches(deps: BatchesDeps): Batches {
       }
       let outcome = await deps.commands.submit(command);
       for (let pauseMs: number = LIMITS.commandRetryPauseMs; isFull(outcome) && !isEnding();) {
-        // No room at the desk or in the lane: it waits here, as long as the batch may begin commands.
+        // No room at the desk or in the lane: it waits here, as long as the batch may begin
+        // commands.
         const waitMs = pauseMs;
         await new Promise<void>((resolve) => void schedule.after(waitMs, resolve));
         pauseMs = Math.min(pauseMs * 2, LIMITS.commandRetryPauseMsMax);
@@ -289,7 +306,10 @@ export function buildBatches(deps: BatchesDeps): Batches {
     }
   }
 
-  /** An answer that is read back takes its turn when there are many. A repeated wallet does not: those are read together. */
+  /**
+   * An answer that is read back takes its turn when there are many. A repeated wallet does not:
+   * those are read together.
+   */
   async function readBack(command: Command, outcome: Outcome): Promise<Answer> {
     while (reads >= LIMITS.batchesReadsMax) await new Promise<void>((go) => readers.push(go));
     reads += 1;

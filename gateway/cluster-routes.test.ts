@@ -1,6 +1,6 @@
 /**
- * `GET /cluster` over the in-process bus, with hosts that answer, stay silent or talk nonsense, and a shard table that can be read,
- * in part or not at all.
+ * `GET /cluster` over the in-process bus, with hosts that answer, stay silent or talk nonsense, and
+ * a shard table that can be read, in part or not at all.
  */
 import { pino } from "pino";
 import { describe, expect, it } from "vitest";

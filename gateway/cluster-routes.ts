@@ -1,7 +1,8 @@
 /**
- * `GET /cluster`: who serves what. Two sources are merged. The shard table says who may write each shard and is the authority; the
- * hosts say over the bus what they do now, each in one message, and one that is silent is listed as not answering. Either source
- * may be away: then its part is null, with a reason, and the other is shown. However many ask at once, the hosts are asked once.
+ * `GET /cluster`: who serves what. Two sources are merged. The shard table says who may write each
+ * shard and is the authority; the hosts say over the bus what they do now, each in one message, and
+ * one that is silent is listed as not answering. Either source may be away: then its part is null,
+ * with a reason, and the other is shown. However many ask at once, the hosts are asked once.
  */
 import type { FastifyInstance } from "fastify";
 import { Compile } from "typebox/schema";
@@ -71,11 +72,14 @@ export function buildClusterLook(deps: ClusterRoutesDeps): () => Promise<Cluster
   };
 }
 
-// --- The two sources ------------------------------------------------------------------------------------------------------
+// --- The two sources -----------------------------------------------------------------------------
 
 const hostStatus = Compile(HostStatusMessage);
 
-/** By owner, so that a repeated answer counts once. More hosts than shards cannot own anything: further ones are not listed. */
+/**
+ * By owner, so that a repeated answer counts once. More hosts than shards cannot own anything:
+ * further ones are not listed.
+ */
 function askHosts(
   bus: ClusterRoutesDeps["bus"],
   inbox: string,
@@ -123,7 +127,7 @@ function reasonOf(error: unknown): string {
   return `the shard table cannot be read: ${text === "" ? "no reason given" : text}`;
 }
 
-// --- Merging --------------------------------------------------------------------------------------------------------------
+// --- Merging -------------------------------------------------------------------------------------
 
 /** What one run of a host has by the shard table. */
 interface Holding {

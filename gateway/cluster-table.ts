@@ -1,14 +1,19 @@
 /**
- * The cluster as a person reads it on a terminal: what `npm run cluster` (test/cluster/cluster-cli.ts) shows of `GET /cluster`. One
- * line says whether all shards are served, one line stands for each host, indented ones for its lanes, and the latest hand-offs of
- * all hosts follow. Trouble is marked with `!`, so that it is found without colours. Pure text; the caller prints it.
+ * The cluster as a person reads it on a terminal: what `npm run cluster`
+ * (test/cluster/cluster-cli.ts) shows of `GET /cluster`. One line says whether all shards are
+ * served, one line stands for each host, indented ones for its lanes, and the latest hand-offs of
+ * all hosts follow. Trouble is marked with `!`, so that it is found without colours. Pure text; the
+ * caller prints it.
  */
 import { hostIdOf } from "./cluster-routes.ts";
 import type { ClusterBody, ClusterHostBody } from "./cluster-schemas.ts";
 
 /** Hand-offs shown, of all hosts together. */
 const HAND_OFFS_SHOWN = 8;
-/** Characters of a list of shards, past which it is cut: rendezvous hashing scatters a host's shards. */
+/**
+ * Characters of a list of shards, past which it is cut: rendezvous hashing scatters a host's
+ * shards.
+ */
 const LIST_CHARS_MAX = 32;
 
 /** Lines, joined, without a newline at the end. */
@@ -87,7 +92,9 @@ function stateOf(host: ClusterHostBody): string {
   return host.ready === true ? "ready" : "! not ready";
 }
 
-/** Owned by the table; what the host serves follows when it is another number, as during a hand-off. */
+/**
+ * Owned by the table; what the host serves follows when it is another number, as during a hand-off.
+ */
 function shardsOf({ owned, served }: ClusterHostBody): string {
   if (owned === null) return served === null ? "-" : `serves ${served.count}`;
   if (served === null || served.count === owned.count) return `${owned.count}`;
@@ -116,7 +123,9 @@ function shortened(list: string): string {
   return `${list.slice(0, end > 0 ? end : LIST_CHARS_MAX)},...`;
 }
 
-/** `3s`, `2m05s`, `1h04m`, `12d3h`; clocks of two machines may differ, so it is never below zero. */
+/**
+ * `3s`, `2m05s`, `1h04m`, `12d3h`; clocks of two machines may differ, so it is never below zero.
+ */
 function durationText(durationMs: number): string {
   if (!Number.isFinite(durationMs)) return "-";
   const seconds = Math.max(0, Math.floor(durationMs / 1_000));
@@ -129,7 +138,9 @@ function durationText(durationMs: number): string {
   return `${Math.floor(hours / 24)}d${hours % 24}h`;
 }
 
-/** Rows under each other, the first `leftColumns` columns left-aligned and the others right-aligned. */
+/**
+ * Rows under each other, the first `leftColumns` columns left-aligned and the others right-aligned.
+ */
 export function alignColumns(rows: readonly (readonly string[])[], leftColumns: number): string[] {
   const widths: number[] = [];
   for (const row of rows) {

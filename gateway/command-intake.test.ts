@@ -1,6 +1,6 @@
 /**
- * One input, one command: what the intake calls the same, what it calls different, and what it refuses although a schema
- * would take it.
+ * One input, one command: what the intake calls the same, what it calls different, and what it
+ * refuses although a schema would take it.
  */
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";

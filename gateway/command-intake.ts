@@ -1,8 +1,9 @@
 /**
- * Makes a `Command` of a request, the same for every way in: HTTP routes and NATS endpoints bring a body that fits its schema,
- * and get a command or the error to answer with. It hides what schemas cannot say: one spelling for each input (so that `10` and
- * "10.00" are the same command), the idempotency key and its fingerprint, text that PostgreSQL can store, and ids for what the
- * caller left unnamed. It decides nothing about wallets.
+ * Makes a `Command` of a request, the same for every way in: HTTP routes and NATS endpoints bring a
+ * body that fits its schema, and get a command or the error to answer with. It hides what schemas
+ * cannot say: one spelling for each input (so that `10` and "10.00" are the same command), the
+ * idempotency key and its fingerprint, text that PostgreSQL can store, and ids for what the caller
+ * left unnamed. It decides nothing about wallets.
  */
 import { hash } from "node:crypto";
 import { uuidv7 } from "uuidv7";
@@ -79,7 +80,10 @@ interface AssetFacts {
 
 /** The assets' decimal places, for commands that may make a wallet. */
 export type AssetLookup = (code: string) => AssetFacts | null;
-/** Of an asset that is not known here yet, the facts come later; `ReadUnavailable` when they do not come. */
+/**
+ * Of an asset that is not known here yet, the facts come later; `ReadUnavailable` when they do not
+ * come.
+ */
 export type SlowAssetLookup = (code: string) => AssetFacts | Promise<AssetFacts | null> | null;
 
 type TakeInAs<Taken> = (
@@ -156,7 +160,10 @@ export function buildCommandIntake(assetOf: SlowAssetLookup): TakeIn {
   };
 }
 
-/** A dry run has no outcome, so it has no use for a key: its ids are its own, and say nothing about those of the real command. */
+/**
+ * A dry run has no outcome, so it has no use for a key: its ids are its own, and say nothing about
+ * those of the real command.
+ */
 function dryRunOf(
   walletId: string | null,
   fields: RequestFields,
@@ -180,7 +187,7 @@ function dryRunOf(
   return { ok: true, command, isKeyed: false };
 }
 
-// --- What the command asks ------------------------------------------------------------------------------------------------
+// --- What the command asks -----------------------------------------------------------------------
 
 type Body =
   | { readonly ok: true; readonly command: WalletCommand }
@@ -315,7 +322,7 @@ function creationOf(
   };
 }
 
-// --- Keys -----------------------------------------------------------------------------------------------------------------
+// --- Keys ----------------------------------------------------------------------------------------
 
 const UNFIT_FOR_KEY = /[\p{Cc}\p{Surrogate}]/u;
 
@@ -342,12 +349,15 @@ export function keyOf(
   return message === null ? key : validationFailed([{ field, message }]);
 }
 
-/** Characters of a fingerprint: 132 bits of SHA-256 in base64url, too many for two inputs to meet. */
+/**
+ * Characters of a fingerprint: 132 bits of SHA-256 in base64url, too many for two inputs to meet.
+ */
 const FINGERPRINT_LENGTH = 22;
 
 /**
- * Digest of what the caller asked for, in one canonical spelling. Ids the gateway made (the transfer's, the hold's, a proposed wallet's) and the
- * correlation id are not part of it: a repeat has others.
+ * Digest of what the caller asked for, in one canonical spelling. Ids the gateway made (the
+ * transfer's, the hold's, a proposed wallet's) and the correlation id are not part of it: a repeat
+ * has others.
  */
 function fingerprintOf(
   type: RequestType,
@@ -384,9 +394,10 @@ function digestOf(meaning: readonly unknown[]): string {
 }
 
 /**
- * A new wallet id in the key's shard. The first command with a key decides the wallet's id; its repeats bring other proposals, and
- * must reach the same owner to be recognised. The last 16 of a UUIDv7's random bits are tried in turn, from where they are: all
- * 256 shards lie within a few hundred steps.
+ * A new wallet id in the key's shard. The first command with a key decides the wallet's id; its
+ * repeats bring other proposals, and must reach the same owner to be recognised. The last 16 of a
+ * UUIDv7's random bits are tried in turn, from where they are: all 256 shards lie within a few
+ * hundred steps.
  */
 export function proposeWalletId(key: string): string {
   const shard = shardOf(key);
@@ -401,15 +412,16 @@ export function proposeWalletId(key: string): string {
   }
 }
 
-// --- Correlation ----------------------------------------------------------------------------------------------------------
+// --- Correlation ---------------------------------------------------------------------------------
 
 /** W3C Trace Context: version, trace id, parent id, flags. */
 const TRACEPARENT = /^[\da-f]{2}-([\da-f]{32})-[\da-f]{16}-[\da-f]{2}/;
 const NO_TRACE = "0".repeat(32);
 
 /**
- * The correlation id that the caller brought: `X-Correlation-Id`, or the trace id of `traceparent`. Null when there is none that
- * can be kept; an unfit one is ignored, since it names nothing that money depends on.
+ * The correlation id that the caller brought: `X-Correlation-Id`, or the trace id of `traceparent`.
+ * Null when there is none that can be kept; an unfit one is ignored, since it names nothing that
+ * money depends on.
  */
 export function correlationOf(header: unknown, traceparent: unknown): string | null {
   if (typeof header === "string" && problemOfKey(header) === null) return header;

@@ -1,4 +1,7 @@
-/** What commands take: the bodies of their routes, and the same over NATS, where the wallet is named in the body. */
+/**
+ * What commands take: the bodies of their routes, and the same over NATS, where the wallet is named
+ * in the body.
+ */
 import { Type, type Static, type TProperties } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";

@@ -1,6 +1,7 @@
 /**
- * The command desk on the real in-process bus, with small owners that answer, refuse or stay silent, and a clock that the test
- * moves. What matters most: no answer ever says "nothing happened" while a sending may have done something.
+ * The command desk on the real in-process bus, with small owners that answer, refuse or stay
+ * silent, and a clock that the test moves. What matters most: no answer ever says "nothing
+ * happened" while a sending may have done something.
  */
 import { describe, expect, it } from "vitest";
 
@@ -228,7 +229,8 @@ describe("honest outcomes", () => {
     await settle();
     expect(await peek(sent)).toBe("open");
 
-    // When more comes for its shard, then it is refused before anybody gets it; other shards are not concerned
+    // When more comes for its shard, then it is refused before anybody gets it; other shards are
+    // not concerned
     expect(await desk.submit(commandFor("a", "next"))).toEqual(faultOf("overloaded"));
     const elsewhere = desk.submit(commandFor("b"));
     await settle();

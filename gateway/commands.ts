@@ -1,9 +1,11 @@
 /**
- * The command desk: asks the owners of shards to carry out commands, and stays with each until its answer or its deadline. It
- * hides batching (what one event-loop turn brings for a shard travels as one message, at most `LIMITS.commandBatchMax` at once), owners that are away for a moment, lost and
- * repeated messages, and clocks. It is the place where outcomes stay honest: each sending of a command is remembered
- * as one bit, set while that sending may have done something, and only when no bit is set is the answer "nothing happened". One
- * sweep serves all deadlines and pauses; a command costs one entry, one promise and no timer.
+ * The command desk: asks the owners of shards to carry out commands, and stays with each until its
+ * answer or its deadline. It hides batching (what one event-loop turn brings for a shard travels as
+ * one message, at most `LIMITS.commandBatchMax` at once), owners that are away for a moment, lost
+ * and repeated messages, and clocks. It is the place where outcomes stay honest: each sending of a
+ * command is remembered as one bit, set while that sending may have done something, and only when
+ * no bit is set is the answer "nothing happened". One sweep serves all deadlines and pauses; a
+ * command costs one entry, one promise and no timer.
  *
  *     queued --flush--> sent --reply--> answered
  *       ^                |
@@ -11,12 +13,13 @@
  *       +--no reply within commandAttemptMs-----+                     |
  *       +--------------------------pause over-------------------------+
  *
- * queued: waits for the end of this event-loop turn. sent: a reply may come. paused: sent again later. answered: forgotten; from
- * every state, at the latest at the deadline, as `unknown` if a bit is set and else as `unavailable`. A reply to any
- * sending answers, in every state.
+ * queued: waits for the end of this event-loop turn. sent: a reply may come. paused: sent again
+ * later. answered: forgotten; from every state, at the latest at the deadline, as `unknown` if a
+ * bit is set and else as `unavailable`. A reply to any sending answers, in every state.
  *
- * Where a superseded host may have received a command beside its owner, a full host's refusal clears no bit. What it is good for there
- * is the commands that come next: for a moment those for its shard are `overloaded` here, before they are sent anywhere.
+ * Where a superseded host may have received a command beside its owner, a full host's refusal
+ * clears no bit. What it is good for there is the commands that come next: for a moment those for
+ * its shard are `overloaded` here, before they are sent anywhere.
  */
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -30,7 +33,10 @@ export interface CommandDesk {
   submit(command: Command): Promise<Outcome>;
   /** Commands without an answer yet. */
   readonly pending: number;
-  /** Refuses new commands as `unavailable`, resolves when all others are answered. Later calls get the same promise. */
+  /**
+   * Refuses new commands as `unavailable`, resolves when all others are answered. Later calls get
+   * the same promise.
+   */
   drain(): Promise<void>;
 }
 
@@ -53,8 +59,8 @@ export interface CommandDeskOptions {
   /** Without one nothing is counted. */
   readonly meter?: CommandMeter;
   /**
-   * Whether at most one host can receive a command, as in one process. Otherwise a superseded host may have received it beside
-   * its owner, and "nothing happened" is true of that host only.
+   * Whether at most one host can receive a command, as in one process. Otherwise a superseded host
+   * may have received it beside its owner, and "nothing happened" is true of that host only.
    */
   readonly hasSoleHost?: boolean;
 }
@@ -102,7 +108,10 @@ const systemSchedule: Schedule = {
   },
 };
 
-/** Bytes of one command's message around its texts; each UTF-16 unit of a text becomes at most six bytes of JSON. */
+/**
+ * Bytes of one command's message around its texts; each UTF-16 unit of a text becomes at most six
+ * bytes of JSON.
+ */
 const MESSAGE_BYTES = 600;
 const BYTES_PER_UNIT = 6;
 
@@ -168,7 +177,8 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
     queued = 0;
     const nowMs = clock.nowMs();
     for (const outbox of outboxes.values()) send(outbox, nowMs);
-    // Kept while commands come, so that a shard's outbox is not made anew each turn; dropped when all is quiet.
+    // Kept while commands come, so that a shard's outbox is not made anew each turn; dropped when
+    // all is quiet.
     if (entries.size === 0) outboxes.clear();
   }
 
@@ -339,7 +349,8 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
 
   const stopSweeping = schedule.every(LIMITS.commandSweepMs, sweep);
   const unsubscribe = bus.subscribe<readonly Reply[]>(inbox, takeReplies);
-  // Replies and commands may have been lost while the bus was away; the same ids again are harmless.
+  // Replies and commands may have been lost while the bus was away; the same ids again are
+  // harmless.
   const unlisten = bus.onReconnect(() => {
     for (const entry of entries.values()) if (entry.state === "sent") again(entry);
   });

@@ -1,7 +1,8 @@
 /**
- * What callers read when the answer is no: one table from code to HTTP status, default sentence and the words of docs/errors.md.
- * Business rejections bring their own sentence and details; faults and refused input get theirs here. HTTP and NATS share the
- * table, so that one mistake has one code on every way in. A test holds the table, the rejections and the page together.
+ * What callers read when the answer is no: one table from code to HTTP status, default sentence and
+ * the words of docs/errors.md. Business rejections bring their own sentence and details; faults and
+ * refused input get theirs here. HTTP and NATS share the table, so that one mistake has one code on
+ * every way in. A test holds the table, the rejections and the page together.
  */
 import { STATUS_CODES } from "node:http";
 
@@ -91,10 +92,15 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
-/** Seconds a caller is asked to wait after a 503: a failover's usual length, or a queue's, is about that. */
+/**
+ * Seconds a caller is asked to wait after a 503: a failover's usual length, or a queue's, is about
+ * that.
+ */
 export const RETRY_AFTER_SECONDS = 1;
 
-/** An error before it has a path and a time; a value, since business rejections are no exceptions. */
+/**
+ * An error before it has a path and a time; a value, since business rejections are no exceptions.
+ */
 export interface ApiError {
   readonly code: ErrorCode;
   readonly message: string;
@@ -122,7 +128,10 @@ export interface ErrorBody {
   readonly details?: unknown;
 }
 
-/** A path in an error body is cut after so many characters; it may be anything that fits into a request line. */
+/**
+ * A path in an error body is cut after so many characters; it may be anything that fits into a
+ * request line.
+ */
 const PATH_LENGTH_MAX = 512;
 
 export function statusOf(code: ErrorCode): number {
@@ -142,7 +151,10 @@ export function bodyTooLarge(bytesMax: number): ApiError {
   return apiError("payload_too_large", `The body is larger than ${bytesMax} bytes`);
 }
 
-/** Names what is wrong with a field of the input; `field` is its path, such as `metadata` or `commands/3/amount`. */
+/**
+ * Names what is wrong with a field of the input; `field` is its path, such as `metadata` or
+ * `commands/3/amount`.
+ */
 export interface FieldProblem {
   readonly field: string;
   readonly message: string;
@@ -160,8 +172,9 @@ export function rejectionError(rejection: Rejection): ApiError {
 }
 
 /**
- * The facts behind the sentence; amounts as decimals, like everywhere outside. In the order of their names, since a rejection that
- * was read back has another order than a fresh one, and a repeat gets the same body.
+ * The facts behind the sentence; amounts as decimals, like everywhere outside. In the order of
+ * their names, since a rejection that was read back has another order than a fresh one, and a
+ * repeat gets the same body.
  */
 function detailsOf(rejection: Rejection): unknown {
   if (rejection.code === "insufficient_funds") {
@@ -194,15 +207,18 @@ function detailsOf(rejection: Rejection): unknown {
 }
 
 /**
- * A fault as an error. The command id goes along when the outcome is unknown: with it the caller can ask
- * `GET /operations/:idempotencyKey`, also when the gateway made the id.
+ * A fault as an error. The command id goes along when the outcome is unknown: with it the caller
+ * can ask `GET /operations/:idempotencyKey`, also when the gateway made the id.
  */
 export function faultError(fault: Fault, commandId: string): ApiError {
   if (fault !== "unknown") return apiError(fault);
   return apiError("outcome_unknown", undefined, { idempotencyKey: commandId });
 }
 
-/** A read that the database did not answer: there is no key to repeat it with, and nothing that could have happened. */
+/**
+ * A read that the database did not answer: there is no key to repeat it with, and nothing that
+ * could have happened.
+ */
 export function readError(reason: "unavailable" | "overloaded" | "query_too_slow"): ApiError {
   if (reason === "query_too_slow") return apiError(reason);
   return apiError(reason, "The database gives no answer at the moment; try again");

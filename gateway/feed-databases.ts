@@ -1,6 +1,7 @@
 /**
- * The wallets of each database apart, behind one face: every database has a queue of reads and a sweep of its own, so that one
- * that is away holds up the feeds of its own wallets and of no others.
+ * The wallets of each database apart, behind one face: every database has a queue of reads and a
+ * sweep of its own, so that one that is away holds up the feeds of its own wallets and of no
+ * others.
  */
 import type { BaseLogger } from "pino";
 

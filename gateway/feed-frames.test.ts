@@ -1,6 +1,6 @@
 /**
- * What a client may send and how much of it: every bad frame has an answer that names its fault, every bound says that it was
- * met, and no frame does harm to the connection, except too many.
+ * What a client may send and how much of it: every bad frame has an answer that names its fault,
+ * every bound says that it was met, and no frame does harm to the connection, except too many.
  */
 import fc from "fast-check";
 import { expect, test } from "vitest";

@@ -1,8 +1,9 @@
 /**
- * The frames of the feed in both directions: what a client may send, checked against schemas compiled once, and the JSON text
- * of what it gets. A change is turned into text once, however many clients watch the wallet: a `Revision` is a wallet at one
- * version with the texts made of it so far, and only a conflated frame is put together anew. A problem with a client's frame
- * is a value with a code and a sentence that names the field; nothing here throws.
+ * The frames of the feed in both directions: what a client may send, checked against schemas
+ * compiled once, and the JSON text of what it gets. A change is turned into text once, however many
+ * clients watch the wallet: a `Revision` is a wallet at one version with the texts made of it so
+ * far, and only a conflated frame is put together anew. A problem with a client's frame is a value
+ * with a code and a sentence that names the field; nothing here throws.
  */
 import { Type } from "typebox";
 import { Compile } from "typebox/schema";
@@ -151,8 +152,9 @@ export interface Revision {
 }
 
 /**
- * What a frame is to its receiver. `change`: the versions after the last frame, up to this one. `snapshot`: the start of a
- * sequence. `reset`: a start that leaves out versions which the client had asked for.
+ * What a frame is to its receiver. `change`: the versions after the last frame, up to this one.
+ * `snapshot`: the start of a sequence. `reset`: a start that leaves out versions which the client
+ * had asked for.
  */
 export type FrameKind = "change" | "snapshot" | "reset";
 
@@ -164,7 +166,10 @@ export function revisionOfChange(change: Change): Revision {
   return { wallet: change.wallet, change, changeText: null, snapshotText: null };
 }
 
-/** `wallet` may be any version of the event's wallet: what an event does not carry never changes (or is not in a frame). */
+/**
+ * `wallet` may be any version of the event's wallet: what an event does not carry never changes (or
+ * is not in a frame).
+ */
 export function revisionOfEvent(wallet: WalletState, event: StoredEvent): Revision {
   const { version, balanceMinor, heldMinor, status, occurredAtMs: updatedAtMs } = event;
   return {

@@ -1,6 +1,6 @@
 /**
- * Slow clients: conflated past the soft limit, cut off past the hard one, and never anybody else's trouble. What a client has not
- * read is a number that the tests set.
+ * Slow clients: conflated past the soft limit, cut off past the hard one, and never anybody else's
+ * trouble. What a client has not read is a number that the tests set.
  */
 import { describe, expect, test } from "vitest";
 

@@ -1,19 +1,24 @@
 /**
- * What goes out to one client, at the client's own pace. As long as its unsent bytes stay below a soft limit every frame is sent
- * at once; past it only the newest revision of each wallet is kept, so a slow client costs one reference per wallet and
- * nobody else anything. When the bytes have drained, each wallet gets one frame that says how many changes it covers. A
- * client that never drains is cut off. Slow clients alone are looked at again, all by one timer.
+ * What goes out to one client, at the client's own pace. As long as its unsent bytes stay below a
+ * soft limit every frame is sent at once; past it only the newest revision of each wallet is kept,
+ * so a slow client costs one reference per wallet and nobody else anything. When the bytes have
+ * drained, each wallet gets one frame that says how many changes it covers. A client that never
+ * drains is cut off. Slow clients alone are looked at again, all by one timer.
  *
  *     quick --bytes > soft--> slow --bytes <= soft and nothing kept--> quick
  *                               \--bytes >= hard, or > soft for feedSlowMs--> cut (final)
  *
- * quick: nothing is kept, all is with the sink. slow: frames are kept per wallet. cut: nothing is sent any more.
+ * quick: nothing is kept, all is with the sink. slow: frames are kept per wallet. cut: nothing is
+ * sent any more.
  */
 import { LIMITS } from "../src/limits.ts";
 import type { FeedTimers } from "./feed-reads.ts";
 import { frameText, type FrameKind, type Revision } from "./feed-frames.ts";
 
-/** The connection, as the transport offers it. None of these may throw or call back before it returns. */
+/**
+ * The connection, as the transport offers it. None of these may throw or call back before it
+ * returns.
+ */
 export interface FeedSink {
   send(frameText: string): void;
   /** Bytes handed over and not yet with the operating system. */
@@ -33,7 +38,10 @@ export interface Stream {
 export interface Outbox {
   /** Sends an answer or error at once. */
   say(text: string): void;
-  /** Sends or keeps the wallet's next frame. `change` revisions come in version order, without a gap. */
+  /**
+   * Sends or keeps the wallet's next frame. `change` revisions come in version order, without a
+   * gap.
+   */
   put(stream: Stream, revision: Revision, kind: FrameKind): void;
   /** Drops what is kept of a stream that ended. */
   forget(stream: Stream): void;
@@ -117,7 +125,8 @@ export function buildOutboxes(deps: {
         send(outbox, stream, revision, kind);
         return;
       case "slow":
-        // A snapshot that was not sent yet stays one and only gets newer: the client needs its start.
+        // A snapshot that was not sent yet stays one and only gets newer: the client needs its
+        // start.
         if (kind === "change" && stream.kept !== null) stream.kept.revision = revision;
         else stream.kept = { revision, kind };
         outbox.kept.add(stream);

@@ -1,6 +1,6 @@
 /**
- * Subscriptions to owners: the wallets there are, those created later, and what happens when a client subscribes to a wallet
- * both ways.
+ * Subscriptions to owners: the wallets there are, those created later, and what happens when a
+ * client subscribes to a wallet both ways.
  */
 import { describe, expect, test } from "vitest";
 

@@ -1,11 +1,13 @@
 /**
- * The watched owners of a gateway: which wallets an owner has, and which are created while somebody watches. The list comes from
- * the database, read after the watch began; creations come over the bus, and since the bus may lose them a sweep reads the
- * lists again and tells what is new. It only names wallets, perhaps more than once; watching them is the caller's part.
+ * The watched owners of a gateway: which wallets an owner has, and which are created while somebody
+ * watches. The list comes from the database, read after the watch began; creations come over the
+ * bus, and since the bus may lose them a sweep reads the lists again and tells what is new. It only
+ * names wallets, perhaps more than once; watching them is the caller's part.
  *
  *     waiting --list read--> told      any --end--> ended (final)
  *
- * waiting: a list read from now on is owed. told: the watch has had every wallet in `known`. ended: nothing is told.
+ * waiting: a list read from now on is owed. told: the watch has had every wallet in `known`. ended:
+ * nothing is told.
  */
 import type { Bus, Unsubscribe } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";

@@ -1,8 +1,9 @@
 /**
- * The queue in which the feeds read the database: a few reads at a time, first come first served. A read that fails is put
- * back and the whole queue rests, longer each time until one succeeds, since a database that is away fails them all. What waits
- * here is bounded by what is watched: callers queue at most one read per wallet, owner or batch, and a queued read
- * decides only when its turn comes what it asks for, so that it takes along all that came up meanwhile.
+ * The queue in which the feeds read the database: a few reads at a time, first come first served. A
+ * read that fails is put back and the whole queue rests, longer each time until one succeeds, since
+ * a database that is away fails them all. What waits here is bounded by what is watched: callers
+ * queue at most one read per wallet, owner or batch, and a queued read decides only when its turn
+ * comes what it asks for, so that it takes along all that came up meanwhile.
  */
 import type { BaseLogger } from "pino";
 
@@ -10,14 +11,18 @@ import { LIMITS } from "../src/limits.ts";
 
 /** Time as data: the simulator and the tests have their own. */
 export interface FeedTimers {
-  /** Runs `task` once after the delay; the returned function cancels it and may be called at any time. */
+  /**
+   * Runs `task` once after the delay; the returned function cancels it and may be called at any
+   * time.
+   */
   after(delayMs: number, task: () => void): () => void;
 }
 
 export interface FeedReads {
   /**
-   * Reads when its turn comes, again and again until it works, then hands the result to `take`. An error thrown by `take` is
-   * not the read's: it is a broken invariant and left uncaught. Resolves after `take`, or when the queue is drained.
+   * Reads when its turn comes, again and again until it works, then hands the result to `take`. An
+   * error thrown by `take` is not the read's: it is a broken invariant and left uncaught. Resolves
+   * after `take`, or when the queue is drained.
    */
   run<T>(read: () => Promise<T>, take: (result: T) => void): Promise<void>;
   readonly failures: number;

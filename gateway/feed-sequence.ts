@@ -1,7 +1,8 @@
 /**
- * One watched wallet: the unbroken sequence of its revisions, shared by all clients that watch it, and where each of them
- * stands. Bus messages and journal pages extend the sequence, repetitions are dropped, and what lies beyond a gap waits. It is
- * only state and its moves, without I/O or time; `feed-wallets.ts` reads the database for it and decides when.
+ * One watched wallet: the unbroken sequence of its revisions, shared by all clients that watch it,
+ * and where each of them stands. Bus messages and journal pages extend the sequence, repetitions
+ * are dropped, and what lies beyond a gap waits. It is only state and its moves, without I/O or
+ * time; `feed-wallets.ts` reads the database for it and decides when.
  *
  * A watch is one wallet in one client's stream:
  *
@@ -10,8 +11,9 @@
  *     replaying, live --more than feedReplayEventsMax behind (reset)--> live
  *     any --end--> ended (final)
  *
- * joining: nothing was sent. replaying: `version` and all after `from` were sent, the journal has what follows.
- * live: `version` is at or ahead of the shared sequence, whose next revisions follow without a gap. ended: nothing is sent.
+ * joining: nothing was sent. replaying: `version` and all after `from` were sent, the journal has
+ * what follows. live: `version` is at or ahead of the shared sequence, whose next revisions follow
+ * without a gap. ended: nothing is sent.
  */
 import { LIMITS } from "../src/limits.ts";
 import type { Change } from "../src/protocol.ts";
@@ -154,8 +156,8 @@ export function keepEarly(topic: Topic, change: Change): void {
 }
 
 /**
- * Starts the sequence at a state from the database, or takes it up again there. Live watches that miss what is left out get
- * the state as a reset; returns how many.
+ * Starts the sequence at a state from the database, or takes it up again there. Live watches that
+ * miss what is left out get the state as a reset; returns how many.
  */
 export function jump(topic: Topic, wallet: WalletState): number {
   const revision = revisionOfState(wallet);
@@ -184,7 +186,10 @@ export function nextPage(topic: Topic): PageWanted | null {
   return replay === null ? null : { fromVersion: replay.version + 1, isRepair: false };
 }
 
-/** Gives a page of the journal to the replays it serves, and to the sequence what it lacks; returns the replays served. */
+/**
+ * Gives a page of the journal to the replays it serves, and to the sequence what it lacks; returns
+ * the replays served.
+ */
 export function takePage(topic: Topic, page: Page): Set<Watch> {
   const served = new Set<Watch>();
   const { latest } = topic;
@@ -201,7 +206,8 @@ export function takePage(topic: Topic, page: Page): Set<Watch> {
   }
   takeEarly(topic);
   if (page.isRepair && page.events.length < LIMITS.feedReplayPageEvents) {
-    // What the bus told is in the journal. A version that is not there was never true; else each read gets further.
+    // What the bus told is in the journal. A version that is not there was never true; else each
+    // read gets further.
     if (page.events.length === 0) topic.early.clear();
     topic.knownVersion = Math.max(versionOf(topic), ...topic.early.keys());
   }

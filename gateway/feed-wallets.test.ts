@@ -1,6 +1,6 @@
 /**
- * The sequences of watched wallets: what the bus loses is found, once for all who watch, and neither a busy wallet nor a long
- * replay keeps anybody out.
+ * The sequences of watched wallets: what the bus loses is found, once for all who watch, and
+ * neither a busy wallet nor a long replay keeps anybody out.
  */
 import { describe, expect, test } from "vitest";
 

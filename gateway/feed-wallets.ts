@@ -1,8 +1,10 @@
 /**
- * The watched wallets of a gateway. Each has one unbroken sequence of revisions, shared by all clients that watch it: bus
- * messages extend it, repetitions are dropped, and a gap is filled from the journal once for everybody. A client joins the
- * sequence where the database, read after it subscribed, says the wallet is; or catches up from the journal, page by page
- * at its own pace, while newer changes are held back for it. The bus is listened to only for shards with a watched wallet.
+ * The watched wallets of a gateway. Each has one unbroken sequence of revisions, shared by all
+ * clients that watch it: bus messages extend it, repetitions are dropped, and a gap is filled from
+ * the journal once for everybody. A client joins the sequence where the database, read after it
+ * subscribed, says the wallet is; or catches up from the journal, page by page at its own pace,
+ * while newer changes are held back for it. The bus is listened to only for shards with a watched
+ * wallet.
  */
 import type { BaseLogger } from "pino";
 
@@ -40,7 +42,10 @@ export interface FeedWallets {
   end(watch: Watch): void;
   /** The watch's client reads again: a replay that paused for it goes on. */
   resume(watch: Watch): void;
-  /** Compares every watched wallet with the database once; what is behind is repaired. Resolves when all were read. */
+  /**
+   * Compares every watched wallet with the database once; what is behind is repaired. Resolves when
+   * all were read.
+   */
   sweep(): Promise<void>;
   readonly watches: number;
   stats(): { wallets: number; watches: number; repairs: number; resets: number; malformed: number };
@@ -84,7 +89,7 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     suspects: null,
   };
 
-  // --- The bus ------------------------------------------------------------------------------------------------------------
+  // --- The bus -----------------------------------------------------------------------------------
 
   function onChanges(message: unknown, subject: string): void {
     for (const change of Array.isArray(message) ? (message as unknown[]) : [message]) {
@@ -128,9 +133,12 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     shards.delete(shard);
   }
 
-  // --- Current states: joins and sweeps -----------------------------------------------------------------------------------
+  // --- Current states: joins and sweeps ----------------------------------------------------------
 
-  /** Reads the topic's state soon, together with all others that need it in this turn of the event loop. */
+  /**
+   * Reads the topic's state soon, together with all others that need it in this turn of the event
+   * loop.
+   */
   function readState(topic: Topic): void {
     stale.add(topic);
     cancels.states ??= timers.after(0, () => {
@@ -215,7 +223,9 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     startAt(topic, watch, revision, "reset");
   }
 
-  /** Holds the sequence against a state from the database, which is never behind what was published. */
+  /**
+   * Holds the sequence against a state from the database, which is never behind what was published.
+   */
   function compare(topic: Topic, wallet: WalletState): void {
     const { version } = wallet;
     topic.knownVersion = Math.max(topic.knownVersion, version);
@@ -225,7 +235,10 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     else counters.resets += jump(topic, wallet);
   }
 
-  /** The database is ahead of the sequence: mostly the change is on its way, so it gets a little time. */
+  /**
+   * The database is ahead of the sequence: mostly the change is on its way, so it gets a little
+   * time.
+   */
   function suspect(topic: Topic): void {
     suspects.add(topic);
     cancels.suspects ??= timers.after(LIMITS.feedLagMs, () => {
@@ -236,7 +249,7 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     });
   }
 
-  // --- The journal: gaps and replays --------------------------------------------------------------------------------------
+  // --- The journal: gaps and replays -------------------------------------------------------------
 
   /** Fills the gap between the sequence and the version that is known to exist, if there is one. */
   function repair(topic: Topic): void {
@@ -278,7 +291,8 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
 
   function takeJournal(topic: Topic, page: Page): void {
     if (page.isRepair) counters.repairs++;
-    // Whoever was served goes to the end of the queue, so that nobody's replay waits for everybody's.
+    // Whoever was served goes to the end of the queue, so that nobody's replay waits for
+    // everybody's.
     for (const watch of takePage(topic, page)) {
       if (watch.state !== "replaying") continue;
       moveWatch(topic, watch, "replaying");
@@ -303,7 +317,7 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     } else if (version - watch.version > LIMITS.feedReplayEventsMax) reset(topic, watch, latest);
   }
 
-  // --- Watches ------------------------------------------------------------------------------------------------------------
+  // --- Watches -----------------------------------------------------------------------------------
 
   function end(watch: Watch): void {
     const topic = topics.get(watch.walletId);

@@ -1,7 +1,7 @@
 /**
- * The feed as a whole, without sockets. The property lets the bus drop, repeat and reorder at will, the database be slow or away
- * and clients be slow, and demands of each client and wallet what the contract says; the others show how a subscription
- * begins and ends.
+ * The feed as a whole, without sockets. The property lets the bus drop, repeat and reorder at will,
+ * the database be slow or away and clients be slow, and demands of each client and wallet what the
+ * contract says; the others show how a subscription begins and ends.
  */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
@@ -65,7 +65,9 @@ interface Mark {
   readonly versionThen: number;
 }
 
-/** Reads one client's log as the contract does; returns the last version of each wallet it watches. */
+/**
+ * Reads one client's log as the contract does; returns the last version of each wallet it watches.
+ */
 function judge(
   log: readonly (Mark | ServerFrame)[],
   balanceAt: (walletId: string, version: number) => number,

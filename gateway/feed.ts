@@ -1,7 +1,8 @@
 /**
- * The feed hub: live balances for clients, whatever carries their frames. It knows who watches which wallets and owners, answers
- * their frames, and keeps every bound; `feed-wallets.ts` makes the unbroken sequences, `feed-outbox.ts` the pace of each client.
- * The bus may lose and repeat messages and the database may be away for a while: a sweep and every reconnect hold what is
+ * The feed hub: live balances for clients, whatever carries their frames. It knows who watches
+ * which wallets and owners, answers their frames, and keeps every bound; `feed-wallets.ts` makes
+ * the unbroken sequences, `feed-outbox.ts` the pace of each client. The bus may lose and repeat
+ * messages and the database may be away for a while: a sweep and every reconnect hold what is
  * watched against the database, so a client misses nothing and is at most late.
  *
  * What a client has of one wallet:
@@ -9,8 +10,9 @@
  *     (none) --subscribe to it--> direct --unsubscribe--> (none)
  *     (none) --subscribe to its owner--> by owner --unsubscribe the wallet--> muted --subscribe to either--> watched again
  *
- * direct and by owner may hold at once; unsubscribing the owner ends only the second. Unsubscribing a wallet always silences
- * it: one that came by its owner stays as muted, so that the owner's list does not bring it back.
+ * direct and by owner may hold at once; unsubscribing the owner ends only the second. Unsubscribing
+ * a wallet always silences it: one that came by its owner stays as muted, so that the owner's list
+ * does not bring it back.
  */
 import type { BaseLogger } from "pino";
 
@@ -39,7 +41,10 @@ export interface FeedClient {
   receive(text: string): void;
   /** A binary frame arrived; it is refused. */
   receiveBinary(): void;
-  /** The connection is gone, for whatever reason; nothing is sent after it. Must be called once, also after `close`. */
+  /**
+   * The connection is gone, for whatever reason; nothing is sent after it. Must be called once,
+   * also after `close`.
+   */
   closed(): void;
 }
 
@@ -50,7 +55,10 @@ export interface FeedStats {
   readonly wallets: number;
   readonly owners: number;
   readonly watches: number;
-  /** Since the start: journal pages read for gaps, resets, frames that cover several changes, clients cut off as too slow. */
+  /**
+   * Since the start: journal pages read for gaps, resets, frames that cover several changes,
+   * clients cut off as too slow.
+   */
   readonly repairs: number;
   readonly resets: number;
   readonly conflatedFrames: number;
@@ -61,10 +69,16 @@ export interface FeedStats {
 }
 
 export interface FeedHub {
-  /** Takes a new connection; past `LIMITS.feedClientsMax` it is closed with 1013, after `drain` with 1001. */
+  /**
+   * Takes a new connection; past `LIMITS.feedClientsMax` it is closed with 1013, after `drain` with
+   * 1001.
+   */
   connect(sink: FeedSink): FeedClient;
   stats(): FeedStats;
-  /** Closes every connection with 1001 and stops; resolves when no read of the database is under way. */
+  /**
+   * Closes every connection with 1001 and stops; resolves when no read of the database is under
+   * way.
+   */
   drain(): Promise<void>;
 }
 
@@ -140,7 +154,10 @@ function buildSweep(timers: FeedTimers, pauseMs: number, task: () => Promise<voi
   };
 }
 
-/** Whether one more frame is within the client's rate; a bucket of `feedFramesBurst` that refills steadily. */
+/**
+ * Whether one more frame is within the client's rate; a bucket of `feedFramesBurst` that refills
+ * steadily.
+ */
 function mayReceive(client: Client, nowMs: number): boolean {
   const gained = (Math.max(0, nowMs - client.framesAtMs) * LIMITS.feedFramesPerSecond) / 1_000;
   client.frames = Math.min(LIMITS.feedFramesBurst, client.frames + gained);
@@ -154,7 +171,8 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
   const { bus, readModel, clock, timers, log, databases = 1 } = deps;
   const outboxes = buildOutboxes({ clock, timers });
   const feedWallets = buildFeedDatabases({ bus, readModel, timers, log, databases });
-  // An owner's wallets may live in any database, so a list waits for all of them, in a queue where no wallet waits.
+  // An owner's wallets may live in any database, so a list waits for all of them, in a queue where
+  // no wallet waits.
   const listReads = buildFeedReads({ timers, log, underWayMax: LIMITS.feedListReadsMax });
   const feedOwners = buildFeedOwners({ bus, readModel, reads: listReads });
   const clients = new Set<Client>();
@@ -169,7 +187,7 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
     for (const sweep of sweeps) sweep.soon();
   });
 
-  // --- Clients ------------------------------------------------------------------------------------------------------------
+  // --- Clients -----------------------------------------------------------------------------------
 
   function open(sink: FeedSink): Client {
     const outbox = outboxes.open(sink, {
@@ -215,7 +233,7 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
     if (client.isOpen) client.outbox.say(errorText(problem, about));
   }
 
-  // --- Subscriptions ------------------------------------------------------------------------------------------------------
+  // --- Subscriptions -----------------------------------------------------------------------------
 
   /** Begins to watch, or to watch again from a version; false when there is no room. */
   function watchWallet(
@@ -335,7 +353,7 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
     client.outbox.say(answerText("unsubscribed", [...frame.walletIds], [...frame.ownerIds]));
   }
 
-  // --- Frames -------------------------------------------------------------------------------------------------------------
+  // --- Frames ------------------------------------------------------------------------------------
 
   /** Whether the client's frame is to be looked at. */
   function admit(client: Client): boolean {

@@ -1,8 +1,10 @@
 /**
- * The game-economy API: money of a user in an asset, by the user's and the asset's names. It hides that there is a wallet, `user_id:asset_code`,
- * which the first topup or bonus makes, and lays out the answers in the words that the API inherits. The commands are credits and debits
- * of kinds of their own; their way is that of all others (`buildRun`). Since ids may contain colons, two pairs can make one
- * wallet id: the wallet's actor compares owner and asset, and the readers here do, too.
+ * The game-economy API: money of a user in an asset, by the user's and the asset's names. It hides
+ * that there is a wallet, `user_id:asset_code`, which the first topup or bonus makes, and lays out
+ * the answers in the words that the API inherits. The commands are credits and debits of kinds of
+ * their own; their way is that of all others (`buildRun`). Since ids may contain colons, two pairs
+ * can make one wallet id: the wallet's actor compares owner and asset, and the readers here do,
+ * too.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 
@@ -143,7 +145,7 @@ function answerOf(body: GameBody, wallet: WalletBody): GameAnswerBody {
   };
 }
 
-// --- Balances -------------------------------------------------------------------------------------------------------------
+// --- Balances ------------------------------------------------------------------------------------
 
 function addBalanceRead(app: FastifyInstance, readModel: GameRoutesDeps["readModel"]): void {
   const routes = app.withTypeProvider<InputTypes>();
@@ -165,7 +167,8 @@ function addBalanceRead(app: FastifyInstance, readModel: GameRoutesDeps["readMod
       const { asset_code: assetCode, limit = LIMITS.pageRowsMax, cursor } = request.query;
       if (assetCode !== undefined) return balanceOf(readModel, userId, assetCode);
       const after = idCursor(cursor);
-      // In the order of ids: all that begin with the user's name and a colon are side by side, behind this.
+      // In the order of ids: all that begin with the user's name and a colon are side by side,
+      // behind this.
       const prefix = `${userId}:`;
       const from = after === null || after < prefix ? prefix : after;
       const page = await readModel.wallets({ ownerId: userId }, limit, from);

@@ -1,6 +1,7 @@
 /**
- * The shapes of the game-economy API and of own assets: the parts are those of `schemas.ts`, the names are in snake_case where the API
- * inherits them. Like there, unknown fields are refused by name.
+ * The shapes of the game-economy API and of own assets: the parts are those of `schemas.ts`, the
+ * names are in snake_case where the API inherits them. Like there, unknown fields are refused by
+ * name.
  */
 import { Type, type Static, type TProperties } from "typebox";
 
@@ -17,7 +18,7 @@ import {
   WalletStatus,
 } from "./schemas.ts";
 
-// --- Assets ---------------------------------------------------------------------------------------------------------------
+// --- Assets --------------------------------------------------------------------------------------
 
 export const CreateAssetBody = Type.Object(
   {
@@ -44,7 +45,7 @@ export const CreatedAsset = Type.Object(Asset.properties, {
   examples: [{ code: "GOLD_COINS", name: "Gold coins", decimalPlaces: 0, isOwn: true }],
 });
 
-// --- The game economy -----------------------------------------------------------------------------------------------------
+// --- The game economy ----------------------------------------------------------------------------
 
 const Label = Type.String({
   minLength: 1,

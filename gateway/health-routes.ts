@@ -1,6 +1,7 @@
 /**
- * The health endpoints: is the process there (`live`), can it serve commands (`ready`), and how does each dependency stand. Probes
- * are bounded in time and shared: however many monitors ask at once, each dependency is probed once.
+ * The health endpoints: is the process there (`live`), can it serve commands (`ready`), and how
+ * does each dependency stand. Probes are bounded in time and shared: however many monitors ask at
+ * once, each dependency is probed once.
  */
 import { Type } from "typebox";
 import type { FastifyInstance } from "fastify";
@@ -13,7 +14,10 @@ export interface HealthProbe {
   readonly name: string;
   /** While this one is down, commands cannot be served and the process is not ready. */
   readonly isNeededForCommands: boolean;
-  /** Resolves to the latency in milliseconds; rejects, with a reason for people, when the dependency is down. */
+  /**
+   * Resolves to the latency in milliseconds; rejects, with a reason for people, when the dependency
+   * is down.
+   */
   probe(): Promise<number>;
 }
 

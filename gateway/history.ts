@@ -1,6 +1,7 @@
 /**
- * How history looks from outside: committed events, the transactions among them, and transfers, with decimals and ISO times. It
- * holds the one mapping between event types and the transaction types that the API inherits.
+ * How history looks from outside: committed events, the transactions among them, and transfers,
+ * with decimals and ISO times. It holds the one mapping between event types and the transaction
+ * types that the API inherits.
  */
 import { toDecimal } from "../src/amount.ts";
 import type { StoredEvent, TransactionFilter } from "../src/read-model.ts";
@@ -15,7 +16,10 @@ export { eventBody } from "../src/event-body.ts";
 
 type TransactionType = TransactionBody["type"];
 
-/** Events that move money: their name among transactions, and the sign of their amount in the balance. */
+/**
+ * Events that move money: their name among transactions, and the sign of their amount in the
+ * balance.
+ */
 const MOVEMENTS: { readonly [Type in WalletEventType]?: { name: TransactionType; sign: 1 | -1 } } =
   {
     WalletCredited: { name: "CREDIT", sign: 1 },

@@ -1,6 +1,7 @@
 /**
- * The routes of holds: place, capture, release, and the two reads. The writes go the way of every command (`wallet-routes.ts`), and
- * differ in what they answer: a hold, or a hold with its wallet, and with the transfer when the capture pays another wallet.
+ * The routes of holds: place, capture, release, and the two reads. The writes go the way of every
+ * command (`wallet-routes.ts`), and differ in what they answer: a hold, or a hold with its wallet,
+ * and with the transfer when the capture pays another wallet.
  */
 import type { FastifyInstance } from "fastify";
 

@@ -1,7 +1,8 @@
 /**
- * The HTTP server under the routes: Fastify with Coffer's limits, ids, validation, and the one error body that every refusal shares.
- * It hides the framework's own errors and formats, so that bad input of any kind ends in that body and never in a 500 or a hang.
- * The hot path is kept bare: no logger child and no request line, one synchronous hook per request, and responses through
+ * The HTTP server under the routes: Fastify with Coffer's limits, ids, validation, and the one
+ * error body that every refusal shares. It hides the framework's own errors and formats, so that
+ * bad input of any kind ends in that body and never in a 500 or a hang. The hot path is kept bare:
+ * no logger child and no request line, one synchronous hook per request, and responses through
  * compiled serialisers.
  */
 import Fastify, {
@@ -39,7 +40,10 @@ import { NAMED_SCHEMAS } from "./schemas.ts";
 import { buildSerialisers } from "./serialisers.ts";
 import { checkOf, readQuery, type InputPart } from "./validation.ts";
 
-/** Types a route's input by its schemas. What goes out is typed where it is made, and cut to its schema by the serialiser. */
+/**
+ * Types a route's input by its schemas. What goes out is typed where it is made, and cut to its
+ * schema by the serialiser.
+ */
 export interface InputTypes extends FastifyTypeProvider {
   readonly validator: this["schema"] extends TSchema ? Static<this["schema"]> : unknown;
   readonly serializer: unknown;
@@ -61,7 +65,8 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
     ...(trustProxy.length > 0 && { trustProxy: [...trustProxy] }),
     loggerInstance: log,
     logController: new LogController({ disableRequestLogging: true }),
-    // A child per request would cost more than the request line that it serves; errors are logged with their id by hand.
+    // A child per request would cost more than the request line that it serves; errors are logged
+    // with their id by hand.
     childLoggerFactory: (logger) => logger,
     genReqId: (raw) =>
       correlationOf(raw.headers["x-correlation-id"], raw.headers["traceparent"]) ?? uuidv7(),
@@ -70,9 +75,11 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
     connectionTimeout: LIMITS.httpSocketIdleMs,
     keepAliveTimeout: LIMITS.httpKeepAliveMs,
     forceCloseConnections: "idle",
-    // While closing, connections that are open still get Coffer's own answers: reads, and `unavailable` from the drained desk.
+    // While closing, connections that are open still get Coffer's own answers: reads, and
+    // `unavailable` from the drained desk.
     return503OnClosing: false,
-    // Long ids must meet their schema, which names them, instead of missing their route. Node bounds the request line.
+    // Long ids must meet their schema, which names them, instead of missing their route. Node
+    // bounds the request line.
     routerOptions: { maxParamLength: 65_536 },
     schemaController: { compilersFactory: { buildSerializer: buildSerialisers } },
     frameworkErrors: (error, request, reply) => {
@@ -116,16 +123,17 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   return app;
 }
 
-// --- Upgrades -------------------------------------------------------------------------------------------------------------
+// --- Upgrades ------------------------------------------------------------------------------------
 
 /** Where the feed is: the only path whose upgrades are taken. */
 export const FEED_PATH = "/ws";
 
 /**
- * Requests of a server that has a feed: `Fastify({ http: { IncomingMessage: UpgradableRequest } })`. As soon as somebody listens
- * for upgrades, Node takes every request with an `Upgrade` header out of HTTP: its body is not read and its connection
- * has no timeout. HTTP clients send such headers to offer HTTP/2 (Java's does by default), so here only the feed's are upgrades
- * and all others are plain requests, as RFC 9110, section 7.8, allows. A class because Node asks for one.
+ * Requests of a server that has a feed: `Fastify({ http: { IncomingMessage: UpgradableRequest }
+ * })`. As soon as somebody listens for upgrades, Node takes every request with an `Upgrade` header
+ * out of HTTP: its body is not read and its connection has no timeout. HTTP clients send such
+ * headers to offer HTTP/2 (Java's does by default), so here only the feed's are upgrades and all
+ * others are plain requests, as RFC 9110, section 7.8, allows. A class because Node asks for one.
  */
 export class UpgradableRequest extends IncomingMessage {
   #isUpgrade: unknown = null;
@@ -135,7 +143,8 @@ export class UpgradableRequest extends IncomingMessage {
     return this.#isUpgrade === true && isForFeed(this);
   }
 
-  // Node's parser writes it, and so does the constructor of the base class, before this class has fields.
+  // Node's parser writes it, and so does the constructor of the base class, before this class has
+  // fields.
   set upgrade(value: unknown) {
     if (#isUpgrade in this) this.#isUpgrade = value;
   }
@@ -147,7 +156,7 @@ export function isForFeed(request: IncomingMessage): boolean {
   return path === FEED_PATH && request.headers.upgrade?.toLowerCase() === "websocket";
 }
 
-// --- Input ----------------------------------------------------------------------------------------------------------------
+// --- Input ---------------------------------------------------------------------------------------
 
 /** JSON, or nothing at all, which reads as an object without fields. */
 function takeJsonOnly(app: FastifyInstance): void {
@@ -177,7 +186,7 @@ function compileValidator(schema: TSchema, part: InputPart): (value: unknown) =>
   };
 }
 
-// --- Errors ---------------------------------------------------------------------------------------------------------------
+// --- Errors --------------------------------------------------------------------------------------
 
 /** Answers with the error body that all refusals share. */
 export function sendError(
@@ -214,7 +223,10 @@ function asApiError(error: Error & { code?: string; statusCode?: number }): ApiE
   }
 }
 
-/** 404, or 405 when the path exists for other methods; their list goes into `Allow`, which also answers OPTIONS. */
+/**
+ * 404, or 405 when the path exists for other methods; their list goes into `Allow`, which also
+ * answers OPTIONS.
+ */
 function answerUnknownRoutes(app: FastifyInstance): void {
   const methods = new Map<string, Set<string>>();
   app.addHook("onRoute", ({ url, method }) => {

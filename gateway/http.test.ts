@@ -1,6 +1,7 @@
 /**
- * The HTTP gateway without anybody behind it: no host owns a shard, and there is no database. What is refused here is refused by the
- * gateway alone, always with the one error body, and whatever would need the others says so.
+ * The HTTP gateway without anybody behind it: no host owns a shard, and there is no database. What
+ * is refused here is refused by the gateway alone, always with the one error body, and whatever
+ * would need the others says so.
  */
 import { connect, type AddressInfo } from "node:net";
 import { pino } from "pino";

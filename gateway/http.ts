@@ -1,6 +1,7 @@
 /**
- * The HTTP gateway: puts the routes, the OpenAPI document and the health endpoints onto the server of `http-server.ts`. It only
- * wires: what a request means is in the route files, what a command means behind the command desk.
+ * The HTTP gateway: puts the routes, the OpenAPI document and the health endpoints onto the server
+ * of `http-server.ts`. It only wires: what a request means is in the route files, what a command
+ * means behind the command desk.
  */
 import fastifySwagger from "@fastify/swagger";
 import fastifySwaggerUi from "@fastify/swagger-ui";
@@ -39,9 +40,15 @@ export interface GatewayOptions {
   /** Coffer's version, for the OpenAPI document and the health endpoints. */
   readonly version: string;
   readonly log: FastifyBaseLogger;
-  /** What commands or readers need besides the database and the bus, such as a host that owns its shards. */
+  /**
+   * What commands or readers need besides the database and the bus, such as a host that owns its
+   * shards.
+   */
   readonly probes?: readonly HealthProbe[];
-  /** Shared with the NATS service of the process, so that one bound holds for both; made here when there is none. */
+  /**
+   * Shared with the NATS service of the process, so that one bound holds for both; made here when
+   * there is none.
+   */
   readonly batches?: Batches;
   /** What `/health/nats/stats` shows; without it the bus is in-process. */
   readonly busStats?: () => object;
@@ -55,11 +62,16 @@ export interface GatewayOptions {
   readonly trustProxy?: readonly string[];
   /** Webhooks; without it there are no such paths. */
   readonly webhooks?: WebhookRoutesDeps;
-  /** How far the relay of this process's host is; without a host here, it is the hosts that show it. */
+  /**
+   * How far the relay of this process's host is; without a host here, it is the hosts that show it.
+   */
   readonly relayStatus?: () => readonly RelayStatus[];
 }
 
-/** Makes the gateway; `listen` and `close` are the caller's. More plugins and routes may be registered until then. */
+/**
+ * Makes the gateway; `listen` and `close` are the caller's. More plugins and routes may be
+ * registered until then.
+ */
 export function buildGateway(options: GatewayOptions): FastifyInstance {
   const { commands, readModel, bus, assets, version, log } = options;
   const { metrics, tracing, rateLimit = null, trustProxy } = options;
@@ -137,7 +149,7 @@ function describeApi(app: FastifyInstance, version: string): void {
   });
 }
 
-// --- What the document says besides the schemas ---------------------------------------------------------------------------
+// --- What the document says besides the schemas --------------------------------------------------
 
 interface ApiDocument {
   readonly paths: Record<string, Record<string, ApiOperation>>;
@@ -207,8 +219,8 @@ function feedOperation(): ApiOperation {
 }
 
 /**
- * Adds headers, descriptions and which bodies may be left out. Here and not in the routes' schemas, since Fastify would check
- * headers that have a schema with every request.
+ * Adds headers, descriptions and which bodies may be left out. Here and not in the routes' schemas,
+ * since Fastify would check headers that have a schema with every request.
  */
 function completeDocument({ paths }: ApiDocument): void {
   paths[FEED_PATH] = { get: feedOperation() };

@@ -1,7 +1,8 @@
 /**
- * The ledger's routes: committed events as double entry. An event that moves money makes one entry of two lines, the wallet's and
- * the system account's that it names, which sum to zero; nothing is written for it, so nothing can differ from the history. Money
- * between two wallets goes by `system:transit`: a transfer is two entries, in two databases perhaps.
+ * The ledger's routes: committed events as double entry. An event that moves money makes one entry
+ * of two lines, the wallet's and the system account's that it names, which sum to zero; nothing is
+ * written for it, so nothing can differ from the history. Money between two wallets goes by
+ * `system:transit`: a transfer is two entries, in two databases perhaps.
  */
 import type { FastifyInstance } from "fastify";
 

@@ -1,4 +1,7 @@
-/** `GET /metrics`: what this process counts, in Prometheus' text format, on gateways and hosts alike. */
+/**
+ * `GET /metrics`: what this process counts, in Prometheus' text format, on gateways and hosts
+ * alike.
+ */
 import type { FastifyInstance } from "fastify";
 
 import type { Metrics } from "../src/metrics.ts";

@@ -1,7 +1,8 @@
 /**
- * Request-reply over NATS: the service `wallets` of the NATS services API, with the same bodies, checks, commands and answers as
- * HTTP. It hides that API; a caller finds the endpoints and their schemas with `nats micro ls`. Endpoints share the default queue
- * group, so any number of gateways divide the work, and the command desk bounds what is under way.
+ * Request-reply over NATS: the service `wallets` of the NATS services API, with the same bodies,
+ * checks, commands and answers as HTTP. It hides that API; a caller finds the endpoints and their
+ * schemas with `nats micro ls`. Endpoints share the default queue group, so any number of gateways
+ * divide the work, and the command desk bounds what is under way.
  */
 import { headers as newHeaders, Match } from "nats";
 import type { Msg, MsgHdrs, NatsConnection, ServiceMsg } from "nats";
@@ -111,7 +112,10 @@ export async function buildWalletService(options: WalletServiceOptions): Promise
   };
 }
 
-/** Answers one request. Never rejects: a connection that is gone by then takes no answer, and its client asks again. */
+/**
+ * Answers one request. Never rejects: a connection that is gone by then takes no answer, and its
+ * client asks again.
+ */
 async function serve(
   options: WalletServiceOptions,
   name: string,

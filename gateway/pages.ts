@@ -1,7 +1,8 @@
 /**
- * What every route with a list shares: cursors, the `Link` to the next page, and times in a query. A cursor is the key of the last
- * row that was looked at, opaque to callers, so a page stays right while rows arrive. A page may be shorter than its limit and have a
- * next one: the `Link` alone says whether there is more.
+ * What every route with a list shares: cursors, the `Link` to the next page, and times in a query.
+ * A cursor is the key of the last row that was looked at, opaque to callers, so a page stays right
+ * while rows arrive. A page may be shorter than its limit and have a next one: the `Link` alone
+ * says whether there is more.
  */
 import type { FastifyReply, FastifyRequest } from "fastify";
 

@@ -1,8 +1,9 @@
 /**
- * The rate limit: requests of one client address per second, counted in Redis for all gateways together. It hides that Redis may be
- * away: then each gateway counts by itself, at once and without letting anybody through uncounted or keeping anybody waiting,
- * and asks Redis again a moment later. Windows are fixed, so around their edge a client may get twice its number in a second;
- * a sliding window would cost Redis more for each request than it is worth here.
+ * The rate limit: requests of one client address per second, counted in Redis for all gateways
+ * together. It hides that Redis may be away: then each gateway counts by itself, at once and
+ * without letting anybody through uncounted or keeping anybody waiting, and asks Redis again a
+ * moment later. Windows are fixed, so around their edge a client may get twice its number in a
+ * second; a sliding window would cost Redis more for each request than it is worth here.
  */
 import fastifyRateLimit from "@fastify/rate-limit";
 import type { FastifyInstance } from "fastify";
@@ -12,7 +13,10 @@ import { LIMITS } from "../src/limits.ts";
 import { ApiException, apiError } from "./errors.ts";
 
 export interface RateLimit {
-  /** Counts the requests to all routes that are added afterwards, except those with `config.rateLimit: false`. */
+  /**
+   * Counts the requests to all routes that are added afterwards, except those with
+   * `config.rateLimit: false`.
+   */
   limit(app: FastifyInstance): void;
   /** Whether this gateway counts by itself now. */
   readonly isLocal: boolean;
@@ -54,7 +58,8 @@ export function buildRateLimit(options: RateLimitOptions): RateLimit {
 
   async function count(client: string): Promise<Count> {
     if (redis === null || (isLocal && performance.now() < askAgainAtMs)) return countHere(client);
-    // While it is not known whether Redis answers, one request asks and the others do not wait for it.
+    // While it is not known whether Redis answers, one request asks and the others do not wait for
+    // it.
     if (isLocal) askAgainAtMs = performance.now() + LIMITS.rateLimitRedisPauseMs;
     try {
       const found = await countInRedis(redis, client);

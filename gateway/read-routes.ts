@@ -1,6 +1,6 @@
 /**
- * The reading routes. They ask the read model and lay out what it knows; no actor is woken. Lists are pages (`pages.ts`): one that is
- * not the last has a `Link` to the next.
+ * The reading routes. They ask the read model and lay out what it knows; no actor is woken. Lists
+ * are pages (`pages.ts`): one that is not the last has a `Link` to the next.
  */
 import type { FastifyInstance } from "fastify";
 
@@ -52,7 +52,7 @@ export function addReadRoutes(app: FastifyInstance, readModel: ReadModel): void 
   addOperationRead(app, readModel);
 }
 
-// --- Wallets --------------------------------------------------------------------------------------------------------------
+// --- Wallets -------------------------------------------------------------------------------------
 
 const INCLUDES = ["auditTrail", "transactions"] as const;
 
@@ -186,7 +186,7 @@ export async function existing(
   throw new ApiException(rejectionError({ code: "wallet_not_found", walletId }));
 }
 
-// --- History --------------------------------------------------------------------------------------------------------------
+// --- History -------------------------------------------------------------------------------------
 
 function addHistoryReads(app: FastifyInstance, readModel: ReadModel): void {
   const routes = app.withTypeProvider<InputTypes>();
@@ -249,7 +249,7 @@ export function filterOf(conditions: {
   };
 }
 
-// --- Transfers ------------------------------------------------------------------------------------------------------------
+// --- Transfers -----------------------------------------------------------------------------------
 
 function addTransferReads(app: FastifyInstance, readModel: ReadModel): void {
   const routes = app.withTypeProvider<InputTypes>();
@@ -296,7 +296,7 @@ function addTransferReads(app: FastifyInstance, readModel: ReadModel): void {
   );
 }
 
-// --- Operations -----------------------------------------------------------------------------------------------------------
+// --- Operations ----------------------------------------------------------------------------------
 
 function addOperationRead(app: FastifyInstance, readModel: ReadModel): void {
   const routes = app.withTypeProvider<InputTypes>();

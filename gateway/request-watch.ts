@@ -1,7 +1,7 @@
 /**
- * Counts and traces requests, whatever their route: an operator's view from outside. Both hang themselves onto each route as it is made,
- * with the route's own counters at hand, so that a request costs no search for them; a server that is not watched has no
- * hooks at all.
+ * Counts and traces requests, whatever their route: an operator's view from outside. Both hang
+ * themselves onto each route as it is made, with the route's own counters at hand, so that a
+ * request costs no search for them; a server that is not watched has no hooks at all.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from "fastify";
 

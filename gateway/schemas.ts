@@ -1,14 +1,16 @@
 /**
- * The shapes that are shared: the parts that requests are made of, and what answers show of wallets, holds, events and transfers. Every
- * shape of the API is written once, here and in the `*-schemas.ts` beside; they validate HTTP and NATS input, serialise responses and become
- * the OpenAPI document. Unknown fields are refused by name. What a schema cannot say well (canonical amounts, storable text,
- * the depth of metadata) is checked in `command-intake.ts`, which every write passes.
+ * The shapes that are shared: the parts that requests are made of, and what answers show of
+ * wallets, holds, events and transfers. Every shape of the API is written once, here and in the
+ * `*-schemas.ts` beside; they validate HTTP and NATS input, serialise responses and become the
+ * OpenAPI document. Unknown fields are refused by name. What a schema cannot say well (canonical
+ * amounts, storable text, the depth of metadata) is checked in `command-intake.ts`, which every
+ * write passes.
  */
 import { Type, type Static, type TSchema } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
 
-// --- Parts ----------------------------------------------------------------------------------------------------------------
+// --- Parts ---------------------------------------------------------------------------------------
 
 /** Wallet, owner and asset ids. */
 export const ID_PATTERN = `^[A-Za-z0-9_.:@-]{1,${LIMITS.idLengthMax}}$`;
@@ -105,7 +107,7 @@ export const Moment = Type.String({
   examples: ["2026-01-01T12:00:00Z"],
 });
 
-// --- Answers --------------------------------------------------------------------------------------------------------------
+// --- Answers -------------------------------------------------------------------------------------
 
 const walletFields = {
   id: Id,
@@ -326,7 +328,7 @@ export const Asset = Type.Object({
   isOwn: Type.Boolean({ description: "Added here; the others are ISO 4217" }),
 });
 
-// --- Names ----------------------------------------------------------------------------------------------------------------
+// --- Names ---------------------------------------------------------------------------------------
 
 /** Schemas that others refer to by name, for the serialiser and the OpenAPI document. */
 export const NAMED_SCHEMAS: readonly TSchema[] = [

@@ -1,13 +1,17 @@
 /**
- * Compiles a response's schema into the function that writes it, once in a process. Fastify compiles anew for each status of each route,
- * and nearly all of those are the one error body: 189 times for 33 schemas, an eighth of the time that a process takes to start.
+ * Compiles a response's schema into the function that writes it, once in a process. Fastify
+ * compiles anew for each status of each route, and nearly all of those are the one error body: 189
+ * times for 33 schemas, an eighth of the time that a process takes to start.
  */
 import buildStringifyCompiler from "@fastify/fast-json-stringify-compiler";
 
 type Factory = buildStringifyCompiler.SerializerFactory;
 type Serialiser = buildStringifyCompiler.Serializer;
 
-/** By the named schemas that a schema may refer to, then by its own text: as many as the program's routes have. */
+/**
+ * By the named schemas that a schema may refer to, then by its own text: as many as the program's
+ * routes have.
+ */
 const known = new Map<string, Map<string, Serialiser>>();
 
 const buildCompiler: Factory = buildStringifyCompiler();

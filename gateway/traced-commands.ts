@@ -1,6 +1,7 @@
 /**
- * A command desk whose traced commands get a span of their own, from the desk to the answer: what is in there and not in the lane's spans
- * is the bus. Commands that are not traced pass through as they are.
+ * A command desk whose traced commands get a span of their own, from the desk to the answer: what
+ * is in there and not in the lane's spans is the bus. Commands that are not traced pass through as
+ * they are.
  */
 import type { Command, Outcome } from "../src/protocol.ts";
 import type { OpenSpan, Tracing } from "../src/tracing.ts";

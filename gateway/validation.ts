@@ -1,7 +1,8 @@
 /**
- * Turns the schemas into checks, and what is wrong into words that name the field. It hides the validation library: Fastify
- * and the NATS service both call `checkOf`. Values are never changed, except that a query's integers, which arrive as text, become
- * numbers. A wrong amount is reported as an amount (`invalid_amount`), all else as `validation_failed`, at most
+ * Turns the schemas into checks, and what is wrong into words that name the field. It hides the
+ * validation library: Fastify and the NATS service both call `checkOf`. Values are never changed,
+ * except that a query's integers, which arrive as text, become numbers. A wrong amount is reported
+ * as an amount (`invalid_amount`), all else as `validation_failed`, at most
  * `LIMITS.validationProblemsMax` fields at a time.
  */
 import type { TSchema } from "typebox";
@@ -38,7 +39,9 @@ interface SchemaError {
   readonly message: string;
 }
 
-/** Fields that are amounts of money; a number or a text there is a wrong amount, not a wrong type. */
+/**
+ * Fields that are amounts of money; a number or a text there is a wrong amount, not a wrong type.
+ */
 const AMOUNT_FIELDS = new Set(["amount", "initialBalance"]);
 
 function refuse(errors: readonly SchemaError[], value: unknown, part: InputPart): ApiError {
@@ -105,7 +108,8 @@ function addProblems(
       for (const name of params.requiredProperties ?? []) add(inside(name), "is required");
       return;
     case "boolean":
-      // A field that the schema has no place for; `additionalProperties` names the same ones once more.
+      // A field that the schema has no place for; `additionalProperties` names the same ones once
+      // more.
       add(field, "is not known here");
       return;
     case "additionalProperties":
@@ -128,8 +132,8 @@ function addProblems(
 const INTEGER = /^-?\d{1,15}$/;
 
 /**
- * A query with its integers read; the parser gives text, and a list for a parameter that was given twice, which no schema
- * here allows.
+ * A query with its integers read; the parser gives text, and a list for a parameter that was given
+ * twice, which no schema here allows.
  */
 export function readQuery(schema: TSchema, query: unknown): unknown {
   const { properties = {} } = schema as { properties?: Record<string, { type?: unknown }> };

@@ -1,7 +1,7 @@
 /**
- * The writing routes: each makes a command of a request, asks for it and tells what became of it. They differ in where the wallet's
- * id stands and in how the answer is laid out; everything else is the intake's, the desk's and the answers' work. `run` is
- * the hot path of the gateway.
+ * The writing routes: each makes a command of a request, asks for it and tells what became of it.
+ * They differ in where the wallet's id stands and in how the answer is laid out; everything else is
+ * the intake's, the desk's and the answers' work. `run` is the hot path of the gateway.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 
@@ -26,7 +26,9 @@ export interface WalletRoutesDeps {
   readonly answer: GiveAnswer;
 }
 
-/** How an answer that is a yes becomes a response: its body, and its status when that is not 200. */
+/**
+ * How an answer that is a yes becomes a response: its body, and its status when that is not 200.
+ */
 export type Respond = (answer: Exclude<Answer, { type: "error" }>, reply: FastifyReply) => unknown;
 
 export type Run = (

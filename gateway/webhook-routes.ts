@@ -1,6 +1,7 @@
 /**
- * Webhooks over HTTP: make, list, look at, remove, and replay. The routes only write down what there is to be; the hosts find it there
- * and send (`actors/webhook-sinks.ts`). Making and replaying need every database for a moment, since each keeps where its shards stand.
+ * Webhooks over HTTP: make, list, look at, remove, and replay. The routes only write down what
+ * there is to be; the hosts find it there and send (`actors/webhook-sinks.ts`). Making and
+ * replaying need every database for a moment, since each keeps where its shards stand.
  */
 import { createHash, randomBytes } from "node:crypto";
 import type { FastifyInstance, FastifyRequest } from "fastify";
@@ -160,7 +161,7 @@ function addReplay(app: FastifyInstance, store: WebhookStore): void {
     });
 }
 
-// --- Parts ----------------------------------------------------------------------------------------------------------------
+// --- Parts ---------------------------------------------------------------------------------------
 
 function beginningOf(from: string | undefined, otherwise: "now" | "here"): Beginning {
   return from === undefined ? { type: otherwise } : { type: "time", atMs: timeOf("from", from) };

@@ -14,7 +14,10 @@ import {
   words,
 } from "./schemas.ts";
 
-/** Every type, so that a filter with a mistake in it is refused; the type of this table refuses one that is missing. */
+/**
+ * Every type, so that a filter with a mistake in it is refused; the type of this table refuses one
+ * that is missing.
+ */
 const EVENT_TYPES: { readonly [EventType in WalletEventType]: true } = {
   WalletCreated: true,
   WalletCredited: true,
@@ -98,7 +101,8 @@ export const ReplayBody = Type.Object(
           "Sends the events since this time (again); left out: goes on where it stands. A later time than that leaves out what lies between",
       }),
     ),
-    // Taken as on every POST. A replay done twice begins twice, which its receiver cannot tell from one.
+    // Taken as on every POST. A replay done twice begins twice, which its receiver cannot tell from
+    // one.
     idempotencyKey: Type.Optional(Type.String({ minLength: 1, maxLength: LIMITS.keyLengthMax })),
   },
   { additionalProperties: false, examples: [{ from: "2026-01-01T12:00:00Z" }] },

@@ -1,6 +1,7 @@
 /**
- * The feed over real sockets: a Fastify server on a free port, the `ws` client, and bare TCP where a client must misbehave.
- * The hub is the real one with the in-process bus; only the database is the tests' own world.
+ * The feed over real sockets: a Fastify server on a free port, the `ws` client, and bare TCP where
+ * a client must misbehave. The hub is the real one with the in-process bus; only the database is
+ * the tests' own world.
  */
 import { once } from "node:events";
 import { connect as connectTcp, type AddressInfo, type Socket } from "node:net";
@@ -306,7 +307,7 @@ test("closing the server closes every client with 1001, also one that does not a
   await eventually(() => expect(server.hub.stats().clients).toBe(0));
 });
 
-// --- Plain HTTP beside the feed -------------------------------------------------------------------------------------------
+// --- Plain HTTP beside the feed ------------------------------------------------------------------
 
 test("a plain request to /ws is told to upgrade, and its query stays out of the answer", async () => {
   const { app } = await start();

@@ -1,8 +1,9 @@
 /**
- * The feed at `GET /ws`: sockets into the hub and frames out. It hides the WebSocket library and what a peer may do to a
- * connection: frames that are too large or binary, silence (pings find the dead), close frames that are never answered. What
- * is slow, too much or wrong inside a frame is the hub's to judge. Compression is off: it would cost each client its own
- * compressor, and a shared frame's text could no longer be sent to all as it is.
+ * The feed at `GET /ws`: sockets into the hub and frames out. It hides the WebSocket library and
+ * what a peer may do to a connection: frames that are too large or binary, silence (pings find the
+ * dead), close frames that are never answered. What is slow, too much or wrong inside a frame is
+ * the hub's to judge. Compression is off: it would cost each client its own compressor, and a
+ * shared frame's text could no longer be sent to all as it is.
  */
 import fastifyWebsocket, { type WebSocket } from "@fastify/websocket";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
@@ -28,7 +29,10 @@ function sinkOf(socket: WebSocket): FeedSink {
   };
 }
 
-/** Pings from time to time, each socket on its own beat; one that has not answered by the next ping is dead. */
+/**
+ * Pings from time to time, each socket on its own beat; one that has not answered by the next ping
+ * is dead.
+ */
 function keepAlive(socket: WebSocket, pingMs: number): void {
   let isAlive = true;
   socket.on("pong", () => {
@@ -45,11 +49,15 @@ function keepAlive(socket: WebSocket, pingMs: number): void {
   socket.once("close", () => clearInterval(beat));
 }
 
-/** All listeners are attached before this returns: a message may arrive in the same read as the upgrade request. */
+/**
+ * All listeners are attached before this returns: a message may arrive in the same read as the
+ * upgrade request.
+ */
 function serve(socket: WebSocket, hub: FeedHub, pingMs: number): void {
   const client = hub.connect(sinkOf(socket));
   socket.on("message", (data: Buffer, isBinary: boolean) => {
-    // `nodebuffer`, the default `binaryType`: a message is always one Buffer, and text is valid UTF-8.
+    // `nodebuffer`, the default `binaryType`: a message is always one Buffer, and text is valid
+    // UTF-8.
     if (isBinary) client.receiveBinary();
     else client.receive(data.toString());
   });
@@ -64,8 +72,8 @@ function refuse(request: FastifyRequest, reply: FastifyReply): FastifyReply {
 }
 
 /**
- * A plugin that adds `/ws`: `app.register(buildFeedSocket({ hub }))`. Closing the server drains the hub, so that every client
- * gets 1001.
+ * A plugin that adds `/ws`: `app.register(buildFeedSocket({ hub }))`. Closing the server drains the
+ * hub, so that every client gets 1001.
  */
 export function buildFeedSocket({ hub, pingMs = LIMITS.feedPingMs }: FeedSocketOptions) {
   const serverOptions = {
@@ -78,7 +86,8 @@ export function buildFeedSocket({ hub, pingMs = LIMITS.feedPingMs }: FeedSocketO
     await app.register(fastifyWebsocket, {
       options: serverOptions,
       errorHandler: (error, socket, request) => {
-        // Broken frames and connections. Where a close frame is due, such as 1009 for one too large, it was sent already.
+        // Broken frames and connections. Where a close frame is due, such as 1009 for one too
+        // large, it was sent already.
         request.log.debug({ err: error }, "a feed connection broke");
         socket.close(1011);
       },

@@ -1,12 +1,16 @@
 /**
- * Which addresses a webhook may go to. An address that only this machine or its network can reach would let whoever may make webhooks
- * knock on doors that are closed to him (SSRF), so they are refused unless the operator allows them. It is the address that counts,
- * at the moment of the connection: a public name may point anywhere, and elsewhere the next time.
+ * Which addresses a webhook may go to. An address that only this machine or its network can reach
+ * would let whoever may make webhooks knock on doors that are closed to him (SSRF), so they are
+ * refused unless the operator allows them. It is the address that counts, at the moment of the
+ * connection: a public name may point anywhere, and elsewhere the next time.
  */
 import { lookup, type LookupAddress } from "node:dns";
 import { BlockList, isIP, type LookupFunction } from "node:net";
 
-/** IANA's special-purpose registries, IPv4 and IPv6, as far as they are not reachable from everywhere. */
+/**
+ * IANA's special-purpose registries, IPv4 and IPv6, as far as they are not reachable from
+ * everywhere.
+ */
 const NOT_PUBLIC = new BlockList();
 for (const [net, prefix] of [
   ["0.0.0.0", 8],
@@ -40,7 +44,10 @@ for (const [net, prefix] of [
   NOT_PUBLIC.addSubnet(net, prefix, "ipv6");
 }
 
-/** Whether everybody can reach this address. An IPv4 address inside an IPv6 one is judged as the former. */
+/**
+ * Whether everybody can reach this address. An IPv4 address inside an IPv6 one is judged as the
+ * former.
+ */
 export function isPublicAddress(address: string): boolean {
   const family = isIP(address);
   if (family === 0) return false;
@@ -53,7 +60,10 @@ export function literalAddress(url: URL): string | null {
   return isIP(host) === 0 ? null : host;
 }
 
-/** A look-up for `http.request` that finds public addresses only. Literal addresses do not pass through look-ups. */
+/**
+ * A look-up for `http.request` that finds public addresses only. Literal addresses do not pass
+ * through look-ups.
+ */
 export const lookupPublic: LookupFunction = (hostname, options, callback) => {
   lookup(hostname, { ...options, all: true }, (error, addresses: LookupAddress[]) => {
     if (error !== null) return callback(error, "", 0);

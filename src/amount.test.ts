@@ -1,8 +1,10 @@
 /**
- * Amounts at the border and back. The tables fix what is taken, what is refused and with which code; the properties compare with
- * exact integer arithmetic (BigInt) over the whole range and every number of decimal places.
+ * Amounts at the border and back. The tables fix what is taken, what is refused and with which
+ * code; the properties compare with exact integer arithmetic (BigInt) over the whole range and
+ * every number of decimal places.
  *
- * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run src/amount.test.ts` runs the same cases.
+ * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run src/amount.test.ts`
+ * runs the same cases.
  */
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -276,7 +278,8 @@ describe("for every amount", () => {
   it("the JSON number prints back exactly as the decimal text", () => {
     fc.assert(
       fc.property(minorUnits, places, (minor, places) => {
-        // formatAmount works on digits, without a division; its canonical spelling is the exact decimal.
+        // formatAmount works on digits, without a division; its canonical spelling is the exact
+        // decimal.
         const exact = canonicalAmount(formatAmount(minor, places));
         expect(canonicalAmount(toDecimal(minor, places))).toEqual(exact);
         expect(toDecimal(-minor, places)).toBe(-toDecimal(minor, places));

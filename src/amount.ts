@@ -1,7 +1,8 @@
 /**
- * Amounts of money. Inside they are integers of the asset's minor unit, branded so that no decimal slips in; outside they are
- * JSON numbers or decimal strings. Everything stays under 10^15 minor units, so that each value survives an IEEE double
- * exactly; what would need rounding is refused, never rounded. Pure: no library, clock or randomness.
+ * Amounts of money. Inside they are integers of the asset's minor unit, branded so that no decimal
+ * slips in; outside they are JSON numbers or decimal strings. Everything stays under 10^15 minor
+ * units, so that each value survives an IEEE double exactly; what would need rounding is refused,
+ * never rounded. Pure: no library, clock or randomness.
  */
 
 declare const minorUnits: unique symbol;
@@ -24,7 +25,9 @@ export function inRange(minor: number): minor is AmountMinor {
   return Number.isSafeInteger(minor) && minor > -AMOUNT_MINOR_BOUND && minor < AMOUNT_MINOR_BOUND;
 }
 
-/** Brands an integer that is known to be in range; anything else is a programmer error and throws. */
+/**
+ * Brands an integer that is known to be in range; anything else is a programmer error and throws.
+ */
 export function amountMinor(minor: number): AmountMinor {
   if (!inRange(minor)) throw new RangeError(`${minor} is not an amount in minor units`);
   return minor;
@@ -46,10 +49,12 @@ function expandExponent(text: string): string | null {
 }
 
 /**
- * The one spelling of an amount given from outside: digits, and a fraction without trailing zeros ("10", "0.5").
- * `input` is a JSON number or a decimal string. Zero, negatives, NaN, signs, blanks and exponents in strings are `invalid_amount`;
- * what no asset can hold (10^15 and more, also infinity) is `amount_out_of_range`. A JSON number has passed through a double when it
- * arrives here, so an amount of more than 15 significant digits must be sent as a string to be refused and not rounded.
+ * The one spelling of an amount given from outside: digits, and a fraction without trailing zeros
+ * ("10", "0.5"). `input` is a JSON number or a decimal string. Zero, negatives, NaN, signs, blanks
+ * and exponents in strings are `invalid_amount`; what no asset can hold (10^15 and more, also
+ * infinity) is `amount_out_of_range`. A JSON number has passed through a double when it arrives
+ * here, so an amount of more than 15 significant digits must be sent as a string to be refused and
+ * not rounded.
  */
 export function canonicalAmount(
   input: unknown,
@@ -78,8 +83,8 @@ function canonicalText(
 }
 
 /**
- * A canonical amount in minor units of an asset with `decimalPlaces` (0 to 9). More decimals than the asset has are
- * `invalid_amount`; 10^15 minor units and more are `amount_out_of_range`.
+ * A canonical amount in minor units of an asset with `decimalPlaces` (0 to 9). More decimals than
+ * the asset has are `invalid_amount`; 10^15 minor units and more are `amount_out_of_range`.
  */
 export function toMinor(
   amount: string,
@@ -96,7 +101,10 @@ export function toMinor(
   return { ok: true, minor: minor as AmountMinor };
 }
 
-/** The decimal text of minor units with all places of the asset: 1000 at 2 places is "10.00". Totals come as big integers. */
+/**
+ * The decimal text of minor units with all places of the asset: 1000 at 2 places is "10.00". Totals
+ * come as big integers.
+ */
 export function formatAmount(minor: number | bigint, decimalPlaces: number): string {
   const sign = minor < 0 ? "-" : "";
   const digits = String(minor < 0 ? -minor : minor).padStart(decimalPlaces + 1, "0");
@@ -109,8 +117,9 @@ export function formatAmount(minor: number | bigint, decimalPlaces: number): str
 const POWERS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9] as const;
 
 /**
- * The JSON number of minor units. Both operands are exact doubles, so IEEE division gives the double nearest to the decimal
- * value, which is the one that prints back as that decimal (at most 15 significant digits).
+ * The JSON number of minor units. Both operands are exact doubles, so IEEE division gives the
+ * double nearest to the decimal value, which is the one that prints back as that decimal (at most
+ * 15 significant digits).
  */
 export function toDecimal(minor: number, decimalPlaces: number): number {
   return minor / POWERS[decimalPlaces]!;
@@ -119,9 +128,10 @@ export function toDecimal(minor: number, decimalPlaces: number): number {
 const LIMIT = /^(\d{1,40})(?:\.(\d{1,40}))?$/;
 
 /**
- * The bound on a balance that a decimal means for an asset with `decimalPlaces`, in minor units: what has more places than the asset
- * is rounded into the range it bounds (`up` for a lower bound, `down` for an upper one). Past 10^15 it is 10^15, which no balance
- * reaches. Null for what is no plain decimal from 0.
+ * The bound on a balance that a decimal means for an asset with `decimalPlaces`, in minor units:
+ * what has more places than the asset is rounded into the range it bounds (`up` for a lower bound,
+ * `down` for an upper one). Past 10^15 it is 10^15, which no balance reaches. Null for what is no
+ * plain decimal from 0.
  */
 export function boundMinor(
   text: string,

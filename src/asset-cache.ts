@@ -1,10 +1,14 @@
 /**
- * What a process has seen of definitions that never change. It hides when to ask: what was found once is answered at once and for ever,
- * what is not known is asked for again each time (somebody may add it any moment), and many who ask for the same code at the
- * same time share one question. Bounded by count; what came first goes first, and is asked for again when it is needed.
+ * What a process has seen of definitions that never change. It hides when to ask: what was found
+ * once is answered at once and for ever, what is not known is asked for again each time (somebody
+ * may add it any moment), and many who ask for the same code at the same time share one question.
+ * Bounded by count; what came first goes first, and is asked for again when it is needed.
  */
 export interface DefinitionCache<Definition> {
-  /** At once when it is known here. The promise is null when there is none; it rejects as the question does. */
+  /**
+   * At once when it is known here. The promise is null when there is none; it rejects as the
+   * question does.
+   */
   get(code: string): Definition | Promise<Definition | null>;
   put(code: string, definition: Definition): void;
 }
@@ -57,7 +61,8 @@ export function buildDefinitionCache<Definition extends object>(
       if (definition !== undefined) return definition;
       const question = asked.get(code);
       if (question === undefined) return shared(code);
-      // It may have been asked just before the definition was added; a question that begins now has not.
+      // It may have been asked just before the definition was added; a question that begins now has
+      // not.
       return question.then((found) => found ?? shared(code));
     },
     put,

@@ -1,6 +1,7 @@
 /**
- * The assets that are there from the start: ISO 4217, as a library keeps it. It hides where the table comes from and answers
- * with the one number that money needs, the decimal places. What the library lists beyond the range of amounts is left out.
+ * The assets that are there from the start: ISO 4217, as a library keeps it. It hides where the
+ * table comes from and answers with the one number that money needs, the decimal places. What the
+ * library lists beyond the range of amounts is left out.
  */
 import { data } from "currency-codes";
 

@@ -1,13 +1,15 @@
 /**
- * The bus carries small JSON messages between gateways and hosts. It hides whether they share a process (`memory-bus.ts`)
- * or a NATS server (`nats-bus.ts`). It is lossy by design: a message may vanish, or arrive twice, and nobody may build
- * correctness on it; that comes from PostgreSQL and command ids. It traded request-reply for one-way messages plus an inbox,
- * because a reply then travels in whatever batch its commit makes, not alone (docs/adr/0003-one-way-bus.md).
+ * The bus carries small JSON messages between gateways and hosts. It hides whether they share a
+ * process (`memory-bus.ts`) or a NATS server (`nats-bus.ts`). It is lossy by design: a message may
+ * vanish, or arrive twice, and nobody may build correctness on it; that comes from PostgreSQL and
+ * command ids. It traded request-reply for one-way messages plus an inbox, because a reply then
+ * travels in whatever batch its commit makes, not alone (docs/adr/0003-one-way-bus.md).
  */
 
 /**
- * Called once per message, in the order of arrival per subject; must not throw, must not block and must not change the
- * message, which in one process is the sender's own object. NATS carries what others publish there, too: check its shape.
+ * Called once per message, in the order of arrival per subject; must not throw, must not block and
+ * must not change the message, which in one process is the sender's own object. NATS carries what
+ * others publish there, too: check its shape.
  */
 export type BusHandler<M> = (message: M, subject: string) => void;
 
@@ -19,28 +21,35 @@ export type BusState = "connected" | "reconnecting" | "closed";
 
 export interface Bus {
   /**
-   * Sends one JSON value to every subscriber of the subject, this process included. Never throws, never blocks, and calls no
-   * handler before it returns. The message must not be changed afterwards.
-   * `onUndelivered` is called at most once, when the bus knows that the message reached nobody: there is no subscriber, the
-   * connection is away or congested, the bus is drained, or (NATS) the message is larger than `LIMITS.busMessageBytesMax`.
-   * It may be called before `publish` returns. It not being called proves nothing.
+   * Sends one JSON value to every subscriber of the subject, this process included. Never throws,
+   * never blocks, and calls no handler before it returns. The message must not be changed
+   * afterwards. `onUndelivered` is called at most once, when the bus knows that the message reached
+   * nobody: there is no subscriber, the connection is away or congested, the bus is drained, or
+   * (NATS) the message is larger than `LIMITS.busMessageBytesMax`. It may be called before
+   * `publish` returns. It not being called proves nothing.
    */
   publish(subject: string, message: unknown, onUndelivered?: () => void): void;
 
   /** Subscribes to a subject; `*` matches one token and `>` the rest, as in NATS. */
   subscribe<M>(subject: string, handler: BusHandler<M>): Unsubscribe;
 
-  /** Called after each reconnect, not at the first connect: whatever was published meanwhile may be lost. */
+  /**
+   * Called after each reconnect, not at the first connect: whatever was published meanwhile may be
+   * lost.
+   */
   onReconnect(listener: () => void): Unsubscribe;
 
   readonly state: BusState;
 
-  /** Round trip to the bus in milliseconds; rejects at once while it is away, and after `timeoutMs` without an answer. */
+  /**
+   * Round trip to the bus in milliseconds; rejects at once while it is away, and after `timeoutMs`
+   * without an answer.
+   */
   ping(timeoutMs: number): Promise<number>;
 
   /**
-   * Refuses new messages at once, delivers what was published before, then closes. Resolves within `LIMITS.busDrainMs`,
-   * whatever the server does. Later calls get the same promise.
+   * Refuses new messages at once, delivers what was published before, then closes. Resolves within
+   * `LIMITS.busDrainMs`, whatever the server does. Later calls get the same promise.
    */
   drain(): Promise<void>;
 }

@@ -1,8 +1,10 @@
 /**
- * The hash chain of a wallet's events. Each event's hash covers everything its row says and the hash of the event before it, so one
- * that is changed, removed, inserted or moved around the triggers of the database breaks the chain at its place, and the head is
- * kept in the wallet's row. It hides the one spelling that both sides hash: the lane when it decides, from memory, and a check,
- * from the rows. What it traded: who can write to both tables can write a whole new chain; a head that is kept elsewhere tells.
+ * The hash chain of a wallet's events. Each event's hash covers everything its row says and the
+ * hash of the event before it, so one that is changed, removed, inserted or moved around the
+ * triggers of the database breaks the chain at its place, and the head is kept in the wallet's row.
+ * It hides the one spelling that both sides hash: the lane when it decides, from memory, and a
+ * check, from the rows. What it traded: who can write to both tables can write a whole new chain; a
+ * head that is kept elsewhere tells.
  */
 import { hash } from "node:crypto";
 
@@ -15,8 +17,8 @@ import type { StoredEvent } from "./read-model.ts";
 const NOTHING_BEFORE = "0".repeat(64);
 
 /**
- * SHA-256, as 64 hexadecimal digits, of the previous event's hash (null: there is none, or it is from before there were hashes) and
- * this event.
+ * SHA-256, as 64 hexadecimal digits, of the previous event's hash (null: there is none, or it is
+ * from before there were hashes) and this event.
  */
 export function chainHash(previous: string | null, event: Omit<NewEvent, "hash">): string {
   const { event: body } = event;

@@ -1,7 +1,7 @@
 /**
- * The time that lanes and hosts go by: the wall clock, except that it never goes back. When the wall clock is set back by more than
- * a moment, this one runs on from where it was, so that timers, deadlines and retries go on; small corrections are
- * absorbed by standing still.
+ * The time that lanes and hosts go by: the wall clock, except that it never goes back. When the
+ * wall clock is set back by more than a moment, this one runs on from where it was, so that timers,
+ * deadlines and retries go on; small corrections are absorbed by standing still.
  */
 
 /** A wall clock that is set back by less than this stands still instead; milliseconds. */

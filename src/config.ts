@@ -1,7 +1,8 @@
 /**
- * The settings: the environment, read once with envalid into a typed, frozen object. A bad setting ends the start with one
- * message that lists every bad variable: its name, what was given, what is allowed. An empty value counts as unset, since
- * that is what an unfilled line of an env file or a compose file gives. Passwords in addresses are never printed.
+ * The settings: the environment, read once with envalid into a typed, frozen object. A bad setting
+ * ends the start with one message that lists every bad variable: its name, what was given, what is
+ * allowed. An empty value counts as unset, since that is what an unfilled line of an env file or a
+ * compose file gives. Passwords in addresses are never printed.
  */
 import { isIP } from "node:net";
 import { availableParallelism, hostname } from "node:os";
@@ -16,7 +17,10 @@ export interface Config {
   readonly port: number;
   readonly host: string;
   readonly role: Role;
-  /** The shards are spread over them, shard modulo count. Empty: the embedded PostgreSQL under `dataDir`. */
+  /**
+   * The shards are spread over them, shard modulo count. Empty: the embedded PostgreSQL under
+   * `dataDir`.
+   */
   readonly databaseUrls: readonly string[];
   readonly dataDir: string;
   /** Empty: the in-process bus. */
@@ -40,7 +44,10 @@ export interface Config {
   readonly verifyRowsPerSecond: number;
   /** Whether committed events go to the stream in JetStream. */
   readonly events: boolean;
-  /** Of the stream, when Coffer makes it: days that it keeps events (0: for ever), and bytes that it holds (0: no bound). */
+  /**
+   * Of the stream, when Coffer makes it: days that it keeps events (0: for ever), and bytes that it
+   * holds (0: no bound).
+   */
   readonly eventsMaxAgeDays: number;
   readonly eventsMaxBytes: number;
   /** Whether webhooks may go to private and loopback addresses. */
@@ -114,8 +121,8 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
 }
 
 /**
- * For every line that shows an address, or a comma-separated list of them, to a person. A user without a password goes too:
- * NATS puts its token there. Rather hides too much than too little.
+ * For every line that shows an address, or a comma-separated list of them, to a person. A user
+ * without a password goes too: NATS puts its token there. Rather hides too much than too little.
  */
 export function maskPasswords(text: string): string {
   const entries = text.split(/,(?=\s*[a-z][a-z0-9+.-]*:\/\/)/i);
@@ -129,7 +136,10 @@ export function maskPasswords(text: string): string {
   return masked.join(",");
 }
 
-/** Who reaches a whole Coffer that listens on loopback alone is on this machine already; parts of a cluster are reached from elsewhere. */
+/**
+ * Who reaches a whole Coffer that listens on loopback alone is on this machine already; parts of a
+ * cluster are reached from elsewhere.
+ */
 function privateByDefault({ ROLE, HOST }: { ROLE: Role; HOST: string }): "on" | "off" {
   const isLoopback = HOST === "localhost" || HOST === "::1" || HOST.startsWith("127.");
   return ROLE === "all" && isLoopback ? "on" : "off";
@@ -147,7 +157,7 @@ function splitList(text: string): string[] {
   return entries.filter((entry) => entry !== "");
 }
 
-// --- What is allowed: each parser throws an Error whose message says it ---------------------------------------------------
+// --- What is allowed: each parser throws an Error whose message says it --------------------------
 
 const integer = (lowest: number, highest: number) =>
   makeExactValidator<number>((text) => {

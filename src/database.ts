@@ -1,7 +1,7 @@
 /**
- * The databases that the process uses: those given by URL, or the embedded PostgreSQL, which is kept alive as long as the process is.
- * An embedded server that dies is started again on the same port and data, so that the rest of Coffer only sees a connection that was
- * lost and comes back.
+ * The databases that the process uses: those given by URL, or the embedded PostgreSQL, which is
+ * kept alive as long as the process is. An embedded server that dies is started again on the same
+ * port and data, so that the rest of Coffer only sees a connection that was lost and comes back.
  */
 import pg from "pg";
 import { databaseName } from "./config.ts";
@@ -22,7 +22,10 @@ export class UnsafeDatabaseError extends Error {
   override readonly name = "UnsafeDatabaseError";
 }
 
-/** @throws UnsafeDatabaseError when the server would acknowledge commits that a power cut can take back. */
+/**
+ * @throws UnsafeDatabaseError when the server would acknowledge commits that a power cut can take
+ * back.
+ */
 export async function assertDurable(databaseUrl: string): Promise<void> {
   const { rows } = await withClient(databaseUrl, (client) =>
     client.query<{ fsync: string }>("SHOW fsync"),
@@ -58,8 +61,9 @@ const AWAY =
   /^(ECONN[A-Z]+|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN|EPIPE|08...|57P..)$/;
 
 /**
- * Whether an error says that the server cannot be talked to now: no connection (a system error, class 08 or the driver's own
- * words), or starting and stopping (class 57P; PostgreSQL manual, appendix A).
+ * Whether an error says that the server cannot be talked to now: no connection (a system error,
+ * class 08 or the driver's own words), or starting and stopping (class 57P; PostgreSQL manual,
+ * appendix A).
  */
 export function isAway(error: unknown): boolean {
   if (!(error instanceof Error)) return false;

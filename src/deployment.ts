@@ -1,7 +1,8 @@
 /**
- * What makes several databases one deployment. Wallets are spread over the databases by their place in the list, so a list in another
- * order, with one more or with one of another deployment would lose sight of wallets, or make some twice. Each database therefore
- * keeps the deployment's id, its own place and the count, written by the first start and never changed. A process that finds its
+ * What makes several databases one deployment. Wallets are spread over the databases by their place
+ * in the list, so a list in another order, with one more or with one of another deployment would
+ * lose sight of wallets, or make some twice. Each database therefore keeps the deployment's id, its
+ * own place and the count, written by the first start and never changed. A process that finds its
  * list to be another one ends and says which database belongs where.
  */
 import pg from "pg";
@@ -25,8 +26,9 @@ interface Place {
 }
 
 /**
- * For a process with a host, before anything is written: brings every database to this version's schema, sees that commits are durable,
- * and gives or checks its place. Any number of processes may do so at once.
+ * For a process with a host, before anything is written: brings every database to this version's
+ * schema, sees that commits are durable, and gives or checks its place. Any number of processes may
+ * do so at once.
  * @throws UnsafeDatabaseError when a database must not be used, or not in this place.
  */
 export async function prepareDatabases(
@@ -52,13 +54,17 @@ export async function prepareDatabases(
     if (sights[index]!.place !== null) continue;
     const values = [deploymentOf(sights), index, databaseUrls.length];
     await withClient(url, (client) => client.query(INSERT, values));
-    // Perhaps another process was faster. Before the next one is written it must be certain that both mean the same.
+    // Perhaps another process was faster. Before the next one is written it must be certain that
+    // both mean the same.
     sights = await lookAtAll(databaseUrls, look);
     assertPlaces(databaseUrls, sights);
   }
 }
 
-/** What only whoever wrote the address can mend: user, password, database, privileges (PostgreSQL manual, appendix A). */
+/**
+ * What only whoever wrote the address can mend: user, password, database, privileges (PostgreSQL
+ * manual, appendix A).
+ */
 const UNFIT = new Set(["28000", "28P01", "3D000", "42501"]);
 
 export interface WatchOptions {
@@ -69,8 +75,9 @@ export interface WatchOptions {
 }
 
 /**
- * For a process that only reads: looks at once, and again until every database was there and had its place. Writes nothing, and
- * waits for a database that is away no longer than it takes to know, `LIMITS.migrationConnectMs`.
+ * For a process that only reads: looks at once, and again until every database was there and had
+ * its place. Writes nothing, and waits for a database that is away no longer than it takes to know,
+ * `LIMITS.migrationConnectMs`.
  * @throws UnsafeDatabaseError when the first look finds the list to be wrong.
  */
 export async function watchDeployment(options: WatchOptions): Promise<{ stop(): void }> {
@@ -106,8 +113,9 @@ export async function watchDeployment(options: WatchOptions): Promise<{ stop(): 
 }
 
 /**
- * All databases, at once. A place is always written before the first wallet, so a database without a place beside one with
- * wallets is a wrong one; unless its place was written between two looks, hence the second look.
+ * All databases, at once. A place is always written before the first wallet, so a database without
+ * a place beside one with wallets is a wrong one; unless its place was written between two looks,
+ * hence the second look.
  */
 async function lookAtAll<Seen extends Sight | null>(
   databaseUrls: readonly string[],

@@ -1,7 +1,8 @@
 /**
- * Differences between what the books say in two places, as `verify` names them: what, where, what it should be and what it is, for
- * a program and in one sentence for a person. A bounded list: the first of each kind are kept, all are counted, so that a database that
- * is wrong in every row costs no more memory than one that is wrong in a hundred. Pure.
+ * Differences between what the books say in two places, as `verify` names them: what, where, what
+ * it should be and what it is, for a program and in one sentence for a person. A bounded list: the
+ * first of each kind are kept, all are counted, so that a database that is wrong in every row costs
+ * no more memory than one that is wrong in a hundred. Pure.
  */
 import { LIMITS } from "./limits.ts";
 

@@ -1,6 +1,6 @@
 /**
- * Real starts of the embedded PostgreSQL in temporary folders. One folder serves most tests in turn, since initdb is what
- * takes the time; each test leaves it stopped.
+ * Real starts of the embedded PostgreSQL in temporary folders. One folder serves most tests in
+ * turn, since initdb is what takes the time; each test leaves it stopped.
  */
 import { spawn, spawnSync } from "node:child_process";
 import * as fs from "node:fs";

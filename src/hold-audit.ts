@@ -1,8 +1,10 @@
 /**
- * The audit of a wallet's holds: the rows of `holds` against what the events say. An event that moves a hold carries it as it is
- * afterwards, so the last one that names it says what its row must be; and what the active ones have left is what the wallet has held. It
- * remembers every hold of one wallet; of a wallet with more than `LIMITS.verifyHoldsMax` nothing is compared but `held`, which the fold
- * of the wallet does. What differs it also says as changes that would put the rows right. Reads nothing itself.
+ * The audit of a wallet's holds: the rows of `holds` against what the events say. An event that
+ * moves a hold carries it as it is afterwards, so the last one that names it says what its row must
+ * be; and what the active ones have left is what the wallet has held. It remembers every hold of
+ * one wallet; of a wallet with more than `LIMITS.verifyHoldsMax` nothing is compared but `held`,
+ * which the fold of the wallet does. What differs it also says as changes that would put the rows
+ * right. Reads nothing itself.
  */
 import type { DifferenceValue, Name } from "./differences.ts";
 import { LIMITS } from "./limits.ts";
@@ -52,8 +54,9 @@ export interface HoldAudit {
   /** The next event of the wallet, whatever its type. */
   event(row: EventRow): void;
   /**
-   * After the last one: the rows of the wallet's holds, all or more than `LIMITS.verifyHoldsMax`, and what it has held. Returns what
-   * would make the rows what the events say; nothing of too many.
+   * After the last one: the rows of the wallet's holds, all or more than `LIMITS.verifyHoldsMax`,
+   * and what it has held. Returns what would make the rows what the events say; nothing of too
+   * many.
    */
   end(rows: readonly StoredHold[], heldMinor: number): HoldChange[];
 }

@@ -1,11 +1,14 @@
 /**
- * Arbitrary walks with holds: placed, captured in parts and as a whole, to the outside and to wallets that take or refuse the money
- * whenever it pleases, released, expired, with spending, suspension and time in between. Beside the code runs a model that knows no
- * holds, only pots of money: what is available, one pot for each hold, one for each transfer under way. Money is poured from pot to pot,
- * so double captures, oversold balances and holds that count after their end cannot even be said in it. After every step the answer
- * and the pots are compared, and the history is folded again.
+ * Arbitrary walks with holds: placed, captured in parts and as a whole, to the outside and to
+ * wallets that take or refuse the money whenever it pleases, released, expired, with spending,
+ * suspension and time in between. Beside the code runs a model that knows no holds, only pots of
+ * money: what is available, one pot for each hold, one for each transfer under way. Money is poured
+ * from pot to pot, so double captures, oversold balances and holds that count after their end
+ * cannot even be said in it. After every step the answer and the pots are compared, and the history
+ * is folded again.
  *
- * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run src/hold.model.test.ts` runs the same cases.
+ * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run
+ * src/hold.model.test.ts` runs the same cases.
  */
 import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
@@ -360,7 +363,8 @@ describe("arbitrary walks with holds", () => {
         );
         expect(refolded).toEqual(wallet.state);
       }),
-      // So that each way is met often enough, whatever the seed: the rarest comes about once in forty walks.
+      // So that each way is met often enough, whatever the seed: the rarest comes about once in
+      // forty walks.
       { numRuns: 2_500 },
     );
   });

@@ -1,6 +1,6 @@
 /**
- * Holds, case by case: what each command makes of a hold and its wallet, every rule it can break and which of two comes first, and
- * what a transfer that comes back does to the hold it came from.
+ * Holds, case by case: what each command makes of a hold and its wallet, every rule it can break
+ * and which of two comes first, and what a transfer that comes back does to the hold it came from.
  */
 import { describe, expect, it } from "vitest";
 

@@ -1,7 +1,8 @@
 /**
- * A hold: part of a wallet's balance set aside for a payment that may come, in part, at once, or never. It is placed, captured (the
- * money leaves, in one or several parts), and ends with the rest available again. This file knows one hold and how it moves; what
- * that does to the wallet, and who may do it, is in `wallet.ts`. Pure.
+ * A hold: part of a wallet's balance set aside for a payment that may come, in part, at once, or
+ * never. It is placed, captured (the money leaves, in one or several parts), and ends with the rest
+ * available again. This file knows one hold and how it moves; what that does to the wallet, and who
+ * may do it, is in `wallet.ts`. Pure.
  *
  *     (none) --placed--> ACTIVE --captured, nothing is left or the capture is final--> CAPTURED
  *                          | ^ \--captured in part--> ACTIVE                              |
@@ -9,9 +10,10 @@
  *                          +--released--> RELEASED
  *                          +--expired---> EXPIRED
  *
- * ACTIVE: `amount - captured` (never 0) is held. CAPTURED, RELEASED, EXPIRED: nothing is held. A transfer that comes back goes
- * under the hold again, as if nothing had happened, unless the rest has been let go meanwhile; then it goes to the wallet. Invariant:
- * the sum of what a wallet's active holds have left is its `held`.
+ * ACTIVE: `amount - captured` (never 0) is held. CAPTURED, RELEASED, EXPIRED: nothing is held. A
+ * transfer that comes back goes under the hold again, as if nothing had happened, unless the rest
+ * has been let go meanwhile; then it goes to the wallet. Invariant: the sum of what a wallet's
+ * active holds have left is its `held`.
  */
 import { amountMinor, ZERO, type AmountMinor } from "./amount.ts";
 
@@ -37,7 +39,10 @@ export interface Hold {
   readonly createdAtMs: number;
   /** When it became CAPTURED. */
   readonly capturedAtMs: number | null;
-  /** When what was left of it became available: by a release, by expiry, or since a capture was final. */
+  /**
+   * When what was left of it became available: by a release, by expiry, or since a capture was
+   * final.
+   */
   readonly releasedAtMs: number | null;
 }
 

@@ -1,7 +1,9 @@
 /**
- * What a wallet says to commands about its holds, and what becomes of a hold by itself. The order in which the rules are asked is the
- * precedence of `wallet.ts`, where `decide` comes from and `apply` folds what is said yes to; how one hold moves is in `hold.ts`. The time of a hold
- * runs by its wallet's clock, so that a repeat says the same and nobody has to be told that it is over. Pure.
+ * What a wallet says to commands about its holds, and what becomes of a hold by itself. The order
+ * in which the rules are asked is the precedence of `wallet.ts`, where `decide` comes from and
+ * `apply` folds what is said yes to; how one hold moves is in `hold.ts`. The time of a hold runs by
+ * its wallet's clock, so that a repeat says the same and nobody has to be told that it is over.
+ * Pure.
  */
 import { ZERO, type AmountMinor } from "./amount.ts";
 import { isDue, moveHold, remainingMinor, type Hold, type HoldMove } from "./hold.ts";
@@ -76,7 +78,8 @@ export function decideCapture(
     });
   }
   if (command.to !== null) {
-    // The rest of a final one stays held until the payee has taken the money: it may still be refused.
+    // The rest of a final one stays held until the payee has taken the money: it may still be
+    // refused.
     const hold = moveHold(found, { type: "captured", amountMinor, isFinal: false }, occurredAtMs);
     const { transferId, walletId: counterpartyId } = command.to;
     const sent = { amountMinor, transferId, counterpartyId, hold };
@@ -100,7 +103,10 @@ export function decideRelease(
   return yes(endHold(found, { type: "released" }, occurredAtMs));
 }
 
-/** The hold that a command names, if money of it can still move; by the wallet's clock, since nobody may have written its end yet. */
+/**
+ * The hold that a command names, if money of it can still move; by the wallet's clock, since nobody
+ * may have written its end yet.
+ */
 function namedHold(
   { walletId }: WalletState,
   holdId: string,
@@ -123,13 +129,19 @@ function endHold(
   return { type, releasedMinor: remainingMinor(before), hold, occurredAtMs };
 }
 
-/** What happens to a hold whose time is over, by the wallet's clock; null when it is not, or when it has ended. */
+/**
+ * What happens to a hold whose time is over, by the wallet's clock; null when it is not, or when it
+ * has ended.
+ */
 export function expiryEvent(state: WalletState, hold: Hold, nowMs: number): WalletEvent | null {
   const occurredAtMs = Math.max(nowMs, state.updatedAtMs);
   return isDue(hold, occurredAtMs) ? endHold(hold, { type: "expired" }, occurredAtMs) : null;
 }
 
-/** What a final capture does to the hold once its payee has the money; null when it has ended meanwhile. */
+/**
+ * What a final capture does to the hold once its payee has the money; null when it has ended
+ * meanwhile.
+ */
 export function completionEvent(state: WalletState, hold: Hold, nowMs: number): WalletEvent | null {
   const occurredAtMs = Math.max(nowMs, state.updatedAtMs);
   return hold.status === "ACTIVE" ? endHold(hold, { type: "completed" }, occurredAtMs) : null;

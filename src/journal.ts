@@ -1,7 +1,8 @@
 /**
- * The journal port: durable events, wallets, transfers and outcomes of the shards that one writer owns. It hides PostgreSQL
- * (`postgres-journal.ts`) from the actors, and lets a simulator put its own in place. One `append` is one commit: all of it or
- * nothing, and only while the writer still holds the epoch of every shard it touches.
+ * The journal port: durable events, wallets, transfers and outcomes of the shards that one writer
+ * owns. It hides PostgreSQL (`postgres-journal.ts`) from the actors, and lets a simulator put its
+ * own in place. One `append` is one commit: all of it or nothing, and only while the writer still
+ * holds the epoch of every shard it touches.
  */
 import type { Hold } from "./hold.ts";
 import type { Rejection, WalletStatus } from "./rejection.ts";
@@ -84,7 +85,10 @@ export interface Writes {
   readonly events: NewEvent[];
   readonly wallets: ReadonlyMap<string, WalletWrite>;
   readonly rejections: NewRejection[];
-  /** Command ids to look for first: all that may have an outcome already. One left out must be new, or nothing is written. */
+  /**
+   * Command ids to look for first: all that may have an outcome already. One left out must be new,
+   * or nothing is written.
+   */
   readonly lookups: CommandKey[];
   /** Transfer ids whose verdict may be given already, in the same way. */
   readonly verdictLookups: string[];
@@ -94,7 +98,9 @@ export interface Writes {
   readonly settled: Transfer[];
   /** Holds that the commit places or changes, each as it is afterwards, by `holdKey`. */
   readonly holds: ReadonlyMap<string, { hold: Hold; isNew: boolean }>;
-  /** The epoch at which the writer holds each shard that the commit touches or merely speaks for. */
+  /**
+   * The epoch at which the writer holds each shard that the commit touches or merely speaks for.
+   */
   readonly fence: ReadonlyMap<number, number>;
   /** For who takes the time of commits; nothing of it is written. */
   readonly traced?: readonly TracedStep[] | null;
@@ -153,11 +159,14 @@ export type AppendResult =
     }
   /** Nothing was written: another writer has taken these shards. */
   | { readonly type: "fenced"; readonly shards: readonly number[] }
-  /** Nothing was written: the database refused for now (shutting down, disk full, deadlock); the same may work later. */
+  /**
+   * Nothing was written: the database refused for now (shutting down, disk full, deadlock); the
+   * same may work later.
+   */
   | { readonly type: "refused"; readonly reason: string }
   /**
-   * A wallet was not at its base version, or an id was not new after all: reload and decide again. `walletId`: whose next version is
-   * an event already.
+   * A wallet was not at its base version, or an id was not new after all: reload and decide again.
+   * `walletId`: whose next version is an event already.
    */
   | { readonly type: "stale"; readonly reason: string; readonly walletId?: string }
   /** The connection was lost: it may have been written. Claim the shards again, then look. */
@@ -165,9 +174,10 @@ export type AppendResult =
 
 export interface Journal {
   /**
-   * Takes the next epoch of those `shards` that `owner` holds in the shard table, after waiting for every append under way. Returns
-   * the epochs; a shard missing in the answer belongs to somebody else. When it returns, no append with an older epoch of these
-   * shards can commit any more, and every one that did is visible.
+   * Takes the next epoch of those `shards` that `owner` holds in the shard table, after waiting for
+   * every append under way. Returns the epochs; a shard missing in the answer belongs to somebody
+   * else. When it returns, no append with an older epoch of these shards can commit any more, and
+   * every one that did is visible.
    */
   claim(owner: string, shards: readonly number[]): Promise<Map<number, number>>;
 
@@ -178,8 +188,8 @@ export interface Journal {
   loadHolds(keys: readonly HoldKey[]): Promise<Hold[]>;
 
   /**
-   * Active holds of wallets in these shards that expire at `atMs` or before, in the order of their places, from behind one of them
-   * (null: from the first) and no more than `limit`.
+   * Active holds of wallets in these shards that expire at `atMs` or before, in the order of their
+   * places, from behind one of them (null: from the first) and no more than `limit`.
    */
   loadDueHolds(
     shards: readonly number[],
@@ -188,13 +198,19 @@ export interface Journal {
     behind: DueHold | null,
   ): Promise<DueHold[]>;
 
-  /** Wallets that creations with a proposed id and these command ids made, or were rejected for, by command id. */
+  /**
+   * Wallets that creations with a proposed id and these command ids made, or were rejected for, by
+   * command id.
+   */
   loadCreated(commandIds: readonly string[]): Promise<Map<string, string>>;
 
   /** All pending transfers whose payer lives in these shards. */
   loadPendingTransfers(shards: readonly number[]): Promise<Transfer[]>;
 
-  /** Commits. Never rejects for an outcome listed above; a rejection of the promise is a broken invariant. */
+  /**
+   * Commits. Never rejects for an outcome listed above; a rejection of the promise is a broken
+   * invariant.
+   */
   append(writes: Writes): Promise<AppendResult>;
 
   close(): Promise<void>;

@@ -1,7 +1,8 @@
 /**
- * The log: JSON lines on standard error by pino. It hides that nothing secret may get there: passwords in addresses are masked in
- * the finished line, wherever in it they are, and what libraries put beside an error of theirs (the arguments of a Redis
- * command, a client's password) is cut out.
+ * The log: JSON lines on standard error by pino. It hides that nothing secret may get there:
+ * passwords in addresses are masked in the finished line, wherever in it they are, and what
+ * libraries put beside an error of theirs (the arguments of a Redis command, a client's password)
+ * is cut out.
  */
 import { pino, type DestinationStream, type Logger } from "pino";
 import type { LogLevel } from "./config.ts";
@@ -10,7 +11,10 @@ import type { LogLevel } from "./config.ts";
 const CREDENTIALS = /\b([a-z][a-z0-9+.-]*:\/\/)(?:([^\s:/@"\\]*):)?[^\s/@"\\]+@/gi;
 const PASSWORD_PARAMETER = /([?&](?:ssl)?password=)[^&\s"\\]*/gi;
 
-/** Where libraries keep secrets in objects that reach the log: ioredis errors, pg clients, connection options. */
+/**
+ * Where libraries keep secrets in objects that reach the log: ioredis errors, pg clients,
+ * connection options.
+ */
 const SECRET_PATHS = [
   "err.command.args",
   "err.password",

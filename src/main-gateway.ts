@@ -1,6 +1,7 @@
 /**
- * A gateway, wired: the command desk, reads, feed, HTTP and the NATS service, on whatever bus there is. With a host in the same process
- * it shows that one's health, too. One of the three files that know actors and gateway (`main.ts`).
+ * A gateway, wired: the command desk, reads, feed, HTTP and the NATS service, on whatever bus there
+ * is. With a host in the same process it shows that one's health, too. One of the three files that
+ * know actors and gateway (`main.ts`).
  */
 import type { FastifyInstance } from "fastify";
 import { uuidv7 } from "uuidv7";

@@ -1,6 +1,7 @@
 /**
- * A host, wired: its lanes, the shards that it takes, the relay of its events, its reconciliation, and the server that tells its health.
- * One of the three files that know actors and gateway (`main.ts`).
+ * A host, wired: its lanes, the shards that it takes, the relay of its events, its reconciliation,
+ * and the server that tells its health. One of the three files that know actors and gateway
+ * (`main.ts`).
  */
 import type { FastifyInstance } from "fastify";
 import { randomUUID } from "node:crypto";
@@ -102,13 +103,17 @@ function buildReconciliationOf(
   });
 }
 
-/** Differences are for people: commands are served all the same, and going down would help nobody. */
+/**
+ * Differences are for people: commands are served all the same, and going down would help nobody.
+ */
 export function booksProbe(reconciliation: Reconciliation | null): HealthProbe[] {
   if (reconciliation === null) return [];
   return [{ name: "books", isNeededForCommands: false, probe: () => reconciliation.probe() }];
 }
 
-/** Where events go. The relay ends after the host, so that what is committed last is delivered too. */
+/**
+ * Where events go. The relay ends after the host, so that what is committed last is delivered too.
+ */
 function buildRelaying(parts: Parts): { relay: Relay; startRelaying: () => void } {
   const { config, databases, natsBus, log, closing } = parts;
   const store = buildPostgresWebhooks(databases.urls);
@@ -168,8 +173,9 @@ export function hostProbe(host: Host): HealthProbe {
 }
 
 /**
- * Each of several databases by itself. One that is away takes its own wallets along and no others, so the process goes on serving:
- * who looks at its health learns which one, and that the lanes of a host have noticed.
+ * Each of several databases by itself. One that is away takes its own wallets along and no others,
+ * so the process goes on serving: who looks at its health learns which one, and that the lanes of a
+ * host have noticed.
  */
 export function databaseProbes(
   databaseUrls: readonly string[],

@@ -1,7 +1,8 @@
 /**
- * The entry: reads the settings, makes the parts of the process's role, connects them, and takes them down in the order in which
- * nothing accepted is lost: no new requests, then answers for the old ones, then the lanes, the bus and the database. It only
- * wires, with `main-host.ts` and `main-gateway.ts`; these three are the only files that know both actors and gateway.
+ * The entry: reads the settings, makes the parts of the process's role, connects them, and takes
+ * them down in the order in which nothing accepted is lost: no new requests, then answers for the
+ * old ones, then the lanes, the bus and the database. It only wires, with `main-host.ts` and
+ * `main-gateway.ts`; these three are the only files that know both actors and gateway.
  */
 import closeWithGrace from "close-with-grace";
 import type { FastifyInstance } from "fastify";
@@ -24,7 +25,8 @@ import type { RunningHost } from "./main-host.ts";
 import { closeAll, type Closing, type Parts } from "./parts.ts";
 
 async function start(config: Config, log: Logger, closing: Closing): Promise<void> {
-  // Nearly all that there is to load: bad settings are told before that, and a host without a gateway loads none.
+  // Nearly all that there is to load: bad settings are told before that, and a host without a
+  // gateway loads none.
   const { buildHostServer, buildRunningHost } = await import("./main-host.ts");
   const version = versionOf(readFileSync(join(packageRoot, "package.json"), "utf8"));
   const { hostId, role } = config;
@@ -113,7 +115,9 @@ function versionOf(packageJson: string): string {
   return (JSON.parse(packageJson) as { version: string }).version;
 }
 
-/** At once, also while no server is there: it connects when it can, and health says so meanwhile. */
+/**
+ * At once, also while no server is there: it connects when it can, and health says so meanwhile.
+ */
 function openNatsBus({ natsUrls, hostId }: Config, log: Logger): NatsBus | null {
   if (natsUrls.length === 0) return null;
   return buildNatsBus({ url: natsUrls.join(","), name: `coffer-${hostId}`, log });

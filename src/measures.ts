@@ -1,7 +1,8 @@
 /**
- * What is measured on the hot path: counts per bucket in plain arrays, so that one observation is an addition and no hashing of
- * labels, and what a lane has measured since its last tick, as data that crosses threads. `metrics.ts` adds it up and shows it to
- * Prometheus. Traded for that: the shape of a histogram is here a second time.
+ * What is measured on the hot path: counts per bucket in plain arrays, so that one observation is
+ * an addition and no hashing of labels, and what a lane has measured since its last tick, as data
+ * that crosses threads. `metrics.ts` adds it up and shows it to Prometheus. Traded for that: the
+ * shape of a histogram is here a second time.
  */
 import type { AppendResult } from "./journal.ts";
 
@@ -10,10 +11,15 @@ export const SECONDS = [
   0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
 ] as const;
 
-/** Upper bounds of buckets for the size of a batch or a commit, up to `LIMITS.commitMessagesMax`. */
+/**
+ * Upper bounds of buckets for the size of a batch or a commit, up to `LIMITS.commitMessagesMax`.
+ */
 export const SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096] as const;
 
-/** A histogram in the making. `counts` has one more entry than there are bounds: what is above them all. */
+/**
+ * A histogram in the making. `counts` has one more entry than there are bounds: what is above them
+ * all.
+ */
 export interface Tally {
   readonly counts: number[];
   sum: number;
@@ -43,7 +49,10 @@ export function countOf({ counts }: Tally): number {
   return counts.reduce((sum, count) => sum + count, 0);
 }
 
-/** A commit that carried a command, or a step of a transfer, which is traced. Times are of `monotonicMs`. */
+/**
+ * A commit that carried a command, or a step of a transfer, which is traced. Times are of
+ * `monotonicMs`.
+ */
 export interface CommitTrace {
   /** Which step of its transfer; left out for a command's own commit. */
   readonly step?: "post" | "settle";
@@ -62,7 +71,10 @@ export interface CommitTrace {
 
 /** What a lane has measured since it was asked last. */
 export interface LaneMeasures {
-  /** From a command's arrival at the host to the start of the commit that has its outcome, in seconds. */
+  /**
+   * From a command's arrival at the host to the start of the commit that has its outcome, in
+   * seconds.
+   */
   readonly mailboxWait: Tally;
   /** Seconds of each commit, by its result. */
   readonly commits: { readonly [result in AppendResult["type"]]?: Tally };
@@ -76,7 +88,10 @@ export interface LaneMeasures {
   readonly traces: readonly CommitTrace[];
 }
 
-/** Milliseconds that never go back, the same for all threads of a process; from where they count does not matter. */
+/**
+ * Milliseconds that never go back, the same for all threads of a process; from where they count
+ * does not matter.
+ */
 export function monotonicMs(): number {
   const [seconds, nanoseconds] = process.hrtime();
   return seconds * 1e3 + nanoseconds / 1e6;

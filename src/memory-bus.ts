@@ -1,8 +1,10 @@
 /**
- * The bus inside one process: what the default role `all` and most tests use. A message is handed over by reference,
- * never serialised, so it costs a queue entry; the price is that no receiver may change it and that its size goes
- * unchecked. What one callback publishes is delivered together right after it, in the order of publication, so that no stage waits
- * for the rest of the event-loop turn; what handlers publish waits for the next turn, so chatter cannot starve sockets and timers.
+ * The bus inside one process: what the default role `all` and most tests use. A message is handed
+ * over by reference, never serialised, so it costs a queue entry; the price is that no receiver may
+ * change it and that its size goes unchecked. What one callback publishes is delivered together
+ * right after it, in the order of publication, so that no stage waits for the rest of the
+ * event-loop turn; what handlers publish waits for the next turn, so chatter cannot starve sockets
+ * and timers.
  */
 import type { Bus, BusHandler, BusState, Unsubscribe } from "./bus.ts";
 import { LIMITS } from "./limits.ts";
@@ -21,13 +23,17 @@ interface QueuedMessage {
 
 export interface MemoryBusOptions {
   /**
-   * Told what a handler threw; the other subscribers still get the message. Without it the error becomes an uncaught
-   * exception: every sender is our own code, so a throwing handler is a broken invariant.
+   * Told what a handler threw; the other subscribers still get the message. Without it the error
+   * becomes an uncaught exception: every sender is our own code, so a throwing handler is a broken
+   * invariant.
    */
   readonly onError?: (error: unknown, subject: string) => void;
 }
 
-/** Lists are replaced, never changed, so that a delivery under way can walk one while handlers subscribe. */
+/**
+ * Lists are replaced, never changed, so that a delivery under way can walk one while handlers
+ * subscribe.
+ */
 interface Directory {
   readonly exact: Map<string, readonly Subscription[]>;
   wildcard: readonly Subscription[];
@@ -109,7 +115,9 @@ function throwLater(error: unknown): void {
   });
 }
 
-/** Holds at most `LIMITS.busQueueMessagesMax` messages; past it `onUndelivered` is called at once. */
+/**
+ * Holds at most `LIMITS.busQueueMessagesMax` messages; past it `onUndelivered` is called at once.
+ */
 export function buildMemoryBus(options: MemoryBusOptions = {}): Bus {
   const onError = options.onError ?? throwLater;
   const directory: Directory = { exact: new Map(), wildcard: NOBODY };
@@ -127,7 +135,10 @@ export function buildMemoryBus(options: MemoryBusOptions = {}): Bus {
     isDelivering = false;
   }
 
-  /** What a handler publishes waits for the next turn of the event loop, all else only for the end of its callback. */
+  /**
+   * What a handler publishes waits for the next turn of the event loop, all else only for the end
+   * of its callback.
+   */
   function schedule(): void {
     if (isDelivering) setImmediate(deliverAll);
     else queueMicrotask(deliverAll);

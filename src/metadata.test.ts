@@ -1,4 +1,7 @@
-/** One spelling for equal objects, in the order of PostgreSQL's jsonb; and the merge patch of RFC 7396, by its own examples. */
+/**
+ * One spelling for equal objects, in the order of PostgreSQL's jsonb; and the merge patch of RFC
+ * 7396, by its own examples.
+ */
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 

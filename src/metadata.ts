@@ -1,8 +1,9 @@
 /**
- * Metadata: a JSON object that a caller hangs on a wallet or a command. It travels and is stored as text in one canonical
- * spelling, so that equal objects are equal texts, and a wallet reads the same whether its metadata comes from a command or back
- * from the database. It is changed by JSON Merge Patch (RFC 7396), whose null removes a key. What it traded: a key
- * cannot be set to null by a change. Pure.
+ * Metadata: a JSON object that a caller hangs on a wallet or a command. It travels and is stored as
+ * text in one canonical spelling, so that equal objects are equal texts, and a wallet reads the
+ * same whether its metadata comes from a command or back from the database. It is changed by JSON
+ * Merge Patch (RFC 7396), whose null removes a key. What it traded: a key cannot be set to null by
+ * a change. Pure.
  */
 import { LIMITS } from "./limits.ts";
 
@@ -11,8 +12,8 @@ export type Canonical =
   | { readonly ok: false; readonly problem: string };
 
 /**
- * The canonical text of an object, or why it cannot be stored. Keys are in the order of PostgreSQL's jsonb: shorter first, then by
- * bytes.
+ * The canonical text of an object, or why it cannot be stored. Keys are in the order of
+ * PostgreSQL's jsonb: shorter first, then by bytes.
  */
 export function canonicalMetadata(metadata: { readonly [key: string]: unknown }): Canonical {
   try {
@@ -27,8 +28,9 @@ export function canonicalMetadata(metadata: { readonly [key: string]: unknown })
 }
 
 /**
- * What a merge patch makes of metadata, as canonical text; both are JSON text of objects that `canonicalMetadata` took. The result is
- * no deeper than the deeper of them, but it may be longer than `LIMITS.metadataBytesMax`: who asks must look.
+ * What a merge patch makes of metadata, as canonical text; both are JSON text of objects that
+ * `canonicalMetadata` took. The result is no deeper than the deeper of them, but it may be longer
+ * than `LIMITS.metadataBytesMax`: who asks must look.
  */
 export function mergedMetadata(metadata: string, patch: string): string {
   return write(merge(JSON.parse(metadata), JSON.parse(patch)), 1);
@@ -55,7 +57,7 @@ export function metadataBytes(text: string): number {
 export const UNSTORABLE = /[\0\p{Surrogate}]/u;
 export const NOT_STORABLE = "must not contain NUL characters or halves of surrogate pairs";
 
-// --- The patch ------------------------------------------------------------------------------------------------------------
+// --- The patch -----------------------------------------------------------------------------------
 
 /** `MergePatch` of RFC 7396, section 2. */
 function merge(target: unknown, patch: unknown): unknown {
@@ -72,7 +74,7 @@ function isObject(value: unknown): value is { readonly [key: string]: unknown } 
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-// --- The spelling ---------------------------------------------------------------------------------------------------------
+// --- The spelling --------------------------------------------------------------------------------
 
 class Unwritable extends Error {}
 

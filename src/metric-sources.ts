@@ -1,6 +1,7 @@
 /**
- * Metrics that are read when Prometheus asks, from what exists anyhow: depths, clients, states, and what others count for themselves. Who
- * has them is named here by shape only, so that neither gateway nor actors are known; whoever wires them says where they are.
+ * Metrics that are read when Prometheus asks, from what exists anyhow: depths, clients, states, and
+ * what others count for themselves. Who has them is named here by shape only, so that neither
+ * gateway nor actors are known; whoever wires them says where they are.
  */
 import type { Registry } from "prom-client";
 import type { Bus } from "./bus.ts";
@@ -122,7 +123,7 @@ export function watchGateway(
   );
 }
 
-// --- Hosts --------------------------------------------------------------------------------------------------------------
+// --- Hosts ---------------------------------------------------------------------------------------
 
 type LaneStatus = HostStatus["lanes"][number];
 
@@ -205,7 +206,7 @@ export function watchHost(registry: Registry, { status, relay, verify }: HostSou
   );
 }
 
-// --- The bus --------------------------------------------------------------------------------------------------------------
+// --- The bus -------------------------------------------------------------------------------------
 
 export function watchBus(
   registry: Registry,

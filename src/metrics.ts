@@ -1,8 +1,9 @@
 /**
- * The metrics of one process, for `GET /metrics`: every name, what it means, and the small ports by which gateway and actors count. Names
- * and units follow Prometheus' conventions, all begin with `coffer_`, and docs/operations.md lists each with the question that it
- * answers; a test holds the page, the dashboard and a live answer together. What is on the way of every command is counted in plain
- * numbers; what exists anyhow is in `metric-sources.ts`.
+ * The metrics of one process, for `GET /metrics`: every name, what it means, and the small ports by
+ * which gateway and actors count. Names and units follow Prometheus' conventions, all begin with
+ * `coffer_`, and docs/operations.md lists each with the question that it answers; a test holds the
+ * page, the dashboard and a live answer together. What is on the way of every command is counted in
+ * plain numbers; what exists anyhow is in `metric-sources.ts`.
  */
 import { collectDefaultMetrics, Registry } from "prom-client";
 import type { Bus } from "./bus.ts";
@@ -43,7 +44,10 @@ export interface Metrics {
   text(): Promise<string>;
   readonly commands: CommandMeter;
   readonly host: HostMeter;
-  /** Counts the answers of one HTTP route, by method, or of one NATS endpoint; ask for it once and keep it. */
+  /**
+   * Counts the answers of one HTTP route, by method, or of one NATS endpoint; ask for it once and
+   * keep it.
+   */
   route(method: string, route: string): (status: number, elapsedMs: number) => void;
   endpoint(name: string): (status: number, elapsedMs: number) => void;
   /** An answer that is an error, by its code in `gateway/errors.ts`. */
@@ -57,7 +61,8 @@ export interface Metrics {
 export function buildMetrics(process: { role: Role; version: string }): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry, prefix: "coffer_" });
-  // Gauges by name of a counter, and no more than the sums of others: `promtool check metrics` takes offence.
+  // Gauges by name of a counter, and no more than the sums of others: `promtool check metrics`
+  // takes offence.
   for (const what of ["handles", "requests", "resources"]) {
     registry.removeSingleMetric(`coffer_nodejs_active_${what}_total`);
   }
@@ -79,7 +84,7 @@ export function buildMetrics(process: { role: Role; version: string }): Metrics 
   };
 }
 
-// --- Answers --------------------------------------------------------------------------------------------------------------
+// --- Answers -------------------------------------------------------------------------------------
 
 /** Below this a status is one of HTTP's. */
 const STATUS_MAX = 600;
@@ -124,9 +129,12 @@ function byStatus(histogram: (labels: Labels) => Tally, labels: Labels) {
   };
 }
 
-// --- Commands -------------------------------------------------------------------------------------------------------------
+// --- Commands ------------------------------------------------------------------------------------
 
-/** What became of a command, for an operator: a repeat that got its first answer again is no new work. */
+/**
+ * What became of a command, for an operator: a repeat that got its first answer again is no new
+ * work.
+ */
 function outcomeOf(outcome: Outcome): string {
   switch (outcome.type) {
     case "done":
@@ -195,7 +203,7 @@ function buildCommandMeter(registry: Registry): CommandMeter {
   };
 }
 
-// --- Hosts ----------------------------------------------------------------------------------------------------------------
+// --- Hosts ---------------------------------------------------------------------------------------
 
 function buildHostMeter(
   registry: Registry,

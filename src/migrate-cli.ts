@@ -1,7 +1,8 @@
 /**
- * `node dist/src/migrate-cli.js status | up | down [n]`: migrations by hand, on each database that DATABASE_URL lists. Without
- * it, on the embedded PostgreSQL under DATA_DIR, which is started for the duration. A running Coffer holds that folder: `status`
- * asks the server that is there, the others refuse. `down` takes back one migration unless told how many.
+ * `node dist/src/migrate-cli.js status | up | down [n]`: migrations by hand, on each database that
+ * DATABASE_URL lists. Without it, on the embedded PostgreSQL under DATA_DIR, which is started for
+ * the duration. A running Coffer holds that folder: `status` asks the server that is there, the
+ * others refuse. `down` takes back one migration unless told how many.
  */
 import { maskPasswords, readConfig } from "./config.ts";
 import { startEmbeddedPostgres, useEmbeddedPostgres } from "./embedded-postgres.ts";
@@ -47,7 +48,9 @@ async function main(args: string[]): Promise<number> {
   return 0;
 }
 
-/** One that fails does not keep the others from their turn: all should end up with the same schema. */
+/**
+ * One that fails does not keep the others from their turn: all should end up with the same schema.
+ */
 async function runOnEach(command: Command, databaseUrls: readonly string[]): Promise<number> {
   let exitCode = 0;
   for (const url of databaseUrls) {

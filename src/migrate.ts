@@ -1,8 +1,9 @@
 /**
- * Brings a database to the schema this version needs: numbered SQL files under `src/migrations`, run by node-pg-migrate. A
- * run holds the library's advisory lock and waits for another one's, so processes that start together all succeed, and all
- * pending files are one SQL transaction: a failed run leaves the database as it was. Order is checked, because a file slipped
- * in before one that has run would make two databases of the same version differ.
+ * Brings a database to the schema this version needs: numbered SQL files under `src/migrations`,
+ * run by node-pg-migrate. A run holds the library's advisory lock and waits for another one's, so
+ * processes that start together all succeed, and all pending files are one SQL transaction: a
+ * failed run leaves the database as it was. Order is checked, because a file slipped in before one
+ * that has run would make two databases of the same version differ.
  */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -32,7 +33,8 @@ export async function migrateUp(
   databaseUrl: string,
   options: MigrateOptions = {},
 ): Promise<string[]> {
-  // All files and no others, in their order: there is nothing to run or to refuse, and nothing to wait for.
+  // All files and no others, in their order: there is nothing to run or to refuse, and nothing to
+  // wait for.
   const states = await migrationStatus(databaseUrl, options);
   if (states.every(({ appliedAt, known }) => appliedAt !== undefined && known)) return [];
   return await migrate(databaseUrl, "up", undefined, options);

@@ -1,9 +1,11 @@
 /**
- * The bus over NATS: one connection per process, JSON payloads, callbacks straight from the parser. It adds what the
- * `nats` library leaves open. The library drops what is published while it is disconnected and buffers without bound
- * towards a slow server; here both are refused at once, the second by a window of unconfirmed bytes (see `Window`).
- * "Nobody is subscribed" comes from the server: a message with a reply subject and no receiver is answered by a 503 there,
- * which costs nothing while all is well. Where a message went that was under way when the connection broke, nobody knows.
+ * The bus over NATS: one connection per process, JSON payloads, callbacks straight from the parser.
+ * It adds what the `nats` library leaves open. The library drops what is published while it is
+ * disconnected and buffers without bound towards a slow server; here both are refused at once, the
+ * second by a window of unconfirmed bytes (see `Window`). "Nobody is subscribed" comes from the
+ * server: a message with a reply subject and no receiver is answered by a 503 there, which costs
+ * nothing while all is well. Where a message went that was under way when the connection broke,
+ * nobody knows.
  */
 import { setTimeout as delay } from "node:timers/promises";
 
@@ -15,7 +17,10 @@ import type { Bus, BusHandler, BusState, Unsubscribe } from "./bus.ts";
 import { LIMITS } from "./limits.ts";
 
 export interface NatsBusOptions {
-  /** One or several servers of one cluster, comma-separated: `nats://user:password@host:4222`, `tls://token@host`. */
+  /**
+   * One or several servers of one cluster, comma-separated: `nats://user:password@host:4222`,
+   * `tls://token@host`.
+   */
   readonly url: string;
   /** Shown by the server for this connection. */
   readonly name: string;
@@ -35,8 +40,9 @@ export interface NatsBusStats {
 
 export interface NatsBus extends Bus {
   /**
-   * The process's connection, for the services API and JetStream. Resolves at the first connect, stays the same through
-   * reconnects, closes with the bus's `drain`. Rejects when the bus is drained before it ever connected.
+   * The process's connection, for the services API and JetStream. Resolves at the first connect,
+   * stays the same through reconnects, closes with the bus's `drain`. Rejects when the bus is
+   * drained before it ever connected.
    */
   readonly connection: Promise<NatsConnection>;
   stats(): NatsBusStats;
@@ -53,9 +59,10 @@ interface BusSubscription {
 }
 
 /**
- * What was published and not yet confirmed. Every `LIMITS.busConfirmMs` a round trip follows the messages; the server
- * answers in order, so at its PONG everything before it has been read and every 503 for it has arrived. The window bounds
- * both the library's send buffers and the callbacks that wait for a 503, and lets go of them soon.
+ * What was published and not yet confirmed. Every `LIMITS.busConfirmMs` a round trip follows the
+ * messages; the server answers in order, so at its PONG everything before it has been read and
+ * every 503 for it has arrived. The window bounds both the library's send buffers and the callbacks
+ * that wait for a 503, and lets go of them soon.
  */
 interface Window {
   bytes: number;
@@ -85,7 +92,10 @@ const PUBLISH_OVERHEAD_BYTES = 64;
 const HEARTBEATS_UNANSWERED_MAX = 2;
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
-/** What the library needs to know of the URL; it does not read credentials or `tls:` from it by itself. */
+/**
+ * What the library needs to know of the URL; it does not read credentials or `tls:` from it by
+ * itself.
+ */
 export function connectionOptions(url: string): ServerOptions {
   const options: ServerOptions = { servers: [] };
   for (const text of url.split(",")) {
@@ -117,7 +127,10 @@ function assertSubject(subject: string): void {
   if (!/^[^\s]+$/.test(subject)) throw new Error(`not a subject: ${JSON.stringify(subject)}`);
 }
 
-/** Runs a callback of the bus's user, whose error must not reach the parser: it would end the reading of the connection. */
+/**
+ * Runs a callback of the bus's user, whose error must not reach the parser: it would end the
+ * reading of the connection.
+ */
 function guarded(wire: Wire, subject: string, callback: () => void): void {
   try {
     callback();
@@ -162,7 +175,8 @@ function publish(
     wire.counts.published++;
     window.bytes += payload.length + subject.length + PUBLISH_OVERHEAD_BYTES;
   } catch (error) {
-    // Too large for us or for this server, not JSON, or the connection closed under us: it did not leave.
+    // Too large for us or for this server, not JSON, or the connection closed under us: it did not
+    // leave.
     if (wire.mayLog("publish")) wire.log.error({ err: error, subject }, "message not published");
     return refuse(wire, subject, onUndelivered);
   }
@@ -201,7 +215,10 @@ function resetWindow(window: Window): void {
   window.waiting.clear();
 }
 
-/** The server's answer to a message that nobody received. Nothing else belongs here: handlers of the bus do not reply. */
+/**
+ * The server's answer to a message that nobody received. Nothing else belongs here: handlers of the
+ * bus do not reply.
+ */
 function takeNoResponders(wire: Wire, message: Msg): void {
   if (message.data.length > 0 || message.headers?.code !== 503) return;
   const number = Number(message.subject.slice(wire.inbox.length + 1));
@@ -250,7 +267,8 @@ function subscribe(wire: Wire, subject: string, handler: BusHandler<unknown>): U
   };
   if (wire.state === "closed") return () => undefined;
   wire.subscriptions.add(subscription);
-  // Before the first connect it only waits; later the library itself subscribes again at every reconnect.
+  // Before the first connect it only waits; later the library itself subscribes again at every
+  // reconnect.
   if (wire.nats?.isClosed() === false) subscribeInNats(wire, wire.nats, subscription);
   return () => {
     // The library hands over nothing more from here on, not even what it has read already.
@@ -259,7 +277,10 @@ function subscribe(wire: Wire, subject: string, handler: BusHandler<unknown>): U
   };
 }
 
-/** Follows the connection for its whole life. Only changes of state count: the library may repeat a status. */
+/**
+ * Follows the connection for its whole life. Only changes of state count: the library may repeat a
+ * status.
+ */
 async function followStatus(wire: Wire, nats: NatsConnection): Promise<void> {
   for await (const status of nats.status()) {
     if (wire.state === "closed") return;
@@ -286,8 +307,9 @@ async function dial(wire: Wire, signal: AbortSignal): Promise<NatsConnection> {
   for (;;) {
     signal.throwIfAborted();
     try {
-      // Not `waitOnFirstConnect`: it cannot be cancelled and never says why it fails. Without it the library forgets a
-      // server that was down just now, but the others of its cluster name it again.
+      // Not `waitOnFirstConnect`: it cannot be cancelled and never says why it fails. Without it
+      // the library forgets a server that was down just now, but the others of its cluster name it
+      // again.
       return await connect({
         ...wire.connectionOptions,
         servers: [...servers],
@@ -342,7 +364,8 @@ async function drain(wire: Wire, abort: AbortController): Promise<void> {
   abort.abort(new Error("the bus was drained before it connected"));
   const { nats } = wire;
   if (nats !== undefined) {
-    // The library's drain never ends while the server is away or hangs; its close does not wait for the server.
+    // The library's drain never ends while the server is away or hangs; its close does not wait for
+    // the server.
     if (wasConnected) await within(LIMITS.busDrainMs, nats.drain()).catch(() => undefined);
     await nats.close();
   }
@@ -374,8 +397,8 @@ async function ping(wire: Wire, timeoutMs: number): Promise<number> {
 }
 
 /**
- * Returns at once; the bus is `reconnecting` until the first connect and takes subscriptions meanwhile. Throws when the
- * URL is not one.
+ * Returns at once; the bus is `reconnecting` until the first connect and takes subscriptions
+ * meanwhile. Throws when the URL is not one.
  */
 export function buildNatsBus(options: NatsBusOptions): NatsBus {
   const wire: Wire = {
@@ -424,7 +447,10 @@ export function buildNatsBus(options: NatsBusOptions): NatsBus {
   };
 }
 
-/** Like `buildNatsBus`, but waits for the first connect, for ever; rejects when `signal` ends the wait. */
+/**
+ * Like `buildNatsBus`, but waits for the first connect, for ever; rejects when `signal` ends the
+ * wait.
+ */
 export async function connectNatsBus(
   options: NatsBusOptions & { readonly signal?: AbortSignal },
 ): Promise<NatsBus> {

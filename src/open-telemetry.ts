@@ -1,7 +1,8 @@
 /**
- * Traces by OpenTelemetry's SDK, exported as OTLP over HTTP. It hides the SDK: no global context, no patching of other libraries,
- * since parents are passed by hand and only for what is sampled. Where to, how much and under which name is read by the SDK
- * from its standard variables. Spans of a lane are made here afterwards, from the times that the lane gives back: a thread of its own
+ * Traces by OpenTelemetry's SDK, exported as OTLP over HTTP. It hides the SDK: no global context,
+ * no patching of other libraries, since parents are passed by hand and only for what is sampled.
+ * Where to, how much and under which name is read by the SDK from its standard variables. Spans of
+ * a lane are made here afterwards, from the times that the lane gives back: a thread of its own
  * needs no second SDK for that.
  */
 import {
@@ -23,7 +24,10 @@ import { LIMITS } from "./limits.ts";
 import { monotonicMs, type CommitTrace } from "./measures.ts";
 import type { OpenSpan, TracedProcess, Tracing } from "./tracing.ts";
 
-/** W3C Trace Context: version, trace id, parent id, flags. A later version may have more behind them. */
+/**
+ * W3C Trace Context: version, trace id, parent id, flags. A later version may have more behind
+ * them.
+ */
 const TRACEPARENT = /^([\da-f]{2})-([\da-f]{32})-([\da-f]{16})-([\da-f]{2})(-|$)/;
 
 /** Null for what is no trace context: then whoever asks begins a trace of its own. */
@@ -74,7 +78,10 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
     return span.isRecording() ? openSpan(span) : null;
   };
 
-  /** Of one commit: a span of its own in the first command's trace, and one for each command, which links to it. */
+  /**
+   * Of one commit: a span of its own in the first command's trace, and one for each command, which
+   * links to it.
+   */
   function tellCommit(lane: string, traces: readonly CommitTrace[], toWallMs: number): void {
     const parents = traces.map(({ traceparent }) => spanContextOf(traceparent));
     const { startedAtMs, endedAtMs, events } = traces[0]!;

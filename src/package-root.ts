@@ -1,6 +1,7 @@
 /**
- * Where the package lies. The same file runs from `src/` under the tests and from `dist/src/` after a build, so files that
- * are not compiled (migrations, package.json) are found from the folder whose package.json says `coffer`.
+ * Where the package lies. The same file runs from `src/` under the tests and from `dist/src/` after
+ * a build, so files that are not compiled (migrations, package.json) are found from the folder
+ * whose package.json says `coffer`.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";

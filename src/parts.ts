@@ -1,6 +1,7 @@
 /**
- * What every part of a process is made from, and how all of them end: each puts its end into `closing` when it begins, and they end in
- * the opposite order, so that nothing is closed under a part that still needs it.
+ * What every part of a process is made from, and how all of them end: each puts its end into
+ * `closing` when it begins, and they end in the opposite order, so that nothing is closed under a
+ * part that still needs it.
  */
 import type { Logger } from "pino";
 import type { Bus } from "./bus.ts";

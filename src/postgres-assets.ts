@@ -1,9 +1,11 @@
 /**
- * All assets: ISO 4217 from the library's table (`assets.ts`), and own ones in the databases. An own asset lives in the database of
- * its code's shard, so one that is away takes its own assets along and no others. They are written past the actors: no money is in
- * them, they never change, and the primary key decides a race. A later table may define a code that somebody has added here before: then
- * the own definition stays, since the money of its wallets is counted in it. What was seen once is kept (`asset-cache.ts`), so that a command
- * waits for a database only when it names an asset for the first time.
+ * All assets: ISO 4217 from the library's table (`assets.ts`), and own ones in the databases. An
+ * own asset lives in the database of its code's shard, so one that is away takes its own assets
+ * along and no others. They are written past the actors: no money is in them, they never change,
+ * and the primary key decides a race. A later table may define a code that somebody has added here
+ * before: then the own definition stays, since the money of its wallets is counted in it. What was
+ * seen once is kept (`asset-cache.ts`), so that a command waits for a database only when it names
+ * an asset for the first time.
  */
 import pg from "pg";
 import type { BaseLogger } from "pino";
@@ -32,13 +34,17 @@ export type AssetCreation =
   | { readonly type: "unknown" };
 
 export interface Assets {
-  /** At once for ISO 4217 and what was seen here before. The promise rejects with `ReadUnavailable` when nobody can say. */
+  /**
+   * At once for ISO 4217 and what was seen here before. The promise rejects with `ReadUnavailable`
+   * when nobody can say.
+   */
   assetOf(code: string): ListedAsset | Promise<ListedAsset | null>;
   /** Every asset, in the order of their codes. @throws ReadUnavailable when a database is away. */
   allAssets(): Promise<ListedAsset[]>;
   /**
-   * Finds the own assets that the table defines too by now, says so in the log, and keeps to them. Resolves after the first look; what
-   * a database that is away has is looked for again until it is known.
+   * Finds the own assets that the table defines too by now, says so in the log, and keeps to them.
+   * Resolves after the first look; what a database that is away has is looked for again until it is
+   * known.
    */
   review(): Promise<void>;
   /** @throws ReadUnavailable when its database is away; nothing was added. */
@@ -231,8 +237,9 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
 }
 
 /**
- * Whether a statement that was sent may have been committed all the same: an error response proves that it was not, except class
- * 57P, which ends the connection; no response proves nothing (PostgreSQL manual, appendix A). `ReadUnavailable`: it was never sent.
+ * Whether a statement that was sent may have been committed all the same: an error response proves
+ * that it was not, except class 57P, which ends the connection; no response proves nothing
+ * (PostgreSQL manual, appendix A). `ReadUnavailable`: it was never sent.
  */
 function mayHaveHappened(error: unknown): boolean {
   if (error instanceof ReadUnavailable) return false;

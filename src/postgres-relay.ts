@@ -1,9 +1,11 @@
 /**
- * What the relay asks of one database: the events of shards behind a position, in order, and how far each sink has come. It hides the
- * SQL. Reading by position is exact: a shard's one writer numbers its events 1, 2, 3 in the order of their commits, so what is behind
- * a position and not there yet has not committed. Cursors are saved without waiting for the disk: one that a crash takes back makes
- * the relay repeat, never lose. Only making one waits: a save moves none that is not there, and a shard whose cursor was taken back as a whole
- * would be repeated from its first event.
+ * What the relay asks of one database: the events of shards behind a position, in order, and how
+ * far each sink has come. It hides the SQL. Reading by position is exact: a shard's one writer
+ * numbers its events 1, 2, 3 in the order of their commits, so what is behind a position and not
+ * there yet has not committed. Cursors are saved without waiting for the disk: one that a crash
+ * takes back makes the relay repeat, never lose. Only making one waits: a save moves none that is
+ * not there, and a shard whose cursor was taken back as a whole would be repeated from its first
+ * event.
  */
 import pg from "pg";
 import { LIMITS } from "./limits.ts";
@@ -37,13 +39,18 @@ export interface Cursor extends ShardPosition {
 }
 
 export interface RelayStore {
-  /** The sink's cursors that there are. With `begin`, those that miss are made first, at position 0. */
+  /**
+   * The sink's cursors that there are. With `begin`, those that miss are made first, at position 0.
+   */
   cursors(sink: string, shards: readonly number[], begin: boolean): Promise<Cursor[]>;
   /** Up to `rowsPerShard` events behind each position, by shard and then by position. */
   read(behind: readonly ShardPosition[], rowsPerShard: number): Promise<RelayEvent[]>;
   /** The last position of each shard that has events. */
   lastPositions(shards: readonly number[]): Promise<ShardPosition[]>;
-  /** When the oldest of the events behind these positions occurred, milliseconds since 1970; null when there are none. */
+  /**
+   * When the oldest of the events behind these positions occurred, milliseconds since 1970; null
+   * when there are none.
+   */
   oldestBehind(behind: readonly ShardPosition[]): Promise<number | null>;
   /** Moves cursors that exist, and only forward. */
   save(sink: string, cursors: readonly Cursor[]): Promise<void>;

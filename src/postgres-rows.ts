@@ -1,10 +1,14 @@
 /**
- * How rows become the core's types: the columns to select, named as the types name them. Times become milliseconds since 1970, and
- * big integers numbers, on connections that are given `NUMBERS`.
+ * How rows become the core's types: the columns to select, named as the types name them. Times
+ * become milliseconds since 1970, and big integers numbers, on connections that are given
+ * `NUMBERS`.
  */
 import pg from "pg";
 
-/** bigint columns as numbers: every one of the schema is a version, an epoch or an amount, far inside the safe integers. */
+/**
+ * bigint columns as numbers: every one of the schema is a version, an epoch or an amount, far
+ * inside the safe integers.
+ */
 export const NUMBERS: pg.CustomTypesConfig = {
   getTypeParser: ((oid: number, format?: "text" | "binary") =>
     oid === pg.types.builtins.INT8
@@ -30,8 +34,8 @@ function walletColumns(changing: "w" | "e", metadata: string, updatedAt: string)
 export const WALLET_COLUMNS = walletColumns("w", "w.metadata", "w.updated_at");
 
 /**
- * The metadata as of an event `e`: that of the latest change up to it, or else of the creation. The first look is one into the index
- * `events_metadata`, which has nothing but such changes.
+ * The metadata as of an event `e`: that of the latest change up to it, or else of the creation. The
+ * first look is one into the index `events_metadata`, which has nothing but such changes.
  */
 const METADATA_AT = `
   SELECT coalesce(
@@ -40,7 +44,10 @@ const METADATA_AT = `
      ORDER BY m.version DESC LIMIT 1),
     (SELECT c.data -> 'walletMetadata' FROM events c WHERE c.wallet_id = e.wallet_id AND c.version = 0))`;
 
-/** The same as of an event `e`: what events change comes from them, what they never change from the row. */
+/**
+ * The same as of an event `e`: what events change comes from them, what they never change from the
+ * row.
+ */
 export const WALLET_AT_COLUMNS = walletColumns("e", METADATA_AT, "e.occurred_at");
 
 /** A `StoredEvent`, from `events e`. An id that is null repeats the command id. */

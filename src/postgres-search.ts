@@ -1,6 +1,6 @@
 /**
- * The search over wallets, on PostgreSQL. Pages come in the order of ids, whatever is searched for, and no question may look at more
- * than a bounded number of rows. There are three ways to a page:
+ * The search over wallets, on PostgreSQL. Pages come in the order of ids, whatever is searched for,
+ * and no question may look at more than a bounded number of rows. There are three ways to a page:
  *
  * - The walk: wallets in the order of their ids, along the index of an owner, a status or a currency if one is asked for, and each one
  *   is tested. What many wallets have is soon met so, and dear to read from the indexes of metadata and words, which know no order.
@@ -8,7 +8,8 @@
  * - They bring more: what they have among the next wallets of the walk. Pages of this way and of the walk may be short, or empty, and go
  *   on. Their end is fixed before they begin, so that wallets which arrive meanwhile neither repeat nor hide others.
  *
- * The planner's statistics decide between them: an estimate that is wrong costs time, or a short page, and never a wallet.
+ * The planner's statistics decide between them: an estimate that is wrong costs time, or a short
+ * page, and never a wallet.
  */
 import { boundMinor, DECIMAL_PLACES_MAX } from "./amount.ts";
 import { LIMITS } from "./limits.ts";
@@ -23,13 +24,21 @@ export interface SearchQuery {
 
 export type AskRows = <Row extends object>(query: SearchQuery) => Promise<Row[]>;
 
-/** A condition on `wallets w`; what it compares with becomes parameters of the query that it is put into. */
+/**
+ * A condition on `wallets w`; what it compares with becomes parameters of the query that it is put
+ * into.
+ */
 type Condition = (parameter: (value: unknown) => string) => string;
 
 interface Conditions {
-  /** Owner, status, currency: each has an index in the order of ids. The first one has the fewest wallets, as a rule. */
+  /**
+   * Owner, status, currency: each has an index in the order of ids. The first one has the fewest
+   * wallets, as a rule.
+   */
   readonly equal: readonly Condition[];
-  /** On metadata and words, as their indexes answer them. All of them hold for a wallet that fits. */
+  /**
+   * On metadata and words, as their indexes answer them. All of them hold for a wallet that fits.
+   */
   readonly searched: readonly Condition[];
   /** The same, exactly, as they are tested wallet by wallet. */
   readonly tested: readonly Condition[];
@@ -37,7 +46,10 @@ interface Conditions {
   readonly hasWords: boolean;
 }
 
-/** At most `limit` wallets that fit, behind `afterWalletId`; `limit` stays under `LIMITS.queryRowsMax`. */
+/**
+ * At most `limit` wallets that fit, behind `afterWalletId`; `limit` stays under
+ * `LIMITS.queryRowsMax`.
+ */
 export async function searchWallets(
   ask: AskRows,
   filter: WalletFilter,
@@ -124,7 +136,10 @@ function allOf(conditions: readonly Condition[], parameter: Parameter): string {
   return conditions.map((condition) => condition(parameter)).join(" AND ");
 }
 
-/** The words of the text, to be looked for one by one; empty when it has none. What is behind the first few stays together. */
+/**
+ * The words of the text, to be looked for one by one; empty when it has none. What is behind the
+ * first few stays together.
+ */
 function partsOf(text: string): string[] {
   // As `words_of` does: ASCII letters and digits, and all beyond ASCII, are parts of words.
   const words = text.split(/[^A-Za-z0-9\u0080-\u{10ffff}]+/u).filter((word) => word !== "");
@@ -149,7 +164,10 @@ interface EstimatedPlan {
   readonly Plans?: readonly EstimatedPlan[];
 }
 
-/** How many wallets fit each of the lists of conditions, by the planner's statistics; nothing else is read for it. */
+/**
+ * How many wallets fit each of the lists of conditions, by the planner's statistics; nothing else
+ * is read for it.
+ */
 async function estimate(
   ask: AskRows,
   lists: ReadonlyArray<readonly Condition[]>,
@@ -164,9 +182,10 @@ async function estimate(
 }
 
 /**
- * The conditions to ask the indexes, or null to walk: when a walk meets enough wallets that fit, or passes few altogether. A condition that
- * many wallets meet is left to the test of what the others bring, unless there is no other. The statistics know of metadata's values what
- * a hundred wallets tell, so one of these must not do.
+ * The conditions to ask the indexes, or null to walk: when a walk meets enough wallets that fit, or
+ * passes few altogether. A condition that many wallets meet is left to the test of what the others
+ * bring, unless there is no other. The statistics know of metadata's values what a hundred wallets
+ * tell, so one of these must not do.
  */
 async function chooseIndexed(
   ask: AskRows,
@@ -189,7 +208,8 @@ async function pageOfFew(
   after: string,
 ): Promise<Page<WalletState, string> | null> {
   const max = LIMITS.queryCandidatesMax;
-  // Not ordered in there: the planner would rather walk all wallets in that order, hoping to meet enough that fit.
+  // Not ordered in there: the planner would rather walk all wallets in that order, hoping to meet
+  // enough that fit.
   const rows = await ask<{ candidates: number } & WalletState>(
     query(
       (parameter) => `
@@ -216,7 +236,10 @@ async function pageOfFew(
   return upTo(found, limit, ({ walletId }) => walletId, null);
 }
 
-/** The last of the `rowsMax` wallets that a page behind `after` may look at; null when there are fewer. */
+/**
+ * The last of the `rowsMax` wallets that a page behind `after` may look at; null when there are
+ * fewer.
+ */
 async function boundOf(
   ask: AskRows,
   equal: readonly Condition[],
@@ -269,7 +292,8 @@ async function pageByWalk(
 ): Promise<Page<WalletState, string>> {
   const range = [behind(after, last), ...equal.slice(0, 1)];
   const tests = [...equal.slice(1), ...others, ...tested];
-  // OFFSET 0 keeps the tests out of there: the planner would look for them in the indexes that have no order.
+  // OFFSET 0 keeps the tests out of there: the planner would look for them in the indexes that have
+  // no order.
   const rows = await ask<WalletState>(
     query(
       (parameter) => `
@@ -281,7 +305,9 @@ async function pageByWalk(
   return upTo(rows, limit, ({ walletId }) => walletId, last);
 }
 
-/** A page of at most `limit` of the rows; `seen` is how far the looking went, null when to the end. */
+/**
+ * A page of at most `limit` of the rows; `seen` is how far the looking went, null when to the end.
+ */
 export function upTo<Row, Key>(
   rows: readonly Row[],
   limit: number,

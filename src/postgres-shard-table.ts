@@ -1,7 +1,8 @@
 /**
- * The shard table on PostgreSQL: the row of a shard is in the database that holds the shard's wallets, so that the journal's fence
- * and the owner it fences are in one place. It hides how many databases there are. Each is asked by itself and with short bounds, so
- * that one which is away costs its own shards and no more than a few looks at the table.
+ * The shard table on PostgreSQL: the row of a shard is in the database that holds the shard's
+ * wallets, so that the journal's fence and the owner it fences are in one place. It hides how many
+ * databases there are. Each is asked by itself and with short bounds, so that one which is away
+ * costs its own shards and no more than a few looks at the table.
  */
 import pg from "pg";
 import { LIMITS } from "./limits.ts";
@@ -12,7 +13,10 @@ export interface PostgresShardTable extends ShardTable {
   ping(database: number): Promise<number>;
 }
 
-/** @param databaseUrls in the deployment's order: shard `s` is in the one at `s % databaseUrls.length` */
+/**
+ * @param databaseUrls in the deployment's order: shard `s` is in the one at `s %
+ * databaseUrls.length`
+ */
 export function buildPostgresShardTable(databaseUrls: readonly string[]): PostgresShardTable {
   const pools = databaseUrls.map(buildPool);
 

@@ -1,6 +1,7 @@
 /**
- * Wallets as they were, read together: what one turn of the event loop asks for becomes one query. A batch that is repeated asks for
- * thousands at once, and one query each would fill the pool that all readers share. A failure fails those that were asked together.
+ * Wallets as they were, read together: what one turn of the event loop asks for becomes one query.
+ * A batch that is repeated asks for thousands at once, and one query each would fill the pool that
+ * all readers share. A failure fails those that were asked together.
  */
 import type pg from "pg";
 

@@ -1,7 +1,8 @@
 /**
- * The webhooks of a deployment. Their definitions are in the first database; where each stands is in every one, shard by shard, as the
- * relay's cursors of one _run_ of it. A replay is a new run under a new name: its cursors are written everywhere before the definition
- * names it, so a host sees it complete or not at all, and what a host still saves for the run before changes nothing.
+ * The webhooks of a deployment. Their definitions are in the first database; where each stands is
+ * in every one, shard by shard, as the relay's cursors of one _run_ of it. A replay is a new run
+ * under a new name: its cursors are written everywhere before the definition names it, so a host
+ * sees it complete or not at all, and what a host still saves for the run before changes nothing.
  */
 import { randomUUID } from "node:crypto";
 import pg from "pg";
@@ -32,7 +33,10 @@ export interface NewWebhook extends Pick<
   readonly fingerprint: string | null;
 }
 
-/** Where a run begins: with what is committed from now on, with the events since a time, or where the run before stands. */
+/**
+ * Where a run begins: with what is committed from now on, with the events since a time, or where
+ * the run before stands.
+ */
 export type Beginning =
   | { readonly type: "now" }
   | { readonly type: "time"; readonly atMs: number }
@@ -53,7 +57,10 @@ export interface WebhookTrouble {
   readonly reason: string;
 }
 
-/** Every question rejects when a database that it needs does not answer; then nothing has changed that anybody sees. */
+/**
+ * Every question rejects when a database that it needs does not answer; then nothing has changed
+ * that anybody sees.
+ */
 export interface WebhookStore {
   list(): Promise<Webhook[]>;
   get(webhookId: string): Promise<Webhook | null>;
@@ -170,7 +177,8 @@ export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookS
         if (before === null) return null;
         const run = randomUUID();
         await begin(sinkOf({ webhookId, run }), beginning, sinkOf(before));
-        // Whoever ends a run takes its cursors away: what was copied from one that has ended may be none.
+        // Whoever ends a run takes its cursors away: what was copied from one that has ended may be
+        // none.
         const { rows } = await first.query<Webhook>(RUN, [webhookId, run, before.run]);
         const [webhook] = rows;
         await forget(`${sinkOf(webhook === undefined ? { webhookId, run } : before)}%`);

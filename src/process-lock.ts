@@ -1,8 +1,9 @@
 /**
- * Who is at work on a data folder: the Coffer that holds its lock, and the PostgreSQL processes that an earlier one left. A
- * process number alone proves nothing, since the system gives it to a stranger sooner or later; so a process is told by its
- * number and start time, or by what it works on. Linux answers from /proc, other systems through `ps`. No lock of the
- * kernel's is used, because Node has none; a file whose owner is dead is taken over instead.
+ * Who is at work on a data folder: the Coffer that holds its lock, and the PostgreSQL processes
+ * that an earlier one left. A process number alone proves nothing, since the system gives it to a
+ * stranger sooner or later; so a process is told by its number and start time, or by what it works
+ * on. Linux answers from /proc, other systems through `ps`. No lock of the kernel's is used,
+ * because Node has none; a file whose owner is dead is taken over instead.
  */
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -10,15 +11,17 @@ import * as fs from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LIMITS } from "./limits.ts";
 
-// --- The lock -----------------------------------------------------------------------------------------------------------
+// --- The lock ------------------------------------------------------------------------------------
 
-/** `heldBy` is the process id of the living owner. `release` removes the file if it is still ours. */
+/**
+ * `heldBy` is the process id of the living owner. `release` removes the file if it is still ours.
+ */
 export type LockAttempt = { release: () => void } | { heldBy: number };
 
 /**
- * The file holds our process id and start time; the time tells a living owner from a stranger that got the same number.
- * It appears complete or not at all (a link), and a stale one is renamed away first and looked at again, since another
- * process may have taken the lock in between.
+ * The file holds our process id and start time; the time tells a living owner from a stranger that
+ * got the same number. It appears complete or not at all (a link), and a stale one is renamed away
+ * first and looked at again, since another process may have taken the lock in between.
  */
 export function takeLock(file: string): LockAttempt {
   const mine = `${file}.${process.pid}-${randomBytes(4).toString("hex")}`;
@@ -78,7 +81,7 @@ function readIfPresent(file: string): string | undefined {
   }
 }
 
-// --- Processes ----------------------------------------------------------------------------------------------------------
+// --- Processes -----------------------------------------------------------------------------------
 
 export interface ProcessInfo {
   pid: number;
@@ -88,7 +91,10 @@ export interface ProcessInfo {
   command: string;
 }
 
-/** What the system says about a process; undefined when it is gone or only waits to be buried by its parent. */
+/**
+ * What the system says about a process; undefined when it is gone or only waits to be buried by its
+ * parent.
+ */
 export function inspect(pid: number): ProcessInfo | undefined {
   if (process.platform !== "linux") return listWithPs(["-p", String(pid)])[0];
   try {
@@ -130,8 +136,8 @@ function listWithPs(which: string[]): ProcessInfo[] {
 }
 
 /**
- * A postmaster names its cluster in its command; its children rename themselves and keep the cluster as working folder. A
- * person's shell that stands in the folder is neither.
+ * A postmaster names its cluster in its command; its children rename themselves and keep the
+ * cluster as working folder. A person's shell that stands in the folder is neither.
  */
 export function worksOn({ pid, command }: ProcessInfo, cluster: string): boolean {
   if (command.includes(`-D ${cluster} -p `)) return true;

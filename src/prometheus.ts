@@ -1,7 +1,8 @@
 /**
- * What prom-client does not offer: histograms of tallies that were counted elsewhere (on the hot path without its hashing of labels,
- * or on another thread), and counters and gauges that are read when Prometheus asks. It hides the library's classes, so that
- * `metrics.ts` is a list of names and meanings.
+ * What prom-client does not offer: histograms of tallies that were counted elsewhere (on the hot
+ * path without its hashing of labels, or on another thread), and counters and gauges that are read
+ * when Prometheus asks. It hides the library's classes, so that `metrics.ts` is a list of names and
+ * meanings.
  */
 import { Counter, Gauge, type Histogram, type Registry } from "prom-client";
 import { countOf, newTally, type Tally } from "./measures.ts";
@@ -23,7 +24,10 @@ interface NamedSample extends Sample {
   readonly metricName: string;
 }
 
-/** A histogram whose tallies others fill; it only shows them. Ask for each set of labels once and keep the tally. */
+/**
+ * A histogram whose tallies others fill; it only shows them. Ask for each set of labels once and
+ * keep the tally.
+ */
 export function addHistogram(
   registry: Registry,
   { name, help }: Description,
@@ -118,7 +122,9 @@ export function addCounter(
   });
 }
 
-/** The one tally of a histogram without labels; it is not shown before there is something to show. */
+/**
+ * The one tally of a histogram without labels; it is not shown before there is something to show.
+ */
 export function once(histogram: (labels?: Labels) => Tally): () => Tally {
   let tally: Tally | undefined;
   return () => (tally ??= histogram());

@@ -1,23 +1,33 @@
 /**
- * The messages between gateways, hosts and lanes: plain data, unions tagged by `type`, the same on the bus and across threads. Each
- * says who sends it, what its receiver owes, and what answers it. Delivery is at most once and may be delayed or repeated:
- * every receiver must take any message twice, late, and after the thing it asks about has ended. Pure.
+ * The messages between gateways, hosts and lanes: plain data, unions tagged by `type`, the same on
+ * the bus and across threads. Each says who sends it, what its receiver owes, and what answers it.
+ * Delivery is at most once and may be delayed or repeated: every receiver must take any message
+ * twice, late, and after the thing it asks about has ended. Pure.
  */
 import type { Hold } from "./hold.ts";
 import type { Rejection } from "./rejection.ts";
 import type { TransferStep, WalletCommand, WalletEventType, WalletState } from "./wallet.ts";
 import type { Verdict } from "./transfer.ts";
 
-/** A caller's command with all that travels along. Never changed after the gateway made it; a repeat is equal to the letter. */
+/**
+ * A caller's command with all that travels along. Never changed after the gateway made it; a repeat
+ * is equal to the letter.
+ */
 export interface Command {
-  /** Names one outcome for ever, within the wallet: the caller's idempotency key, or an id the gateway made. */
+  /**
+   * Names one outcome for ever, within the wallet: the caller's idempotency key, or an id the
+   * gateway made.
+   */
   readonly commandId: string;
-  /** Digest of the caller's input; null when the gateway made the id, since then no other input can carry it. */
+  /**
+   * Digest of the caller's input; null when the gateway made the id, since then no other input can
+   * carry it.
+   */
   readonly fingerprint: string | null;
   readonly walletId: string;
   /**
-   * A keyed creation without a wallet id: the gateway proposes an id in the key's shard, and the shard's owner uses instead the id
-   * that the first command with this key got.
+   * A keyed creation without a wallet id: the gateway proposes an id in the key's shard, and the
+   * shard's owner uses instead the id that the first command with this key got.
    */
   readonly proposedId: boolean;
   readonly expectedVersion: number | null;
@@ -25,16 +35,23 @@ export interface Command {
   /** JSON text of the event's metadata, or null. */
   readonly metadata: string | null;
   readonly correlationId: string;
-  /** The span it belongs to, in the form of the W3C header; only while it is traced. Decides nothing. */
+  /**
+   * The span it belongs to, in the form of the W3C header; only while it is traced. Decides
+   * nothing.
+   */
   readonly traceparent?: string;
   readonly body: WalletCommand;
-  /** Only say what would become of it: nothing is written, and its id is nobody's. It stays on every copy and with every question about it. */
+  /**
+   * Only say what would become of it: nothing is written, and its id is nobody's. It stays on every
+   * copy and with every question about it.
+   */
   readonly dryRun?: true;
 }
 
 /**
- * Gateway -> owner of the wallet's shard. The receiver owes one `Reply` to `inbox` within `budgetMs`, except when it is not or
- * no longer the owner: then it may stay silent, and the gateway asks again.
+ * Gateway -> owner of the wallet's shard. The receiver owes one `Reply` to `inbox` within
+ * `budgetMs`, except when it is not or no longer the owner: then it may stay silent, and the
+ * gateway asks again.
  */
 export interface CommandMessage {
   readonly type: "command";
@@ -42,18 +59,25 @@ export interface CommandMessage {
   readonly inbox: string;
   /** The gateway's number for this command; the reply carries it. */
   readonly seq: number;
-  /** 1 when the command is sent for the first time: then an id that the gateway made cannot be known to anybody yet. */
+  /**
+   * 1 when the command is sent for the first time: then an id that the gateway made cannot be known
+   * to anybody yet.
+   */
   readonly attempt: number;
   /** Time left for an answer, in milliseconds, when sent. */
   readonly budgetMs: number;
-  /** The receiver's clock at which the budget ends; 0 until the receiving host's lane stamps its own copy. */
+  /**
+   * The receiver's clock at which the budget ends; 0 until the receiving host's lane stamps its own
+   * copy.
+   */
   expiresAtMs: number;
   readonly command: Command;
 }
 
 /**
- * Phase 0. Payer's actor -> payee's. Would you take it? Nothing is written; answered by `asked`. The whole command travels along
- * and comes back, so that the payer keeps nothing in memory for an answer that may never come.
+ * Phase 0. Payer's actor -> payee's. Would you take it? Nothing is written; answered by `asked`.
+ * The whole command travels along and comes back, so that the payer keeps nothing in memory for an
+ * answer that may never come.
  */
 export interface AskMessage {
   readonly type: "ask";
@@ -72,7 +96,10 @@ export interface AskedMessage {
   readonly payee?: WalletState;
 }
 
-/** Phase 2. Payer's actor -> payee's, again and again until the verdict is known: decide, durably, once. Answered by `verdict`. */
+/**
+ * Phase 2. Payer's actor -> payee's, again and again until the verdict is known: decide, durably,
+ * once. Answered by `verdict`.
+ */
 export interface PostMessage {
   readonly type: "post";
   readonly walletId: string;
@@ -86,17 +113,25 @@ export interface PostMessage {
   readonly traceparent?: string;
 }
 
-/** Payee's actor -> payer's: the durable verdict. The receiver settles; one for a settled transfer is dropped. */
+/**
+ * Payee's actor -> payer's: the durable verdict. The receiver settles; one for a settled transfer
+ * is dropped.
+ */
 export interface VerdictMessage {
   readonly type: "verdict";
   readonly walletId: string;
   readonly transferId: string;
   readonly verdict: Verdict;
-  /** The payee right after `TransferReceived`, when this is the first telling; a repeat has null. */
+  /**
+   * The payee right after `TransferReceived`, when this is the first telling; a repeat has null.
+   */
   readonly payee: WalletState | null;
 }
 
-/** A lane -> its own actor, never on the bus: the time of this hold is over. Owes nothing; one that comes twice finds it ended. */
+/**
+ * A lane -> its own actor, never on the bus: the time of this hold is over. Owes nothing; one that
+ * comes twice finds it ended.
+ */
 export interface ExpireMessage {
   readonly type: "expire";
   readonly walletId: string;
@@ -131,11 +166,17 @@ export interface TransferAnswer {
   readonly transferId: string;
   readonly status: "posted" | "pending";
   readonly from: WalletState;
-  /** The payee right after the transfer; null while pending, or when the verdict was told again: then read it at `toVersion`. */
+  /**
+   * The payee right after the transfer; null while pending, or when the verdict was told again:
+   * then read it at `toVersion`.
+   */
   readonly to: WalletState | null;
   readonly toWalletId: string;
   readonly toVersion: number | null;
-  /** The hold that it has captured, right after the money has left; null for a transfer of another kind. */
+  /**
+   * The hold that it has captured, right after the money has left; null for a transfer of another
+   * kind.
+   */
   readonly hold: Hold | null;
 }
 
@@ -148,7 +189,10 @@ export type Outcome =
       readonly hold?: Hold;
     }
   | { readonly type: "transferred"; readonly transfer: TransferAnswer; readonly replayed: boolean }
-  /** The command had committed before: its answer is the wallet (and transfer) as of this version, to be read back. */
+  /**
+   * The command had committed before: its answer is the wallet (and transfer) as of this version,
+   * to be read back.
+   */
   | {
       readonly type: "replayed";
       readonly walletId: string;
@@ -158,7 +202,10 @@ export type Outcome =
   | { readonly type: "rejected"; readonly rejection: Rejection; readonly replayed: boolean }
   | { readonly type: "fault"; readonly fault: Fault };
 
-/** Host -> gateway inbox: answers, in the batches their commits made. Owes nothing; one for a forgotten `seq` is dropped. */
+/**
+ * Host -> gateway inbox: answers, in the batches their commits made. Owes nothing; one for a
+ * forgotten `seq` is dropped.
+ */
 export interface Reply {
   readonly inbox: string;
   readonly seq: number;
@@ -191,9 +238,15 @@ export const SUBJECTS = {
   isInbox: (subject: string): boolean => /^coffer\.inbox\.[^\s.*>]+$/.test(subject),
   /** Changes of a shard's wallets: an array of `Change`. */
   changes: (shard: number): string => `coffer.changes.${shard}`,
-  /** Hosts tell each other that shards can be taken; the message is their list. Only a hint to look at the shard table now. */
+  /**
+   * Hosts tell each other that shards can be taken; the message is their list. Only a hint to look
+   * at the shard table now.
+   */
   released: "coffer.released",
-  /** A question to all hosts for their `HostStatus`: `{ inbox }`, answered there by a single `HostStatus` each. `{}` asks nothing. */
+  /**
+   * A question to all hosts for their `HostStatus`: `{ inbox }`, answered there by a single
+   * `HostStatus` each. `{}` asks nothing.
+   */
   status: "coffer.status",
   /** Creations of wallets of an owner, by the shard of the owner's id: an array of `Change`. */
   owners: (shard: number): string => `coffer.owners.${shard}`,
@@ -211,7 +264,9 @@ export interface BooksStatus {
   readonly walletsChecked: number;
 }
 
-/** How far a host's relay is with one of those that events go to; of the shards that the host has. */
+/**
+ * How far a host's relay is with one of those that events go to; of the shards that the host has.
+ */
 export interface RelayStatus {
   /** `stream`, or `webhook:<id>`. */
   readonly sink: string;
@@ -220,7 +275,10 @@ export interface RelayStatus {
   /** Events since the host's start, and deliveries that failed. */
   readonly delivered: number;
   readonly retries: number;
-  /** Events committed and not delivered, and the age of the oldest as of the last second; 0 when there are none. */
+  /**
+   * Events committed and not delivered, and the age of the oldest as of the last second; 0 when
+   * there are none.
+   */
   readonly lagEvents: number;
   readonly lagMs: number;
   /** Shards whose next event failed and is tried again. */
@@ -246,7 +304,10 @@ export interface HostStatus {
     readonly shards: number;
     readonly serving: boolean;
     readonly actors: number;
-    /** Messages that wait: in the host's queue, and in the lane for a commit, a wallet or the database. */
+    /**
+     * Messages that wait: in the host's queue, and in the lane for a commit, a wallet or the
+     * database.
+     */
     readonly mailboxDepth: number;
     /** Commands accepted and not answered. */
     readonly outstanding: number;

@@ -1,6 +1,7 @@
 /**
- * Questions about what is committed, asked of PostgreSQL directly: no actor is woken to read. What a reply or a frame has told can
- * be read here, since nothing is told before its commit. Every query is bounded in rows and in time.
+ * Questions about what is committed, asked of PostgreSQL directly: no actor is woken to read. What
+ * a reply or a frame has told can be read here, since nothing is told before its commit. Every
+ * query is bounded in rows and in time.
  */
 import type { AmountMinor } from "./amount.ts";
 import type { Hold, HoldStatus } from "./hold.ts";
@@ -44,7 +45,10 @@ export interface Operation {
 /** Some rows in the order of their keys. */
 export interface Page<Row, Key> {
   readonly rows: readonly Row[];
-  /** Everything up to this key has been looked at: the next page begins behind it. Null when nothing is behind it. */
+  /**
+   * Everything up to this key has been looked at: the next page begins behind it. Null when nothing
+   * is behind it.
+   */
   readonly next: Key | null;
 }
 
@@ -57,7 +61,10 @@ export interface WalletFilter {
   readonly maxBalance?: string;
   /** Top-level keys whose value is this text, or a number or boolean that is written so. */
   readonly metadata?: ReadonlyMap<string, string>;
-  /** Words that all are in the id, the owner's id or the metadata's strings and numbers; from three characters on, beginnings do. */
+  /**
+   * Words that all are in the id, the owner's id or the metadata's strings and numbers; from three
+   * characters on, beginnings do.
+   */
   readonly text?: string;
 }
 
@@ -93,9 +100,15 @@ export interface ReadModel {
   walletsById(walletIds: readonly string[]): Promise<WalletState[]>;
   /** The wallet right after its event `version`; null when it has no such version. */
   walletAt(walletId: string, version: number): Promise<WalletState | null>;
-  /** The wallet right after its last event at or before a time, milliseconds since 1970; null when it did not exist. */
+  /**
+   * The wallet right after its last event at or before a time, milliseconds since 1970; null when
+   * it did not exist.
+   */
   walletAtTime(walletId: string, atMs: number): Promise<WalletState | null>;
-  /** Wallets in the order of their ids, byte by byte, after `afterWalletId`. A page may be short and have a next one. */
+  /**
+   * Wallets in the order of their ids, byte by byte, after `afterWalletId`. A page may be short and
+   * have a next one.
+   */
   wallets(
     filter: WalletFilter,
     limit: number,
@@ -106,8 +119,8 @@ export interface ReadModel {
   /** Events with `version >= fromVersion`, oldest first. */
   events(walletId: string, fromVersion: number, limit: number): Promise<StoredEvent[]>;
   /**
-   * Events that moved money, newest first, with `version < beforeVersion` (null: from the newest). A page may be short and have a
-   * next one.
+   * Events that moved money, newest first, with `version < beforeVersion` (null: from the newest).
+   * A page may be short and have a next one.
    */
   transactions(
     walletId: string,
@@ -116,11 +129,15 @@ export interface ReadModel {
     beforeVersion: number | null,
   ): Promise<Page<StoredEvent, number>>;
   transfer(transferId: string): Promise<Transfer | null>;
-  /** Events of the transfer in all its wallets, in the order of the protocol: sent, received, returned. */
+  /**
+   * Events of the transfer in all its wallets, in the order of the protocol: sent, received,
+   * returned.
+   */
   transferEvents(transferId: string): Promise<StoredEvent[]>;
   /**
-   * Transfers that the wallet has sent or received, newest first, with the wallet's own `version < beforeVersion` (null: from the
-   * newest). One that it has received is posted, also before its payer's record says so. A page may be short and have a next one.
+   * Transfers that the wallet has sent or received, newest first, with the wallet's own `version <
+   * beforeVersion` (null: from the newest). One that it has received is posted, also before its
+   * payer's record says so. A page may be short and have a next one.
    */
   transfersOf(
     walletId: string,
@@ -137,13 +154,17 @@ export interface ReadModel {
     limit: number,
     beforeHoldId: string | null,
   ): Promise<Page<Hold, string>>;
-  /** The hold that the wallet's event `version` was about, right after it; null when it was about none. */
+  /**
+   * The hold that the wallet's event `version` was about, right after it; null when it was about
+   * none.
+   */
   holdAt(walletId: string, version: number): Promise<Hold | null>;
   /** Every wallet's record of a command id; `walletId` narrows it to one. */
   operations(commandId: string, walletId: string | null): Promise<Operation[]>;
   /**
-   * Every account's total, of one currency or of all: the wallets' by their balances, the others' by all events. What has been added up is
-   * kept, for the next to go on from; it is bounded by a time of its own, and one that ends by it has brought the next nearer.
+   * Every account's total, of one currency or of all: the wallets' by their balances, the others'
+   * by all events. What has been added up is kept, for the next to go on from; it is bounded by a
+   * time of its own, and one that ends by it has brought the next nearer.
    */
   trialBalance(currency: string | null): Promise<AccountTotal[]>;
   /** Round trip in milliseconds to the database that answers first; rejects when none does. */

@@ -1,17 +1,21 @@
 /**
- * Rebuilds a wallet's row, and the rows of its holds, from its events while hosts serve. It hides the three that must not meet: an append under way, an actor that
- * goes on from the wrong row it woke from, and this.
+ * Rebuilds a wallet's row, and the rows of its holds, from its events while hosts serve. It hides
+ * the three that must not meet: an append under way, an actor that goes on from the wrong row it
+ * woke from, and this.
  *
- * The history is folded first, without holding anything up: events never change. Then, in one short transaction: the exclusive lock that
- * every append holds shared (as a claim takes it), so none is under way and none begins; the next epoch of the wallet's shard, so
- * that whichever lane holds it is refused at its next append, claims anew, finds an epoch that is not the one after its own, and
- * forgets every actor of the shard; the few events that came meanwhile; and the rows, where they differ. An actor that woke from
- * a wrong row can thus commit nothing any more: its next append names an old epoch, and what it decided is decided again on the
- * rebuilt row. A process that stops in the middle is ended by the server after `LIMITS.rebuildLockMs`.
+ * The history is folded first, without holding anything up: events never change. Then, in one short
+ * transaction: the exclusive lock that every append holds shared (as a claim takes it), so none is
+ * under way and none begins; the next epoch of the wallet's shard, so that whichever lane holds it
+ * is refused at its next append, claims anew, finds an epoch that is not the one after its own, and
+ * forgets every actor of the shard; the few events that came meanwhile; and the rows, where they
+ * differ. An actor that woke from a wrong row can thus commit nothing any more: its next append
+ * names an old epoch, and what it decided is decided again on the rebuilt row. A process that stops
+ * in the middle is ended by the server after `LIMITS.rebuildLockMs`.
  *
- * A history that is not in order is not rebuilt from: that would turn a change that somebody made to the events into the balance. Nor
- * is a row whose head of the chain is no hash of the history, since then events may be gone. Of a wallet with more holds than
- * `LIMITS.verifyHoldsMax` the holds stay as they are, since nothing compares them.
+ * A history that is not in order is not rebuilt from: that would turn a change that somebody made
+ * to the events into the balance. Nor is a row whose head of the chain is no hash of the history,
+ * since then events may be gone. Of a wallet with more holds than `LIMITS.verifyHoldsMax` the holds
+ * stay as they are, since nothing compares them.
  */
 import pg from "pg";
 import { differenceOf, type Found } from "./differences.ts";

@@ -1,7 +1,7 @@
 /**
- * Business answers of "no". A rejection is a value, never thrown: nothing happened, and it says why. It is stored as its code and
- * details, so that a repeat gets the same answer, and its sentence is made here, so that HTTP and NATS say the same words.
- * Pure.
+ * Business answers of "no". A rejection is a value, never thrown: nothing happened, and it says
+ * why. It is stored as its code and details, so that a repeat gets the same answer, and its
+ * sentence is made here, so that HTTP and NATS say the same words. Pure.
  */
 import { formatAmount, type AmountMinor } from "./amount.ts";
 import type { HoldStatus } from "./hold.ts";

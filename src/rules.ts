@@ -1,7 +1,8 @@
 /**
- * The rules of a wallet, one by one. Each looks at the state and at what is asked, and is null, or the amount, or the rejection with
- * all that its message needs. Which of them are asked, and in which order, is up to `decide` (`wallet.ts`, which has the precedence)
- * and to the decisions on holds (`holding.ts`). Pure.
+ * The rules of a wallet, one by one. Each looks at the state and at what is asked, and is null, or
+ * the amount, or the rejection with all that its message needs. Which of them are asked, and in
+ * which order, is up to `decide` (`wallet.ts`, which has the precedence) and to the decisions on
+ * holds (`holding.ts`). Pure.
  */
 import { formatAmount, inRange, toMinor, type AmountMinor } from "./amount.ts";
 import { LIMITS } from "./limits.ts";
@@ -74,7 +75,10 @@ export function checkAvailable(state: WalletState, requestedMinor: AmountMinor):
   };
 }
 
-/** Room for more money. What may still come back from pending transfers counts too: a return is always taken. */
+/**
+ * Room for more money. What may still come back from pending transfers counts too: a return is
+ * always taken.
+ */
 export function checkRoom(
   state: WalletState,
   amount: AmountMinor,

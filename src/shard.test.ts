@@ -1,8 +1,9 @@
 /**
- * Where wallets live. The pinned shards are the law: a wallet's rows stay in the database of its shard, so a function that gives
- * another number loses wallets.
+ * Where wallets live. The pinned shards are the law: a wallet's rows stay in the database of its
+ * shard, so a function that gives another number loses wallets.
  *
- * Replay a failure: the message has the seed; `FC_SEED=<seed> npx vitest run src/shard.test.ts` runs the same cases.
+ * Replay a failure: the message has the seed; `FC_SEED=<seed> npx vitest run src/shard.test.ts`
+ * runs the same cases.
  */
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -61,8 +62,9 @@ describe("spreads", () => {
   const COUNT = 25_600;
 
   /**
-   * Pearson's chi-squared against even shards: about 255, standard deviation 23, when ids fall at random. Such ids pass 400 less
-   * than once in ten million times; the numbered ids are always the same ones.
+   * Pearson's chi-squared against even shards: about 255, standard deviation 23, when ids fall at
+   * random. Such ids pass 400 less than once in ten million times; the numbered ids are always the
+   * same ones.
    */
   function chiSquared(ids: readonly string[]): number {
     const counts = new Map<number, number>();

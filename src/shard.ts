@@ -1,10 +1,13 @@
 /**
- * Where a wallet lives. The key space has 256 fixed shards; a host owns shards and one of its lanes serves each. The function
- * must never change: a wallet's rows stay where its shard's database is. Pure.
+ * Where a wallet lives. The key space has 256 fixed shards; a host owns shards and one of its lanes
+ * serves each. The function must never change: a wallet's rows stay where its shard's database is.
+ * Pure.
  */
 import { LIMITS } from "./limits.ts";
 
-/** Shard of an id, 0 to 255: 32-bit FNV-1a over UTF-16 units, high and low bytes folded together. */
+/**
+ * Shard of an id, 0 to 255: 32-bit FNV-1a over UTF-16 units, high and low bytes folded together.
+ */
 export function shardOf(id: string): number {
   let hash = 0x811c9dc5;
   for (let index = 0; index < id.length; index++) {

@@ -1,15 +1,19 @@
 /**
- * The read model over several databases, made of one for each. A wallet is asked for where its shard lives; what may be in any of them
- * is asked of all at once and merged. Every one gives as many rows as the whole answer may have, in the order of the answer, so a page
- * is right wherever its rows come from, and its last row is where the next page begins. A database that is away fails the questions
- * that need it and no others.
+ * The read model over several databases, made of one for each. A wallet is asked for where its
+ * shard lives; what may be in any of them is asked of all at once and merged. Every one gives as
+ * many rows as the whole answer may have, in the order of the answer, so a page is right wherever
+ * its rows come from, and its last row is where the next page begins. A database that is away fails
+ * the questions that need it and no others.
  */
 import { LIMITS } from "./limits.ts";
 import type { AccountTotal, Page, ReadModel, StoredEvent, WalletTransfer } from "./read-model.ts";
 import { shardOf } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 
-/** An event of a wallet that sent or received a transfer. The record is in the payer's database, which may be another one. */
+/**
+ * An event of a wallet that sent or received a transfer. The record is in the payer's database,
+ * which may be another one.
+ */
 export interface TransferSide {
   readonly version: number;
   readonly transferId: string;
@@ -94,7 +98,8 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
       const found = await fromAll((part) => part.operations(commandId, null));
       return found.slice(0, LIMITS.queryRowsMax);
     },
-    // As long as one answers there are wallets to be served, and a gateway that gave up would take those away too.
+    // As long as one answers there are wallets to be served, and a gateway that gave up would take
+    // those away too.
     ping: () => Promise.any(parts.map((part) => part.ping())).catch(throwFirst),
     async close() {
       await Promise.all(parts.map((part) => part.close()));
@@ -102,7 +107,10 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
   };
 }
 
-/** In the order of the databases: ids are ASCII and sorted by it. What is behind the bound of one part may not be in order. */
+/**
+ * In the order of the databases: ids are ASCII and sorted by it. What is behind the bound of one
+ * part may not be in order.
+ */
 function firstOf<T>(rows: readonly T[], limit: number, idOf: (row: T) => string): T[] {
   const sorted = rows.toSorted((one, other) => (idOf(one) < idOf(other) ? -1 : 1));
   return sorted.slice(0, Math.min(limit, LIMITS.queryRowsMax));
@@ -118,7 +126,10 @@ function groupBy<T, Key>(items: readonly T[], keyOf: (item: T) => Key): Map<Key,
   return groups;
 }
 
-/** One page out of one page of each database: what lies behind the nearest end of a page may not be all there is. */
+/**
+ * One page out of one page of each database: what lies behind the nearest end of a page may not be
+ * all there is.
+ */
 function merged<Row>(
   pages: readonly Page<Row, string>[],
   limit: number,
@@ -152,7 +163,10 @@ function asWalletHasIt(
   return { version, transfer };
 }
 
-/** Totals of several databases as one; each of them sums to zero, and money between two of them is in `system:transit` of both. */
+/**
+ * Totals of several databases as one; each of them sums to zero, and money between two of them is
+ * in `system:transit` of both.
+ */
 function addUp(totals: readonly AccountTotal[]): AccountTotal[] {
   const sums = new Map<string, AccountTotal>();
   for (const total of totals) {
@@ -167,7 +181,10 @@ function addUp(totals: readonly AccountTotal[]): AccountTotal[] {
 
 const NOT_HERE = Symbol("not here");
 
-/** The first answer that is not null, without waiting for the others. Null is certain only when all have said so. */
+/**
+ * The first answer that is not null, without waiting for the others. Null is certain only when all
+ * have said so.
+ */
 async function firstFound<T>(answers: ReadonlyArray<Promise<T | null>>): Promise<T | null> {
   const found = answers.map(async (answer) => {
     const value = await answer;

@@ -1,7 +1,8 @@
 /**
- * The port of traces: spans of requests and commands that gateway and hosts begin, and spans of a lane's past work. Context travels as
- * the W3C `traceparent`, in headers from outside and in `Command.traceparent` inside, and only for what is sampled: whoever
- * finds none has nothing to do. Without OpenTelemetry's variables nobody has a `Tracing`, and its libraries are not even loaded.
+ * The port of traces: spans of requests and commands that gateway and hosts begin, and spans of a
+ * lane's past work. Context travels as the W3C `traceparent`, in headers from outside and in
+ * `Command.traceparent` inside, and only for what is sampled: whoever finds none has nothing to do.
+ * Without OpenTelemetry's variables nobody has a `Tracing`, and its libraries are not even loaded.
  */
 import type { CommitTrace } from "./measures.ts";
 
@@ -16,8 +17,9 @@ export interface OpenSpan {
 
 export interface Tracing {
   /**
-   * Begins the span of a request from outside, or of a command that goes to its owner. Null when it is not sampled: by the flag of
-   * `traceparent`, or without a parent by the sampler that is configured.
+   * Begins the span of a request from outside, or of a command that goes to its owner. Null when it
+   * is not sampled: by the flag of `traceparent`, or without a parent by the sampler that is
+   * configured.
    */
   begin(
     kind: "server" | "client",
@@ -38,7 +40,10 @@ export interface TracedProcess {
   readonly log: { warn(text: string): void };
 }
 
-/** Loads OpenTelemetry, which reads its own variables: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER` and so on. */
+/**
+ * Loads OpenTelemetry, which reads its own variables: `OTEL_EXPORTER_OTLP_ENDPOINT`,
+ * `OTEL_TRACES_SAMPLER` and so on.
+ */
 export async function startTracing(about: TracedProcess): Promise<Tracing> {
   const { buildOpenTelemetry } = await import("./open-telemetry.ts");
   return buildOpenTelemetry(about);

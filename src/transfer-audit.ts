@@ -1,7 +1,8 @@
 /**
- * The audit of one transfer: its record, its verdict and its events, which are in up to two databases, held against each other. Pure:
- * it judges facts that somebody has gathered (`verify.ts`). Facts from two databases may be from two moments, so what looks wrong may
- * have been under way; whoever gathers looks again before it is named.
+ * The audit of one transfer: its record, its verdict and its events, which are in up to two
+ * databases, held against each other. Pure: it judges facts that somebody has gathered
+ * (`verify.ts`). Facts from two databases may be from two moments, so what looks wrong may have
+ * been under way; whoever gathers looks again before it is named.
  */
 import type { Found, Name } from "./differences.ts";
 import { LIMITS } from "./limits.ts";
@@ -70,7 +71,10 @@ export function auditTransfer(
   }
 }
 
-/** The money that the transfer has in transit, as these facts show it: taken from the payer, and neither arrived nor returned. */
+/**
+ * The money that the transfer has in transit, as these facts show it: taken from the payer, and
+ * neither arrived nor returned.
+ */
 export function inTransitMinor({ row, sent, received, returned }: TransferFacts): number {
   const isSent = row !== null && sent?.type === "TransferSent" ? (sent.amountMinor ?? 0) : 0;
   const isReceived = received?.type === "TransferReceived" ? (received.amountMinor ?? 0) : 0;

@@ -1,6 +1,6 @@
 /**
- * Gathers what the audit of a transfer judges (`transfer-audit.ts`): record, verdict and events of some transfers, from whichever
- * databases they are in, by key and in two rounds.
+ * Gathers what the audit of a transfer judges (`transfer-audit.ts`): record, verdict and events of
+ * some transfers, from whichever databases they are in, by key and in two rounds.
  */
 import { shardOf } from "./shard.ts";
 import type { TransferEventRow, TransferFacts, TransferRow, VerdictRow } from "./transfer-audit.ts";

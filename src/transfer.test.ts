@@ -1,8 +1,9 @@
 /**
- * The record of a transfer at its payer's side: every step out of every state, and the pauses between two attempts to get a
- * verdict.
+ * The record of a transfer at its payer's side: every step out of every state, and the pauses
+ * between two attempts to get a verdict.
  *
- * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run src/transfer.test.ts` runs the same cases.
+ * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run
+ * src/transfer.test.ts` runs the same cases.
  */
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";

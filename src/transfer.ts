@@ -1,13 +1,15 @@
 /**
- * A transfer between two wallets, as its payer's side records it. Two phases, no locks: the payer reserves (its event and this record
- * commit together), the payee decides once and for ever (its verdict commits with its event), the payer settles. Until then
- * the money is in `system:transit`. The idea is two-phase commit with the payee's durable verdict in the place of a vote, as in
- * Gray & Lamport, "Consensus on Transaction Commit" (2006), section 2. Pure.
+ * A transfer between two wallets, as its payer's side records it. Two phases, no locks: the payer
+ * reserves (its event and this record commit together), the payee decides once and for ever (its
+ * verdict commits with its event), the payer settles. Until then the money is in `system:transit`.
+ * The idea is two-phase commit with the payee's durable verdict in the place of a vote, as in Gray
+ * & Lamport, "Consensus on Transaction Commit" (2006), section 2. Pure.
  *
  *     (asked) --reserve: TransferSent--> pending --verdict posted--> posted     the payee has the money
  *                                           \-----verdict refused--> returned   TransferReturned: the payer has it back
  *
- * pending: the amount is in transit and this record is driven until a verdict is known. posted, returned: final.
+ * pending: the amount is in transit and this record is driven until a verdict is known. posted,
+ * returned: final.
  */
 import type { AmountMinor } from "./amount.ts";
 import { LIMITS } from "./limits.ts";
@@ -45,7 +47,10 @@ export type Verdict =
   | { readonly type: "posted"; readonly toVersion: number }
   | { readonly type: "refused"; readonly rejection: Rejection };
 
-/** Moves a pending transfer to its end. Settling one that is not pending is a programmer error and throws. */
+/**
+ * Moves a pending transfer to its end. Settling one that is not pending is a programmer error and
+ * throws.
+ */
 export function settle(transfer: Transfer, verdict: Verdict, nowMs: number): Transfer {
   if (transfer.status !== "pending") {
     throw new Error(`transfer ${transfer.transferId} is ${transfer.status} already`);
@@ -56,7 +61,10 @@ export function settle(transfer: Transfer, verdict: Verdict, nowMs: number): Tra
     : { ...transfer, status: "returned", rejection: verdict.rejection, settledAtMs };
 }
 
-/** Pause in milliseconds before attempt n + 1 (n >= 1) to get the verdict of a pending transfer: doubling, up to a bound. */
+/**
+ * Pause in milliseconds before attempt n + 1 (n >= 1) to get the verdict of a pending transfer:
+ * doubling, up to a bound.
+ */
 export function drivePauseMs(attempts: number): number {
   const doubled = LIMITS.transferDriveMs * 2 ** Math.min(attempts - 1, 20);
   return Math.min(doubled, LIMITS.transferDriveMsMax);

@@ -1,8 +1,9 @@
 /**
- * `npm run verify`: reconciles the books by hand, while hosts serve or not, and names every difference; with `--rebuild` it then writes
- * each row of `wallets` and `holds` anew that is not what the events make of it. The databases are those of DATABASE_URL, or else the embedded one under
- * DATA_DIR: the one that runs there, or one that is started for the run. Exit code 0: nothing is wrong; 1: differences; 2: it
- * could not look.
+ * `npm run verify`: reconciles the books by hand, while hosts serve or not, and names every
+ * difference; with `--rebuild` it then writes each row of `wallets` and `holds` anew that is not
+ * what the events make of it. The databases are those of DATABASE_URL, or else the embedded one
+ * under DATA_DIR: the one that runs there, or one that is started for the run. Exit code 0: nothing
+ * is wrong; 1: differences; 2: it could not look.
  */
 import { parseArgs } from "node:util";
 import { SingleBar } from "cli-progress";
@@ -132,7 +133,8 @@ function showProgress(): { show(progress: VerifyProgress): void; stop(): void } 
   let highest = 0;
   return {
     show(progress) {
-      // What is written meanwhile is read too where it is in the view, and never makes more than all.
+      // What is written meanwhile is read too where it is in the view, and never makes more than
+      // all.
       if (progress.stage !== stage) {
         if (stage !== "") bar.stop();
         stage = progress.stage;

@@ -1,7 +1,8 @@
 /**
- * One database as a reconciliation reads it: what is asked of it, and as of which moment. By hand all of it is one view, a REPEATABLE READ
- * snapshot that traffic goes on beside; a host takes a new snapshot for every piece, so that vacuum never waits for it. Each database
- * has a connection of its own, away from the pools that serve commands and readers.
+ * One database as a reconciliation reads it: what is asked of it, and as of which moment. By hand
+ * all of it is one view, a REPEATABLE READ snapshot that traffic goes on beside; a host takes a new
+ * snapshot for every piece, so that vacuum never waits for it. Each database has a connection of
+ * its own, away from the pools that serve commands and readers.
  */
 import pg from "pg";
 import type { StoredHold } from "./hold-audit.ts";
@@ -32,7 +33,10 @@ const SETTINGS = "enable_hashjoin enable_mergejoin enable_bitmapscan enable_seqs
   .map((name) => `-c ${name}=off`)
   .join(" ");
 
-/** @param isOneView keeps one snapshot from now until `close`; its statements may take as long as they take */
+/**
+ * @param isOneView keeps one snapshot from now until `close`; its statements may take as long as
+ * they take
+ */
 export async function openBooksDatabase(
   url: string,
   index: number,
@@ -93,7 +97,7 @@ function queryOf(client: pg.Client): Query {
     (await client.query(text, values)).rows as Row[];
 }
 
-// --- Wallets and events ---------------------------------------------------------------------------------------------------
+// --- Wallets and events --------------------------------------------------------------------------
 
 /** A wallet that has events. */
 export interface WalletPlace {
@@ -101,7 +105,9 @@ export interface WalletPlace {
   readonly lastVersion: number;
 }
 
-/** The next wallets that have events; one look into the key for each, however long its history is. */
+/**
+ * The next wallets that have events; one look into the key for each, however long its history is.
+ */
 export function wallets(query: Query, after: string, limit: number): Promise<WalletPlace[]> {
   return query<WalletPlace>(PAGE_OF_WALLETS, [after, limit]);
 }
@@ -182,7 +188,7 @@ export function rejectedOf(
   return query(text, values);
 }
 
-// --- Transfers ------------------------------------------------------------------------------------------------------------
+// --- Transfers -----------------------------------------------------------------------------------
 
 export interface TransferKey {
   readonly id: string;
@@ -241,7 +247,7 @@ export function returnsById(query: Query, ids: readonly string[]): Promise<Trans
   return query<TransferEventRow>(text, [ids]);
 }
 
-// --- All of it ------------------------------------------------------------------------------------------------------------
+// --- All of it -----------------------------------------------------------------------------------
 
 /** The planner may do as it likes for statements that read everything. */
 const FREE_PLANS = `

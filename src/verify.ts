@@ -1,12 +1,15 @@
 /**
- * The reconciliation: refolds every event with the core's own `apply` and holds the result against the rows of `wallets`, the hash
- * chains, the commands, the transfers with their verdicts, and the trial balance; every difference is named (`differences.ts`). It hides
- * how much there is: events are streamed in chunks, wallets and transfers in pages, and never more than one of each is in memory.
+ * The reconciliation: refolds every event with the core's own `apply` and holds the result against
+ * the rows of `wallets`, the hash chains, the commands, the transfers with their verdicts, and the
+ * trial balance; every difference is named (`differences.ts`). It hides how much there is: events
+ * are streamed in chunks, wallets and transfers in pages, and never more than one of each is in
+ * memory.
  *
- * By hand (no `pace`) each database is read in one view; traffic goes on. In a host (`pace`) it goes piece by piece, each piece
- * as of one moment, only through the shards that are the host's, and slowly; what needs one view of everything (trial
- * balance, transit, repeated command ids) is left out. What lies in two databases, or in two pieces, may be from two moments: it
- * is read again before it is named.
+ * By hand (no `pace`) each database is read in one view; traffic goes on. In a host (`pace`) it
+ * goes piece by piece, each piece as of one moment, only through the shards that are the host's,
+ * and slowly; what needs one view of everything (trial balance, transit, repeated command ids) is
+ * left out. What lies in two databases, or in two pieces, may be from two moments: it is read again
+ * before it is named.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import {
@@ -156,7 +159,7 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     expected.transfers += transfers;
   }
 
-  // ---- events and wallets -------------------------------------------------------------------------------------------
+  // ---- events and wallets -----------------------------------------------------------------------
 
   async function auditEvents(database: BooksDatabase): Promise<void> {
     tell("events");
@@ -264,7 +267,8 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     return database.read(async (query) => {
       const events = await readEvents(query);
       const rows = await books.rowsOf(query, walletIds);
-      // They have to be of one moment with the last event of their wallets, and many of one wallet are read once.
+      // They have to be of one moment with the last event of their wallets, and many of one wallet
+      // are read once.
       const isWhole = walletIds.length > 1 || events.length < chunkEvents;
       const { hasHolds } = settings[database.index]!;
       const holds = hasHolds && isWhole ? await books.holdsOf(query, walletIds) : null;
@@ -304,7 +308,7 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     }
   }
 
-  // ---- transfers ----------------------------------------------------------------------------------------------------
+  // ---- transfers --------------------------------------------------------------------------------
 
   async function auditKeys(
     database: BooksDatabase,
@@ -384,7 +388,7 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     transit.set(currency, (transit.get(currency) ?? 0n) + BigInt(minor));
   }
 
-  // ---- totals -------------------------------------------------------------------------------------------------------
+  // ---- totals -----------------------------------------------------------------------------------
 
   async function auditTotals(): Promise<void> {
     tell("books");
@@ -443,7 +447,10 @@ interface Chunk {
   readonly verdicts: readonly VerdictRow[];
 }
 
-/** Events that the record or verdict in their own database knows nothing of, and those of commands that were rejected. */
+/**
+ * Events that the record or verdict in their own database knows nothing of, and those of commands
+ * that were rejected.
+ */
 function nameStrayEvents(chunk: Chunk, { name }: DifferenceList): void {
   const transfers = new Map(chunk.transfers.map((one) => [one.transferId, one]));
   const verdicts = new Map(chunk.verdicts.map((one) => [one.transferId, one]));

@@ -1,8 +1,9 @@
 /**
- * The audit of one wallet: its events, one after the other from version 0, are folded with the same `apply` that the actor uses, and
- * what each row says is held against the fold; at the end the wallet's own row is. After a difference the fold goes on from what the row
- * says, so that one wrong row is named once and in its place, not in every row behind it. It keeps one state, however long the
- * history is. Reads nothing itself.
+ * The audit of one wallet: its events, one after the other from version 0, are folded with the same
+ * `apply` that the actor uses, and what each row says is held against the fold; at the end the
+ * wallet's own row is. After a difference the fold goes on from what the row says, so that one
+ * wrong row is named once and in its place, not in every row behind it. It keeps one state, however
+ * long the history is. Reads nothing itself.
  */
 import type { AmountMinor } from "./amount.ts";
 import { chainHashOfRow } from "./chain.ts";
@@ -25,8 +26,8 @@ export interface WalletAudit {
   /** The next event of the wallet. */
   event(row: EventRow): void;
   /**
-   * After the last one: the wallet's row, as of the same moment (null: there is none), and the rows of its holds (null: not to be
-   * compared). Returns what would put the rows of the holds right.
+   * After the last one: the wallet's row, as of the same moment (null: there is none), and the rows
+   * of its holds (null: not to be compared). Returns what would put the rows of the holds right.
    */
   end(row: WalletRow | null, holds: readonly StoredHold[] | null): HoldChange[];
   /** The fold so far; null before the first event. */

@@ -1,4 +1,7 @@
-/** What the wallet's tests are made of: a wallet, the commands in short, and the rejections with all that they name. */
+/**
+ * What the wallet's tests are made of: a wallet, the commands in short, and the rejections with all
+ * that they name.
+ */
 import { AMOUNT_MINOR_BOUND, amountMinor } from "./amount.ts";
 import { LIMITS } from "./limits.ts";
 import { describe as sentenceOf, type Rejection, type WalletStatus } from "./rejection.ts";
@@ -27,7 +30,10 @@ interface Given {
   updatedAtMs?: number;
 }
 
-/** Wallet w1 with 10.00 USD at version 4, unless said otherwise. Frozen: a test that changes its input fails. */
+/**
+ * Wallet w1 with 10.00 USD at version 4, unless said otherwise. Frozen: a test that changes its
+ * input fails.
+ */
 export function wallet(given: Given = {}): WalletState {
   return Object.freeze({
     walletId: "w1",

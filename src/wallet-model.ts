@@ -1,6 +1,7 @@
 /**
- * A model of wallets for tests, as naive as can be: pages of a book in whole cents, with every rule spelled out anew; and the arbitrary walks
- * over commands, transfers and time on which the code is compared with it.
+ * A model of wallets for tests, as naive as can be: pages of a book in whole cents, with every rule
+ * spelled out anew; and the arbitrary walks over commands, transfers and time on which the code is
+ * compared with it.
  */
 import fc from "fast-check";
 import type { RejectionCode } from "./rejection.ts";
@@ -8,7 +9,10 @@ import type { Transfer } from "./transfer.ts";
 
 const BOUND = 10n ** 15n;
 
-/** What a step of a walk asks for. Amounts may depend on how the wallet stands, so that walks meet the edges. */
+/**
+ * What a step of a walk asks for. Amounts may depend on how the wallet stands, so that walks meet
+ * the edges.
+ */
 type AmountPlan =
   | { is: "exactly"; minor: bigint }
   | { is: "all that is available, plus"; minor: bigint }
@@ -148,7 +152,10 @@ const opening: fc.Arbitrary<Step[]> = fc
     })),
   );
 
-/** Without the generator's bias to small values, which would keep walks short and on the first wallet. */
+/**
+ * Without the generator's bias to small values, which would keep walks short and on the first
+ * wallet.
+ */
 export const walks = fc.noBias(
   fc
     .tuple(
@@ -234,7 +241,10 @@ export function buildModel() {
     return rules.find(([, isBroken]) => isBroken)?.[0] ?? null;
   }
 
-  /** The metadata that a page would have; none of the walks nests objects, which metadata.test.ts does. */
+  /**
+   * The metadata that a page would have; none of the walks nests objects, which metadata.test.ts
+   * does.
+   */
   function patched(
     page: Page | undefined,
     patch: Record<string, string | null>,

@@ -1,4 +1,7 @@
-/** Every rejection of a wallet, and which of two comes first: the precedence in the head of wallet.ts. */
+/**
+ * Every rejection of a wallet, and which of two comes first: the precedence in the head of
+ * wallet.ts.
+ */
 import { describe, expect, it } from "vitest";
 import { amountMinor } from "./amount.ts";
 import { LIMITS } from "./limits.ts";
@@ -162,8 +165,9 @@ describe("a command is rejected", () => {
 });
 
 /**
- * The order of precedence in wallet.ts, pair by pair. Money out meets 7 and never 8, money in the other way round, and close
- * has no amount: those pairs cannot hold both, so the next rule that can is taken.
+ * The order of precedence in wallet.ts, pair by pair. Money out meets 7 and never 8, money in the
+ * other way round, and close has no amount: those pairs cannot hold both, so the next rule that can
+ * is taken.
  */
 describe("of two reasons the first in the order of precedence is the answer", () => {
   const wrongVersion = at({ expectedVersion: 9 });

@@ -1,10 +1,12 @@
 /**
- * Arbitrary walks over several wallets: any commands in any order, transfers whose payees decide and whose payers settle whenever it
- * pleases, suspensions and closures in between, clocks that go back, amounts up to the last minor unit in range. Beside the
- * code runs a model that is written another way: one book of BigInt balances with double entry, and a flat list of rules. After
- * every step the answer, the balances and the invariants of a wallet are compared.
+ * Arbitrary walks over several wallets: any commands in any order, transfers whose payees decide
+ * and whose payers settle whenever it pleases, suspensions and closures in between, clocks that go
+ * back, amounts up to the last minor unit in range. Beside the code runs a model that is written
+ * another way: one book of BigInt balances with double entry, and a flat list of rules. After every
+ * step the answer, the balances and the invariants of a wallet are compared.
  *
- * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run src/wallet.model.test.ts` runs the same cases.
+ * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run
+ * src/wallet.model.test.ts` runs the same cases.
  */
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
@@ -52,7 +54,9 @@ type Sums = Record<"wallets" | "world" | "treasury" | "revenue" | "transit", big
 const met = new Map<string, number>();
 const meet = (what: string) => met.set(what, (met.get(what) ?? 0) + 1);
 
-/** The code under test, carried by as little as an actor must add: states, histories and transfers. */
+/**
+ * The code under test, carried by as little as an actor must add: states, histories and transfers.
+ */
 function buildWallets() {
   const histories = new Map<string, WalletEvent[]>();
   const states = new Map<string, WalletState>();
@@ -204,7 +208,9 @@ function giveVerdict(wallets: Wallets, model: Model, pick: number, nowMs: number
   model.arrive(transfer);
 }
 
-/** Phase 3 at the payer: a refused transfer comes back, whatever happened to the payer meanwhile. */
+/**
+ * Phase 3 at the payer: a refused transfer comes back, whatever happened to the payer meanwhile.
+ */
 function settleOne(wallets: Wallets, model: Model, pick: number, nowMs: number): void {
   const decided = wallets.pending().filter(({ verdict }) => verdict !== null);
   const entry = decided[pick % decided.length];

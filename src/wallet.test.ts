@@ -1,6 +1,7 @@
 /**
- * The wallet by example: what each command does and what each event leaves behind, every command in every status. Its rejections are in
- * wallet-rejections.test.ts, the arbitrary walks in wallet.model.test.ts.
+ * The wallet by example: what each command does and what each event leaves behind, every command in
+ * every status. Its rejections are in wallet-rejections.test.ts, the arbitrary walks in
+ * wallet.model.test.ts.
  */
 import { describe, expect, it } from "vitest";
 import { amountMinor } from "./amount.ts";

@@ -1,18 +1,21 @@
 /**
- * The wallet: what a command may do to it and what an event did to it. `decide` says yes (events) or no (a rejection), `apply` folds
- * one event into the state; both are pure, with the time as data, so that the actor, the simulator and a full replay agree on
- * every bit. What money touches outside the wallet is named by an account (`system:world`, `system:transit`), never held here.
+ * The wallet: what a command may do to it and what an event did to it. `decide` says yes (events)
+ * or no (a rejection), `apply` folds one event into the state; both are pure, with the time as
+ * data, so that the actor, the simulator and a full replay agree on every bit. What money touches
+ * outside the wallet is named by an account (`system:world`, `system:transit`), never held here.
  *
  *     (none) --WalletCreated--> ACTIVE <--WalletActivated/WalletSuspended--> SUSPENDED
  *                                 |                                              |
  *                                 +----------------WalletClosed------------------+--> CLOSED (final)
  *
- * ACTIVE: money moves. SUSPENDED: no money in or out, except a transfer that comes back; metadata may change, holds may be released
- * and expire, and what has left already arrives. CLOSED: balance and held are 0, nothing of its own is in transit, and nothing happens to it any more.
+ * ACTIVE: money moves. SUSPENDED: no money in or out, except a transfer that comes back; metadata
+ * may change, holds may be released and expire, and what has left already arrives. CLOSED: balance
+ * and held are 0, nothing of its own is in transit, and nothing happens to it any more.
  *
- * `activate` says how the wallet shall be: on an active one it is recorded and changes nothing. `suspend` has a reason, and one
- * `activate` ends it: whoever comes second must hear that the wallet is suspended already, so it is refused there. A change of
- * metadata (a merge patch, `metadata.ts`) that changes nothing is recorded too.
+ * `activate` says how the wallet shall be: on an active one it is recorded and changes nothing.
+ * `suspend` has a reason, and one `activate` ends it: whoever comes second must hear that the
+ * wallet is suspended already, so it is refused there. A change of metadata (a merge patch,
+ * `metadata.ts`) that changes nothing is recorded too.
  *
  * Rejections, in order of precedence; the first that holds is the answer:
  *   1. same_wallet            payer and payee are one (before any state is looked at)
@@ -31,7 +34,8 @@
  *  12. amount_out_of_range    the balance would leave the range
  *  13. wallet_not_empty       close with a balance, holds or pending transfers out of the wallet
  *  14. metadata_too_large     what the change would make of the metadata
- * `rules.ts` has each of them, `holding.ts` asks those of holds. For a transfer that is the payer's list; then come the payee's rules: wallet_not_found, wallet_not_active, currency_mismatch,
+ * `rules.ts` has each of them, `holding.ts` asks those of holds. For a transfer that is the payer's
+ * list; then come the payee's rules: wallet_not_found, wallet_not_active, currency_mismatch,
  * amount_out_of_range.
  */
 import { inRange, ZERO, type AmountMinor } from "./amount.ts";
@@ -72,13 +76,19 @@ export interface WalletState {
 /** What a credit is for: it names the transaction, and the system account that pays. */
 export type CreditKind = "CREDIT" | "FUND" | "TOPUP" | "BONUS";
 
-/** Whose wallet of which asset a command means, when the wallet's id is made of the two. Several pairs may make the same id. */
+/**
+ * Whose wallet of which asset a command means, when the wallet's id is made of the two. Several
+ * pairs may make the same id.
+ */
 export interface UserWallet {
   readonly ownerId: string;
   readonly currency: string;
 }
 
-/** What a command asks of one wallet. Amounts are canonical decimal text (`canonicalAmount`), since only the wallet knows its asset. */
+/**
+ * What a command asks of one wallet. Amounts are canonical decimal text (`canonicalAmount`), since
+ * only the wallet knows its asset.
+ */
 export type WalletCommand =
   | {
       readonly type: "create";
@@ -114,7 +124,10 @@ export type WalletCommand =
       readonly kind: HoldKind;
       readonly reference: string | null;
       readonly description: string | null;
-      /** One of them, or neither. Seconds are counted from the wallet's clock, so that a repeat says the same. */
+      /**
+       * One of them, or neither. Seconds are counted from the wallet's clock, so that a repeat says
+       * the same.
+       */
       readonly expiresAtMs: number | null;
       readonly expiresInSeconds: number | null;
     }
@@ -135,7 +148,10 @@ export type WalletCommand =
   | { readonly type: "activate" }
   | { readonly type: "close" };
 
-/** Steps of the transfer protocol at the payee and back at the payer (transfer.ts); never sent by a caller. */
+/**
+ * Steps of the transfer protocol at the payee and back at the payer (transfer.ts); never sent by a
+ * caller.
+ */
 export type TransferStep =
   | {
       readonly type: "receive";
@@ -150,7 +166,9 @@ export type TransferStep =
       readonly transferId: string;
       readonly toWalletId: string;
       readonly amountMinor: AmountMinor;
-      /** The hold that the transfer has captured, as it is now; null when it was of another kind. */
+      /**
+       * The hold that the transfer has captured, as it is now; null when it was of another kind.
+       */
       readonly hold: Hold | null;
     };
 
@@ -181,7 +199,9 @@ export type WalletEvent = EventBase &
         readonly type: "TransferSent" | "TransferReceived" | "TransferReturned";
         readonly amountMinor: AmountMinor;
         readonly transferId: string;
-        /** The other wallet: the payee of a sent or returned transfer, the payer of a received one. */
+        /**
+         * The other wallet: the payee of a sent or returned transfer, the payer of a received one.
+         */
         readonly counterpartyId: string;
         /** The payer's hold that it has captured, as it is after the event. */
         readonly hold?: Hold;
@@ -215,11 +235,15 @@ export type WalletEventType = WalletEvent["type"];
 
 /** What `decide` needs to know besides the state. */
 export interface Circumstances {
-  /** The actor's clock, milliseconds since 1970; events never go back behind the wallet's last one. */
+  /**
+   * The actor's clock, milliseconds since 1970; events never go back behind the wallet's last one.
+   */
   readonly nowMs: number;
   /** Precondition of the caller: the version the wallet must have. */
   readonly expectedVersion: number | null;
-  /** Sum of the transfers out of this wallet without a settled verdict: money that may come back. */
+  /**
+   * Sum of the transfers out of this wallet without a settled verdict: money that may come back.
+   */
   readonly pendingOutMinor: AmountMinor;
   /** Left out where the command is none about holds. */
   readonly holds?: {
@@ -336,7 +360,10 @@ function decideCreate(
   });
 }
 
-/** Money for a wallet that is not there: a credit that says whose it is makes it, in the same breath. */
+/**
+ * Money for a wallet that is not there: a credit that says whose it is makes it, in the same
+ * breath.
+ */
 function decideFirstUse(
   walletId: string,
   command: Extract<WalletCommand, { type: "credit" | "debit" }>,
@@ -358,8 +385,8 @@ export function payeeOf(command: WalletCommand): string | null {
 }
 
 /**
- * Would this wallet take the transfer? The payee's rules, asked before money leaves the payer (binding nobody) and again when
- * it arrives (final). Null is yes.
+ * Would this wallet take the transfer? The payee's rules, asked before money leaves the payer
+ * (binding nobody) and again when it arrives (final). Null is yes.
  */
 export function checkReceive(
   walletId: string,
@@ -376,7 +403,10 @@ export function checkReceive(
   return checkRoom(state, step.amountMinor, pendingOutMinor);
 }
 
-/** The event of a transfer step that the protocol has settled on; a return is always taken, also by a suspended payer. */
+/**
+ * The event of a transfer step that the protocol has settled on; a return is always taken, also by
+ * a suspended payer.
+ */
 export function transferEvent(
   state: WalletState,
   step: TransferStep,
@@ -404,7 +434,10 @@ export function transferEvent(
       };
 }
 
-/** Folds one event. An event that breaks an invariant is a programmer error and throws: the lane must not go on. */
+/**
+ * Folds one event. An event that breaks an invariant is a programmer error and throws: the lane
+ * must not go on.
+ */
 export function apply(
   walletId: string,
   state: WalletState | null,
@@ -505,7 +538,8 @@ function moved(
       `wallet ${state.walletId} would have balance ${balanceMinor} and ${heldMinor} held`,
     );
   }
-  // Written out, not spread: this is the hottest allocation of a lane, and one shape keeps it monomorphic.
+  // Written out, not spread: this is the hottest allocation of a lane, and one shape keeps it
+  // monomorphic.
   return {
     walletId: state.walletId,
     ownerId: state.ownerId,

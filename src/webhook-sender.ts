@@ -1,8 +1,10 @@
 /**
- * Sends one event to one webhook: a signed POST, bounded in time, whose answer counts by its status alone. The signature is the scheme
- * that Stripe documents for its `Stripe-Signature` header (docs.stripe.com/webhooks, "Verify webhook signatures manually"): HMAC-SHA-256
- * with the webhook's secret over the time of sending, a dot and the body, so that neither can be changed and an old request cannot be
- * sent again later. Redirects are not followed: the secret's owner named this URL and no other.
+ * Sends one event to one webhook: a signed POST, bounded in time, whose answer counts by its status
+ * alone. The signature is the scheme that Stripe documents for its `Stripe-Signature` header
+ * (docs.stripe.com/webhooks, "Verify webhook signatures manually"): HMAC-SHA-256 with the webhook's
+ * secret over the time of sending, a dot and the body, so that neither can be changed and an old
+ * request cannot be sent again later. Redirects are not followed: the secret's owner named this URL
+ * and no other.
  */
 import { createHmac } from "node:crypto";
 import { Agent as HttpAgent, request as httpRequest, type IncomingMessage } from "node:http";
@@ -29,7 +31,9 @@ export type WebhookAnswer =
   | { readonly type: "gone" };
 
 export interface WebhookSender {
-  /** Never rejects; answers within `answerMs`, or twice that when a kept connection has gone stale. */
+  /**
+   * Never rejects; answers within `answerMs`, or twice that when a kept connection has gone stale.
+   */
   send(message: WebhookMessage): Promise<WebhookAnswer>;
   close(): void;
 }
@@ -130,7 +134,10 @@ function readStatus(status: number): WebhookAnswer {
   return { type: "refused", reason: `answered ${status}${hint}` };
 }
 
-/** Reads a short body away, so that the connection can be used again; a long or slow one costs the connection. */
+/**
+ * Reads a short body away, so that the connection can be used again; a long or slow one costs the
+ * connection.
+ */
 function discard(response: IncomingMessage, withinMs: number): void {
   let bytes = 0;
   const timer = setTimeout(() => response.destroy(), withinMs);

@@ -1,7 +1,8 @@
 /**
- * Own assets on real servers: one definition per code, for ever, whoever comes first and at whichever gateway; known everywhere as soon
- * as it is told; and with several databases, one that is away takes its own assets along and no others, and is never mistaken for
- * an asset that does not exist.
+ * Own assets on real servers: one definition per code, for ever, whoever comes first and at
+ * whichever gateway; known everywhere as soon as it is told; and with several databases, one that
+ * is away takes its own assets along and no others, and is never mistaken for an asset that does
+ * not exist.
  */
 import { connect } from "nats";
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from "vitest";
@@ -260,7 +261,8 @@ describe("with several databases", () => {
     "one that is away takes its assets along and no others, and they are unavailable, not unknown",
     { timeout: 90_000 },
     async () => {
-      // Given a deployment whose second database is on a server of its own, and an asset in it that no gateway has seen
+      // Given a deployment whose second database is on a server of its own, and an asset in it that
+      // no gateway has seen
       const even = await openDatabase("assets_away");
       onTestFinished(() => even.close());
       const server = await startPostgres();
@@ -290,7 +292,8 @@ describe("with several databases", () => {
       // When that server dies
       await server.kill();
 
-      // Then what was seen, ISO 4217 and the other database's assets can be used for wallets in the other database
+      // Then what was seen, ISO 4217 and the other database's assets can be used for wallets in the
+      // other database
       for (const code of [seen, inEven, "USD"]) expect(await open(code)).toEqual([201, null]);
       expect((await ask("/assets", gold({ code: codeIn(EVEN) })))[0]).toBe(201);
       expect(await open(codeIn(EVEN))).toEqual([404, "asset_not_found"]);

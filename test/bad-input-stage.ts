@@ -1,6 +1,7 @@
 /**
- * The stage of the tests of bad input: one stack, whose balances must be the same after each test, and what is right about the refusal of
- * a request: its status, its code, the field that it names, its size, and its time.
+ * The stage of the tests of bad input: one stack, whose balances must be the same after each test,
+ * and what is right about the refusal of a request: its status, its code, the field that it names,
+ * its size, and its time.
  */
 import assert from "node:assert/strict";
 import { afterAll, afterEach, beforeAll, expect, it } from "vitest";

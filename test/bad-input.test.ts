@@ -1,7 +1,8 @@
 /**
- * Bad input over the real stack: whatever arrives, it is refused in words with a 4xx, soon, and no balance moves. Here are tables for
- * what people and programs get wrong in the bodies of writes; bad-requests.test.ts has the rest of a request, down to raw sockets, and
- * fuzz.test.ts random ones. After each test every wallet is as it was, and at the end the server still serves.
+ * Bad input over the real stack: whatever arrives, it is refused in words with a 4xx, soon, and no
+ * balance moves. Here are tables for what people and programs get wrong in the bodies of writes;
+ * bad-requests.test.ts has the rest of a request, down to raw sockets, and fuzz.test.ts random
+ * ones. After each test every wallet is as it was, and at the end the server still serves.
  */
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";

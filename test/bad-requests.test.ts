@@ -1,4 +1,7 @@
-/** Requests that are wrong beside their bodies: paths, queries, methods, and bytes on a socket that are no HTTP. */
+/**
+ * Requests that are wrong beside their bodies: paths, queries, methods, and bytes on a socket that
+ * are no HTTP.
+ */
 import { connect } from "node:net";
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";

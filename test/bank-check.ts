@@ -1,7 +1,8 @@
 /**
- * What callers were told, held against what is in the books, whoever the callers were and wherever the books are kept: PostgreSQL
- * after a workload, or the simulated databases after a run. It folds the events by itself, so that it shares no code with what it
- * judges. Each check returns sentences about what is wrong; none is best. Pure.
+ * What callers were told, held against what is in the books, whoever the callers were and wherever
+ * the books are kept: PostgreSQL after a workload, or the simulated databases after a run. It folds
+ * the events by itself, so that it shares no code with what it judges. Each check returns sentences
+ * about what is wrong; none is best. Pure.
  */
 import type { WalletEventType } from "../src/wallet.ts";
 
@@ -25,7 +26,9 @@ export interface CheckedCommand {
     | "topup"
     | "spend";
   readonly walletId: string;
-  /** The wallet's id is only proposed: what counts is the one of the first creation with this key. */
+  /**
+   * The wallet's id is only proposed: what counts is the one of the first creation with this key.
+   */
   readonly isIdProposed?: boolean;
   /** Of a transfer, or of a capture that is one. */
   readonly toWalletId: string | null;
@@ -34,7 +37,10 @@ export interface CheckedCommand {
   /** A capture of all that is left, whatever that is. */
   readonly isAmountOpen?: boolean;
   readonly expectedVersion: number | null;
-  /** Of the input; null without a caller's key, left out where nobody sends two inputs under one key. */
+  /**
+   * Of the input; null without a caller's key, left out where nobody sends two inputs under one
+   * key.
+   */
   readonly fingerprint?: string | null;
 }
 
@@ -80,7 +86,10 @@ export interface CheckedEntry {
   readonly command: CheckedCommand;
   /** In the order in which they came. */
   readonly answers: readonly BankAnswer[];
-  /** Versions of the two wallets that somebody had been told of when this was sent first; -1 for none. */
+  /**
+   * Versions of the two wallets that somebody had been told of when this was sent first; -1 for
+   * none.
+   */
   readonly floor: number;
   readonly toFloor: number;
 }
@@ -166,7 +175,7 @@ function groupBy<Row>(
   return groups;
 }
 
-// --- The fold -------------------------------------------------------------------------------------------------------------
+// --- The fold ------------------------------------------------------------------------------------
 
 const SIGNS: Readonly<Record<WalletEventType, number>> = {
   WalletCreated: 0,
@@ -209,7 +218,10 @@ function mayHappen(type: WalletEventType, status: string): boolean {
   return status === "ACTIVE";
 }
 
-/** Versions are contiguous, each event's balance and status are the fold up to it, and the wallet's row is the fold of all. */
+/**
+ * Versions are contiguous, each event's balance and status are the fold up to it, and the wallet's
+ * row is the fold of all.
+ */
 export function checkHistory({ events, wallets }: Books): string[] {
   const problems: string[] = [];
   const folded = new Map<string, { version: number; balanceMinor: number; status: string }>();
@@ -238,7 +250,10 @@ export function checkHistory({ events, wallets }: Books): string[] {
   return problems;
 }
 
-/** Each transfer is settled as the payee said, with exactly its two events; and no event belongs to none. */
+/**
+ * Each transfer is settled as the payee said, with exactly its two events; and no event belongs to
+ * none.
+ */
 export function checkTransfers({ events, transfers }: Books): string[] {
   const problems: string[] = [];
   const byTransfer = groupBy(events, ({ transferId }) => transferId);
@@ -265,7 +280,7 @@ export function checkTransfers({ events, transfers }: Books): string[] {
   return problems;
 }
 
-// --- What was told --------------------------------------------------------------------------------------------------------
+// --- What was told -------------------------------------------------------------------------------
 
 const EVENT_OF: Readonly<Record<CheckedCommand["kind"], WalletEventType>> = {
   open: "WalletCredited",
@@ -296,9 +311,10 @@ interface Index {
 }
 
 /**
- * Every answer is true: what was acknowledged is there once, as it was told and after all that was told before it was sent; what was
- * rejected or unavailable is not there; and nothing is there that nobody sent. Where the callers went on until each command had its
- * outcome, `isResolved` says so, and a command without one is a problem too.
+ * Every answer is true: what was acknowledged is there once, as it was told and after all that was
+ * told before it was sent; what was rejected or unavailable is not there; and nothing is there that
+ * nobody sent. Where the callers went on until each command had its outcome, `isResolved` says so,
+ * and a command without one is a problem too.
  */
 export function checkEntries(
   books: Books,
@@ -430,8 +446,9 @@ function toText(hold: BookedHold | null | undefined): string {
 }
 
 /**
- * A rejected command left nothing, except a transfer that went and came back. Available must be a balance that the wallet really
- * had, no older than what had been told before: what was decided on state that never came to be, or was long gone, is no truth.
+ * A rejected command left nothing, except a transfer that went and came back. Available must be a
+ * balance that the wallet really had, no older than what had been told before: what was decided on
+ * state that never came to be, or was long gone, is no truth.
  */
 function checkRejections(
   { command, answers, floor }: CheckedEntry,

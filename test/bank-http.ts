@@ -1,6 +1,7 @@
 /**
- * A bank's commands over HTTP. What a lost connection means for money is decided here: a request that was written is unknown, one that never
- * found a connection is unavailable, and a status that does not belong to its answer is wrong.
+ * A bank's commands over HTTP. What a lost connection means for money is decided here: a request
+ * that was written is unknown, one that never found a connection is unavailable, and a status that
+ * does not belong to its answer is wrong.
  */
 import { HttpConnection, HttpFault, headerOf, type HttpAnswer } from "../bench/http-client.ts";
 import type { BankAnswer } from "./bank-check.ts";

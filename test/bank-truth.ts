@@ -1,7 +1,7 @@
 /**
- * The finer truths about a bank, beside `bank-check.ts`: what is held is what the active holds have left, every "no" was so at some
- * moment after the command was sent, and a dry run told what would have been and left nothing. It replays the events by rules of its own.
- * Pure.
+ * The finer truths about a bank, beside `bank-check.ts`: what is held is what the active holds have
+ * left, every "no" was so at some moment after the command was sent, and a dry run told what would
+ * have been and left nothing. It replays the events by rules of its own. Pure.
  */
 import type { BookedEvent, BookedHold, Books, CheckedEntry } from "./bank-check.ts";
 import type { BankCommand } from "./bank-wire.ts";
@@ -35,7 +35,7 @@ function historiesOf(events: readonly HoldEvent[]): Histories {
   return histories;
 }
 
-// --- Holds ----------------------------------------------------------------------------------------------------------------
+// --- Holds ---------------------------------------------------------------------------------------
 
 /** A hold as its events make it. */
 interface Fold {
@@ -50,7 +50,10 @@ interface Fold {
 const leftOf = ({ status, amountMinor, capturedMinor }: Fold): number =>
   status === "ACTIVE" ? amountMinor - capturedMinor : 0;
 
-/** Each hold is what its events say, each wallet's `held` is what its active ones have left, and each command met the hold that it named. */
+/**
+ * Each hold is what its events say, each wallet's `held` is what its active ones have left, and
+ * each command met the hold that it named.
+ */
 export function checkHolds({ events, holds }: HoldBooks, entries: readonly BankEntry[]): string[] {
   const problems: string[] = [];
   const folds = new Map<string, Fold>();
@@ -151,9 +154,12 @@ function fold(
   return isAsTold ? null : `tells ${JSON.stringify(hold)}, not ${JSON.stringify(one)}`;
 }
 
-// --- Noes -----------------------------------------------------------------------------------------------------------------
+// --- Noes ----------------------------------------------------------------------------------------
 
-/** Every "no" says something that was so, no older than what had been told before the command was sent first. */
+/**
+ * Every "no" says something that was so, no older than what had been told before the command was
+ * sent first.
+ */
 export function checkReasons({ events }: HoldBooks, entries: readonly BankEntry[]): string[] {
   const histories = historiesOf(events);
   const problems: string[] = [];
@@ -238,7 +244,7 @@ function couldBe(
   }
 }
 
-// --- Dry runs -------------------------------------------------------------------------------------------------------------
+// --- Dry runs ------------------------------------------------------------------------------------
 
 /** By how much the balance of the wallet would change. */
 function deltaOf({ kind, amountMinor }: BankCommand): number {
@@ -264,8 +270,9 @@ function deltaOf({ kind, amountMinor }: BankCommand): number {
 }
 
 /**
- * What a dry run said would follow on a state that was there. That it left nothing is found by who sent what: no event and no rejection may be
- * there that nobody sent (`checkEntries`), and a wallet that only dry runs have named is none.
+ * What a dry run said would follow on a state that was there. That it left nothing is found by who
+ * sent what: no event and no rejection may be there that nobody sent (`checkEntries`), and a wallet
+ * that only dry runs have named is none.
  */
 export function checkDryRuns(books: HoldBooks, dryRuns: readonly BankEntry[]): string[] {
   const histories = historiesOf(books.events);

@@ -1,6 +1,7 @@
 /**
- * Bank commands on the wire: what a command is as a request over HTTP, over NATS and in a batch, and what an answer of each means for
- * money. It hides paths, subjects and bodies; the ways themselves are with whoever has the connection.
+ * Bank commands on the wire: what a command is as a request over HTTP, over NATS and in a batch,
+ * and what an answer of each means for money. It hides paths, subjects and bodies; the ways
+ * themselves are with whoever has the connection.
  */
 import type { BankAnswer, BookedHold, CheckedCommand } from "./bank-check.ts";
 
@@ -83,7 +84,7 @@ function fieldsOf(command: BankCommand): { amount?: number } {
   };
 }
 
-// --- Answers --------------------------------------------------------------------------------------------------------------
+// --- Answers -------------------------------------------------------------------------------------
 
 interface WalletText {
   readonly version: number;
@@ -164,7 +165,7 @@ export function readNo({ isDry }: BankCommand, error: ErrorText): BankAnswer {
   return { type: "wrong", reason: JSON.stringify(error) };
 }
 
-// --- Batches --------------------------------------------------------------------------------------------------------------
+// --- Batches -------------------------------------------------------------------------------------
 
 export interface BankBatch {
   readonly commands: readonly BankCommand[];

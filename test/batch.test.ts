@@ -1,7 +1,8 @@
 /**
- * Batches on the real stack, over HTTP and NATS: an outcome for each command in its place, one outcome per key however often and
- * through whatever fault a batch is repeated, and bounds that hold. The faults are those of a batch's life: the process killed in
- * the middle of one, PostgreSQL stopped in the middle, SIGTERM in the middle, a caller who goes away or does not read.
+ * Batches on the real stack, over HTTP and NATS: an outcome for each command in its place, one
+ * outcome per key however often and through whatever fault a batch is repeated, and bounds that
+ * hold. The faults are those of a batch's life: the process killed in the middle of one, PostgreSQL
+ * stopped in the middle, SIGTERM in the middle, a caller who goes away or does not read.
  */
 import { connect as connectTcp } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -129,7 +130,8 @@ describe("10,000 commands in one request", { timeout: 120_000 }, () => {
       const id = n % 10 === 6 ? data.fromWallet?.id : data?.id;
       if (ok) expect(id).toBe(wallets[n % wallets.length]);
     }
-    // And the wallets are what their events say, with one event per command of theirs, in the batch's order
+    // And the wallets are what their events say, with one event per command of theirs, in the
+    // batch's order
     const [before] = await stack.sql<{ events: string }>("SELECT count(*) AS events FROM events");
     expect(await sumOfAccounts(stack)).toBe("0");
     const versions = new Map<string, number>();

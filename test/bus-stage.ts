@@ -1,4 +1,7 @@
-/** The buses that the tests open and close: in one process, on a real NATS, on a server that says what the test wants, and simulated. */
+/**
+ * The buses that the tests open and close: in one process, on a real NATS, on a server that says
+ * what the test wants, and simulated.
+ */
 import { once } from "node:events";
 import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { pino } from "pino";
@@ -18,8 +21,8 @@ export const SLACK_MS = 500;
 let scriptedServer: Server | undefined;
 
 /**
- * Speaks just enough NATS to let a client connect, or refuses it with another greeting; from then on it answers only
- * what the test sends.
+ * Speaks just enough NATS to let a client connect, or refuses it with another greeting; from then
+ * on it answers only what the test sends.
  */
 export async function startScriptedServer(firstGreeting = "PONG\r\n") {
   let greeting = firstGreeting;
@@ -46,7 +49,10 @@ export async function startScriptedServer(firstGreeting = "PONG\r\n") {
   };
 }
 
-/** Everything published on this bus before has been delivered to its own subscribers, or reported as undelivered. */
+/**
+ * Everything published on this bus before has been delivered to its own subscribers, or reported as
+ * undelivered.
+ */
 export async function settled(bus: Bus): Promise<void> {
   await bus.ping(PING_MS);
 }

@@ -1,6 +1,7 @@
 /**
- * What every bus owes its users, asked of all adapters, the simulator's too, and what only NATS can get wrong: servers that die,
- * hang, come late or carry junk. The NATS half runs against real servers on free ports and stops, kills and restarts them.
+ * What every bus owes its users, asked of all adapters, the simulator's too, and what only NATS can
+ * get wrong: servers that die, hang, come late or carry junk. The NATS half runs against real
+ * servers on free ports and stops, kills and restarts them.
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, test, vi } from "vitest";

@@ -1,6 +1,7 @@
 /**
- * The short form of `npm run chaos`: one round in which every process of a cluster is killed, stopped, frozen or joined by another one
- * while a bank is at work. The seed is printed, and `CHAOS_SEED` takes it back.
+ * The short form of `npm run chaos`: one round in which every process of a cluster is killed,
+ * stopped, frozen or joined by another one while a bank is at work. The seed is printed, and
+ * `CHAOS_SEED` takes it back.
  */
 import { expect, it } from "vitest";
 import { startChaos } from "./chaos/chaos.ts";

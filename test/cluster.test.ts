@@ -1,7 +1,8 @@
 /**
- * Three hosts and two gateways as real processes, and a bank at work through both gateways: a host is killed, joins, is told to end, is
- * frozen, and Redis goes away. What callers and the database saw is held against each other at the end of every test, and which
- * process wrote an event is read from the database: a column that the test adds keeps the writing session.
+ * Three hosts and two gateways as real processes, and a bank at work through both gateways: a host
+ * is killed, joins, is told to end, is frozen, and Redis goes away. What callers and the database
+ * saw is held against each other at the end of every test, and which process wrote an event is read
+ * from the database: a column that the test adds keeps the writing session.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
@@ -17,7 +18,10 @@ import { askOverHttp, buildWorkload, checkBank, checkOverHttp, type Workload } f
 const RECOVERY_MS_MAX = 5_000;
 /** For a busy machine; with two cores for itself a test takes about ten seconds. */
 const TEST_MS_MAX = 90_000;
-/** Wallets that are asked, besides the bank's, whether they answer: about eight for each of three hosts. */
+/**
+ * Wallets that are asked, besides the bank's, whether they answer: about eight for each of three
+ * hosts.
+ */
 const PROBES = 24;
 
 let databaseUrl: string;
@@ -34,7 +38,10 @@ afterAll(async () => {
   await dropDatabase(inject("postgresUrl"), "cluster");
 });
 
-/** Starts and stops hosts until exactly these run, each with its shards. Quick where a test follows the one before it. */
+/**
+ * Starts and stops hosts until exactly these run, each with its shards. Quick where a test follows
+ * the one before it.
+ */
 async function given(...hostIds: readonly string[]): Promise<void> {
   for (const host of cluster.hosts) {
     if (host.state === "paused") host.resume();
@@ -70,7 +77,10 @@ const troubles = (bank: Workload): number =>
 const shardsOf = (table: readonly ShardRow[], hostId: string): ShardRow[] =>
   table.filter((row) => row.hostId === hostId);
 
-/** Every move costs the same number of epochs, so a shard that went around stands out; one that stayed costs none. */
+/**
+ * Every move costs the same number of epochs, so a shard that went around stands out; one that
+ * stayed costs none.
+ */
 function expectMovedOnce(
   before: readonly ShardRow[],
   after: readonly ShardRow[],
@@ -111,7 +121,10 @@ async function openProbes(name: string): Promise<string[]> {
   return probes;
 }
 
-/** Milliseconds until the wallet takes a credit, asked like a caller who repeats the same key after 503 and 504. */
+/**
+ * Milliseconds until the wallet takes a credit, asked like a caller who repeats the same key after
+ * 503 and 504.
+ */
 async function answersAfterMs(walletId: string, port: number): Promise<number> {
   const startedAtMs = performance.now();
   const key = `answer-${walletId}`;
@@ -154,7 +167,8 @@ it(
     const victim = cluster.hosts[1]!;
     expect(shardsOf(before, victim.id).length).toBeGreaterThan(30);
 
-    // When one host of three is killed; the race: its commits, replies and messages are on their way
+    // When one host of three is killed; the race: its commits, replies and messages are on their
+    // way
     const ports = cluster.gateways.map(({ port }) => port);
     await victim.kill();
     const recoveries = await Promise.all(
@@ -217,7 +231,8 @@ it(
     const leaving = cluster.hosts[0]!;
     const owned = shardsOf(await cluster.shards(), leaving.id).length;
 
-    // When one host of three is told to end; the race: commands arrive for every shard while it moves
+    // When one host of three is told to end; the race: commands arrive for every shard while it
+    // moves
     const startedAtMs = performance.now();
     expect(await leaving.stop()).toEqual({ code: 0, signal: null });
     const elapsedMs = Math.round(performance.now() - startedAtMs);

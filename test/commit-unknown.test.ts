@@ -1,8 +1,10 @@
 /**
- * The connection to PostgreSQL is lost in the middle of a commit. A proxy between lane and server knows the lane's append statement
- * and cuts the connection (a) before the server gets it, (b) after the server has committed and before the lane hears of it, or
- * (c) goes silent without closing. For the lane all look alike; callers must get the one right outcome each time: after (b) a credit
- * with a condition does not meet its own effect, and a debit of everything does not find the wallet empty.
+ * The connection to PostgreSQL is lost in the middle of a commit. A proxy between lane and server
+ * knows the lane's append statement and cuts the connection (a) before the server gets it, (b)
+ * after the server has committed and before the lane hears of it, or (c) goes silent without
+ * closing. For the lane all look alike; callers must get the one right outcome each time: after (b)
+ * a credit with a condition does not meet its own effect, and a debit of everything does not find
+ * the wallet empty.
  */
 import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -22,7 +24,7 @@ import {
   type Entry,
 } from "./workload.ts";
 
-// --- The proxy ------------------------------------------------------------------------------------------------------------
+// --- The proxy -----------------------------------------------------------------------------------
 
 type Where = "before the server has it" | "after its commit" | "silently";
 const BEFORE: Where = "before the server has it";
@@ -133,7 +135,7 @@ function isReadyForQuery(bytes: Buffer): boolean {
   return bytes.length >= 6 && bytes.subarray(-6, -1).equals(Buffer.from("Z\0\0\0\x05"));
 }
 
-// --- The setting ----------------------------------------------------------------------------------------------------------
+// --- The setting ---------------------------------------------------------------------------------
 
 interface Setting {
   readonly proxy: Proxy;
@@ -200,7 +202,7 @@ function entryOf(command: BankCommand, ...answers: BankAnswer[]): Entry {
   return { command, answers, floor: -1, toFloor: -1 };
 }
 
-// --- The tests ------------------------------------------------------------------------------------------------------------
+// --- The tests -----------------------------------------------------------------------------------
 
 describe.each([BEFORE, AFTER])("when the connection is cut %s", (where) => {
   let setting: Setting;
@@ -209,7 +211,10 @@ describe.each([BEFORE, AFTER])("when the connection is cut %s", (where) => {
   });
   afterAll(() => setting.close());
 
-  /** Asks while the next append with the command's key is cut; the answer and the books must be right. */
+  /**
+   * Asks while the next append with the command's key is cut; the answer and the books must be
+   * right.
+   */
   async function askCut(command: BankCommand, ...earlier: Entry[]): Promise<BankAnswer> {
     const { proxy, ask, databaseUrl } = setting;
     const cut = proxy.cut(where, command.key);
@@ -319,7 +324,8 @@ it(
     const first = await ask(credit, 0);
     await silence;
 
-    // Then its outcome is unknown, and the same key has it executed once the lane has given up on the connection
+    // Then its outcome is unknown, and the same key has it executed once the lane has given up on
+    // the connection
     expect(first).toMatchObject({ type: "unknown" });
     const answers = [first];
     while (answers.at(-1)!.type !== "acknowledged" && answers.length < 20) {

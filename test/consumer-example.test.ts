@@ -1,6 +1,7 @@
 /**
- * The consumer of docs/examples, run as the file it is: it takes every event in order, comes back to where it was after a crash, and
- * puts what it cannot take under the dead-letter subject, once, with the reason.
+ * The consumer of docs/examples, run as the file it is: it takes every event in order, comes back
+ * to where it was after a crash, and puts what it cannot take under the dead-letter subject, once,
+ * with the reason.
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -50,7 +51,8 @@ it(
   "takes every event in order, survives a crash, and puts aside what it cannot take",
   { timeout: 60_000 },
   async () => {
-    // Given a handler that writes down what it gets and cannot take one event, and one that kills the process the first time
+    // Given a handler that writes down what it gets and cannot take one event, and one that kills
+    // the process the first time
     const folder = mkdtempSync(join(tmpdir(), "coffer-consumer-"));
     onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
     const book = join(folder, "book.txt");

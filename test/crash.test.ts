@@ -1,7 +1,8 @@
 /**
- * The whole process dies: `kill -9` under load, on the embedded PostgreSQL, which stays behind as an orphan with what Coffer had
- * committed and not yet answered. The race of every round: between a commit and its answer the process is gone. The next start
- * finds the orphan, takes over its data, and each caller's key leads to the one outcome.
+ * The whole process dies: `kill -9` under load, on the embedded PostgreSQL, which stays behind as
+ * an orphan with what Coffer had committed and not yet answered. The race of every round: between a
+ * commit and its answer the process is gone. The next start finds the orphan, takes over its data,
+ * and each caller's key leads to the one outcome.
  */
 import { existsSync } from "node:fs";
 import { expect, it, onTestFinished } from "vitest";

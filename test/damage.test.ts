@@ -1,7 +1,8 @@
 /**
- * Rows that somebody has changed or removed past Coffer, under work that a lane takes up by itself at every start: one damaged wallet must
- * not take its lane down for all others. No money moves on what cannot be, the log says which wallet waits, and once its rows are
- * rebuilt, everything goes on as if nothing had happened.
+ * Rows that somebody has changed or removed past Coffer, under work that a lane takes up by itself
+ * at every start: one damaged wallet must not take its lane down for all others. No money moves on
+ * what cannot be, the log says which wallet waits, and once its rows are rebuilt, everything goes
+ * on as if nothing had happened.
  */
 import { describe, expect, it } from "vitest";
 import type { Hold } from "../src/hold.ts";

@@ -1,7 +1,8 @@
 /**
- * PostgreSQL dies under load, all its processes at once, and comes back on the same port and data. The race: a commit is under way
- * whose outcome nobody can know until the database is there again. Callers wait out a short outage; in a long one they are told
- * that nothing happened (503) or that they have to ask again (504), and never anything else. Coffer itself is not restarted.
+ * PostgreSQL dies under load, all its processes at once, and comes back on the same port and data.
+ * The race: a commit is under way whose outcome nobody can know until the database is there again.
+ * Callers wait out a short outage; in a long one they are told that nothing happened (503) or that
+ * they have to ask again (504), and never anything else. Coffer itself is not restarted.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
@@ -25,7 +26,8 @@ it(
     const bank = buildWorkload({ ask, name: "loss", callers: 12 });
     const troubles = (): number =>
       bank.count("unavailable") + bank.count("unknown") + bank.count("wrong");
-    // A transfer whose reserve was committed before may be told as pending at its deadline: that needs no commit any more.
+    // A transfer whose reserve was committed before may be told as pending at its deadline: that
+    // needs no commit any more.
     const acknowledged = (isPending: boolean): number =>
       bank.entries
         .flatMap(({ answers }) => answers)
@@ -87,7 +89,8 @@ it(
     bank.start();
     await bank.progress(200);
 
-    // When only its first process is killed: the others may still finish what they do, also a commit
+    // When only its first process is killed: the others may still finish what they do, also a
+    // commit
     const before = folder.postgresPid();
     process.kill(before, "SIGKILL");
 

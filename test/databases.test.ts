@@ -1,4 +1,7 @@
-/** Several databases as one deployment: which belong together, in which places, and all of Coffer on two of them. */
+/**
+ * Several databases as one deployment: which belong together, in which places, and all of Coffer on
+ * two of them.
+ */
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeEach, describe, expect, inject, it, onTestFinished } from "vitest";
 import { UnsafeDatabaseError, withClient } from "../src/database.ts";
@@ -11,7 +14,7 @@ import type { AnyBody } from "./stack.ts";
 import { EVEN, idIn, ODD, withLimits } from "./staging.ts";
 import { openWire } from "./wire.ts";
 
-// --- The deployment -------------------------------------------------------------------------------------------------------
+// --- The deployment ------------------------------------------------------------------------------
 
 describe("the deployment", () => {
   const names = ["deployment_a", "deployment_b", "deployment_c"];
@@ -163,7 +166,8 @@ describe("the deployment", () => {
       });
       onTestFinished(() => watching.stop());
     };
-    // Given readers that came before the first host, one of them with a wrong list, one with a database that is away
+    // Given readers that came before the first host, one of them with a wrong list, one with a
+    // database that is away
     await watch([a, b]);
     await watch([b, a]);
     await watch([a, "postgres://u:secret@127.0.0.1:1/away"]);
@@ -186,7 +190,7 @@ describe("the deployment", () => {
   });
 });
 
-// --- All of it ------------------------------------------------------------------------------------------------------------
+// --- All of it -----------------------------------------------------------------------------------
 
 interface Health {
   readonly status: string;

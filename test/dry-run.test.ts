@@ -1,7 +1,8 @@
 /**
- * Dry runs: what would happen is told as it would be, and nothing happens. First on lanes whose commits the test holds, since the
- * answer must not be decided on a state that never comes to be; then over HTTP and NATS for every write, with the rows of every
- * table counted and every subject of the feed listened to; last among real commands under load.
+ * Dry runs: what would happen is told as it would be, and nothing happens. First on lanes whose
+ * commits the test holds, since the answer must not be decided on a state that never comes to be;
+ * then over HTTP and NATS for every write, with the rows of every table counted and every subject
+ * of the feed listened to; last among real commands under load.
  */
 import { connect, headers as newHeaders, type NatsConnection } from "nats";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
@@ -70,7 +71,10 @@ describe("at the actor", () => {
 
   const counts = async () => (await database.query(COUNTS))[0];
 
-  /** Holds the commits of a lane; the returned function lets the oldest one go, or loses its outcome. */
+  /**
+   * Holds the commits of a lane; the returned function lets the oldest one go, or loses its
+   * outcome.
+   */
   function hold(name: string): (fate: "commit" | "lose") => Promise<void> {
     const waiting: Array<(fate: "commit" | "lose") => void> = [];
     stage.lane(name).hooks.append = (_writes, apply) =>
@@ -97,7 +101,8 @@ describe("at the actor", () => {
     await stage.quiet();
     expect([real!.outcomes, asked!.outcomes]).toEqual([[], []]);
 
-    // When the credit is committed, the answer still waits for a commit of its own, which checks the fence
+    // When the credit is committed, the answer still waits for a commit of its own, which checks
+    // the fence
     await pass("commit");
     expect(real!.outcomes.length).toBe(1);
     expect(asked!.outcomes).toEqual([]);
@@ -119,7 +124,8 @@ describe("at the actor", () => {
     const [asked] = stage.send(dry(debit(walletId, "12")));
     await stage.quiet();
 
-    // When the commit with the credit is lost, another owner takes the wallet's shards, and the credit is never sent again
+    // When the commit with the credit is lost, another owner takes the wallet's shards, and the
+    // credit is never sent again
     stage.kill("a");
     await stage.replace("a", "host-3");
     const [again] = stage.send({ ...asked!.message.command });
@@ -229,7 +235,7 @@ describe("at the actor", () => {
   });
 });
 
-// --- From outside ---------------------------------------------------------------------------------------------------------
+// --- From outside --------------------------------------------------------------------------------
 
 describe("from outside", () => {
   let server: TestServer;
@@ -281,7 +287,9 @@ describe("from outside", () => {
     expect(await traces()).toEqual(before);
   }
 
-  /** What differs between a foretold answer and the real one: times, and ids that did not exist yet. */
+  /**
+   * What differs between a foretold answer and the real one: times, and ids that did not exist yet.
+   */
   function foretold(text: string): unknown {
     return JSON.parse(text, (name, value: unknown) =>
       ["updatedAt", "createdAt", "transferId"].includes(name) ? null : value,

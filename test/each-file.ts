@@ -1,4 +1,7 @@
-/** Runs before each file of integration tests: files share what they load, and each begins as if it were the first. */
+/**
+ * Runs before each file of integration tests: files share what they load, and each begins as if it
+ * were the first.
+ */
 import { restartNumbers as restartStackNumbers } from "./stack.ts";
 import { restartNumbers } from "./staging.ts";
 

@@ -1,7 +1,7 @@
 /**
- * Every code of the error table, brought about from outside: one way to each, by HTTP requests, by raw bytes where no request is
- * meant to be, and by what may happen to the database meanwhile. The list has a type that refuses a code without a way, so a new
- * row of the table needs one here.
+ * Every code of the error table, brought about from outside: one way to each, by HTTP requests, by
+ * raw bytes where no request is meant to be, and by what may happen to the database meanwhile. The
+ * list has a type that refuses a code without a way, so a new row of the table needs one here.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { once } from "node:events";
@@ -241,7 +241,8 @@ const WAYS: { readonly [Code in ErrorCode]: () => Promise<Told> } = {
        WHERE datname = $1 AND application_name IN ('coffer-writer', 'coffer-recovery')`,
       [name],
     );
-    // A command that is sent over a connection that has just ended may have happened, for all that its sender knows.
+    // A command that is sent over a connection that has just ended may have happened, for all that
+    // its sender knows.
     await until("the connections are gone", async () => {
       const sql = `SELECT FROM pg_stat_activity WHERE datname = $1 AND application_name = 'coffer-writer'`;
       return (await admin.query(sql, [name])).rowCount === 0;

@@ -1,6 +1,7 @@
 /**
- * The precondition `expectedVersion`, on every write and every way in: at the wallet's version it lets the command through, at
- * another one nothing happens, and of many who act on the same version one wins.
+ * The precondition `expectedVersion`, on every write and every way in: at the wallet's version it
+ * lets the command through, at another one nothing happens, and of many who act on the same version
+ * one wins.
  */
 import { connect, type NatsConnection } from "nats";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";

@@ -1,6 +1,7 @@
 /**
- * The hub's setting for its tests: the in-process bus with a record of who listens, a virtual clock, the tests' own world as the
- * database, and clients that remember their frames. Each test gets its own; all are drained when it ends.
+ * The hub's setting for its tests: the in-process bus with a record of who listens, a virtual
+ * clock, the tests' own world as the database, and clients that remember their frames. Each test
+ * gets its own; all are drained when it ends.
  */
 import { afterEach } from "vitest";
 

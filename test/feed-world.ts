@@ -1,8 +1,9 @@
 /**
- * A small world for the tests of the feed: wallets with their full history, committed at once and readable as a read model, a
- * clock whose timers run when a test says so, and clients that remember every frame. The history is made by the real
- * `wallet.ts`, so frames can be held against what happened. The read model can be slow or away, and what it answers is
- * the truth at some moment while the read was under way, as with a database.
+ * A small world for the tests of the feed: wallets with their full history, committed at once and
+ * readable as a read model, a clock whose timers run when a test says so, and clients that remember
+ * every frame. The history is made by the real `wallet.ts`, so frames can be held against what
+ * happened. The read model can be slow or away, and what it answers is the truth at some moment
+ * while the read was under way, as with a database.
  */
 import { setImmediate as nextTurn } from "node:timers/promises";
 
@@ -21,7 +22,10 @@ export interface World {
   readonly readModel: Pick<ReadModel, "walletsById" | "walletIdsOfOwner" | "events">;
   /** Reads that were asked for, by kind. */
   readonly asked: { walletsById: number; walletIdsOfOwner: number; events: number };
-  /** How long a read takes, half before and half after the database looks; null: no virtual time at all. */
+  /**
+   * How long a read takes, half before and half after the database looks; null: no virtual time at
+   * all.
+   */
   readDelayMs: number | null;
   isAway: boolean;
 }
@@ -39,7 +43,8 @@ export function buildVirtualTime(): VirtualTime {
   let nowMs = Date.UTC(2026, 0, 1);
   let pending: { atMs: number; task: () => void }[] = [];
   const settle = async (): Promise<void> => {
-    // A message needs a turn to be delivered, a read some promises: then nothing happens until time goes on.
+    // A message needs a turn to be delivered, a read some promises: then nothing happens until time
+    // goes on.
     for (let turn = 0; turn < SETTLE_TURNS; turn++) await nextTurn();
   };
   return {

@@ -1,7 +1,7 @@
 /**
- * Live balances over the real stack and real WebSockets: whatever the load, the disconnections and the bus do, a client has
- * every version of what it watches exactly once, in order, with the balance that the journal has for it. Slow and rude clients
- * cost only themselves.
+ * Live balances over the real stack and real WebSockets: whatever the load, the disconnections and
+ * the bus do, a client has every version of what it watches exactly once, in order, with the
+ * balance that the journal has for it. Slow and rude clients cost only themselves.
  */
 import { once } from "node:events";
 import type { Socket } from "node:net";
@@ -93,7 +93,9 @@ async function history(stack: Stack, walletId: string): Promise<number[]> {
   return rows.map(({ cents }) => cents / 100);
 }
 
-/** Each version after the first frame once, in order, with its balance; conflated ones count as had. */
+/**
+ * Each version after the first frame once, in order, with its balance; conflated ones count as had.
+ */
 async function expectUnbroken(
   stack: Stack,
   walletId: string,
@@ -122,7 +124,10 @@ async function inParallel(width: number, tasks: readonly (() => Promise<void>)[]
   await Promise.all(Array.from({ length: width }, work));
 }
 
-/** Credits, debits and transfers among the wallets; each takes effect, also when it has to be asked for again. */
+/**
+ * Credits, debits and transfers among the wallets; each takes effect, also when it has to be asked
+ * for again.
+ */
 function changes(stack: Stack, wallets: readonly string[], count: number) {
   return Array.from({ length: count }, (_, index) => async () => {
     const own = wallets[index % wallets.length]!;
@@ -398,7 +403,8 @@ describe("a feed", () => {
       wallets.every((id) => slow.version(id) + quick.version(id) === 2),
     );
     beneath(slow).pause();
-    // Six bytes of JSON for each character: enough frames to fill the buffers of both kernels' ends.
+    // Six bytes of JSON for each character: enough frames to fill the buffers of both kernels'
+    // ends.
     const description = "\u0001".repeat(LIMITS.descriptionLengthMax);
     const credit = (id: string) => async () => {
       await stack.post(`/wallets/${id}/credit`, { amount: 1, description });

@@ -1,4 +1,7 @@
-/** A port that nobody uses now. It is free again when this returns, so whoever takes it has to be ready to find it taken. */
+/**
+ * A port that nobody uses now. It is free again when this returns, so whoever takes it has to be
+ * ready to find it taken.
+ */
 import { createServer, type AddressInfo } from "node:net";
 
 export async function freePort(): Promise<number> {

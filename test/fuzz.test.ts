@@ -1,7 +1,9 @@
 /**
- * Random requests, of which most are wrong: each is answered in time, changes no money that it may not, and none is an error of Coffer's own.
+ * Random requests, of which most are wrong: each is answered in time, changes no money that it may
+ * not, and none is an error of Coffer's own.
  *
- * Replay a failure: the test's name has the seed; `FC_SEED=<seed> npx vitest run --project integration test/fuzz.test.ts`.
+ * Replay a failure: the test's name has the seed; `FC_SEED=<seed> npx vitest run --project
+ * integration test/fuzz.test.ts`.
  */
 import fc from "fast-check";
 import { expect, it } from "vitest";
@@ -19,7 +21,7 @@ import type { AskOptions } from "./stack.ts";
 
 useBadInputStage();
 
-// --- Fuzz -----------------------------------------------------------------------------------------------------------------
+// --- Fuzz ----------------------------------------------------------------------------------------
 
 const seed = Number(process.env["FC_SEED"] ?? Math.trunc(Math.random() * 2 ** 31));
 

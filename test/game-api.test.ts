@@ -1,7 +1,8 @@
 /**
- * The game-economy API from outside, on real servers: the wallet of a user and an asset that is made on first use, once, whoever comes
- * first; one answer per reference, through races between gateways and the death of lanes and of the process; pairs of user and asset
- * that would share a wallet id; and where the money comes from in the ledger.
+ * The game-economy API from outside, on real servers: the wallet of a user and an asset that is
+ * made on first use, once, whoever comes first; one answer per reference, through races between
+ * gateways and the death of lanes and of the process; pairs of user and asset that would share a
+ * wallet id; and where the money comes from in the ledger.
  */
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from "vitest";
 

@@ -1,8 +1,9 @@
 /**
- * Before the integration tests: builds `dist/`, because hosts, lanes and gateways run as real processes and threads from
- * there, and starts one PostgreSQL, one NATS with JetStream and one Redis for the whole run. Test files get the addresses by
- * `inject("postgresUrl")` and so on, and make databases of their own, mostly as copies of one that is migrated here. A failed
- * build fails the run at once.
+ * Before the integration tests: builds `dist/`, because hosts, lanes and gateways run as real
+ * processes and threads from there, and starts one PostgreSQL, one NATS with JetStream and one
+ * Redis for the whole run. Test files get the addresses by `inject("postgresUrl")` and so on, and
+ * make databases of their own, mostly as copies of one that is migrated here. A failed build fails
+ * the run at once.
  */
 import { spawnSync } from "node:child_process";
 import type { TestProject } from "vitest/node";

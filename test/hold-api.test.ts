@@ -1,6 +1,7 @@
 /**
- * Holds from outside, over a real stack: every route and NATS endpoint with its answers, refusals and repeats, what feeds, history and
- * ledger show of them, and a real process that is killed while a hold's time runs out.
+ * Holds from outside, over a real stack: every route and NATS endpoint with its answers, refusals
+ * and repeats, what feeds, history and ledger show of them, and a real process that is killed while
+ * a hold's time runs out.
  */
 import { connect, type NatsConnection } from "nats";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";

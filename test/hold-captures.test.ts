@@ -1,4 +1,7 @@
-/** Captures that pay a wallet: each is a transfer, which may be refused, come back late, or come twice, while its hold moves on. */
+/**
+ * Captures that pay a wallet: each is a transfer, which may be refused, come back late, or come
+ * twice, while its hold moves on.
+ */
 import { describe, expect, it } from "vitest";
 import type { Writes } from "../src/journal.ts";
 import {
@@ -19,7 +22,7 @@ import { capture, NEVER, onlyOutcome, release, repeated, summaryOf } from "./sta
 
 useHoldStage("hold_captures_test");
 
-// --- Captures that pay a wallet ------------------------------------------------------------------------------------------------
+// --- Captures that pay a wallet ------------------------------------------------------------------
 
 describe("a capture paid to a wallet", () => {
   it("is a transfer, and answers with the hold as it was when the money left", async () => {

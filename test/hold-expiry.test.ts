@@ -1,4 +1,7 @@
-/** The end of a hold whose time is over: when it comes, to whom, how many at once, and what it races with. */
+/**
+ * The end of a hold whose time is over: when it comes, to whom, how many at once, and what it races
+ * with.
+ */
 import { describe, expect, it } from "vitest";
 import type { HoldKey } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -25,7 +28,7 @@ import {
 
 useHoldStage("hold_expiry_test");
 
-// --- Expiry ----------------------------------------------------------------------------------------------------------------------
+// --- Expiry --------------------------------------------------------------------------------------
 
 describe("expiry", () => {
   /** Milliseconds by the wallet's clock from the hold's time to its end. */
@@ -108,7 +111,8 @@ describe("expiry", () => {
 
   it("reaches all that are due behind more than a portion of those that cannot end now", async () => {
     withLimits({ holdsDueMax: 5 });
-    // Given a wallet whose row is damaged and has more due holds than a portion, before and after another one's by shard
+    // Given a wallet whose row is damaged and has more due holds than a portion, before and after
+    // another one's by shard
     const ids = [...EVEN.slice(0, 1), ...EVEN.slice(-1)].map((shard) => idIn([shard]));
     const damaged: string[] = [];
     for (const walletId of ids) {
@@ -123,7 +127,8 @@ describe("expiry", () => {
     const held = await database.query("SELECT wallet_id, held FROM wallets");
     await database.query("UPDATE wallets SET held = 0 WHERE wallet_id = ANY ($1)", [damaged]);
 
-    // Then that one's ends in time, again and again after the others were met, and looks do not follow each other without end
+    // Then that one's ends in time, again and again after the others were met, and looks do not
+    // follow each other without end
     await passTime(4_000);
     expect(await lateness(placed)).toBeLessThan(2_000);
     const before = stage.lane("a").calls.loadDueHolds;
@@ -178,7 +183,8 @@ describe("expiry", () => {
       return apply();
     };
     const [asked] = stage.send(capture(placed, null));
-    // Time passes while the database has the commit and has not answered: the hold is due in its table
+    // Time passes while the database has the commit and has not answered: the hold is due in its
+    // table
     stage.nowMs += 2_000;
     const { lane, shards } = stage.lane("a");
     lane.tick(stage.nowMs, shards);

@@ -1,6 +1,7 @@
 /**
- * The stage of the hold tests: payers in one lane, payees in another one's, on a real database, and the words that the tests say over and over.
- * Each test file has its own database; after each test time runs until all is quiet, and the books must be in order.
+ * The stage of the hold tests: payers in one lane, payees in another one's, on a real database, and
+ * the words that the tests say over and over. Each test file has its own database; after each test
+ * time runs until all is quiet, and the books must be in order.
  */
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from "vitest";
 import type { Hold } from "../src/hold.ts";
@@ -31,7 +32,7 @@ const LANES: LanePlan[] = [
   { name: "b", owner: "host-2", shards: ODD },
 ];
 
-// --- What the tests say over and over ---------------------------------------------------------------------------------------
+// --- What the tests say over and over ------------------------------------------------------------
 
 /** Places a hold, by default one that never expires. */
 export async function place(walletId: string, amount: string, expiresInMs?: number): Promise<Hold> {

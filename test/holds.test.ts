@@ -1,4 +1,6 @@
-/** Holds of one wallet on a real database: placed, captured, released, over restarts and in races. */
+/**
+ * Holds of one wallet on a real database: placed, captured, released, over restarts and in races.
+ */
 import { describe, expect, it } from "vitest";
 import type { AppendResult } from "../src/journal.ts";
 import {
@@ -26,7 +28,7 @@ import {
 
 useHoldStage("holds_test");
 
-// --- One wallet --------------------------------------------------------------------------------------------------------------
+// --- One wallet ----------------------------------------------------------------------------------
 
 describe("a hold", () => {
   it("sets money aside, is captured in parts, and ends with the last of them", async () => {
@@ -148,7 +150,7 @@ describe("a wallet with holds", () => {
   });
 });
 
-// --- Races ---------------------------------------------------------------------------------------------------------------------
+// --- Races ---------------------------------------------------------------------------------------
 
 describe("race", () => {
   it("double capture: of two captures of everything one is carried out", async () => {

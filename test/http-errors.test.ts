@@ -1,4 +1,7 @@
-/** Every error that a caller can bring about over HTTP, and what a database that is stuck or a gateway that closes makes of a request. */
+/**
+ * Every error that a caller can bring about over HTTP, and what a database that is stuck or a
+ * gateway that closes makes of a request.
+ */
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import pg from "pg";

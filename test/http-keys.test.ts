@@ -81,7 +81,8 @@ describe.each(WRITES)("an idempotency key on $name", (write: WriteRoute) => {
     const names = { from: unique("late"), to: unique("late"), empty: unique("late") };
     const absent = write.name === "create" ? stake : names;
     const target = write.target(absent);
-    // A creation is refused for the id that is taken, everything else for the wallet that is missing.
+    // A creation is refused for the id that is taken, everything else for the wallet that is
+    // missing.
     const body = { ...write.body(absent), ...(write.name === "create" && { walletId: stake.to }) };
     const key = unique("key");
     const refused = await send(write.path(absent), body, key);

@@ -1,6 +1,6 @@
 /**
- * The stage of the HTTP tests: the real stack, of which every answer is kept, to be held against the OpenAPI document at the end of each
- * test file.
+ * The stage of the HTTP tests: the real stack, of which every answer is kept, to be held against
+ * the OpenAPI document at the end of each test file.
  */
 import type { TSchema } from "typebox";
 import { Compile } from "typebox/schema";
@@ -72,7 +72,9 @@ export function closed(schema: unknown): unknown {
   return { ...Object.fromEntries(entries), ...(isOpen && { additionalProperties: false }) };
 }
 
-/** What holds of every answer that a file's tests got, of so many kinds at least; to be called last. */
+/**
+ * What holds of every answer that a file's tests got, of so many kinds at least; to be called last.
+ */
 export function describeAllAnswers(answersMin: number): void {
   it("fits every answer that these tests got", () => {
     const checks = new Map<string, { Check(value: unknown): boolean }>();

@@ -1,6 +1,7 @@
 /**
- * The HTTP contract over the real stack: wallets, their metadata and transfers, every write with its status, body and headers. Keys are in
- * http-keys.test.ts, errors in http-errors.test.ts, reads and the document in http-reads.test.ts.
+ * The HTTP contract over the real stack: wallets, their metadata and transfers, every write with
+ * its status, body and headers. Keys are in http-keys.test.ts, errors in http-errors.test.ts, reads
+ * and the document in http-reads.test.ts.
  */
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";

@@ -1,6 +1,7 @@
 /**
- * Commits written by hand, for tests of the journal itself: drafts that are filled event by event, as a lane would, with wallets and
- * transfers to fill them with. Nothing here knows which journal it is for.
+ * Commits written by hand, for tests of the journal itself: drafts that are filled event by event,
+ * as a lane would, with wallets and transfers to fill them with. Nothing here knows which journal
+ * it is for.
  */
 import { amountMinor } from "../src/amount.ts";
 import { chainHash } from "../src/chain.ts";

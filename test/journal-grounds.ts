@@ -1,6 +1,7 @@
 /**
- * The two journals that the contract is asked of: PostgreSQL, and the simulated one. Each ground can stop an append between its
- * fence check and its commit, and tell who waits for whom, so that a race happens in the order its test names.
+ * The two journals that the contract is asked of: PostgreSQL, and the simulated one. Each ground
+ * can stop an append between its fence check and its commit, and tell who waits for whom, so that a
+ * race happens in the order its test names.
  */
 import type { Journal } from "../src/journal.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
@@ -14,8 +15,8 @@ export interface JournalGround {
   journal(): Journal;
   readonly shardTable: ShardTable;
   /**
-   * Stops the next append that writes this wallet after its fence check and before its commit, until the returned function is
-   * called.
+   * Stops the next append that writes this wallet after its fence check and before its commit,
+   * until the returned function is called.
    */
   stall(walletId: string): Promise<() => Promise<void>>;
   /** Appends that are stopped so. */
@@ -24,7 +25,9 @@ export interface JournalGround {
   waiting(): Promise<number>;
   /** How much there is of everything. */
   counts(): Promise<object>;
-  /** The places of a wallet's events among all events of its shard, in the order of their versions. */
+  /**
+   * The places of a wallet's events among all events of its shard, in the order of their versions.
+   */
   places(walletId: string): Promise<number[]>;
   close(): Promise<void>;
 }

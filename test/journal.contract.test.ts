@@ -1,6 +1,7 @@
 /**
- * What every journal and every shard table owes its users, asked of PostgreSQL and of the simulated one: so that what a simulation
- * finds is true of the real thing. Each race is staged by stopping an append halfway; its name says in which order things happen.
+ * What every journal and every shard table owes its users, asked of PostgreSQL and of the simulated
+ * one: so that what a simulation finds is true of the real thing. Each race is staged by stopping
+ * an append halfway; its name says in which order things happen.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { moveHold, type Hold } from "../src/hold.ts";
@@ -114,7 +115,10 @@ describe.each([
     return result;
   }
 
-  /** Stops the next append to the wallet midway, until the returned function is called or the test ends. */
+  /**
+   * Stops the next append to the wallet midway, until the returned function is called or the test
+   * ends.
+   */
   async function stall(walletId: string): Promise<() => Promise<void>> {
     const goOn = await ground.stall(walletId);
     onTestFinished(goOn);
@@ -212,7 +216,8 @@ describe.each([
       const goOn = await stall(wallet.walletId);
       const append = journal.append(creditOf(wallet));
       await until(ground.stalled, 1);
-      // When the shard changes hands, which waits for nobody, and its new owner claims it, which does
+      // When the shard changes hands, which waits for nobody, and its new owner claims it, which
+      // does
       await takeOver("host-2", [shard]);
       let isClaimed = false;
       const claim = other.claim("host-2", [shard]).then((claimed) => {
@@ -225,7 +230,8 @@ describe.each([
       await until(ground.waiting, 2);
       expect(isClaimed).toBe(false);
       await goOn();
-      // Then the append is committed, the claim comes after it, and the late append meets the new epoch
+      // Then the append is committed, the claim comes after it, and the late append meets the new
+      // epoch
       expect(await append).toEqual(COMMITTED);
       expect(await claim).toEqual(new Map([[shard, epochs.get(shard)! + 2]]));
       expect((await walletNow(wallet.walletId)).version).toBe(wallet.version + 1);
@@ -798,7 +804,8 @@ describe.each([
       put(writes, fundedId, credited(500), { commandId: funded, isIdProposed });
       putRejection(writes, rejectedId, rejected, isIdProposed);
     });
-    // A later credit, a creation with an id of the caller's own, its rejection: none of them is found
+    // A later credit, a creation with an id of the caller's own, its rejection: none of them is
+    // found
     const credit = unique("credit");
     const fundedNow = await walletNow(fundedId);
     await commit((writes) => putCredit(writes, fundedNow, 1, credit));

@@ -1,6 +1,7 @@
 /**
- * The journal on a real PostgreSQL: what one commit is, and who may not make it. The races are staged with sessions of the test's
- * own that hold the lock which a claim takes alone and every append shares, so that each happens in the order its name tells.
+ * The journal on a real PostgreSQL: what one commit is, and who may not make it. The races are
+ * staged with sessions of the test's own that hold the lock which a claim takes alone and every
+ * append shares, so that each happens in the order its name tells.
  */
 import { once } from "node:events";
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
@@ -71,7 +72,7 @@ async function takeOver(owner: string, shards: readonly number[]): Promise<Map<n
   return await journal.claim(owner, shards);
 }
 
-// --- Writing commits by hand ----------------------------------------------------------------------------------------------
+// --- Writing commits by hand ---------------------------------------------------------------------
 
 /** A commit in the making, under the epochs of now. */
 const draft = (): Draft => draftUnder(epochs);
@@ -154,7 +155,7 @@ async function holdLock(mode: "alone" | "shared"): Promise<pg.Client> {
   return session;
 }
 
-// --- One commit -----------------------------------------------------------------------------------------------------------
+// --- One commit ----------------------------------------------------------------------------------
 
 describe("one commit", () => {
   it("holds everything it was given, and it all reads back", async () => {
@@ -287,7 +288,7 @@ describe("one commit", () => {
   });
 });
 
-// --- Who may write --------------------------------------------------------------------------------------------------------
+// --- Who may write -------------------------------------------------------------------------------
 
 describe("the fence", () => {
   it.each([1, 47, 48, 200])("names what was superseded of %i shards", async (count) => {
@@ -448,7 +449,7 @@ describe("the tables themselves", () => {
   });
 });
 
-// --- A database that fails ------------------------------------------------------------------------------------------------
+// --- A database that fails -----------------------------------------------------------------------
 
 describe("when the database fails", () => {
   it("does not know the outcome when its connection is ended during the append, and goes on with another", async () => {

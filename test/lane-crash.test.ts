@@ -1,8 +1,9 @@
 /**
- * A lane's thread dies under load: it is ended from outside, it throws where nobody catches, or a command breaks it. The race: the
- * thread had sent a commit and is gone before it could tell. Piscina starts another thread, which claims the shards anew; the
- * command desk sends the same ids again, and callers end with the one outcome. Host and desk are real, in this process, on a
- * real database.
+ * A lane's thread dies under load: it is ended from outside, it throws where nobody catches, or a
+ * command breaks it. The race: the thread had sent a commit and is gone before it could tell.
+ * Piscina starts another thread, which claims the shards anew; the command desk sends the same ids
+ * again, and callers end with the one outcome. Host and desk are real, in this process, on a real
+ * database.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
@@ -74,7 +75,8 @@ it("callers end with the one outcome when threads are killed between commit and 
     await bank.progress(40);
   }
 
-  // Then every command happened once or not at all, as its caller was told, without the caller asking twice
+  // Then every command happened once or not at all, as its caller was told, without the caller
+  // asking twice
   expect(log.filter((line) => line.includes("outcomes are unknown"))).not.toEqual([]);
   expect(bank.count("unknown")).toBe(0);
   await expectRightOutcomes(bank);

@@ -1,7 +1,8 @@
 /**
- * Shards that leave a lane and come back, on a real database. The race in each: another host served them meanwhile, and this lane
- * still remembers what was before: states of wallets, a creation under its key, a command of unknown outcome, messages that waited. The
- * fence keeps stale writes out; these tests hold that stale memory gives no false answers either.
+ * Shards that leave a lane and come back, on a real database. The race in each: another host served
+ * them meanwhile, and this lane still remembers what was before: states of wallets, a creation
+ * under its key, a command of unknown outcome, messages that waited. The fence keeps stale writes
+ * out; these tests hold that stale memory gives no false answers either.
  */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { AppendResult } from "../src/journal.ts";
@@ -48,7 +49,7 @@ afterEach(async () => {
   }
 });
 
-// --- Steps of a move ------------------------------------------------------------------------------------------------------
+// --- Steps of a move -----------------------------------------------------------------------------
 
 /** Tells the lane with its next tick that these are its shards. */
 function assign(name: string, shards: readonly number[]): void {
@@ -89,7 +90,10 @@ function holdCommit() {
   };
 }
 
-/** The lane here meets a commit of unknown outcome, and cannot claim while it is told that it has no shards. */
+/**
+ * The lane here meets a commit of unknown outcome, and cannot claim while it is told that it has no
+ * shards.
+ */
 async function loseSight(walletId: string): Promise<void> {
   const conclude = holdCommit();
   stage.send(credit(walletId, "1"));
@@ -113,7 +117,7 @@ async function resume(): Promise<void> {
   await stage.tick();
 }
 
-// --- What was known before ------------------------------------------------------------------------------------------------
+// --- What was known before -----------------------------------------------------------------------
 
 describe("no rejection is decided on a state from before", () => {
   it("when the shard left while the lane could not claim", async () => {
@@ -176,7 +180,8 @@ it.each(["and does not hear of it", "and hears of it while its commit is under w
     stage.send(make());
     await stage.quiet();
 
-    // When the other host carries out the client's repeat, and the shard comes back before the commit arrives
+    // When the other host carries out the client's repeat, and the shard comes back before the
+    // commit arrives
     const isHeard = how.startsWith("and hears");
     await moveAway();
     assign("here", []);

@@ -1,4 +1,7 @@
-/** Commands that come twice to a lane: one answer per command id, and one wallet per key of a creation, whatever became of the first. */
+/**
+ * Commands that come twice to a lane: one answer per command id, and one wallet per key of a
+ * creation, whatever became of the first.
+ */
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
@@ -26,7 +29,7 @@ import {
 
 useLaneStage("lane_repeats_test");
 
-// --- One answer per command ---------------------------------------------------------------------------------------------------
+// --- One answer per command ----------------------------------------------------------------------
 
 describe("a command id", () => {
   it("that was rejected is rejected to the letter for ever, whatever the wallet is like since", async () => {
@@ -96,7 +99,7 @@ describe("a command id", () => {
   });
 });
 
-// --- Creations whose wallet id the gateway proposes -----------------------------------------------------------------------------
+// --- Creations whose wallet id the gateway proposes ----------------------------------------------
 
 describe("a keyed creation without a wallet id", () => {
   const shards = [77];

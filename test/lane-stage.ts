@@ -1,6 +1,7 @@
 /**
- * The stage of the lane tests: one lane on a real database, and a gate before it that holds a commit, refuses it, or makes it and says
- * that nobody knows. Each test file has its own database; after each test the books must be in order.
+ * The stage of the lane tests: one lane on a real database, and a gate before it that holds a
+ * commit, refuses it, or makes it and says that nobody knows. Each test file has its own database;
+ * after each test the books must be in order.
  */
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from "vitest";
 import type { AppendResult, Writes } from "../src/journal.ts";
@@ -26,7 +27,7 @@ export async function restage(options: Parameters<typeof stageLanes>[0]): Promis
   stage = await stageLanes(options);
 }
 
-// --- Commits that wait for the test ---------------------------------------------------------------------------------------
+// --- Commits that wait for the test --------------------------------------------------------------
 
 type Fate = "committed" | "refused" | "stale" | "unknown, written" | "unknown, not written";
 

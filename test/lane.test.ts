@@ -1,6 +1,7 @@
 /**
- * What a lane owes its callers while commits are slow, refused, fenced or of unknown outcome: no answer before the outcome is
- * known, each command carried out once, and no rejection decided on a state that never came to be; and what it keeps, which is bounded.
+ * What a lane owes its callers while commits are slow, refused, fenced or of unknown outcome: no
+ * answer before the outcome is known, each command carried out once, and no rejection decided on a
+ * state that never came to be; and what it keeps, which is bounded.
  */
 import { describe, expect, it } from "vitest";
 import type { AppendResult } from "../src/journal.ts";
@@ -33,7 +34,7 @@ import {
 
 useLaneStage("lane_test");
 
-// --- Group commit -----------------------------------------------------------------------------------------------------------
+// --- Group commit --------------------------------------------------------------------------------
 
 describe("commands of one batch", () => {
   it("share one commit, each decided on what the one before made of the wallet", async () => {
@@ -190,7 +191,7 @@ describe("a precondition on the version", () => {
   });
 });
 
-// --- A database that is away ------------------------------------------------------------------------------------------------
+// --- A database that is away ---------------------------------------------------------------------
 
 describe("while the database is away", () => {
   const away = (): Promise<AppendResult> => Promise.resolve({ type: "refused", reason: "away" });
@@ -266,7 +267,7 @@ describe("while the database is away", () => {
   });
 });
 
-// --- Shards that are lost -----------------------------------------------------------------------------------------------------
+// --- Shards that are lost ------------------------------------------------------------------------
 
 describe("a lane that was superseded", () => {
   it("stops answering for what it lost, says so, and serves the rest", async () => {
@@ -328,7 +329,7 @@ describe("a lane that was superseded", () => {
   });
 });
 
-// --- Bounds -----------------------------------------------------------------------------------------------------------------
+// --- Bounds --------------------------------------------------------------------------------------
 
 describe("what a lane keeps is bounded", () => {
   it("in the mailbox of a wallet that is being read: past it, overloaded at once", async () => {
@@ -392,7 +393,7 @@ describe("what a lane keeps is bounded", () => {
   });
 });
 
-// --- Actors that sleep ------------------------------------------------------------------------------------------------------
+// --- Actors that sleep ---------------------------------------------------------------------------
 
 describe("an actor", () => {
   it("leaves when idle, and costs one read when woken, with all others of its batch", async () => {

@@ -1,6 +1,7 @@
 /**
- * `GET /metrics` as Prometheus meets it, on real processes: what was sent is counted exactly, gauges move with what they tell of, and
- * the page for operators, the dashboard and what is really there know each other.
+ * `GET /metrics` as Prometheus meets it, on real processes: what was sent is counted exactly,
+ * gauges move with what they tell of, and the page for operators, the dashboard and what is really
+ * there know each other.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -292,7 +293,8 @@ it("docs/operations.md, the dashboard and the alerts know every metric, and none
   );
   expect(misnamed).toEqual([]);
 
-  // And it is one that Grafana takes: ids of panels and letters of queries are theirs alone, and panels fit the grid
+  // And it is one that Grafana takes: ids of panels and letters of queries are theirs alone, and
+  // panels fit the grid
   expect(uid).toBe("coffer");
   expect(new Set(panels.map(({ id }) => id)).size).toBe(panels.length);
   const unfit = panels.filter(({ type, description = "", gridPos, targets = [] }) => {

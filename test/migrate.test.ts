@@ -1,4 +1,7 @@
-/** Migrations against a real database, with a throwaway folder of SQL files, and once with the real ones. */
+/**
+ * Migrations against a real database, with a throwaway folder of SQL files, and once with the real
+ * ones.
+ */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

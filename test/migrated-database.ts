@@ -1,6 +1,7 @@
 /**
- * Fresh databases with the schema, copied from the one that the global setup has migrated: half of what migrating each anew takes. Where
- * migrating is what a test is about, it makes its database by `createDatabase`.
+ * Fresh databases with the schema, copied from the one that the global setup has migrated: half of
+ * what migrating each anew takes. Where migrating is what a test is about, it makes its database by
+ * `createDatabase`.
  */
 import { inject } from "vitest";
 import { createDatabase } from "./servers.ts";

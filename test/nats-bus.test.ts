@@ -1,6 +1,6 @@
 /**
- * What the bus over NATS owes beside the contract: its bounds, its options, and what it makes of a server that is in trouble, away, or no
- * NATS at all.
+ * What the bus over NATS owes beside the contract: its bounds, its options, and what it makes of a
+ * server that is in trouble, away, or no NATS at all.
  */
 import { connect } from "nats";
 import { pino } from "pino";

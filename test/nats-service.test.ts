@@ -1,6 +1,7 @@
 /**
- * The service over a real NATS server with two gateways behind it: found by the services API, the same checks and answers as HTTP,
- * errors in headers too, one answer per key whichever way it comes in, and callers in other processes.
+ * The service over a real NATS server with two gateways behind it: found by the services API, the
+ * same checks and answers as HTTP, errors in headers too, one answer per key whichever way it comes
+ * in, and callers in other processes.
  */
 import { spawn } from "node:child_process";
 

@@ -1,4 +1,7 @@
-/** A collector of traces: an HTTP server that takes OTLP as JSON on `/v1/traces` and keeps the spans. */
+/**
+ * A collector of traces: an HTTP server that takes OTLP as JSON on `/v1/traces` and keeps the
+ * spans.
+ */
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 

@@ -1,8 +1,9 @@
 /**
- * Coffer as a real process for tests: `node dist/src/main.js` with an environment of its own, and the ways in which an operator or
- * a bad day may treat it (SIGTERM, SIGKILL, SIGSTOP). None outlives the test: standard input is a pipe whose end stops the
- * process, an exit handler kills what still runs, and a data folder takes its PostgreSQL along when it is removed, also the
- * orphan that a killed Coffer leaves behind.
+ * Coffer as a real process for tests: `node dist/src/main.js` with an environment of its own, and
+ * the ways in which an operator or a bad day may treat it (SIGTERM, SIGKILL, SIGSTOP). None
+ * outlives the test: standard input is a pipe whose end stops the process, an exit handler kills
+ * what still runs, and a data folder takes its PostgreSQL along when it is removed, also the orphan
+ * that a killed Coffer leaves behind.
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -12,7 +13,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { packageRoot } from "../src/package-root.ts";
 
-/** From the spawn to the line that says where it serves; the first start on a folder runs initdb. */
+/**
+ * From the spawn to the line that says where it serves; the first start on a folder runs initdb.
+ */
 const startMsMax = 60_000;
 /** Characters of output that are kept. */
 const outputCharsMax = 65_536;
@@ -38,7 +41,10 @@ export interface CofferProcess {
   stop(): Promise<Exit>;
   /** Ends it at once, wherever it stands. */
   kill(): Promise<Exit>;
-  /** Stops it in the middle of whatever it does, as a machine does that swaps or a debugger that breaks. */
+  /**
+   * Stops it in the middle of whatever it does, as a machine does that swaps or a debugger that
+   * breaks.
+   */
   pause(): void;
   resume(): void;
 }
@@ -104,7 +110,8 @@ function launch(env: Environment): {
   const child = spawn(process.execPath, ["--import", endWithParent, mainFile], {
     env: { PATH, NODE_ENV: "production", LANES: "1", ...env },
     stdio: ["pipe", "pipe", "pipe"],
-    // A group of its own: Ctrl-C in a terminal is for whoever started it, who then ends everything in order.
+    // A group of its own: Ctrl-C in a terminal is for whoever started it, who then ends everything
+    // in order.
     detached: true,
   });
   running.set(child, env["DATA_DIR"]);
@@ -154,7 +161,7 @@ async function untilReady(
   throw new Error(`not ${status} within ${withinMs} ms, last ${last}\n${output()}`);
 }
 
-// --- Data folders ---------------------------------------------------------------------------------------------------------
+// --- Data folders --------------------------------------------------------------------------------
 
 export interface DataFolder {
   readonly path: string;
@@ -213,7 +220,7 @@ function isPostgresOf(pid: number, cluster: string): boolean {
   }
 }
 
-// --- Nothing left behind --------------------------------------------------------------------------------------------------
+// --- Nothing left behind -------------------------------------------------------------------------
 
 const cleanups = new Set<() => void>();
 

@@ -1,6 +1,6 @@
 /**
- * Reads Prometheus' text format, strictly: a line that is neither comment nor sample, a sample without a type, or the same sample
- * twice is an error, as it is for Prometheus.
+ * Reads Prometheus' text format, strictly: a line that is neither comment nor sample, a sample
+ * without a type, or the same sample twice is an error, as it is for Prometheus.
  */
 export interface Scrape {
   /** Names by `# TYPE`, with their type. */

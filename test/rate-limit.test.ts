@@ -1,7 +1,7 @@
 /**
- * The rate limit on real gateways with a real Redis: counted together, counted alone while Redis is dead or hangs, never in the way of
- * health and metrics, and told by a 429 that says when to come back. The gateways have no host; what they are asked, none is
- * needed for.
+ * The rate limit on real gateways with a real Redis: counted together, counted alone while Redis is
+ * dead or hangs, never in the way of health and metrics, and told by a 429 that says when to come
+ * back. The gateways have no host; what they are asked, none is needed for.
  */
 import { Redis } from "ioredis";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -75,8 +75,8 @@ async function burst(
 }
 
 /**
- * Bursts of new clients, one after another, until one is answered like this: a burst that outlasts its window counts for two, and
- * one that this machine starves may be counted alone.
+ * Bursts of new clients, one after another, until one is answered like this: a burst that outlasts
+ * its window counts for two, and one that this machine starves may be counted alone.
  */
 async function untilBurst(
   attempt: () => Promise<Record<number, number>>,

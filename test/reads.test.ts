@@ -1,6 +1,7 @@
 /**
- * The reading side over the real stack: the past of a wallet at its borders, pages that stay right while rows arrive and however
- * little one page may look at, the search, and the ledger. What is expected is worked out from the answers to the writes.
+ * The reading side over the real stack: the past of a wallet at its borders, pages that stay right
+ * while rows arrive and however little one page may look at, the search, and the ledger. What is
+ * expected is worked out from the answers to the writes.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -55,7 +56,10 @@ function idsOf(rows: readonly { id: string }[]): string[] {
   return rows.map(({ id }) => id);
 }
 
-/** A wallet as it was answered after each of its versions, each a few milliseconds after the one before. */
+/**
+ * A wallet as it was answered after each of its versions, each a few milliseconds after the one
+ * before.
+ */
 async function openPast(): Promise<WalletBody[]> {
   const id = unique("past");
   const past: WalletBody[] = [await stack.open({ walletId: id, metadata: { tier: "gold" } })];
@@ -276,7 +280,10 @@ const walked = { queryCommonShare: 1e9, queryWordRowsMax: 2_000 };
 const indexed = { queryCommonShare: 0, queryWordRowsMax: 0, queryIndexRowsMax: 30_000 };
 const few = { queryCandidatesMax: 2_000, queryScanRowsMax: 10_000 };
 
-/** Limits under which a search walks in short steps, asks the indexes at once, in short steps, and for the rarest of its words. */
+/**
+ * Limits under which a search walks in short steps, asks the indexes at once, in short steps, and
+ * for the rarest of its words.
+ */
 const WAYS = [
   { ...walked, ...few, queryScanRowsMax: 4 },
   { ...indexed, ...few },

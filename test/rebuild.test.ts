@@ -1,6 +1,7 @@
 /**
- * The rebuild of a wallet's row and of its holds: what it writes, what it refuses to build on, and the race that it is there to win: an actor that has
- * woken from the wrong row, with and without a commit under way.
+ * The rebuild of a wallet's row and of its holds: what it writes, what it refuses to build on, and
+ * the race that it is there to win: an actor that has woken from the wrong row, with and without a
+ * commit under way.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import type { Hold } from "../src/hold.ts";
@@ -230,7 +231,8 @@ describe("holds", () => {
     const lanes = [{ name: "here", owner: "host-1", shards: ALL_SHARDS }];
     stage = await stageLanes({ databaseUrl: database.url, lanes });
     onTestFinished(() => stage.close());
-    // Given 100.00, of which 40.00 are held, after 20.00 were captured and 5.00 let go, and nobody awake
+    // Given 100.00, of which 40.00 are held, after 20.00 were captured and 5.00 let go, and nobody
+    // awake
     walletId = await stage.open("here", "100");
     const expiresAtMs = stage.nowMs + 3_600_000;
     active = await place("30", { reference: "order 17", description: 'a "table"', expiresAtMs });

@@ -1,6 +1,7 @@
 /**
- * A host's own reconciliation on real PostgreSQL: it finds what somebody changed in the shards that are the host's and in no others, says
- * so until a whole run has found nothing, keeps to its pace, and lets go of its connections when the host ends.
+ * A host's own reconciliation on real PostgreSQL: it finds what somebody changed in the shards that
+ * are the host's and in no others, says so until a whole run has found nothing, keeps to its pace,
+ * and lets go of its connections when the host ends.
  */
 import { afterAll, beforeAll, beforeEach, expect, it, onTestFinished } from "vitest";
 import { buildReconciliation, type Reconciliation } from "../actors/reconciliation.ts";

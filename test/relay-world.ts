@@ -1,7 +1,8 @@
 /**
- * What the tests of the relay share: a relay of a stack's events that the test starts and ends by itself, a stream on a NATS of its own,
- * and the question whether what arrived is each event once, each wallet's in order. The stack's own host has no relay and its bus is in
- * the process, so commands go on whatever happens to NATS.
+ * What the tests of the relay share: a relay of a stack's events that the test starts and ends by
+ * itself, a stream on a NATS of its own, and the question whether what arrived is each event once,
+ * each wallet's in order. The stack's own host has no relay and its bus is in the process, so
+ * commands go on whatever happens to NATS.
  */
 import type { ConsumerMessages, JsMsg } from "nats";
 import { onTestFinished } from "vitest";
@@ -131,7 +132,10 @@ export async function committedIds(stack: Pick<Stack, "sql">): Promise<string[]>
   return rows.map(({ id }) => id);
 }
 
-/** What is wrong, unless each event was told once or more, none is missing, and the first telling of each is in its wallet's order. */
+/**
+ * What is wrong, unless each event was told once or more, none is missing, and the first telling of
+ * each is in its wallet's order.
+ */
 export function problemsOf(
   events: readonly Pick<EventBody, "walletId" | "version">[],
   committed: readonly string[],

@@ -1,6 +1,7 @@
 /**
- * The relay and the event stream on real servers: what a message is, order, and that nothing is lost when JetStream is away, when a
- * relay dies with events under way, when shards change hands and when two believe that they have them. Races are named in the tests.
+ * The relay and the event stream on real servers: what a message is, order, and that nothing is
+ * lost when JetStream is away, when a relay dies with events under way, when shards change hands
+ * and when two believe that they have them. Races are named in the tests.
  */
 import pg from "pg";
 import {
@@ -480,7 +481,8 @@ describe("a process", () => {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
     await until("all are there", () => messages.length === 61);
-    // The answer leaves after the commit, so this is a little less; the event's own time is before it, so that is a little more.
+    // The answer leaves after the commit, so this is a little less; the event's own time is before
+    // it, so that is a little more.
     const byVersion = messages.slice(1).map(({ atMs }, index) => atMs - answered[index]!);
     const sinceDecision = messages
       .slice(1)
@@ -500,7 +502,8 @@ describe("a process", () => {
   });
 
   it("that is killed after commits and before any publish loses none of them", async () => {
-    // Given a process that has committed and published nothing: the setting stands in for a crash right after the commit
+    // Given a process that has committed and published nothing: the setting stands in for a crash
+    // right after the commit
     const { start } = await startOn();
     const silent = await start({ EVENTS: "off" });
     const wallets = ["a", "b", "c"].map(() => unique("silent"));
@@ -541,7 +544,8 @@ describe("a process", () => {
           }),
         );
         await until("some are told", () => messages.length > before + 150);
-        // The race: some events are committed, some published, some acknowledged, some cursors saved
+        // The race: some events are committed, some published, some acknowledged, some cursors
+        // saved
         await coffer.kill();
         await writing;
         coffer = await start();

@@ -1,8 +1,9 @@
 /**
- * The roles as real processes: two gateways that serve the whole file, and hosts that come, are superseded and go, over
- * real NATS, Redis and PostgreSQL. A bank is at work through both gateways meanwhile; whatever happens behind them, its callers
- * get an outcome, a 503 (nothing happened) or a 504 (ask again), and the database agrees with each. Which process wrote an event
- * is read from the database, too: the test adds a column that keeps the writing session.
+ * The roles as real processes: two gateways that serve the whole file, and hosts that come, are
+ * superseded and go, over real NATS, Redis and PostgreSQL. A bank is at work through both gateways
+ * meanwhile; whatever happens behind them, its callers get an outcome, a 503 (nothing happened) or
+ * a 504 (ask again), and the database agrees with each. Which process wrote an event is read from
+ * the database, too: the test adds a column that keeps the writing session.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
@@ -161,7 +162,8 @@ it("a gateway without any host says so: 503 with Retry-After, at the deadline", 
     expect((await fetch(`${gateway.baseUrl}/health/live`)).status).toBe(200);
   }
 
-  // And each caller waited for an owner as long as a command may take, and hears that nothing happened
+  // And each caller waited for an owner as long as a command may take, and hears that nothing
+  // happened
   for (const { status, retryAfter, body, elapsedMs } of await asked) {
     expect(body).toMatchObject({ statusCode: 503, code: "unavailable" });
     expect(status).toBe(503);
@@ -217,7 +219,8 @@ it(
     // When a second one starts that hears of nobody, as if the first were dead
     const second = await startHost("younger");
 
-    // Then all shards are its own, and claimed: one epoch by taking each, the next by the claim that waits for appends under way
+    // Then all shards are its own, and claimed: one epoch by taking each, the next by the claim
+    // that waits for appends under way
     await owns("younger");
     await second.untilReady();
     await until("every shard is claimed", async () => {
@@ -226,7 +229,8 @@ it(
     });
     const firstWrote = await eventsBy(firstWriters);
 
-    // And the first one stops serving, by itself, says why, and has written nothing since; without Redis it takes nothing back
+    // And the first one stops serving, by itself, says why, and has written nothing since; without
+    // Redis it takes nothing back
     await redis.kill();
     await bank.progress(200);
     expect(first.output).toMatch(/shards lost|belong to another owner/);
@@ -252,7 +256,8 @@ it(
     const bank = await openBank("nats");
     const troubles = (): number => bank.count("unavailable") + bank.count("unknown");
 
-    // When NATS is away for longer than a command may take; the race: commands and replies are on their way
+    // When NATS is away for longer than a command may take; the race: commands and replies are on
+    // their way
     await nats.kill();
     await Promise.all([...gateways, host].map((each) => each.untilReady(503)));
     await sleep(100);
@@ -295,7 +300,8 @@ it(
     expect(performance.now() - startedAtMs).toBeLessThan(STOP_MS_MAX);
     expect(bank.count("wrong")).toBe(0);
 
-    // Then the next one, on the same port, serves the same callers, and nothing is lost or done twice
+    // Then the next one, on the same port, serves the same callers, and nothing is lost or done
+    // twice
     const next = await startCoffer({ ...env, PORT: String(port) });
     onTestFinished(async () => void (await next.kill()));
     await next.untilReady();

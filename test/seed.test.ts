@@ -1,4 +1,7 @@
-/** What `bench:seed` writes is what Coffer itself could have written: every history folds, and the books balance. */
+/**
+ * What `bench:seed` writes is what Coffer itself could have written: every history folds, and the
+ * books balance.
+ */
 import { afterAll, beforeAll, expect, it } from "vitest";
 
 import { chunkValues, planSeed, SEED_CHUNK, seedWalletId } from "../bench/seed-rows.ts";

@@ -1,8 +1,9 @@
 /**
- * Real servers for tests and benches: NATS, Redis and PostgreSQL on free ports of 127.0.0.1 with temporary folders. A server is
- * stopped by `stop()`, or at the latest when this process ends, also by a signal. Binaries come from the PATH; where they are
- * missing, root on Debian or Ubuntu gets them by apt-get, once. A shared server may also be one that already runs, named by
- * TEST_NATS_URL, TEST_REDIS_URL or TEST_DATABASE_URL; it is never stopped, killed or restarted from here.
+ * Real servers for tests and benches: NATS, Redis and PostgreSQL on free ports of 127.0.0.1 with
+ * temporary folders. A server is stopped by `stop()`, or at the latest when this process ends, also
+ * by a signal. Binaries come from the PATH; where they are missing, root on Debian or Ubuntu gets
+ * them by apt-get, once. A shared server may also be one that already runs, named by TEST_NATS_URL,
+ * TEST_REDIS_URL or TEST_DATABASE_URL; it is never stopped, killed or restarted from here.
  */
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
@@ -36,7 +37,10 @@ export interface ServerOptions {
   port?: number;
   /** True when the caller only uses the server: then one that already runs will do. */
   shared?: boolean;
-  /** Where its data stays when it has stopped; made if it is missing. Default: a temporary folder that goes with the server. */
+  /**
+   * Where its data stays when it has stopped; made if it is missing. Default: a temporary folder
+   * that goes with the server.
+   */
   folder?: string;
 }
 
@@ -120,7 +124,10 @@ export async function startPostgres(
   };
 }
 
-/** Makes a fresh database (an old one of that name goes) on a running server and returns its address. */
+/**
+ * Makes a fresh database (an old one of that name goes) on a running server and returns its
+ * address.
+ */
 export async function createDatabase(
   serverUrl: string,
   name: string,
@@ -149,7 +156,7 @@ async function onServer(serverUrl: string, sql: string): Promise<void> {
   }
 }
 
-// --- Servers that are one binary ----------------------------------------------------------------------------------------
+// --- Servers that are one binary -----------------------------------------------------------------
 
 interface BinarySpec {
   name: string;
@@ -278,7 +285,7 @@ function outsideServer(name: string, url: string): TestServer {
   };
 }
 
-// --- Finding and installing ---------------------------------------------------------------------------------------------
+// --- Finding and installing ----------------------------------------------------------------------
 
 function provideBinary(spec: BinarySpec, isShared: boolean): string {
   const found = findBinary(spec.binary);
@@ -325,7 +332,7 @@ function install(): void {
   if (status !== 0) process.stderr.write(`${(stdout + stderr).slice(-2_000)}\n`);
 }
 
-// --- Nothing left behind ------------------------------------------------------------------------------------------------
+// --- Nothing left behind -------------------------------------------------------------------------
 
 const cleanups = new Set<() => void>();
 const exitSignals = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
@@ -335,7 +342,9 @@ function runCleanups(): void {
   for (const cleanup of cleanups) cleanup();
 }
 
-/** Always the last of the exit handlers, so that a folder goes after the server that writes into it. */
+/**
+ * Always the last of the exit handlers, so that a folder goes after the server that writes into it.
+ */
 function atExit(cleanup: () => void): () => void {
   cleanups.add(cleanup);
   process.off("exit", runCleanups);
@@ -343,7 +352,8 @@ function atExit(cleanup: () => void): () => void {
   if (!areSignalsHandled) {
     areSignalsHandled = true;
     for (const [signal, code] of Object.entries(exitSignals)) {
-      // Where somebody else listens too, ending the process is up to them; the exit handler follows.
+      // Where somebody else listens too, ending the process is up to them; the exit handler
+      // follows.
       const onSignal = (): void => {
         if (process.listenerCount(signal) === 1) process.exit(code);
       };

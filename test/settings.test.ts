@@ -1,6 +1,7 @@
 /**
- * Bad settings as an operator meets them: the process ends at once, by itself, with a code that is not 0 and one message that names
- * the variable, what was given and what is allowed. Nothing is opened before: the addresses in here lead nowhere.
+ * Bad settings as an operator meets them: the process ends at once, by itself, with a code that is
+ * not 0 and one message that names the variable, what was given and what is allowed. Nothing is
+ * opened before: the addresses in here lead nowhere.
  */
 import { createServer, type AddressInfo } from "node:net";
 import { expect, inject, it, onTestFinished } from "vitest";

@@ -1,6 +1,6 @@
 /**
- * The shard table over several databases: who may write a shard, whatever two hosts do at once, and that a database which is away costs its own
- * shards and nothing else.
+ * The shard table over several databases: who may write a shard, whatever two hosts do at once, and
+ * that a database which is away costs its own shards and nothing else.
  */
 import type pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
@@ -24,7 +24,7 @@ afterAll(async () => {
   await Promise.all(databases.map((database) => database.close()));
 });
 
-// --- The shard table ------------------------------------------------------------------------------------------------------
+// --- The shard table -----------------------------------------------------------------------------
 
 describe("the shard table", () => {
   let one: ShardTable;
@@ -153,7 +153,8 @@ describe("the shard table", () => {
   it.each(["take", "claim", "release"] as const)(
     "race: a %s holds no later shard while it waits for an earlier one, or two would deadlock",
     async (what) => {
-      // Given two shards whose rows lie in the table the other way round, and somebody who has the earlier one
+      // Given two shards whose rows lie in the table the other way round, and somebody who has the
+      // earlier one
       await one.take("a", fromNobody(EVEN));
       const journal = buildPostgresJournal(urls[0]!);
       onTestFinished(() => journal.close());

@@ -1,4 +1,7 @@
-/** Readers over several databases see one deployment, in one order, whichever database a wallet lives in, and say so when one is away. */
+/**
+ * Readers over several databases see one deployment, in one order, whichever database a wallet
+ * lives in, and say so when one is away.
+ */
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from "vitest";
 import { amountMinor, ZERO } from "../src/amount.ts";
 import { withClient } from "../src/database.ts";
@@ -28,7 +31,7 @@ import { openWire } from "./wire.ts";
 
 const T0 = Date.UTC(2026, 0, 2, 3, 4, 5, 678);
 
-// --- Readers --------------------------------------------------------------------------------------------------------------
+// --- Readers -------------------------------------------------------------------------------------
 
 describe("the read model", () => {
   const names = ["reads_even", "reads_odd"];
@@ -238,7 +241,8 @@ describe("the read model", () => {
     ["two databases", EVEN, ODD],
     ["two databases, the other way", ODD, EVEN],
   ])("shows a transfer to payer and payee, and all its entries, in %s", async (_, near, far) => {
-    // Given a payer and a payee, and a transfer that is posted while the payer's record is still pending
+    // Given a payer and a payee, and a transfer that is posted while the payer's record is still
+    // pending
     const home = (walletId: string) => shardOf(walletId) % 2;
     const append = async (walletId: string, put: (writes: Draft) => void) => {
       const writes = draft(epochs[home(walletId)]!);

@@ -1,7 +1,9 @@
 /**
- * The simulator at work: many seeds in which nothing may be wrong, the same run for the same seed, and bugs planted on purpose, each of
- * which must be found. A seed that fails here fails everywhere: `npm run simulate -- --seed <n>` shows how. Seeds and bugs are run by
- * one command, as code that has run for a while runs several times as fast; what it says of each is looked at one by one.
+ * The simulator at work: many seeds in which nothing may be wrong, the same run for the same seed,
+ * and bugs planted on purpose, each of which must be found. A seed that fails here fails
+ * everywhere: `npm run simulate -- --seed <n>` shows how. Seeds and bugs are run by one command, as
+ * code that has run for a while runs several times as fast; what it says of each is looked at one
+ * by one.
  */
 import { spawn } from "node:child_process";
 import { join } from "node:path";

@@ -1,7 +1,8 @@
 /**
- * Waking a wallet costs one row, however long its history is: the row of `wallets` is its snapshot. A wallet with 100,000 events
- * and one with 10 are put to sleep and woken again and again, by passivation and by a lane that has never seen them; the database
- * says which rows were read for it, and the clock says that both take the same time.
+ * Waking a wallet costs one row, however long its history is: the row of `wallets` is its snapshot.
+ * A wallet with 100,000 events and one with 10 are put to sleep and woken again and again, by
+ * passivation and by a lane that has never seen them; the database says which rows were read for
+ * it, and the clock says that both take the same time.
  */
 import { expect, it, onTestFinished } from "vitest";
 import { LIMITS } from "../src/limits.ts";
@@ -24,7 +25,10 @@ const FEW = 10;
 const OTHERS = 500;
 const WAKES = 15;
 
-/** Rows of the two tables that were read so far. A session's own counts are certain to be in there when it has ended. */
+/**
+ * Rows of the two tables that were read so far. A session's own counts are certain to be in there
+ * when it has ended.
+ */
 async function readsAtRest(database: TestDatabase): Promise<{ events: number; wallets: number }> {
   await until("the sessions of lanes have ended", async () => {
     const sessions = await database.query(
@@ -40,7 +44,10 @@ async function readsAtRest(database: TestDatabase): Promise<{ events: number; wa
   return { events: reads.get("events")!, wallets: reads.get("wallets")! };
 }
 
-/** Appends credits by the lane itself, a thousand in each batch, until the wallet has so many events. */
+/**
+ * Appends credits by the lane itself, a thousand in each batch, until the wallet has so many
+ * events.
+ */
 async function fill(stage: Stage, walletId: string, events: number): Promise<void> {
   for (let left = events - 1; left > 0; left -= 1_000) {
     stage.send(...Array.from({ length: Math.min(left, 1_000) }, () => credit(walletId, "0.01")));
@@ -90,7 +97,8 @@ it(
         await stage.tick(LIMITS.actorIdleMs + LIMITS.actorSweepMs);
         expect(stage.lane("here").lane.stats().actors).toBe(0);
         const loads = stage.lane("here").calls.loadWallets;
-        // A command that changes nothing, so that only the waking and one small commit are measured.
+        // A command that changes nothing, so that only the waking and one small commit are
+        // measured.
         const startedAtMs = performance.now();
         const outcome = await stage.perform(credit(walletId, "0"));
         wakeMs.get(walletId)!.push(performance.now() - startedAtMs);

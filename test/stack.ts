@@ -1,8 +1,10 @@
 /**
- * The real stack in the test's own process: bus, host with its lanes as threads, command desk, read model, feed and gateway on a
- * fresh, migrated database, wired as in `src/main-gateway.ts` and taken down in the same order. Nothing is replaced; a test speaks to it over
- * HTTP, WebSocket or NATS, and may reach for its parts to break them. Several stacks may share a database and a NATS server:
- * one with a host, others as further gateways. What the stack logs as an error is kept, so that a test can say there was nothing.
+ * The real stack in the test's own process: bus, host with its lanes as threads, command desk, read
+ * model, feed and gateway on a fresh, migrated database, wired as in `src/main-gateway.ts` and
+ * taken down in the same order. Nothing is replaced; a test speaks to it over HTTP, WebSocket or
+ * NATS, and may reach for its parts to break them. Several stacks may share a database and a NATS
+ * server: one with a host, others as further gateways. What the stack logs as an error is kept, so
+ * that a test can say there was nothing.
  */
 import { Agent, request, type IncomingHttpHeaders } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -123,7 +125,9 @@ const READY_MS_MAX = 15_000;
 
 let lastNumber = 0;
 
-/** Before each file: its wallets live in the same shards whatever has run before it in the process. */
+/**
+ * Before each file: its wallets live in the same shards whatever has run before it in the process.
+ */
 export function restartNumbers(): void {
   lastNumber = 0;
 }
@@ -420,9 +424,12 @@ function send<Body>(
   });
 }
 
-// --- The writing routes ---------------------------------------------------------------------------------------------------
+// --- The writing routes --------------------------------------------------------------------------
 
-/** The wallets that a write is about: `from` has money, `to` can take it, `empty` has none and may be closed. */
+/**
+ * The wallets that a write is about: `from` has money, `to` can take it, `empty` has none and may
+ * be closed.
+ */
 export interface Stake {
   readonly from: string;
   readonly to: string;
@@ -452,7 +459,10 @@ export interface WriteRoute {
   readonly amount: "amount" | "initialBalance" | null;
   /** Its fields for ids. */
   readonly ids: readonly string[];
-  /** Fields without which it cannot be; they are no part of `everyCommand`, or are more than that here. */
+  /**
+   * Fields without which it cannot be; they are no part of `everyCommand`, or are more than that
+   * here.
+   */
   readonly required: readonly string[];
   readonly status: 200 | 201;
 }

@@ -1,8 +1,9 @@
 /**
- * A stage for races: lanes run in the test's own process on a real database, and the test is their clock, their network
- * and, where it wants, their database's faults. Nothing happens by itself: time passes by `tick`, messages between lanes take the
- * fate that `wire` gives them, journal calls go through hooks, and `quiet` waits until all that was set off is done. A lane that is
- * killed keeps what it committed and is never heard of again.
+ * A stage for races: lanes run in the test's own process on a real database, and the test is their
+ * clock, their network and, where it wants, their database's faults. Nothing happens by itself:
+ * time passes by `tick`, messages between lanes take the fate that `wire` gives them, journal calls
+ * go through hooks, and `quiet` waits until all that was set off is done. A lane that is killed
+ * keeps what it committed and is never heard of again.
  */
 import { setImmediate as turn } from "node:timers/promises";
 import pg from "pg";
@@ -40,11 +41,13 @@ import { dropDatabase } from "./servers.ts";
 export const EVEN = ALL_SHARDS.filter((shard) => shard % 2 === 0);
 export const ODD = ALL_SHARDS.filter((shard) => shard % 2 === 1);
 
-// --- Commands -------------------------------------------------------------------------------------------------------------
+// --- Commands ------------------------------------------------------------------------------------
 
 let lastNumber = 0;
 
-/** Before each file: its wallets live in the same shards whatever has run before it in the process. */
+/**
+ * Before each file: its wallets live in the same shards whatever has run before it in the process.
+ */
 export function restartNumbers(): void {
   lastNumber = 0;
 }
@@ -164,7 +167,7 @@ export function withLimits(changed: Partial<Record<keyof typeof LIMITS, number>>
   onTestFinished(() => void Object.assign(LIMITS, before));
 }
 
-// --- The stage ------------------------------------------------------------------------------------------------------------
+// --- The stage -----------------------------------------------------------------------------------
 
 /** What becomes of a message between two lanes. */
 export type Fate = "pass" | "drop" | "hold" | "twice";
@@ -230,7 +233,9 @@ export interface Stage {
   idIn(name: string): string;
   /** Makes a wallet in this lane; returns its id. */
   open(name: string, balance: string | null, rest?: Partial<Command>): Promise<string>;
-  /** Sends commands to the lanes of their wallets, one batch for each lane; the answers come later. */
+  /**
+   * Sends commands to the lanes of their wallets, one batch for each lane; the answers come later.
+   */
   send(...commands: readonly Command[]): Asked[];
   /** The same with a budget, in milliseconds, or as a later attempt. */
   sendAs(command: Command, as: { budgetMs?: number; attempt?: number }): Asked;
@@ -244,11 +249,15 @@ export interface Stage {
   tick(ms?: number): Promise<void>;
   /** Waits until nothing moves by itself any more. */
   quiet(): Promise<void>;
-  /** Lets time pass, with all faults as they are, until no transfer is pending and no message waits. */
+  /**
+   * Lets time pass, with all faults as they are, until no transfer is pending and no message waits.
+   */
   settle(): Promise<void>;
   /** The lane's thread ends here: no call of it returns any more, and nothing reaches it. */
   kill(name: string): void;
-  /** A new lane takes the place: for the same owner, or for another one that takes its shards over. */
+  /**
+   * A new lane takes the place: for the same owner, or for another one that takes its shards over.
+   */
   replace(name: string, owner?: string): Promise<StagedLane>;
   close(): Promise<void>;
 }
@@ -260,7 +269,10 @@ const SETTLE_TICKS_MAX = 100;
 export interface StagePlan {
   readonly databaseUrl: string;
   readonly lanes: readonly LanePlan[];
-  /** `LaneDeps.shortcut`; without it every transfer takes the protocol, whose steps most tests look at. */
+  /**
+   * `LaneDeps.shortcut`; without it every transfer takes the protocol, whose steps most tests look
+   * at.
+   */
   readonly shortcut?: boolean;
 }
 
@@ -487,7 +499,8 @@ export async function stageLanes({
       if (crashes.length > 0) throw crashes[0];
     },
     async settle() {
-      // Not by what lanes say of transfers: one that was superseded and does not know it may wait for ever.
+      // Not by what lanes say of transfers: one that was superseded and does not know it may wait
+      // for ever.
       const isBusy = async (): Promise<boolean> => {
         const lanes = stage.living().map(({ lane }) => lane.stats());
         if (lanes.some(({ backlog, serving }) => backlog > 0 || !serving)) return true;
@@ -518,7 +531,7 @@ export async function stageLanes({
   return stage;
 }
 
-// --- Outcomes -------------------------------------------------------------------------------------------------------------
+// --- Outcomes ------------------------------------------------------------------------------------
 
 /** The one answer to a command; more, or none, fail. */
 export function onlyOutcome({ message, outcomes }: Asked): Outcome {
@@ -546,7 +559,7 @@ export function summaryOf(outcome: Outcome | undefined): string {
   }
 }
 
-// --- The database, as an auditor sees it ----------------------------------------------------------------------------------
+// --- The database, as an auditor sees it ---------------------------------------------------------
 
 export interface TestDatabase {
   readonly url: string;
@@ -669,8 +682,8 @@ const CHAIN = `
 const reported = new WeakMap<TestDatabase, Set<string>>();
 
 /**
- * Conservation, one history, settled transfers, one outcome per command: over everything in the database. What one test left
- * behind is held against it alone, and not against those after it.
+ * Conservation, one history, settled transfers, one outcome per command: over everything in the
+ * database. What one test left behind is held against it alone, and not against those after it.
  */
 export async function checkBooks(database: TestDatabase): Promise<void> {
   const known = reported.get(database) ?? new Set();

@@ -1,6 +1,7 @@
 /**
- * The trial balance and the totals that it goes on from: right at every moment while wallets are written, while others advance the totals,
- * after one that died in the middle, and over a gap. What it must say comes from the view that reads every event.
+ * The trial balance and the totals that it goes on from: right at every moment while wallets are
+ * written, while others advance the totals, after one that died in the middle, and over a gap. What
+ * it must say comes from the view that reads every event.
  */
 import pg from "pg";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";

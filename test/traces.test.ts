@@ -1,7 +1,8 @@
 /**
- * Traces and logs of a gateway and hosts as processes of their own over NATS: a collector of our own takes their spans. One command is one
- * trace, from the caller's `traceparent` to the commit; what the caller does not sample leaves nothing; and a log line of a
- * request has its correlation id and no password.
+ * Traces and logs of a gateway and hosts as processes of their own over NATS: a collector of our
+ * own takes their spans. One command is one trace, from the caller's `traceparent` to the commit;
+ * what the caller does not sample leaves nothing; and a log line of a request has its correlation
+ * id and no password.
  */
 import { randomBytes } from "node:crypto";
 import { connect as connectNats, headers as newHeaders } from "nats";
@@ -125,7 +126,8 @@ it("a credit over HTTP is one trace: request, command, mailbox, commit, in two p
   expect(command!.attributes["coffer.outcome"]).toBe("done");
   expect(commit!.attributes["coffer.lane"]).toBe("lane-0");
 
-  // And when: mailbox, then commit, within the command; the processes share this machine's clock, to a few milliseconds
+  // And when: mailbox, then commit, within the command; the processes share this machine's clock,
+  // to a few milliseconds
   expect(mailbox!.endNs).toBe(commit!.startNs);
   expect(commit!.endNs).toBeGreaterThan(commit!.startNs);
   const few = 20_000_000n;
@@ -179,7 +181,10 @@ it("what is rejected is no failure, and has a commit when it is recorded", async
   expect([request!.isError, command!.isError]).toEqual([false, false]);
 });
 
-/** Sends, and expects the caller's trace to have the three commits, in the order of the protocol, each on its side. */
+/**
+ * Sends, and expects the caller's trace to have the three commits, in the order of the protocol,
+ * each on its side.
+ */
 async function expectWholeTransfer(
   request: { readonly path: string; readonly json: object; readonly name: string },
   [payer, payee]: readonly [string, string],

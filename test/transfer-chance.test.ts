@@ -1,8 +1,9 @@
 /**
- * Transfers by chance: a script of numbers says which message or commit is next, and what becomes of it. Whatever happens, the books are
- * kept, and each command has one outcome.
+ * Transfers by chance: a script of numbers says which message or commit is next, and what becomes
+ * of it. Whatever happens, the books are kept, and each command has one outcome.
  *
- * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run test/transfer-chance.test.ts`.
+ * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run
+ * test/transfer-chance.test.ts`.
  */
 import fc from "fast-check";
 import { expect, it } from "vitest";
@@ -25,7 +26,7 @@ import { database, restage, stage, useTransferStage } from "./transfer-stage.ts"
 
 useTransferStage("transfer_chance_test");
 
-// --- By chance --------------------------------------------------------------------------------------------------------------
+// --- By chance -----------------------------------------------------------------------------------
 
 const THREE_LANES: LanePlan[] = [
   { name: "a", owner: "host-1", shards: ALL_SHARDS.filter((shard) => shard % 3 === 0) },
@@ -41,8 +42,9 @@ interface WaitingAppend {
 }
 
 /**
- * Plays one script: every message and every append waits until a number of the script picks it and says what becomes of it. One
- * thing happens at a time, so the same script plays the same way again.
+ * Plays one script: every message and every append waits until a number of the script picks it and
+ * says what becomes of it. One thing happens at a time, so the same script plays the same way
+ * again.
  */
 async function play(
   commands: readonly Command[],

@@ -1,6 +1,6 @@
 /**
- * Transfers whose wallets change between two steps, and whose lanes die before and after each of their commits: the money moves once,
- * or comes back.
+ * Transfers whose wallets change between two steps, and whose lanes die before and after each of
+ * their commits: the money moves once, or comes back.
  */
 import { describe, expect, it } from "vitest";
 import type { AppendResult, Writes } from "../src/journal.ts";
@@ -29,7 +29,7 @@ import {
 
 useTransferStage("transfer_crashes_test");
 
-// --- Wallets that change between two steps --------------------------------------------------------------------------------------
+// --- Wallets that change between two steps -------------------------------------------------------
 
 describe("a wallet that changes between two steps", () => {
   it("was not there when asked: the rejection stands although the wallet was created since", async () => {
@@ -221,7 +221,7 @@ describe("a wallet that changes between two steps", () => {
   });
 });
 
-// --- Lanes that die -----------------------------------------------------------------------------------------------------------
+// --- Lanes that die ------------------------------------------------------------------------------
 
 type Hook = (writes: Writes, apply: () => Promise<AppendResult>) => Promise<AppendResult>;
 
@@ -298,7 +298,8 @@ it("race: a repeat joins a transfer whose record was read back, and hears of it 
   const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
   const command = transfer(payer, payee, "30");
   await sendHeld(command, "post");
-  // Given that the payer's lane died while the payee had not answered, and that the caller asks again
+  // Given that the payer's lane died while the payee had not answered, and that the caller asks
+  // again
   const { hooks } = await stage.replace("a");
   const again = stage.sendAs(repeated(command), { attempt: 2 });
   await stage.quiet();

@@ -1,7 +1,8 @@
 /**
- * Transfers between two wallets that are awake in one lane, which are one commit: what it writes and tells is what the protocol would have
- * written and told, whatever becomes of the commit; and all that it is not for takes the protocol. The protocol itself is tested
- * without it, in transfers.test.ts and transfer-crashes.test.ts.
+ * Transfers between two wallets that are awake in one lane, which are one commit: what it writes
+ * and tells is what the protocol would have written and told, whatever becomes of the commit; and
+ * all that it is not for takes the protocol. The protocol itself is tested without it, in
+ * transfers.test.ts and transfer-crashes.test.ts.
  */
 import { beforeEach, describe, expect, it } from "vitest";
 import type { Command, CommandMessage } from "../src/protocol.ts";
@@ -63,7 +64,10 @@ async function balances(...walletIds: string[]): Promise<number[]> {
   return rows.map(({ balance }) => balance);
 }
 
-/** In how many commits the rows of a transfer were written: one by the shortcut, three by the protocol. */
+/**
+ * In how many commits the rows of a transfer were written: one by the shortcut, three by the
+ * protocol.
+ */
 async function commitsOf(command: Command): Promise<number> {
   const { body } = command;
   const transferId = body.type === "capture" ? body.to!.transferId : transferIdOf(command);
@@ -78,7 +82,7 @@ async function commitsOf(command: Command): Promise<number> {
 const BY_SHORTCUT = 1;
 const BY_PROTOCOL = 3;
 
-// --- As the protocol ---------------------------------------------------------------------------------------------------------
+// --- As the protocol -----------------------------------------------------------------------------
 
 /** Everything that is written and told of one transfer, in words that do not depend on its ids. */
 async function traceOf(amount: string): Promise<object> {
@@ -190,7 +194,7 @@ describe("what one commit writes, answers and tells of", () => {
   });
 });
 
-// --- Refusals ----------------------------------------------------------------------------------------------------------------
+// --- Refusals ------------------------------------------------------------------------------------
 
 describe("a payee that does not take the money", () => {
   const euros = { ...creation(null), currency: "EUR" };
@@ -299,7 +303,7 @@ describe("a payee that does not take the money", () => {
   });
 });
 
-// --- Commits that fail ----------------------------------------------------------------------------------------------------------
+// --- Commits that fail ---------------------------------------------------------------------------
 
 describe("a transfer whose commit has a fate", () => {
   const KEYS = [
@@ -335,7 +339,8 @@ describe("a transfer whose commit has a fate", () => {
     await stage.settle();
 
     const said = summaries([...asked, last!]);
-    // What was not written is decided anew, and not in the same order: the wallets are read back first.
+    // What was not written is decided anew, and not in the same order: the wallets are read back
+    // first.
     for (const summary of said) expect(summary).toMatch(/posted|replayed|insufficient_funds/);
     const sum = (await balances(one, two, three)).reduce((total, balance) => total + balance, 0);
     expect(sum).toBe(101);
@@ -462,7 +467,7 @@ describe("a transfer whose commit has a fate", () => {
   );
 });
 
-// --- What takes the protocol ------------------------------------------------------------------------------------------------------
+// --- What takes the protocol ---------------------------------------------------------------------
 
 describe("the protocol is taken", () => {
   it("by a transfer to a wallet that sleeps, and not by the next one", async () => {
@@ -560,7 +565,7 @@ describe("the protocol is taken", () => {
   });
 });
 
-// --- Beside the protocol ----------------------------------------------------------------------------------------------------------
+// --- Beside the protocol -------------------------------------------------------------------------
 
 it.each([
   ["the gateway's second attempt", (command: Command) => command, 2],
@@ -626,7 +631,7 @@ it("leaves alone what either wallet holds", async () => {
   expect(summaryOf(await stage.perform(transfer(payee, payer, "99")))).toBe("posted");
 });
 
-// --- Many in one commit -----------------------------------------------------------------------------------------------------------
+// --- Many in one commit --------------------------------------------------------------------------
 
 describe("in one commit", () => {
   it("a wallet is created and paid", async () => {

@@ -1,7 +1,8 @@
 /**
- * The stage of the transfer tests: payer and payee in lanes of two hosts on a real database, messages between them that the test holds or
- * drops, and the words that the tests say over and over. Each test file has its own database. After each test time runs until all is quiet, and
- * the books must be in order: nothing in transit, every transfer settled, every history whole.
+ * The stage of the transfer tests: payer and payee in lanes of two hosts on a real database,
+ * messages between them that the test holds or drops, and the words that the tests say over and
+ * over. Each test file has its own database. After each test time runs until all is quiet, and the
+ * books must be in order: nothing in transit, every transfer settled, every history whole.
  */
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from "vitest";
 import type { Command, Outcome, ShardMessage } from "../src/protocol.ts";
@@ -38,7 +39,7 @@ export async function restage(lanes: LanePlan[], shortcut = false): Promise<void
   stage = await stageLanes({ databaseUrl: database.url, lanes, shortcut });
 }
 
-// --- What the tests say over and over ---------------------------------------------------------------------------------------
+// --- What the tests say over and over ------------------------------------------------------------
 
 export async function balances(...walletIds: string[]): Promise<string> {
   const rows = await database.query<{ balance: number }>(

@@ -1,7 +1,7 @@
 /**
- * The transfer protocol on a real database: what it owes its callers without trouble, when messages between payer and payee come late,
- * twice or never, and at deadlines and repeats. Lanes that die are in transfer-crashes.test.ts, all of it by chance in
- * transfer-chance.test.ts.
+ * The transfer protocol on a real database: what it owes its callers without trouble, when messages
+ * between payer and payee come late, twice or never, and at deadlines and repeats. Lanes that die
+ * are in transfer-crashes.test.ts, all of it by chance in transfer-chance.test.ts.
  */
 import { beforeEach, describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
@@ -27,7 +27,7 @@ import {
 
 useTransferStage("transfers_test");
 
-// --- Without trouble --------------------------------------------------------------------------------------------------------
+// --- Without trouble -----------------------------------------------------------------------------
 
 describe.each([
   ["in one lane", ONE_LANE],
@@ -114,7 +114,7 @@ describe.each([
   });
 });
 
-// --- Messages that come late, twice or never ----------------------------------------------------------------------------------
+// --- Messages that come late, twice or never -----------------------------------------------------
 
 describe("a message between payer and payee", () => {
   it.each([1, 2])(
@@ -284,7 +284,7 @@ describe("a message between payer and payee", () => {
   });
 });
 
-// --- Deadlines and repeats ------------------------------------------------------------------------------------------------------
+// --- Deadlines and repeats -----------------------------------------------------------------------
 
 describe("a command for a transfer", () => {
   it("is answered as pending before its deadline while the payee cannot be reached, and settles later", async () => {

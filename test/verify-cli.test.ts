@@ -1,6 +1,6 @@
 /**
- * `npm run verify` as an operator has it: as a process, on databases by URL and on the embedded one, while Coffer runs there and when it does
- * not; what it prints, and how it exits.
+ * `npm run verify` as an operator has it: as a process, on databases by URL and on the embedded
+ * one, while Coffer runs there and when it does not; what it prints, and how it exits.
  */
 import { spawn } from "node:child_process";
 import { join } from "node:path";

@@ -1,7 +1,7 @@
 /**
- * The reconciliation beside a bank at work: no false alarm, whichever moment its views are from, in one database and in two; and a row
- * that somebody changed is rebuilt from its events under load, without an update being lost and without the actor that woke from the wrong
- * row going on.
+ * The reconciliation beside a bank at work: no false alarm, whichever moment its views are from, in
+ * one database and in two; and a row that somebody changed is rebuilt from its events under load,
+ * without an update being lost and without the actor that woke from the wrong row going on.
  */
 import pg from "pg";
 import { expect, inject, it, onTestFinished } from "vitest";
@@ -83,13 +83,15 @@ it("rebuilds rows while their wallets are written to, and loses nothing", async 
   const [url = ""] = await openDatabases("verify_rebuild");
   const { coffer, bank } = await startBank([url], { name: "rebuild", callers: 12, wallets: 300 });
   await bank.progress(200);
-  // One of each shard: a rebuild puts the shard's actors to sleep, and one that wakes from a wrong row writes what is wrong.
+  // One of each shard: a rebuild puts the shard's actors to sleep, and one that wakes from a wrong
+  // row writes what is wrong.
   const inShards = new Map(bank.walletIds.map((walletId) => [shardOf(walletId), walletId]));
 
   // When rows are changed under their actors, and rebuilt with the bank at work
   let rebuilt = 0;
   for (const walletId of [...inShards.values()].slice(0, 20)) {
-    // Its actor is awake: a commit that met an earlier rebuild has put all that were in it to sleep, whatever their shards.
+    // Its actor is awake: a commit that met an earlier rebuild has put all that were in it to
+    // sleep, whatever their shards.
     const { status } = await fetch(`${coffer.baseUrl}/wallets/${walletId}/credit`, {
       method: "POST",
       headers: { "content-type": "application/json" },

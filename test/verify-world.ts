@@ -1,7 +1,8 @@
 /**
- * Books written by hand for tests of the reconciliation: a few wallets in two databases with every kind of event, a transfer that was
- * posted, one that was returned and one that is under way. `copy` makes fresh databases of them, so that each test may do to them
- * what somebody with a superuser's password may.
+ * Books written by hand for tests of the reconciliation: a few wallets in two databases with every
+ * kind of event, a transfer that was posted, one that was returned and one that is under way.
+ * `copy` makes fresh databases of them, so that each test may do to them what somebody with a
+ * superuser's password may.
  */
 import pg from "pg";
 import { inject } from "vitest";
@@ -59,7 +60,9 @@ export interface World {
   close(): Promise<void>;
 }
 
-/** Never less than any event of the books, so that the pending transfer is from just before them. */
+/**
+ * Never less than any event of the books, so that the pending transfer is from just before them.
+ */
 export const TEN_MINUTES_MS = 600_000;
 
 let lastCopy = 0;

@@ -1,6 +1,7 @@
 /**
- * The reconciliation on real PostgreSQL: books in order are found in order, also in two databases and while a bank is at work; and
- * whatever somebody does to the rows around the triggers is named, in its place and nothing besides.
+ * The reconciliation on real PostgreSQL: books in order are found in order, also in two databases
+ * and while a bank is at work; and whatever somebody does to the rows around the triggers is named,
+ * in its place and nothing besides.
  */
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";

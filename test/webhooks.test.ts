@@ -1,6 +1,7 @@
 /**
- * Webhooks on real servers, with an endpoint of the test's own that answers what the test wants: the signature, order, what a failing
- * endpoint gets and when, restarts in the middle of a failure, the end of a webhook, and that nothing is lost by it.
+ * Webhooks on real servers, with an endpoint of the test's own that answers what the test wants:
+ * the signature, order, what a failing endpoint gets and when, restarts in the middle of a failure,
+ * the end of a webhook, and that nothing is lost by it.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { createServer, type IncomingHttpHeaders } from "node:http";
@@ -417,7 +418,8 @@ describe("a webhook that has lost its place in a shard", () => {
   );
 
   it("since it was replayed or removed meanwhile has lost nothing", async () => {
-    // Race: a host that has not looked yet goes on with the run that has just ended, whose cursors are gone
+    // Race: a host that has not looked yet goes on with the run that has just ended, whose cursors
+    // are gone
     withLimits({ relayCompareMs: 50 });
     const endpoint = await openEndpoint();
     const { body: webhook } = await makeWebhook({ url: endpoint.url });
@@ -456,7 +458,8 @@ describe("a replay", () => {
   });
 
   it("is not undone by what the run before still saves", async () => {
-    // Race: the host has an event of the old run under way while the replay begins, and saves its cursor afterwards
+    // Race: the host has an event of the old run under way while the replay begins, and saves its
+    // cursor afterwards
     const endpoint = await openEndpoint();
     const { body: webhook } = await makeWebhook({ url: endpoint.url });
     const { id } = await stack.open();
@@ -485,7 +488,8 @@ describe("a replay", () => {
     await other.connect();
     onTestFinished(() => other.end());
 
-    // Race: one of them has read which run there is, and before it copies the cursors the other one does all that it has to do
+    // Race: one of them has read which run there is, and before it copies the cursors the other one
+    // does all that it has to do
     await other.query("BEGIN; LOCK TABLE relay_cursors");
     const replay = store.replay(webhook.id, { type: "here" });
     await until("it waits for the cursors", async () => {

@@ -1,6 +1,7 @@
 /**
- * The two ways to tell whether a wallet has the words of a text: `wallet_words` and `words_query`, which the index has, and
- * `wallet_has_words`, by which a walk tests wallet after wallet. They must never differ, whatever is in ids, metadata and texts.
+ * The two ways to tell whether a wallet has the words of a text: `wallet_words` and `words_query`,
+ * which the index has, and `wallet_has_words`, by which a walk tests wallet after wallet. They must
+ * never differ, whatever is in ids, metadata and texts.
  */
 import fc from "fast-check";
 import pg from "pg";
@@ -31,7 +32,10 @@ afterAll(async () => {
   }
 });
 
-/** What may part words, look like JSON's own signs, change with its surroundings when it becomes small, or be long. */
+/**
+ * What may part words, look like JSON's own signs, change with its surroundings when it becomes
+ * small, or be long.
+ */
 const PIECES = [
   ...Array.from("aAbn7_%.'\"\\/{}[]:;,-^$*+?()|é Åİßσςõ日😀"),
   ...Array.from("ΟΔΣ"),

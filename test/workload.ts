@@ -1,8 +1,10 @@
 /**
- * A bank at work: callers that credit, debit and transfer over a few wallets, one hotter than the others, each command under a key
- * of its own, and a record of every answer. When the faults are over, `resolve` repeats what is unknown under the same key
- * until it has an outcome. `checkBank` then holds the record against PostgreSQL (`bank-check.ts`, `bank-truth.ts`). How commands travel
- * is a port: over HTTP here (`bank-wire.ts`), through a command desk where a test brings that. What callers do is one, too.
+ * A bank at work: callers that credit, debit and transfer over a few wallets, one hotter than the
+ * others, each command under a key of its own, and a record of every answer. When the faults are
+ * over, `resolve` repeats what is unknown under the same key until it has an outcome. `checkBank`
+ * then holds the record against PostgreSQL (`bank-check.ts`, `bank-truth.ts`). How commands travel
+ * is a port: over HTTP here (`bank-wire.ts`), through a command desk where a test brings that. What
+ * callers do is one, too.
  *
  *     acknowledged, rejected: outcomes, for ever. unavailable: nothing happened by this sending. unknown: ask again.
  */
@@ -76,7 +78,10 @@ export interface WorkloadPlan {
   readonly initialMinor?: number;
   /** Pause of a caller between two commands. */
   readonly pauseMs?: number;
-  /** Repeats the commands, in the order in which callers take them. Default: `WORKLOAD_SEED`, or the time. */
+  /**
+   * Repeats the commands, in the order in which callers take them. Default: `WORKLOAD_SEED`, or the
+   * time.
+   */
   readonly seed?: number;
 }
 
@@ -94,11 +99,17 @@ export interface Workload {
   stop(): Promise<void>;
   /** Answers of a type so far. */
   count(type: BankAnswer["type"]): number;
-  /** The highest version of a wallet that a caller was told of; -1: none. Whoever asks from now on must see at least this one. */
+  /**
+   * The highest version of a wallet that a caller was told of; -1: none. Whoever asks from now on
+   * must see at least this one.
+   */
   told(walletId: string): number;
   /** Resolves when so many further commands have been acknowledged. */
   progress(acknowledged: number, withinMs?: number): Promise<void>;
-  /** Repeats what is unknown or pending until it has an outcome, and every other one that was unavailable. */
+  /**
+   * Repeats what is unknown or pending until it has an outcome, and every other one that was
+   * unavailable.
+   */
   resolve(withinMs?: number): Promise<void>;
 }
 
@@ -296,14 +307,16 @@ export function randomFrom(seed: number): () => number {
   };
 }
 
-// --- Through a command desk -----------------------------------------------------------------------------------------------
+// --- Through a command desk ----------------------------------------------------------------------
 
 export type Desk = Pick<CommandDesk, "submit">;
 
 const takeIn = buildCommandIntake(assetOf);
 const decimal = (amountMinor: number): string => (amountMinor / 100).toFixed(2);
 
-/** What a gateway makes of the command; a repeat is another one with the same key and fingerprint. */
+/**
+ * What a gateway makes of the command; a repeat is another one with the same key and fingerprint.
+ */
 export function commandOf(command: BankCommand): Command {
   const { key, kind, walletId, toWalletId, amountMinor, expectedVersion } = command;
   if (kind === "hold" || kind === "capture" || kind === "release" || isGame(command)) {
@@ -368,7 +381,7 @@ function readOutcome(outcome: Outcome): BankAnswer {
   }
 }
 
-// --- The check ------------------------------------------------------------------------------------------------------------
+// --- The check -----------------------------------------------------------------------------------
 
 /** A transfer whose verdict was lost is driven again after this long at most, and that again. */
 const settleMsMax = 25_000;
@@ -377,8 +390,8 @@ const settleMsMax = 25_000;
 type Read = <Row extends object>(sql: string, ...values: unknown[]) => Promise<Row[]>;
 
 /**
- * Holds what callers were told against what is in the database, or in several that the shards are spread over. Returns what is
- * wrong, at best nothing.
+ * Holds what callers were told against what is in the database, or in several that the shards are
+ * spread over. Returns what is wrong, at best nothing.
  */
 export async function checkBank(
   databaseUrls: string | readonly string[],
@@ -477,7 +490,10 @@ interface VerdictRow {
 
 const MONEY_OUT: ReadonlySet<BankCommand["kind"]> = new Set(["debit", "spend", "capture"]);
 
-/** All accounts sum to zero, nothing is in transit, and the wallets hold what was put in and not taken out. */
+/**
+ * All accounts sum to zero, nothing is in transit, and the wallets hold what was put in and not
+ * taken out.
+ */
 async function checkMoney(
   read: Read,
   { wallets, events }: Books,
@@ -512,7 +528,10 @@ async function checkMoney(
 
 const sampleMax = 60;
 
-/** The same from outside, for a sample: the operation is known by its key, and a repeat gets the first answer again. */
+/**
+ * The same from outside, for a sample: the operation is known by its key, and a repeat gets the
+ * first answer again.
+ */
 export async function checkOverHttp(port: number, { entries }: Workload): Promise<string[]> {
   const problems: string[] = [];
   const ask = askOverHttp(port);

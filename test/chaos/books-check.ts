@@ -1,6 +1,7 @@
 /**
- * What must hold in the databases themselves once the faults are over, whoever was told what: holds whose time is over have ended by
- * themselves, and the reconciliation finds no difference: folds, hash chains, contiguous positions, holds, transfers and totals.
+ * What must hold in the databases themselves once the faults are over, whoever was told what: holds
+ * whose time is over have ended by themselves, and the reconciliation finds no difference: folds,
+ * hash chains, contiguous positions, holds, transfers and totals.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { verify } from "../../src/verify.ts";

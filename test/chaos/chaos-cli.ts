@@ -1,7 +1,8 @@
 /**
- * `npm run chaos`: rounds of faults on a cluster of real processes, with a bank at work, until the time is over or something is
- * wrong. Each fault is a line; a status line shows how the callers fare. Ends with a summary, and with exit code 1, the seed and
- * the outputs of all processes in a folder when a check failed.
+ * `npm run chaos`: rounds of faults on a cluster of real processes, with a bank at work, until the
+ * time is over or something is wrong. Each fault is a line; a status line shows how the callers
+ * fare. Ends with a summary, and with exit code 1, the seed and the outputs of all processes in a
+ * folder when a check failed.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

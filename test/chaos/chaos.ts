@@ -1,8 +1,10 @@
 /**
- * Chaos on real processes: a bank at work over HTTP and NATS, feeds and readers that watch it, and faults that hit whatever is
- * there. It goes in rounds: faults for a while, then everything is healed, the bank must go on by itself, what is unknown is
- * resolved under its key, and the whole record is held against PostgreSQL. Each round has wallets of its own, so that a record
- * stays small enough to be checked and a violation is near its fault. The databases and the event stream are checked as a whole.
+ * Chaos on real processes: a bank at work over HTTP and NATS, feeds and readers that watch it, and
+ * faults that hit whatever is there. It goes in rounds: faults for a while, then everything is
+ * healed, the bank must go on by itself, what is unknown is resolved under its key, and the whole
+ * record is held against PostgreSQL. Each round has wallets of its own, so that a record stays
+ * small enough to be checked and a violation is near its fault. The databases and the event stream
+ * are checked as a whole.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { startCluster, type LocalCluster } from "../cluster/local-cluster.ts";
@@ -75,7 +77,10 @@ export interface ChaosReport {
 export interface Chaos {
   /** Numbers so far. */
   report(): ChaosReport;
-  /** Resolves when all rounds are over, the first one with a problem being the last, and the cluster is gone. */
+  /**
+   * Resolves when all rounds are over, the first one with a problem being the last, and the cluster
+   * is gone.
+   */
   readonly done: Promise<ChaosReport>;
 }
 
@@ -262,7 +267,7 @@ async function check(
   return problems;
 }
 
-// --- Readers --------------------------------------------------------------------------------------------------------------
+// --- Readers -------------------------------------------------------------------------------------
 
 interface Reader {
   readonly samples: readonly ReadSample[];
@@ -270,7 +275,10 @@ interface Reader {
   stop(): Promise<void>;
 }
 
-/** Reads one wallet after the other; what it sees must be at least what callers had been told of when it asked. */
+/**
+ * Reads one wallet after the other; what it sees must be at least what callers had been told of
+ * when it asked.
+ */
 function startReader(port: number, bank: Workload): Reader {
   const samples: ReadSample[] = [];
   const problems: string[] = [];
@@ -317,7 +325,7 @@ function startReader(port: number, bank: Workload): Reader {
   };
 }
 
-// --- Numbers --------------------------------------------------------------------------------------------------------------
+// --- Numbers -------------------------------------------------------------------------------------
 
 interface Tally {
   readonly problems: string[];

@@ -1,7 +1,8 @@
 /**
- * The faults: a plan that a seed repeats, and the hand that carries it out on a cluster's processes. Faults overlap, but each process
- * has one at a time, and one of the hosts is always left alone, so that whoever cannot be served was let down by the others. What
- * a fault breaks it also mends: when `inject` resolves, everything runs again.
+ * The faults: a plan that a seed repeats, and the hand that carries it out on a cluster's
+ * processes. Faults overlap, but each process has one at a time, and one of the hosts is always
+ * left alone, so that whoever cannot be served was let down by the others. What a fault breaks it
+ * also mends: when `inject` resolves, everything runs again.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { LocalCluster, Member } from "../cluster/local-cluster.ts";
@@ -9,14 +10,18 @@ import type { TestServer } from "../servers.ts";
 import { randomFrom } from "../workload.ts";
 
 /**
- * How long the process is away or frozen, in milliseconds: shortest and longest, the short ones being more likely. Where the
- * longest is beyond a command's deadline, callers must be told the truth about what they cannot know.
+ * How long the process is away or frozen, in milliseconds: shortest and longest, the short ones
+ * being more likely. Where the longest is beyond a command's deadline, callers must be told the
+ * truth about what they cannot know.
  */
 const FAULTS = {
   "kill-host": { lastsMs: [500, 5_000] },
   /** SIGTERM, and a new start later. */
   "stop-host": { lastsMs: [100, 3_000] },
-  /** SIGSTOP beyond its sign of life: others take its shards, and it wakes as one who was superseded. */
+  /**
+   * SIGSTOP beyond its sign of life: others take its shards, and it wakes as one who was
+   * superseded.
+   */
   "pause-host": { lastsMs: [4_000, 6_000] },
   /** SIGSTOP within its sign of life: nobody may notice but those who wait for it. */
   "stall-host": { lastsMs: [200, 1_200] },
@@ -85,7 +90,9 @@ export interface Injection {
 
 const victimPollMs = 50;
 
-/** Carries the plan out; resolves when all is mended. Rejects when a process cannot be brought back. */
+/**
+ * Carries the plan out; resolves when all is mended. Rejects when a process cannot be brought back.
+ */
 export async function inject({ cluster, faults, log, onFault }: Injection): Promise<void> {
   const startedAtMs = performance.now();
   /** Names of those who have a fault now. */
@@ -187,7 +194,10 @@ function restart(member: Member, end: "kill" | "stop", lastsMs: number): Victim 
 const restartPauseMs = 500;
 const restartMsMax = 60_000;
 
-/** As an orchestrator does: what ends while it starts, because something that it needs is away too, is started again. */
+/**
+ * As an orchestrator does: what ends while it starts, because something that it needs is away too,
+ * is started again.
+ */
 async function startAgain(member: Member, tell: (what: string) => void): Promise<void> {
   const deadlineMs = performance.now() + restartMsMax;
   for (;;) {

@@ -1,7 +1,8 @@
 /**
- * A client of the feed that writes down what it gets, and comes back with `from` after every loss. It holds each frame against
- * the one before: versions of a wallet follow each other without a gap and without a repeat, whatever connection they came over.
- * What the frames say is held against the journal by `history-check.ts`.
+ * A client of the feed that writes down what it gets, and comes back with `from` after every loss.
+ * It holds each frame against the one before: versions of a wallet follow each other without a gap
+ * and without a repeat, whatever connection they came over. What the frames say is held against the
+ * journal by `history-check.ts`.
  *
  *     connecting --open--> subscribed --close--> pausing --> connecting ...      (until `close`)
  */

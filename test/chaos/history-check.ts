@@ -1,6 +1,7 @@
 /**
- * Holds what feeds pushed and readers saw against the journal: every frame and every read is an event that is there, nobody who
- * asks later sees an older wallet than somebody was told of before, and at the end each feed has everything.
+ * Holds what feeds pushed and readers saw against the journal: every frame and every read is an
+ * event that is there, nobody who asks later sees an older wallet than somebody was told of before,
+ * and at the end each feed has everything.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { query } from "../cluster/local-cluster.ts";

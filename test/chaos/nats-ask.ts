@@ -1,6 +1,7 @@
 /**
- * Bank commands over NATS request-reply. What a lost connection means for money is decided here: a request that was on its way is
- * unknown, one that was never sent is unavailable, and neither waits for the library's own timeout.
+ * Bank commands over NATS request-reply. What a lost connection means for money is decided here: a
+ * request that was on its way is unknown, one that was never sent is unavailable, and neither waits
+ * for the library's own timeout.
  */
 import { connect, headers, NatsError, type NatsConnection } from "nats";
 import {
@@ -115,7 +116,8 @@ async function request(
     if (error.code === "503") {
       return { fault: { type: "unavailable", reason: "no gateway listens" } };
     }
-    // NATS is no witness: it may have lost the request or the answer, also while this connection stood.
+    // NATS is no witness: it may have lost the request or the answer, also while this connection
+    // stood.
     return { fault: { type: "unknown", reason: `${error.code} ${error.message}` } };
   }
 }

@@ -1,7 +1,8 @@
 /**
- * Holds the event stream against the journal: a consumer reads all of it from its first message on, after NATS has been killed and frozen.
- * Every committed event must have been told, in its wallet's order without a gap when repeats are left out, as it is in the journal, and
- * nothing else. The relay may still be on its way: what is missing is waited for.
+ * Holds the event stream against the journal: a consumer reads all of it from its first message on,
+ * after NATS has been killed and frozen. Every committed event must have been told, in its wallet's
+ * order without a gap when repeats are left out, as it is in the journal, and nothing else. The
+ * relay may still be on its way: what is missing is waited for.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect, type ConsumerMessages } from "nats";

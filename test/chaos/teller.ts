@@ -1,7 +1,9 @@
 /**
- * What callers of the chaos bank do next: every kind of command there is, one by one, in batches, as dry runs and again. It keeps what callers
- * know of holds and wallets, so that most commands have something to meet: holds are captured in parts, to the end and to other wallets,
- * short-lived wallets are opened, emptied and closed while others pay them, users' wallets are made by several first uses at once.
+ * What callers of the chaos bank do next: every kind of command there is, one by one, in batches,
+ * as dry runs and again. It keeps what callers know of holds and wallets, so that most commands
+ * have something to meet: holds are captured in parts, to the end and to other wallets, short-lived
+ * wallets are opened, emptied and closed while others pay them, users' wallets are made by several
+ * first uses at once.
  */
 import type { BankAnswer } from "../bank-check.ts";
 import { GAME_ASSET, isGame, type BankCommand } from "../bank-wire.ts";

@@ -1,7 +1,8 @@
 /**
- * `npm run cluster`: a whole cluster on this machine to look at and to break. It prints addresses, who owns what, and each change
- * as it happens; commands on standard input kill, stop, start, pause and resume what is there. Ctrl-C, `quit` or the end of the
- * input ends everything in order; a process that ends by itself is told with its last words.
+ * `npm run cluster`: a whole cluster on this machine to look at and to break. It prints addresses,
+ * who owns what, and each change as it happens; commands on standard input kill, stop, start, pause
+ * and resume what is there. Ctrl-C, `quit` or the end of the input ends everything in order; a
+ * process that ends by itself is told with its last words.
  */
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -33,7 +34,10 @@ const COMMANDS = `  status                all processes, and who serves what
 const VERBS = new Set(["kill", "stop", "start", "pause", "resume", "log"]);
 
 const watchMs = 200;
-/** Changes are told when the shards have been at rest for this long, or at the latest after that long. */
+/**
+ * Changes are told when the shards have been at rest for this long, or at the latest after that
+ * long.
+ */
 const restMs = 400;
 const untoldMsMax = 2_000;
 const logLines = 15;
@@ -86,7 +90,7 @@ function say(text: string): void {
   process.stdout.write(`${atSeconds.padStart(7)} s  ${text}\n`);
 }
 
-// --- Who owns what --------------------------------------------------------------------------------------------------------
+// --- Who owns what -------------------------------------------------------------------------------
 
 /** What `GET /cluster` of any gateway says; null when none answers. */
 async function askGateways(cluster: LocalCluster): Promise<ClusterBody | null> {
@@ -167,7 +171,7 @@ async function watchShards(cluster: LocalCluster, signal: AbortSignal): Promise<
   }
 }
 
-// --- Commands -------------------------------------------------------------------------------------------------------------
+// --- Commands ------------------------------------------------------------------------------------
 
 /** Servers and what is done to them; a host or gateway knows its own state. */
 type ServerState = "running" | "killed" | "paused";
@@ -281,7 +285,7 @@ async function obey(
   throw new Error(name === "" ? `${what} what? ${names}` : `there is no ${name}, only ${names}`);
 }
 
-// --- The session ----------------------------------------------------------------------------------------------------------
+// --- The session ---------------------------------------------------------------------------------
 
 /** Resolves when the person has had enough. */
 async function converse(cluster: LocalCluster, servers: readonly Server[]): Promise<void> {
@@ -302,7 +306,10 @@ async function converse(cluster: LocalCluster, servers: readonly Server[]): Prom
   lines.close();
 }
 
-/** Servers are no children of the cluster's members: whether they still run is looked at now and then. */
+/**
+ * Servers are no children of the cluster's members: whether they still run is looked at now and
+ * then.
+ */
 function watchServers(servers: readonly Server[]): NodeJS.Timeout {
   return setInterval(() => {
     for (const one of servers) {

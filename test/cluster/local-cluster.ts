@@ -1,9 +1,10 @@
 /**
- * A whole cluster on this machine: PostgreSQL, NATS with JetStream and Redis, hosts and gateways, each a real process that can be
- * killed, stopped, paused and started again by name. It hides ports, data folders and the order in which things start and end.
- * Every member keeps its port for life, so that clients find it again; ports come from below the range of the kernel's own, because
- * there a connection of somebody else could take a dead member's port, or a client's reach itself. Nothing outlives `stop()`, or
- * this process.
+ * A whole cluster on this machine: PostgreSQL, NATS with JetStream and Redis, hosts and gateways,
+ * each a real process that can be killed, stopped, paused and started again by name. It hides
+ * ports, data folders and the order in which things start and end. Every member keeps its port for
+ * life, so that clients find it again; ports come from below the range of the kernel's own, because
+ * there a connection of somebody else could take a dead member's port, or a client's reach itself.
+ * Nothing outlives `stop()`, or this process.
  *
  *     stopped --start--> running --pause--> paused --resume--> running
  *        ^                 |  |               |
@@ -99,7 +100,10 @@ export interface LocalCluster {
   shards(): Promise<ShardRow[]>;
   /** Waits until every gateway and running host is ready. */
   untilReady(withinMs?: number): Promise<void>;
-  /** Waits until every shard is with the running host that placement wants for it, so that nothing moves any more. */
+  /**
+   * Waits until every shard is with the running host that placement wants for it, so that nothing
+   * moves any more.
+   */
   untilPlaced(withinMs?: number): Promise<void>;
   /** Ends everything, gateways first. May be called again. */
   stop(): Promise<void>;
@@ -246,7 +250,9 @@ function buildCluster(options: ClusterOptions, servers: Servers): LocalCluster {
 }
 
 const lookMs = 50;
-/** A lane claims what its host has taken; that is over when the table has not changed for this long. */
+/**
+ * A lane claims what its host has taken; that is over when the table has not changed for this long.
+ */
 const stillMs = 500;
 
 async function untilPlaced(
@@ -394,7 +400,7 @@ export async function query<Row extends pg.QueryResultRow>(
   }
 }
 
-// --- Ports ----------------------------------------------------------------------------------------------------------------
+// --- Ports ---------------------------------------------------------------------------------------
 
 const portMin = 20_000;
 const portMax = 32_000;

@@ -1,9 +1,11 @@
 /**
- * The callers of a simulated cluster: each sends a command to a gateway, or several as a batch, waits for the answer, and goes on. They
- * work on a few wallets, one of them hot, with keys and without, repeat what they did not hear of, sometimes what they did, and sometimes
- * at two gateways at once; some ask first what would become of it. Others act at the worst moment: they suspend or close a payee while
- * money is leaving for it, and release the hold that pays. All they saw is in the history. When the faults are over, `resolve`
- * repeats whatever has no outcome, under the same id.
+ * The callers of a simulated cluster: each sends a command to a gateway, or several as a batch,
+ * waits for the answer, and goes on. They work on a few wallets, one of them hot, with keys and
+ * without, repeat what they did not hear of, sometimes what they did, and sometimes at two gateways
+ * at once; some ask first what would become of it. Others act at the worst moment: they suspend or
+ * close a payee while money is leaving for it, and release the hold that pays. All they saw is in
+ * the history. When the faults are over, `resolve` repeats whatever has no outcome, under the same
+ * id.
  */
 import { createHash } from "node:crypto";
 import type { Hold, HoldKind } from "../../src/hold.ts";
@@ -257,7 +259,10 @@ export function buildBank(deps: BankDeps): Bank {
     return begin(side, { type: "close" });
   }
 
-  /** Places holds, and captures and releases those that were told of, also ended ones, some of them at the moment they expire. */
+  /**
+   * Places holds, and captures and releases those that were told of, also ended ones, some of them
+   * at the moment they expire.
+   */
   function aboutHold(
     walletId: string,
     amount: number,
@@ -332,7 +337,10 @@ export function buildBank(deps: BankDeps): Bank {
     });
   }
 
-  /** Few keys, so that changes meet: some set one, some take one away, some fill the wallet's metadata up to its bound. */
+  /**
+   * Few keys, so that changes meet: some set one, some take one away, some fill the wallet's
+   * metadata up to its bound.
+   */
   function update(): WalletCommand {
     const name = random.pick(["a", "b", "note"]);
     const value = random.pick<unknown>([null, lastNumber, { a: lastNumber }, "x".repeat(5_000)]);

@@ -1,8 +1,10 @@
 /**
- * Batches of a simulated gateway: the real `gateway/batch.ts` over its command desk. The bank's commands go in as the bodies that clients
- * write, and each comes out with its outcome; between the two stands an intake that gives the bank's own command back, since ids are
- * drawn from the seed. What the text says of each command is held against the outcome that the desk gave, and the commands of one
- * wallet that were decided by their first sending must have been carried out in their order.
+ * Batches of a simulated gateway: the real `gateway/batch.ts` over its command desk. The bank's
+ * commands go in as the bodies that clients write, and each comes out with its outcome; between the
+ * two stands an intake that gives the bank's own command back, since ids are drawn from the seed.
+ * What the text says of each command is held against the outcome that the desk gave, and the
+ * commands of one wallet that were decided by their first sending must have been carried out in
+ * their order.
  */
 import type { Answer, GiveAnswer } from "../../gateway/answers.ts";
 import { buildBatches } from "../../gateway/batch.ts";
@@ -190,7 +192,7 @@ function requestOf({ walletId, proposedId, body, expectedVersion, dryRun }: Comm
   }
 }
 
-// --- Their order ----------------------------------------------------------------------------------------------------------
+// --- Their order ---------------------------------------------------------------------------------
 
 /** What `outOfOrder` goes by. */
 export type Carried = Pick<Passenger, "command" | "submissions" | "outcome">;
@@ -204,12 +206,17 @@ interface Step {
 
 type Side = "own" | "out" | "into";
 
-/** Transfers out of a wallet may change places, so may those into it, and one into it may overtake one out of it. */
+/**
+ * Transfers out of a wallet may change places, so may those into it, and one into it may overtake
+ * one out of it.
+ */
 function mustPrecede(before: Side, after: Side): boolean {
   return before !== after ? before !== "out" || after !== "into" : before === "own";
 }
 
-/** Which of them were carried out before another that stood before them, though each was sent once. */
+/**
+ * Which of them were carried out before another that stood before them, though each was sent once.
+ */
 export function outOfOrder(
   passengers: readonly Carried[],
   wasResent: (command: Command) => boolean,

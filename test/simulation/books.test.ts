@@ -1,6 +1,6 @@
 /**
- * The audit itself: a small honest run in two databases, in which it finds nothing, and then everything that a run can get wrong,
- * done to that run one by one, each of which it must find.
+ * The audit itself: a small honest run in two databases, in which it finds nothing, and then
+ * everything that a run can get wrong, done to that run one by one, each of which it must find.
  */
 import { beforeEach, describe, expect, it } from "vitest";
 import { amountMinor } from "../../src/amount.ts";
@@ -45,7 +45,7 @@ beforeEach(async () => {
   await run();
 });
 
-// --- An honest run --------------------------------------------------------------------------------------------------------
+// --- An honest run -------------------------------------------------------------------------------
 
 function tablesOf(walletId: string) {
   return databases[shardOf(walletId) % 2]!.tables;
@@ -210,7 +210,7 @@ it("takes another input under a key that is taken for a conflict", async () => {
   expect(checkBooks(databases, history)).toEqual([]);
 });
 
-// --- What may happen to a wallet that is not active -----------------------------------------------------------------------
+// --- What may happen to a wallet that is not active ----------------------------------------------
 
 /** What may happen to a suspended wallet; to a closed one nothing may. */
 const WHILE_SUSPENDED: readonly WalletEventType[] = [
@@ -266,7 +266,7 @@ it.each(NEVER_THEN)("finds %s of a suspended wallet, and of a closed one", (type
   expect(wrongAfter("WalletClosed", type)).toEqual([expect.stringContaining("does not follow")]);
 });
 
-// --- Everything that can be wrong -----------------------------------------------------------------------------------------
+// --- Everything that can be wrong ----------------------------------------------------------------
 
 function edit<Key, Row>(rows: Map<Key, Row>, key: Key, change: Partial<Row>): void {
   rows.set(key, { ...rows.get(key)!, ...change });

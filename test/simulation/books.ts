@@ -1,8 +1,9 @@
 /**
- * The audit after a run: what is committed in all databases, by itself and against what the clients saw. The rules that hold for
- * every bank are in `test/bank-check.ts`; this file brings a run into their form and adds what only a run can know: the order in
- * which things were told, the feeds, several databases. All transfers must have been given the time to settle, and the
- * feeds the time to catch up. Returns sentences about what is wrong, at best none.
+ * The audit after a run: what is committed in all databases, by itself and against what the clients
+ * saw. The rules that hold for every bank are in `test/bank-check.ts`; this file brings a run into
+ * their form and adds what only a run can know: the order in which things were told, the feeds,
+ * several databases. All transfers must have been given the time to settle, and the feeds the time
+ * to catch up. Returns sentences about what is wrong, at best none.
  */
 import { toDecimal, toMinor } from "../../src/amount.ts";
 import { chainHashOfRow } from "../../src/chain.ts";
@@ -30,7 +31,10 @@ interface Ledger {
   readonly wallets: ReadonlyMap<string, WalletState>;
   /** In the order of their versions. */
   readonly eventsOf: ReadonlyMap<string, readonly EventRow[]>;
-  /** A wallet's metadata after each of its events, as JSON text: `metadataAt` of all of them, in one pass. */
+  /**
+   * A wallet's metadata after each of its events, as JSON text: `metadataAt` of all of them, in one
+   * pass.
+   */
   readonly metadataOf: (walletId: string) => readonly string[];
   readonly books: Books;
 }
@@ -55,7 +59,7 @@ export function checkBooks(databases: Databases, { entries, feeds }: History): s
   ];
 }
 
-// --- What is committed ----------------------------------------------------------------------------------------------------
+// --- What is committed ---------------------------------------------------------------------------
 
 function ledgerOf(databases: Databases): Ledger {
   const all = databases.map(({ tables }) => tables);
@@ -132,7 +136,10 @@ function checkPositions(databases: Databases): string[] {
   });
 }
 
-/** What the fold of versions, balances and statuses leaves open: who and what the wallet is, its metadata, and when. */
+/**
+ * What the fold of versions, balances and statuses leaves open: who and what the wallet is, its
+ * metadata, and when.
+ */
 function checkRows({ wallets, eventsOf, metadataOf }: Ledger): string[] {
   const problems: string[] = [];
   for (const wallet of wallets.values()) {
@@ -177,8 +184,9 @@ function accountFor(type: string, kind: unknown): string | null {
 }
 
 /**
- * Per asset, the wallets' rows and the system accounts' events sum to zero, and nothing is in transit. The first is a check since
- * rows and events are written separately; the second since the two ends of a transfer are.
+ * Per asset, the wallets' rows and the system accounts' events sum to zero, and nothing is in
+ * transit. The first is a check since rows and events are written separately; the second since the
+ * two ends of a transfer are.
  */
 function checkMoney({ wallets, eventsOf }: Ledger): string[] {
   const accounts = new Map<string, Map<string, number>>();
@@ -201,7 +209,7 @@ function checkMoney({ wallets, eventsOf }: Ledger): string[] {
   });
 }
 
-// --- What clients were told -----------------------------------------------------------------------------------------------
+// --- What clients were told ----------------------------------------------------------------------
 
 /** One entry for each command, by the first who sent it, with the answers of all who did. */
 function merged(entries: readonly HistoryEntry[]): HistoryEntry[] {
@@ -217,7 +225,10 @@ function merged(entries: readonly HistoryEntry[]): HistoryEntry[] {
   return [...byCommand.values()];
 }
 
-/** The entries in the form of the common check, each with what somebody had been told before it was sent. */
+/**
+ * The entries in the form of the common check, each with what somebody had been told before it was
+ * sent.
+ */
 function entriesOf(ledger: Ledger, history: History): CheckedEntry[] {
   const { feeds } = history;
   const entries = merged(history.entries);
@@ -335,7 +346,10 @@ function answerOf({ outcome, body: text }: Answer): BankAnswer {
   }
 }
 
-/** Every wallet that was told is one that the journal has, to the last field; and a repeat names its own transfer. */
+/**
+ * Every wallet that was told is one that the journal has, to the last field; and a repeat names its
+ * own transfer.
+ */
 function checkStates(ledger: Ledger, { command, answers }: HistoryEntry): string[] {
   const problems: string[] = [];
   for (const { outcome } of answers) {
@@ -374,7 +388,10 @@ function spelled(json: string): string {
   return JSON.stringify(JSON.parse(json));
 }
 
-/** The same fields with the same values, to the letter; two that differ in spelling only may still be one. */
+/**
+ * The same fields with the same values, to the letter; two that differ in spelling only may still
+ * be one.
+ */
 function isSame(one: WalletState, other: WalletState): boolean {
   const names = Object.keys(one) as (keyof WalletState)[];
   if (names.length !== Object.keys(other).length) return false;
@@ -389,9 +406,12 @@ function ordered({ metadata, ...state }: WalletState): object {
   );
 }
 
-// --- What feeds were told -------------------------------------------------------------------------------------------------
+// --- What feeds were told ------------------------------------------------------------------------
 
-/** From its start each wallet comes version by version, as it was, to its end; only a reset may leave something out. */
+/**
+ * From its start each wallet comes version by version, as it was, to its end; only a reset may
+ * leave something out.
+ */
 function checkFeed(ledger: Ledger, feed: FeedRecord): string[] {
   const { subscriber, walletId, from, frames, isOpen } = feed;
   const events = ledger.eventsOf.get(walletId) ?? [];

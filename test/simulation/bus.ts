@@ -1,11 +1,13 @@
 /**
- * The bus over virtual time: a server in the middle, a connection to it for each process, and all that a NATS may do to a message on
- * the way. Each half of the way keeps the order of its connection, as TCP does, so messages of two senders overtake each other
- * and those of one do not (unless the plan says so: that is harsher than NATS). What is published travels as JSON text. Subscriptions
- * live in the server, as in NATS: they begin when it hears of them and are gone with the connection.
+ * The bus over virtual time: a server in the middle, a connection to it for each process, and all
+ * that a NATS may do to a message on the way. Each half of the way keeps the order of its
+ * connection, as TCP does, so messages of two senders overtake each other and those of one do not
+ * (unless the plan says so: that is harsher than NATS). What is published travels as JSON text.
+ * Subscriptions live in the server, as in NATS: they begin when it hears of them and are gone with
+ * the connection.
  *
- * A publisher hears that nobody is subscribed only when that is true of every copy: a copy is made after the server has found a
- * subscriber.
+ * A publisher hears that nobody is subscribed only when that is true of every copy: a copy is made
+ * after the server has found a subscriber.
  */
 import type { Bus, BusHandler, BusState, Unsubscribe } from "../../src/bus.ts";
 import { LIMITS } from "../../src/limits.ts";
@@ -15,17 +17,26 @@ import type { Process, Scheduler } from "./scheduler.ts";
 export interface BusFaults {
   /** One way between a process and the server, in milliseconds. */
   delayMs: readonly [from: number, to: number];
-  /** How likely a message is held up on the way, and for how long at most; what follows on its connection waits behind it. */
+  /**
+   * How likely a message is held up on the way, and for how long at most; what follows on its
+   * connection waits behind it.
+   */
   stall: number;
   stallMsMax: number;
-  /** How likely a message is lost between the server and one subscriber, or between its publisher and the server. */
+  /**
+   * How likely a message is lost between the server and one subscriber, or between its publisher
+   * and the server.
+   */
   drop: number;
   /** How likely a transfer's post, or its verdict, is lost in the same way. */
   dropSteps: number;
   /** How likely a subscriber gets a message again, up to `repeatMsMax` later. */
   repeat: number;
   repeatMsMax: number;
-  /** How likely a message overtakes others of its own connection, or falls behind them: harsher than NATS. */
+  /**
+   * How likely a message overtakes others of its own connection, or falls behind them: harsher than
+   * NATS.
+   */
   shuffle: number;
 }
 
@@ -41,7 +52,9 @@ export const NO_BUS_FAULTS: Readonly<BusFaults> = {
 };
 
 export interface SimulatedBus extends Bus {
-  /** Cuts this process off. Until it notices, what it sends and should get is lost without a word. */
+  /**
+   * Cuts this process off. Until it notices, what it sends and should get is lost without a word.
+   */
   cutOff(forMs: number, noticedAfterMs: number): void;
 }
 
@@ -248,7 +261,10 @@ export function buildNetwork(
 
   function buildBus(connection: Connection): SimulatedBus {
     let drained: Promise<void> | undefined;
-    /** Up and down again, behind everything before: then all that was published before is dealt with. */
+    /**
+     * Up and down again, behind everything before: then all that was published before is dealt
+     * with.
+     */
     const roundTrip = (then: () => void): void =>
       up(connection, "ping", () => down(connection, "pong", then));
 
@@ -345,7 +361,8 @@ export function buildNetwork(
           if (connection.isCutOff) lose(connection);
         };
         scheduler.after(forMs, "cut off ends", () => {
-          // What was lost meanwhile is missing in the stream of bytes: no connection lives through that.
+          // What was lost meanwhile is missing in the stream of bytes: no connection lives through
+          // that.
           connection.process.after(0, "cut off noticed", () => {
             notice();
             connection.isCutOff = false;

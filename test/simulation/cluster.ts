@@ -1,7 +1,8 @@
 /**
- * The simulated cluster's processes: hosts and gateways made of the real parts, with the simulated ports under them. Each has a name for
- * life and runs that come and go: it starts, leaves in order, or crashes at any moment and comes back as a new run with nothing but
- * its name. Its machine's clock stays with the name.
+ * The simulated cluster's processes: hosts and gateways made of the real parts, with the simulated
+ * ports under them. Each has a name for life and runs that come and go: it starts, leaves in order,
+ * or crashes at any moment and comes back as a new run with nothing but its name. Its machine's
+ * clock stays with the name.
  *
  *     down --start--> up --leave--> leaving --handed over--> down
  *                      \--crash-------\--crash--> down
@@ -67,7 +68,10 @@ export interface ClusterDeps {
   readonly hosts: number;
   readonly gateways: number;
   readonly laneCount: number;
-  /** One host without membership, as in one process: each sending of a command is received by one host at most. */
+  /**
+   * One host without membership, as in one process: each sending of a command is received by one
+   * host at most.
+   */
   readonly isAlone: boolean;
   /** Whether messages of one connection keep their order, as they do with NATS. */
   readonly isBusOrdered: boolean;
@@ -184,7 +188,10 @@ export function buildCluster(deps: ClusterDeps): Cluster {
     member.state = "down";
   }
 
-  /** Another run begins under the same name while the one before still lives: that one is nobody's any more. */
+  /**
+   * Another run begins under the same name while the one before still lives: that one is nobody's
+   * any more.
+   */
   function replaceHost(member: HostMember): Process | null {
     const former = member.run?.process ?? null;
     former?.trace("has a successor under its name");

@@ -1,4 +1,7 @@
-/** The copy that crosses between simulated threads: what it takes over, what it must not share, and what it refuses. */
+/**
+ * The copy that crosses between simulated threads: what it takes over, what it must not share, and
+ * what it refuses.
+ */
 import { expect, test } from "vitest";
 import { copied } from "./copy.ts";
 

@@ -1,11 +1,15 @@
 /**
- * What crosses from one simulated thread, process or server to another is copied on its way, as there: nothing that one of them does to it
- * afterwards is seen by the other. `structuredClone` does the same by writing everything out and reading it in again, at several
- * times the cost, and a run copies tens of thousands of messages. This one takes plain data only, a tree of objects, arrays, maps and sets;
- * what `structuredClone` would refuse, and what it would change without a word (an instance of a class), is refused here.
+ * What crosses from one simulated thread, process or server to another is copied on its way, as
+ * there: nothing that one of them does to it afterwards is seen by the other. `structuredClone`
+ * does the same by writing everything out and reading it in again, at several times the cost, and a
+ * run copies tens of thousands of messages. This one takes plain data only, a tree of objects,
+ * arrays, maps and sets; what `structuredClone` would refuse, and what it would change without a
+ * word (an instance of a class), is refused here.
  */
 
-/** A copy that shares nothing with what is given; throws a `TypeError` for what is not plain data. */
+/**
+ * A copy that shares nothing with what is given; throws a `TypeError` for what is not plain data.
+ */
 export function copied<T>(given: T): T {
   return copyOfAny(given) as T;
 }

@@ -1,6 +1,6 @@
 /**
- * What the simulated database adds to the journal's contract: time, faults at each step, hosts that die meanwhile, several
- * databases, and the guards that can be left out. The tests are its clock.
+ * What the simulated database adds to the journal's contract: time, faults at each step, hosts that
+ * die meanwhile, several databases, and the guards that can be left out. The tests are its clock.
  */
 import { describe, expect, it } from "vitest";
 import type { AppendResult, Journal } from "../../src/journal.ts";
@@ -90,7 +90,7 @@ function versionIn({ database }: Setting, { walletId }: WalletState): number | u
   return database.tables.wallets.get(walletId)?.version;
 }
 
-// --- One call -------------------------------------------------------------------------------------------------------------
+// --- One call ------------------------------------------------------------------------------------
 
 describe("a call", () => {
   it("is nothing until its commit, visible from then on, and answered later", async () => {
@@ -170,7 +170,7 @@ describe("a call", () => {
   });
 });
 
-// --- A database that is away ----------------------------------------------------------------------------------------------
+// --- A database that is away ---------------------------------------------------------------------
 
 describe("a database that goes away", () => {
   it.each([
@@ -219,7 +219,7 @@ describe("a database that goes away", () => {
   });
 });
 
-// --- Several databases ----------------------------------------------------------------------------------------------------
+// --- Several databases ---------------------------------------------------------------------------
 
 describe("two databases", () => {
   const caller = { name: "host", deliver: (answer: () => void) => answer() };
@@ -291,7 +291,7 @@ describe("two databases", () => {
   });
 });
 
-// --- Guards left out ------------------------------------------------------------------------------------------------------
+// --- Guards left out -----------------------------------------------------------------------------
 
 describe("a planted bug", () => {
   it("of look-ups outside the transaction carries a command out twice", async () => {
@@ -299,7 +299,8 @@ describe("a planted bug", () => {
       const setting = await buildSetting({ lookupOutsideTransaction });
       const wallet = await setting.open();
       const { walletId } = wallet;
-      // Given a command whose first sending is still on its way when the second is made, on the state that will be
+      // Given a command whose first sending is still on its way when the second is made, on the
+      // state that will be
       setting.plan = () => ({ ...STEPS, requestMs: 1 });
       const first = setting.journal.append(setting.creditOf(wallet, "command"));
       setting.plan = () => STEPS;
@@ -326,7 +327,7 @@ describe("a planted bug", () => {
   });
 });
 
-// --- Places ---------------------------------------------------------------------------------------------------------------
+// --- Places --------------------------------------------------------------------------------------
 
 describe("an event's place in its shard", () => {
   it("is looked up again when nobody knows what became of an append, and left by none", async () => {
@@ -358,7 +359,7 @@ describe("an event's place in its shard", () => {
   });
 });
 
-// --- What the relay asks --------------------------------------------------------------------------------------------------
+// --- What the relay asks -------------------------------------------------------------------------
 
 describe("the relay's store", () => {
   async function buildStored() {

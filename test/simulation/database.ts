@@ -1,15 +1,17 @@
 /**
- * One PostgreSQL, in memory and in virtual time: the journal, the shard table and the read model of a simulated cluster. It keeps
- * what their SQL promises: an append shares a lock from its fence check to its commit, a claim takes it alone, everything else
- * happens at the commit point, at once. What it hides is that nothing here is real; what it traded is waiting on single rows:
- * of two transactions with the same key the first to commit wins, where PostgreSQL lets the first to write win. No clock, timer or
- * chance of its own: how long each call takes and how it fails comes from `plan`, so that a seed decides.
+ * One PostgreSQL, in memory and in virtual time: the journal, the shard table and the read model of
+ * a simulated cluster. It keeps what their SQL promises: an append shares a lock from its fence
+ * check to its commit, a claim takes it alone, everything else happens at the commit point, at
+ * once. What it hides is that nothing here is real; what it traded is waiting on single rows: of
+ * two transactions with the same key the first to commit wins, where PostgreSQL lets the first to
+ * write win. No clock, timer or chance of its own: how long each call takes and how it fails comes
+ * from `plan`, so that a seed decides.
  *
  *     called --requestMs--> at the server --lock--> executed --commitMs--> committed --answerMs--> answered
  *
- * called: nothing has happened. executed: fence and known ids are looked at, locks are held. committed: everybody sees it, whatever
- * becomes of the answer. A call is cut at the next step after the database went away, and its caller then knows what a lost
- * connection tells.
+ * called: nothing has happened. executed: fence and known ids are looked at, locks are held.
+ * committed: everybody sees it, whatever becomes of the answer. A call is cut at the next step
+ * after the database went away, and its caller then knows what a lost connection tells.
  */
 import type { Time } from "../../src/clock.ts";
 import type { Hold } from "../../src/hold.ts";
@@ -76,8 +78,9 @@ export interface CallPlan {
   /** From the commit until its caller has the answer. */
   readonly answerMs: number;
   /**
-   * refused: nothing is done, and the caller knows. lost before commit: nothing is done, and the caller does not know. lost after
-   * commit: it is done, and the caller does not know. (What only reads, and claims, rejects in each case.)
+   * refused: nothing is done, and the caller knows. lost before commit: nothing is done, and the
+   * caller does not know. lost after commit: it is done, and the caller does not know. (What only
+   * reads, and claims, rejects in each case.)
    */
   readonly fault: null | "refused" | "lost before commit" | "lost after commit";
 }
@@ -85,7 +88,10 @@ export interface CallPlan {
 /** Who calls. */
 export interface Caller {
   readonly name: string;
-  /** Brings an answer to the caller: runs it now, later when the caller stands still, never when it has crashed. */
+  /**
+   * Brings an answer to the caller: runs it now, later when the caller stands still, never when it
+   * has crashed.
+   */
   deliver(answer: () => void): void;
 }
 
@@ -107,7 +113,10 @@ export interface SimulatedDatabase {
     kind: CallKind,
     statement: (tables: Tables, nowMs: number) => T,
   ): Promise<T>;
-  /** A crash, or a cut cable: what is under way and not committed is undone, and every call fails until `comeBack`. */
+  /**
+   * A crash, or a cut cable: what is under way and not committed is undone, and every call fails
+   * until `comeBack`.
+   */
   goAway(): void;
   comeBack(): void;
   readonly isAway: boolean;
@@ -117,12 +126,15 @@ export interface SimulatedDatabase {
   readonly waiting: number;
 }
 
-// --- The lock -------------------------------------------------------------------------------------------------------------
+// --- The lock ------------------------------------------------------------------------------------
 
 type LockMode = "shared" | "alone";
 
 interface Lock {
-  /** First come, first served, as PostgreSQL's: who waits to have it alone also holds up those who come to share it. */
+  /**
+   * First come, first served, as PostgreSQL's: who waits to have it alone also holds up those who
+   * come to share it.
+   */
   take(mode: LockMode): Promise<() => void>;
   readonly waiting: number;
 }
@@ -160,7 +172,7 @@ function buildLock(): Lock {
   };
 }
 
-// --- The database ---------------------------------------------------------------------------------------------------------
+// --- The database --------------------------------------------------------------------------------
 
 /** What its caller gets of a call. */
 type Ended<T> =
@@ -236,7 +248,10 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
   }
 
   function journal(caller: Caller): Journal {
-    /** As the real journal counts: from what it read when it claimed, or read again when it was in doubt. */
+    /**
+     * As the real journal counts: from what it read when it claimed, or read again when it was in
+     * doubt.
+     */
     const lastPositions = new Map<number, number>();
 
     async function loadPositions(shards: readonly number[]): Promise<void> {
@@ -381,7 +396,7 @@ function resultOf(ended: Ended<AppendResult>): AppendResult {
   return { type: ended.type === "lost" ? "unknown" : "refused", reason: ended.reason };
 }
 
-// --- Statements -----------------------------------------------------------------------------------------------------------
+// --- Statements ----------------------------------------------------------------------------------
 
 /** Changes those rows that are meant, and takes their next epoch; returns the new ones. */
 function changeShards(
@@ -398,7 +413,10 @@ function changeShards(
   });
 }
 
-/** A creation with a proposed id carries its command id on its last event, and as the cause of its first. */
+/**
+ * A creation with a proposed id carries its command id on its last event, and as the cause of its
+ * first.
+ */
 function createdBy(tables: Tables, commandIds: readonly string[]): Map<string, string> {
   const found = new Map<string, string>();
   const asked = new Set(commandIds);
@@ -422,7 +440,7 @@ function pendingOf(tables: Tables, shards: readonly number[]): Transfer[] {
   );
 }
 
-// --- The shard table ------------------------------------------------------------------------------------------------------
+// --- The shard table -----------------------------------------------------------------------------
 
 /** The shard table of all databases: shard modulo count. */
 export function buildSimulatedShardTable(
@@ -486,7 +504,7 @@ function firstReason(answers: readonly PromiseSettledResult<unknown>[]): unknown
   return answers.find((answer) => answer.status === "rejected")?.reason;
 }
 
-// --- The read model -------------------------------------------------------------------------------------------------------
+// --- The read model ------------------------------------------------------------------------------
 
 /** What gateways and feeds of a simulated cluster ask. */
 export type SimulatedReads = Pick<

@@ -1,6 +1,7 @@
 /**
- * The audit of dry runs: nothing in the books has an id of one, and what it was told would have been so, at a moment no earlier than what
- * had been told before it was asked. Returns sentences; none is best.
+ * The audit of dry runs: nothing in the books has an id of one, and what it was told would have
+ * been so, at a moment no earlier than what had been told before it was asked. Returns sentences;
+ * none is best.
  */
 import { toMinor } from "../../src/amount.ts";
 import type { WalletCommand, WalletState } from "../../src/wallet.ts";

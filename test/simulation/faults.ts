@@ -1,7 +1,8 @@
 /**
- * What goes wrong in a run, drawn from its seed. Each run has some kinds of faults and not others, so that now and then one kind has
- * the stage for itself, and each kind comes a few times, at moments that are drawn, too. Everything ends at `healMs`: then all that
- * was promised for a working cluster has to come true.
+ * What goes wrong in a run, drawn from its seed. Each run has some kinds of faults and not others,
+ * so that now and then one kind has the stage for itself, and each kind comes a few times, at
+ * moments that are drawn, too. Everything ends at `healMs`: then all that was promised for a
+ * working cluster has to come true.
  */
 import { LIMITS } from "../../src/limits.ts";
 import type { Network } from "./bus.ts";
@@ -163,7 +164,8 @@ export function unleash(deps: FaultsDeps): void {
       const owning = upHosts().filter(({ run }) => run!.host.status().shards.length > 0);
       for (const { run } of owning.length > 0 ? [random.pick(owning)] : []) {
         if (run === null) return;
-        // Long enough for the others to take its shards over, which it does not see: both serve them.
+        // Long enough for the others to take its shards over, which it does not see: both serve
+        // them.
         const forMs = lasting(3_000, 9_000);
         run.process.trace(`is hidden from the others and blind for ${forMs.toFixed(0)} ms`);
         registry.hide(run.owner, forMs);
@@ -245,7 +247,9 @@ export function unleash(deps: FaultsDeps): void {
   });
 }
 
-/** Now and then a host crashes between what it has published and the cursor that would tell of it. */
+/**
+ * Now and then a host crashes between what it has published and the cursor that would tell of it.
+ */
 export function publisherCrashes(
   scheduler: Scheduler,
   { kinds, beginMs, healMs }: FaultPlan,

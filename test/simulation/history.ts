@@ -1,7 +1,8 @@
 /**
- * What the clients of a run saw: every command they sent, every answer they got, every frame of their feeds, each with its moment.
- * Moments are counted besides being timed, since in virtual time much happens within one millisecond: of two things that one
- * client saw, the one with the lower order came first. Nothing in here knows the cluster; `books.ts` judges by it.
+ * What the clients of a run saw: every command they sent, every answer they got, every frame of
+ * their feeds, each with its moment. Moments are counted besides being timed, since in virtual time
+ * much happens within one millisecond: of two things that one client saw, the one with the lower
+ * order came first. Nothing in here knows the cluster; `books.ts` judges by it.
  */
 import type { Command, Outcome } from "../../src/protocol.ts";
 import type { BalanceFrame as FeedBalanceFrame, ServerFrame } from "../feed-world.ts";
@@ -15,7 +16,10 @@ export interface Moment {
 
 export interface Answer extends Moment {
   readonly outcome: Outcome;
-  /** The answer as the caller gets it, read back where a repeat needs that; null when nobody made it. All repeats must be equal. */
+  /**
+   * The answer as the caller gets it, read back where a repeat needs that; null when nobody made
+   * it. All repeats must be equal.
+   */
   readonly body: string | null;
 }
 
@@ -38,7 +42,9 @@ export interface FeedRecord {
   /** The version that the client said it had, or null. */
   readonly from: number | null;
   readonly frames: readonly (Moment & { readonly frame: BalanceFrame })[];
-  /** Until it is closed it must get everything; when the run ends it has the wallet's last version. */
+  /**
+   * Until it is closed it must get everything; when the run ends it has the wallet's last version.
+   */
   readonly isOpen: boolean;
 }
 
@@ -53,7 +59,10 @@ export interface Recorder extends History {
   answered(entry: HistoryEntry, outcome: Outcome, body?: string | null): void;
   /** A connection begins to watch a wallet; one that watched it already begins anew. */
   watched(subscriber: string, walletId: string, from?: number | null): void;
-  /** A text frame came; returns it as read. Those that are not balances are left out. A wallet that comes by its owner needs no `watched`. */
+  /**
+   * A text frame came; returns it as read. Those that are not balances are left out. A wallet that
+   * comes by its owner needs no `watched`.
+   */
   framed(
     subscriber: string,
     text: string,

@@ -1,7 +1,9 @@
 /**
- * The audit of holds after a run: every event that touches one is replayed by rules of its own, sharing no code with what it judges,
- * and at each step the wallet's `held` must be what its active holds have left. Then the rows must be what the events made, nothing may
- * be open whose time is over, and every hold that a caller was told of must have been so. Returns sentences; none is best.
+ * The audit of holds after a run: every event that touches one is replayed by rules of its own,
+ * sharing no code with what it judges, and at each step the wallet's `held` must be what its active
+ * holds have left. Then the rows must be what the events made, nothing may be open whose time is
+ * over, and every hold that a caller was told of must have been so. Returns sentences; none is
+ * best.
  */
 import type { Hold } from "../../src/hold.ts";
 import type { EventRow, SimulatedDatabase } from "./database.ts";

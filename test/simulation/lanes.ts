@@ -1,7 +1,8 @@
 /**
- * The thread port without threads: real lanes, each a thread of its host's simulated process. Tasks and effects are copied on
- * their way as between threads and take a moment, in order. A thread can end at any moment; then what it was asked fails, nothing of
- * it is heard any more, and an empty one takes its place, as Piscina does it.
+ * The thread port without threads: real lanes, each a thread of its host's simulated process. Tasks
+ * and effects are copied on their way as between threads and take a moment, in order. A thread can
+ * end at any moment; then what it was asked fails, nothing of it is heard any more, and an empty
+ * one takes its place, as Piscina does it.
  */
 import { buildLane, type Lane } from "../../actors/lane.ts";
 import type {

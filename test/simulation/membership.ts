@@ -1,7 +1,8 @@
 /**
- * The membership port over virtual time: a Redis that keeps each sign of life until it runs out, and may be away, come back empty, or
- * lie. A lie is told to one reader for one look: a living member is missing, a dead one is there, or nobody is. Nothing that
- * depends on it may be wrong, only late.
+ * The membership port over virtual time: a Redis that keeps each sign of life until it runs out,
+ * and may be away, come back empty, or lie. A lie is told to one reader for one look: a living
+ * member is missing, a dead one is there, or nobody is. Nothing that depends on it may be wrong,
+ * only late.
  */
 import type { Member, Membership } from "../../actors/membership.ts";
 import { LIMITS } from "../../src/limits.ts";

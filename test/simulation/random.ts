@@ -1,6 +1,7 @@
 /**
- * Numbers that a seed repeats. Every part of a simulated world draws from a stream of its own, so that a change in one part does not
- * change what the others draw. Not for anything that must be hard to guess.
+ * Numbers that a seed repeats. Every part of a simulated world draws from a stream of its own, so
+ * that a change in one part does not change what the others draw. Not for anything that must be
+ * hard to guess.
  */
 export interface Random {
   /** In [0, 1). */

@@ -1,6 +1,7 @@
 /**
- * Whether every "no" was true: it must have been so at some moment between the command's first sending and its answer, by the history of
- * the wallets. Whoever decides on a state that was superseded, or that never came to be, is found here.
+ * Whether every "no" was true: it must have been so at some moment between the command's first
+ * sending and its answer, by the history of the wallets. Whoever decides on a state that was
+ * superseded, or that never came to be, is found here.
  */
 import type { Hold } from "../../src/hold.ts";
 import type { Rejection } from "../../src/rejection.ts";
@@ -17,7 +18,10 @@ export function checkRejections(
   return problems;
 }
 
-/** Visits each entry with the versions that had been told before it was sent: the least that its owner must have known. */
+/**
+ * Visits each entry with the versions that had been told before it was sent: the least that its
+ * owner must have known.
+ */
 export function withFloors(
   entries: readonly HistoryEntry[],
   visit: (entry: HistoryEntry, told: ReadonlyMap<string, number>) => void,
@@ -57,7 +61,10 @@ function problemsOf(
   });
 }
 
-/** `since`: the wallet's events from the version `floor` on, each with the status and balance after it. */
+/**
+ * `since`: the wallet's events from the version `floor` on, each with the status and balance after
+ * it.
+ */
 function couldBe(
   rejection: Rejection,
   floor: number,

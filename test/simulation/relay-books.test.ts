@@ -1,4 +1,7 @@
-/** The audits of the relay and of dry runs: nothing is found in an honest run, and each thing that can be wrong with it is. */
+/**
+ * The audits of the relay and of dry runs: nothing is found in an honest run, and each thing that
+ * can be wrong with it is.
+ */
 import { beforeEach, describe, expect, it } from "vitest";
 import type { Command, Outcome } from "../../src/protocol.ts";
 import { ALL_SHARDS } from "../../src/shard.ts";

@@ -1,6 +1,7 @@
 /**
- * The audit of the relay after a run: the stream has every committed event at least once and nothing else, each wallet's in the order of
- * its versions when repeats are left out, an event that came again came with the same body; and no cursor was ever ahead of it.
+ * The audit of the relay after a run: the stream has every committed event at least once and
+ * nothing else, each wallet's in the order of its versions when repeats are left out, an event that
+ * came again came with the same body; and no cursor was ever ahead of it.
  */
 import type { ShardPosition } from "../../src/postgres-relay.ts";
 import type { SimulatedDatabase } from "./database.ts";

@@ -1,6 +1,7 @@
 /**
- * What the relay asks of a simulated database, as `src/postgres-relay.ts` asks it of PostgreSQL. Cursors are saved without waiting for
- * the disk there, so here a database that goes away takes the latest ones back: the relay must repeat then, and lose nothing.
+ * What the relay asks of a simulated database, as `src/postgres-relay.ts` asks it of PostgreSQL.
+ * Cursors are saved without waiting for the disk there, so here a database that goes away takes the
+ * latest ones back: the relay must repeat then, and lose nothing.
  */
 import type { Cursor, RelayEvent, RelayStore, ShardPosition } from "../../src/postgres-relay.ts";
 import type { Caller, SimulatedDatabase } from "./database.ts";
@@ -98,7 +99,10 @@ export interface StoredCursor {
   readonly cursor: Cursor;
   readonly savedAtMs: number;
   readonly flushed: Cursor;
-  /** A crash took it back, and nothing has moved it since: its relay, which knows better, saves only what it delivers next. */
+  /**
+   * A crash took it back, and nothing has moved it since: its relay, which knows better, saves only
+   * what it delivers next.
+   */
   readonly isTakenBack: boolean;
 }
 

@@ -1,6 +1,6 @@
 /**
- * What the simulator stands on: events in order, one at a time, each with all that its promises set off; processes that stop, end and
- * lose their clocks; and the same run for the same seed.
+ * What the simulator stands on: events in order, one at a time, each with all that its promises set
+ * off; processes that stop, end and lose their clocks; and the same run for the same seed.
  */
 import { describe, expect, test } from "vitest";
 import { buildScheduler } from "./scheduler.ts";

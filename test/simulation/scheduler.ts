@@ -1,12 +1,14 @@
 /**
- * Virtual time for a whole cluster in one process. Everything that ever happens is an event: a moment, whose it is, and a task. Events
- * run one at a time in the order of (time, number); after each, every promise that it set off runs to its end before the
- * next one begins. So a run is a function of its seed, and what a process does between two events belongs to that process alone: it
- * can be paused, can lose its clock, or end, at any moment in between.
+ * Virtual time for a whole cluster in one process. Everything that ever happens is an event: a
+ * moment, whose it is, and a task. Events run one at a time in the order of (time, number); after
+ * each, every promise that it set off runs to its end before the next one begins. So a run is a
+ * function of its seed, and what a process does between two events belongs to that process alone:
+ * it can be paused, can lose its clock, or end, at any moment in between.
  *
- * The turn from one event to the next: Node runs `process.nextTick` callbacks that were queued by a microtask only when V8's queue of
- * microtasks is empty, however long the chains in it. That is an exact drain without a trip through the event loop (0.3 µs instead
- * of 2 to 4 µs). It holds as long as nothing in the world uses real timers or immediates; then nothing else could be pending.
+ * The turn from one event to the next: Node runs `process.nextTick` callbacks that were queued by a
+ * microtask only when V8's queue of microtasks is empty, however long the chains in it. That is an
+ * exact drain without a trip through the event loop (0.3 µs instead of 2 to 4 µs). It holds as long
+ * as nothing in the world uses real timers or immediates; then nothing else could be pending.
  */
 import type { Time } from "../../src/clock.ts";
 import { randomFrom, type Random } from "./random.ts";
@@ -14,7 +16,10 @@ import { randomFrom, type Random } from "./random.ts";
 /** Ends a wait; harmless when it is over. */
 export type Cancel = () => void;
 
-/** A process of the simulated cluster, or a thread in one: what runs code, has a clock, and may stop at any moment. */
+/**
+ * A process of the simulated cluster, or a thread in one: what runs code, has a clock, and may stop
+ * at any moment.
+ */
 export interface Process {
   readonly name: string;
   /** False from the moment it was killed: nothing of it runs any more. */
@@ -22,9 +27,15 @@ export interface Process {
   /** Stopped, as by SIGSTOP: what is due waits until it goes on. */
   readonly isPaused: boolean;
   readonly time: Time;
-  /** Runs the task in this process: later if it is paused by then, never if it is gone. `what` is for the trace. */
+  /**
+   * Runs the task in this process: later if it is paused by then, never if it is gone. `what` is
+   * for the trace.
+   */
   after(delayMs: number, what: string, task: () => void): Cancel;
-  /** Ends and pauses with this process, may be killed alone, and has its own reading of the common clock. */
+  /**
+   * Ends and pauses with this process, may be killed alone, and has its own reading of the common
+   * clock.
+   */
   thread(name: string): Process;
   kill(): void;
   pause(forMs: number): void;
@@ -53,17 +64,27 @@ export interface Scheduler {
   note(value: number): void;
   /** Stops the run: it rejects with this error before the next event. */
   fail(error: unknown): void;
-  /** Lets virtual time pass; rejects with what an event threw, or `fail` was told. Earlier when nothing is left to happen. */
+  /**
+   * Lets virtual time pass; rejects with what an event threw, or `fail` was told. Earlier when
+   * nothing is left to happen.
+   */
   run(forMs: number): Promise<void>;
 }
 
-/** What all processes call 0: a date far from the real one, so that a forgotten real clock shows. */
+/**
+ * What all processes call 0: a date far from the real one, so that a forgotten real clock shows.
+ */
 export const EPOCH_MS = Date.UTC(2030, 0, 1);
 
-/** A wall clock that is set back by less than this stands still instead, as `src/clock.ts` promises. */
+/**
+ * A wall clock that is set back by less than this stands still instead, as `src/clock.ts` promises.
+ */
 const STEP_MS = 2_000;
 
-/** Queues a microtask as `queueMicrotask` does, without the resource for async hooks that Node makes each time. */
+/**
+ * Queues a microtask as `queueMicrotask` does, without the resource for async hooks that Node makes
+ * each time.
+ */
 const settled = Promise.resolve();
 
 /** Events between two visits to Node's own event loop, so that signals and messages get through. */

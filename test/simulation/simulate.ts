@@ -1,6 +1,7 @@
 /**
- * The simulator's command line: one seed, or many on all cores. A seed that fails is run once more with its trace, since every run of a
- * seed is the same, and what the trace says of the wallets, transfers and commands concerned is printed.
+ * The simulator's command line: one seed, or many on all cores. A seed that fails is run once more
+ * with its trace, since every run of a seed is the same, and what the trace says of the wallets,
+ * transfers and commands concerned is printed.
  *
  *     npm run simulate -- --seed 42              one seed; --trace <file> keeps all of its trace
  *     npm run simulate -- --seeds 1000           as many, from --from on (default 1)
@@ -30,9 +31,14 @@ interface Job {
   readonly plant: Plant | undefined;
 }
 
-/** A thread for each core. They stay from one series to the next, since code that has run for a while runs several times as fast. */
+/**
+ * A thread for each core. They stay from one series to the next, since code that has run for a
+ * while runs several times as fast.
+ */
 export interface Crew {
-  /** Runs seeds in their order; resolves with what failed, in the same order. One series at a time. */
+  /**
+   * Runs seeds in their order; resolves with what failed, in the same order. One series at a time.
+   */
   run(series: Series): Promise<Summary[]>;
   end(): Promise<void>;
 }
@@ -87,7 +93,7 @@ async function carryOutHere({ seed, plant }: Job): Promise<void> {
   parentPort!.postMessage(summary);
 }
 
-// --- The command line -----------------------------------------------------------------------------------------------------
+// --- The command line ----------------------------------------------------------------------------
 
 const SEEDS_DEFAULT = 100;
 const TOLD_LINES_MAX = 160;

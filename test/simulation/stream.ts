@@ -1,9 +1,10 @@
 /**
- * The event stream without a NATS: messages in the order in which they were stored, and the sink of each host that publishes there,
- * as `actors/stream-sink.ts` behaves towards the relay. What is published may be lost on its way or be late, its acknowledgement may be
- * lost, and the stream may be away for long. It keeps what the real sink relies on: on one connection to one server what follows a
- * lost message is lost too; without that, as in a cluster, a shard's messages wait for each other. What a process has sent is on
- * its way whatever becomes of the process.
+ * The event stream without a NATS: messages in the order in which they were stored, and the sink of
+ * each host that publishes there, as `actors/stream-sink.ts` behaves towards the relay. What is
+ * published may be lost on its way or be late, its acknowledgement may be lost, and the stream may
+ * be away for long. It keeps what the real sink relies on: on one connection to one server what
+ * follows a lost message is lost too; without that, as in a cluster, a shard's messages wait for
+ * each other. What a process has sent is on its way whatever becomes of the process.
  *
  *     closed --the stream is there--> open --no acknowledgement, or the stream is away--> closed, asks again after a pause
  */
@@ -69,7 +70,9 @@ export function buildStream(deps: StreamDeps): Stream {
   const isOrdered = random.chance(0.6);
   const messages: StreamMessage[] = [];
   const known = new Set<string>();
-  /** Events that are in it, as they were asked for: what is stored stays, so each is looked up once. */
+  /**
+   * Events that are in it, as they were asked for: what is stored stays, so each is looked up once.
+   */
   const stored = new WeakSet<object>();
   let awayUntilMs = 0;
   /** Rises with each outage: what was on its way is lost. */

@@ -1,6 +1,7 @@
 /**
- * The feed's clients: connections to gateways that watch wallets and owners, some from the version they had before, read slowly at
- * times, and come back when their connection ends. What they got is in the history.
+ * The feed's clients: connections to gateways that watch wallets and owners, some from the version
+ * they had before, read slowly at times, and come back when their connection ends. What they got is
+ * in the history.
  */
 import { LIMITS } from "../../src/limits.ts";
 import type { Cluster, GatewayMember } from "./cluster.ts";

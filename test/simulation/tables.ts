@@ -1,7 +1,8 @@
 /**
- * The tables of the simulated database: the rows of `src/migrations` with their keys and checks, and what `append_commit` does to
- * them. It is only state and its moves, without time: `database.ts` says when each transaction begins and commits, and calls in
- * here at its commit point, where everything happens at once or not at all.
+ * The tables of the simulated database: the rows of `src/migrations` with their keys and checks,
+ * and what `append_commit` does to them. It is only state and its moves, without time:
+ * `database.ts` says when each transaction begins and commits, and calls in here at its commit
+ * point, where everything happens at once or not at all.
  */
 import {
   holdKey,
@@ -29,7 +30,10 @@ export interface EventRow extends StoredEvent {
   readonly isIdProposed: boolean;
   readonly hash: string;
   readonly shard: number;
-  /** Its place among all events of its shard: the journal counts, the table only takes no place twice. */
+  /**
+   * Its place among all events of its shard: the journal counts, the table only takes no place
+   * twice.
+   */
   readonly position: number;
 }
 
@@ -37,21 +41,31 @@ export interface EventRow extends StoredEvent {
 export type Place = Pick<EventRow, "shard" | "position">;
 
 /**
- * Guards to leave out, so that a simulation can show that it finds what they prevent. Where two guards stand behind each other, as
- * the fence, the version key and the look-up in the transaction do, leaving out one alone may change nothing.
+ * Guards to leave out, so that a simulation can show that it finds what they prevent. Where two
+ * guards stand behind each other, as the fence, the version key and the look-up in the transaction
+ * do, leaving out one alone may change nothing.
  */
 export interface Plants {
   /** An append is taken under any epoch. */
   readonly noEpochCheck?: boolean;
-  /** Neither the key of an event nor the base version of a wallet is looked at: the last writer wins. */
+  /**
+   * Neither the key of an event nor the base version of a wallet is looked at: the last writer
+   * wins.
+   */
   readonly noVersionKey?: boolean;
-  /** Known ids are looked for when the call is made, not in its transaction, and no key on command ids stands behind that. */
+  /**
+   * Known ids are looked for when the call is made, not in its transaction, and no key on command
+   * ids stands behind that.
+   */
   readonly lookupOutsideTransaction?: boolean;
   /** Command ids are not remembered: no look-up finds one, and no key stands behind it. */
   readonly noDurableCommand?: boolean;
   /** Verdicts are not remembered in the same way. */
   readonly noDurableVerdict?: boolean;
-  /** What becomes of a hold is written into the wallet and not into the hold: whoever wakes the wallet has it as it was placed. */
+  /**
+   * What becomes of a hold is written into the wallet and not into the hold: whoever wakes the
+   * wallet has it as it was placed.
+   */
   readonly noDurableHold?: boolean;
 }
 
@@ -147,8 +161,8 @@ export function lookUp(
 }
 
 /**
- * The commit as it is when the call is made: its parameters are sent then, and what becomes of them at the caller's afterwards is
- * nothing to the server.
+ * The commit as it is when the call is made: its parameters are sent then, and what becomes of them
+ * at the caller's afterwards is nothing to the server.
  */
 export function copyOf(writes: Writes): Writes {
   const { events, wallets, rejections, lookups, verdictLookups } = writes;
@@ -160,7 +174,7 @@ export function copyOf(writes: Writes): Writes {
   return copied({ events, wallets, rejections, ...ids, ...rows, fence });
 }
 
-// --- What may not be written ----------------------------------------------------------------------------------------------
+// --- What may not be written ---------------------------------------------------------------------
 
 const MINOR_MAX = 1_000_000_000_000_000;
 
@@ -220,8 +234,8 @@ export function checkRows(writes: Writes): void {
 }
 
 /**
- * Every shard that is written to must be fenced. PostgreSQL leaves that to its caller; here it is looked at, since a row
- * outside the fence is one that a superseded owner could write.
+ * Every shard that is written to must be fenced. PostgreSQL leaves that to its caller; here it is
+ * looked at, since a row outside the fence is one that a superseded owner could write.
  */
 export function checkFence(writes: Writes): void {
   const walletIds = new Set<string>();
@@ -275,13 +289,17 @@ function commandConflict(tables: Tables, writes: Writes, plants: Plants): string
     (key) => tables.byCommand.has(key) || tables.rejections.has(key),
   );
   if (done !== null) return `command ${done} has its outcome already`;
-  // As in PostgreSQL, an event with the same id is not in the way of a rejection: who rejects must have looked for the id.
+  // As in PostgreSQL, an event with the same id is not in the way of a rejection: who rejects must
+  // have looked for the id.
   const rejected = writes.rejections.map(({ walletId, commandId }) => keyOf(walletId, commandId));
   const again = duplicate(rejected, (key) => tables.rejections.has(key));
   return again === null ? null : `command ${again} was rejected before`;
 }
 
-/** This key stands behind the fence and the look-up: with either left out it goes too, or it would hide what they are for. */
+/**
+ * This key stands behind the fence and the look-up: with either left out it goes too, or it would
+ * hide what they are for.
+ */
 function positionConflict(
   tables: Tables,
   places: readonly Place[],
@@ -333,7 +351,7 @@ function transferConflict(tables: Tables, writes: Writes, plants: Plants): strin
   return ended === null ? null : `transfer ${ended} is not pending`;
 }
 
-// --- Writing --------------------------------------------------------------------------------------------------------------
+// --- Writing -------------------------------------------------------------------------------------
 
 /** Writes all of it; `conflictOf` has found nothing before. */
 export function write(
@@ -350,7 +368,8 @@ export function write(
   const changesMetadata = new Set(changes.map(({ walletId }) => walletId));
   for (const [walletId, { state }] of writes.wallets) {
     const before = tables.wallets.get(walletId);
-    // What an update never touches stays as the wallet was made, and its metadata unless an event changes it.
+    // What an update never touches stays as the wallet was made, and its metadata unless an event
+    // changes it.
     const { ownerId, currency, decimalPlaces, createdAtMs } = before ?? state;
     const { metadata } = changesMetadata.has(walletId) ? state : (before ?? state);
     const made = { ownerId, currency, decimalPlaces, metadata, createdAtMs };
@@ -426,7 +445,10 @@ function amountOf(event: WalletEvent): AmountMinor | null {
   return "amountMinor" in event ? event.amountMinor : null;
 }
 
-/** The metadata after each of these events, as `metadataAt` has it. They are all of one wallet's, in the order of their versions. */
+/**
+ * The metadata after each of these events, as `metadataAt` has it. They are all of one wallet's, in
+ * the order of their versions.
+ */
 export function metadataAfterEach(events: readonly EventRow[]): string[] {
   let latest = JSON.stringify(undefined);
   return events.map(({ data }) => {
@@ -436,7 +458,10 @@ export function metadataAfterEach(events: readonly EventRow[]): string[] {
   });
 }
 
-/** The metadata after an event of the wallet, as JSON text: that of the latest event up to it that brings any. */
+/**
+ * The metadata after an event of the wallet, as JSON text: that of the latest event up to it that
+ * brings any.
+ */
 export function metadataAt(
   { eventsOf }: { readonly eventsOf: ReadonlyMap<string, readonly EventRow[]> },
   walletId: string,

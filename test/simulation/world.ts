@@ -1,7 +1,8 @@
 /**
- * One run: a whole cluster drawn from a seed, with callers at work while things go wrong, then the faults end, whatever is open is
- * resolved, the world runs until it is quiet, and everything that was seen and stored is held against the invariants
- * (docs/architecture.md). Not getting quiet in time is a violation like any other: "every transfer settles", "service resumes".
+ * One run: a whole cluster drawn from a seed, with callers at work while things go wrong, then the
+ * faults end, whatever is open is resolved, the world runs until it is quiet, and everything that
+ * was seen and stored is held against the invariants (docs/architecture.md). Not getting quiet in
+ * time is a violation like any other: "every transfer settles", "service resumes".
  */
 import { isDue, type Hold } from "../../src/hold.ts";
 import type { AppendResult, Journal } from "../../src/journal.ts";
@@ -30,7 +31,10 @@ import { buildScheduler, EPOCH_MS, type Process, type Scheduler } from "./schedu
 import { buildStream, type Stream } from "./stream.ts";
 import { buildSubscribers } from "./subscribers.ts";
 
-/** Bugs that a run can be given, to show that it is found. The version key is none of them: behind the fence it changes nothing. */
+/**
+ * Bugs that a run can be given, to show that it is found. The version key is none of them: behind
+ * the fence it changes nothing.
+ */
 export const PLANTS = [
   "noDurableVerdict",
   "noDurableCommand",
@@ -68,7 +72,10 @@ export interface RunResult {
   readonly plan: string;
 }
 
-/** From the end of the faults until everything must be settled and told: a caller's patience twice, and a slow re-drive. */
+/**
+ * From the end of the faults until everything must be settled and told: a caller's patience twice,
+ * and a slow re-drive.
+ */
 const QUIET_WITHIN_MS = 45_000;
 const LOOK_MS = 250;
 /** From the time of a hold until it must have expired, whoever sleeps. */
@@ -95,7 +102,9 @@ const HASTY = {
   commandExpiryMarginMs: 100,
 };
 
-/** Tight bounds now and then, so that what they are for is met by a few callers in a few seconds. */
+/**
+ * Tight bounds now and then, so that what they are for is met by a few callers in a few seconds.
+ */
 function drawBounds(random: Random): Partial<Record<keyof typeof LIMITS, number>> {
   const idle = random.chance(0.3) ? { actorIdleMs: 150, actorSweepMs: 100 } : {};
   const few = random.chance(0.15) ? { actorsMax: 2 } : {};
@@ -292,7 +301,7 @@ function plantsOf(plant: Plant | undefined): Plants {
   }
 }
 
-// --- After the faults -----------------------------------------------------------------------------------------------------
+// --- After the faults ----------------------------------------------------------------------------
 
 interface Quietening {
   readonly scheduler: Scheduler;
@@ -367,8 +376,8 @@ function unrestOf(world: Quietening): string[] {
 }
 
 /**
- * A command without a key carries no fingerprint at first, and has one when its caller repeats it under the id that it was told.
- * Either may be the one that was written.
+ * A command without a key carries no fingerprint at first, and has one when its caller repeats it
+ * under the id that it was told. Either may be the one that was written.
  */
 function asRecorded(
   databases: readonly SimulatedDatabase[],
@@ -407,7 +416,7 @@ function counted(
   };
 }
 
-// --- A planted bug --------------------------------------------------------------------------------------------------------
+// --- A planted bug -------------------------------------------------------------------------------
 
 /** Says "committed" at once and writes a moment later, or never when the lane ends before. */
 function replyBeforeCommit(journal: Journal, thread: Process): Journal {
@@ -428,8 +437,9 @@ function replyBeforeCommit(journal: Journal, thread: Process): Journal {
 }
 
 /**
- * Claims without waiting for what is under way. By itself the version key and the look-up in the transaction stand behind it, as they
- * should: so it comes with the plant that takes the look-up out of the transaction.
+ * Claims without waiting for what is under way. By itself the version key and the look-up in the
+ * transaction stand behind it, as they should: so it comes with the plant that takes the look-up
+ * out of the transaction.
  */
 function claimAtOnce(journal: Journal, thread: Process, database: SimulatedDatabase): Journal {
   return {
