@@ -11,7 +11,6 @@ import {
   holdKey,
   type KnownCommand,
   type KnownVerdict,
-  type NewEvent,
   type TracedStep,
   type WalletWrite,
   type Writes,
@@ -217,7 +216,7 @@ export function record(
     const event = events[index]!;
     const isLast = index === events.length - 1;
     state = apply(walletId, state, event);
-    const row: Omit<NewEvent, "hash"> = {
+    const row = {
       walletId,
       version: state.version,
       event,
@@ -231,9 +230,13 @@ export function record(
       causationId: cause.causationId,
       description: cause.description,
       metadata: cause.metadata,
+      hash: "",
     };
-    actor.hash = chainHash(actor.hash, row);
-    commit.events.push({ ...row, hash: actor.hash });
+    // Filled in, as a spread with the hash beside it would cost more than all the rest of the row:
+    // V8 makes a new hidden class for each, and whoever reads the row looks its fields up anew.
+    row.hash = chainHash(actor.hash, row);
+    actor.hash = row.hash;
+    commit.events.push(row);
     commit.changes.push({
       wallet: state,
       type: event.type,
@@ -318,7 +321,19 @@ export function writesOf(commit: Commit, epochs: ReadonlyMap<number, number>): W
   // A shard that was lost meanwhile has no epoch; -1 is never a shard's epoch, so the journal
   // refuses.
   for (const shard of commit.shards) fence.set(shard, epochs.get(shard) ?? -1);
-  return { ...commit, fence };
+  return {
+    events: commit.events,
+    wallets: commit.wallets,
+    rejections: commit.rejections,
+    lookups: commit.lookups,
+    verdictLookups: commit.verdictLookups,
+    transfers: commit.transfers,
+    verdicts: commit.verdicts,
+    settled: commit.settled,
+    holds: commit.holds,
+    fence,
+    traced: commit.traced,
+  };
 }
 
 /**

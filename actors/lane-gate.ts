@@ -106,8 +106,11 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
       taken.push(message);
     }
     if (taken.length === 0) return;
-    const arrival = { atMs, messages: taken };
-    queue.push(meter === undefined ? arrival : { ...arrival, arrivedAtMs: monotonicMs() });
+    queue.push(
+      meter === undefined
+        ? { atMs, messages: taken }
+        : { atMs, messages: taken, arrivedAtMs: monotonicMs() },
+    );
     schedule();
   }
 

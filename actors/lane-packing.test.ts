@@ -5,6 +5,7 @@
 import { describe, expect, it } from "vitest";
 
 import type { AmountMinor } from "../src/amount.ts";
+import type { LaneMeasures } from "../src/measures.ts";
 import type { CommandMessage, Effects, Outcome, ShardMessage } from "../src/protocol.ts";
 import type { WalletState } from "../src/wallet.ts";
 import {
@@ -165,6 +166,7 @@ describe("what crosses between threads", () => {
     for (const result of [
       { effects, stats: null },
       { effects: null, stats: null },
+      { effects, stats: null, measures: { busyRatio: 0.5 } as LaneMeasures },
     ]) {
       expect(unpackResult(structuredClone(packResult(result)))).toEqual(result);
     }

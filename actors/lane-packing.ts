@@ -3,7 +3,8 @@
  * the name of each property of each object and looks it up again on the other side, which costs
  * several times what the values do; so commands, wallets, replies and changes, which are nearly all
  * that crosses, go as rows. What is rare goes as it is. Both sides are this file, so nothing
- * outside knows.
+ * outside knows. What comes out of rows is written out, not spread: an object that a spread has
+ * made has a hidden class of its own, and all code behind it looks each field up anew.
  */
 import type {
   Change,
@@ -109,6 +110,18 @@ function commandRow(texts: Texts, message: CommandMessage): CommandRow {
 }
 
 function commandOf(texts: readonly string[], row: CommandRow): CommandMessage {
+  const command: Command = {
+    commandId: row[5],
+    fingerprint: row[6],
+    walletId: row[7],
+    proposedId: row[8],
+    expectedVersion: row[9],
+    description: row[10],
+    metadata: row[11],
+    correlationId: row[12],
+    body: row[13],
+  };
+  const rest = row[REST];
   return {
     type: "command",
     inbox: texts[row[0]]!,
@@ -116,18 +129,7 @@ function commandOf(texts: readonly string[], row: CommandRow): CommandMessage {
     attempt: row[2],
     budgetMs: row[3],
     expiresAtMs: row[4],
-    command: {
-      commandId: row[5],
-      fingerprint: row[6],
-      walletId: row[7],
-      proposedId: row[8],
-      expectedVersion: row[9],
-      description: row[10],
-      metadata: row[11],
-      correlationId: row[12],
-      body: row[13],
-      ...row[REST],
-    },
+    command: rest === undefined ? command : { ...command, ...rest },
   };
 }
 
@@ -177,8 +179,9 @@ export function unpackTask(task: PackedTask): LaneTask {
       .map((message) => (isRow(message) ? commandOf(texts, message) : message));
     from += count;
     const arrivedAtMs = task.arrivedAtMs[index];
-    const arrival = { atMs: atMs[index]!, messages };
-    return arrivedAtMs === undefined ? arrival : { ...arrival, arrivedAtMs };
+    return arrivedAtMs === undefined
+      ? { atMs: atMs[index]!, messages }
+      : { atMs: atMs[index]!, messages, arrivedAtMs };
   });
   return { type: "batch", arrivals };
 }
@@ -303,9 +306,12 @@ export function packEffects({ replies, changes, messages, lost }: Effects): Pack
   };
 }
 
+type Done = Extract<Outcome, { type: "done" }>;
+true satisfies Complete<Done, "type" | "wallet" | "hold">;
+
 /** Done, and nothing to say but the wallet. */
-function isBare(outcome: Outcome): outcome is Extract<Outcome, { type: "done" }> {
-  return outcome.type === "done" && Object.keys(outcome).length === 2;
+function isBare(outcome: Outcome): outcome is Done {
+  return outcome.type === "done" && outcome.hold === undefined;
 }
 
 export function unpackEffects(packed: PackedEffects): Effects {
@@ -337,18 +343,27 @@ export type PackedNotice =
   | { readonly type: "effects"; readonly effects: PackedEffects }
   | Exclude<LaneNotice, { type: "effects" }>;
 
-export function packResult({ effects, ...rest }: LaneResult): PackedResult {
-  return { ...rest, effects: effects === null ? null : packEffects(effects) };
+true satisfies Complete<LaneResult, "effects" | "stats" | "measures">;
+true satisfies Complete<Extract<LaneNotice, { type: "effects" }>, "type" | "effects">;
+
+export function packResult({ effects, stats, measures }: LaneResult): PackedResult {
+  const packed = effects === null ? null : packEffects(effects);
+  return measures === undefined ? { effects: packed, stats } : { effects: packed, stats, measures };
 }
 
-export function unpackResult({ effects, ...rest }: PackedResult): LaneResult {
-  return { ...rest, effects: effects === null ? null : unpackEffects(effects) };
+export function unpackResult({ effects: packed, stats, measures }: PackedResult): LaneResult {
+  const effects = packed === null ? null : unpackEffects(packed);
+  return measures === undefined ? { effects, stats } : { effects, stats, measures };
 }
 
 export function packNotice(notice: LaneNotice): PackedNotice {
-  return notice.type === "effects" ? { ...notice, effects: packEffects(notice.effects) } : notice;
+  return notice.type === "effects"
+    ? { type: "effects", effects: packEffects(notice.effects) }
+    : notice;
 }
 
 export function unpackNotice(notice: PackedNotice): LaneNotice {
-  return notice.type === "effects" ? { ...notice, effects: unpackEffects(notice.effects) } : notice;
+  return notice.type === "effects"
+    ? { type: "effects", effects: unpackEffects(notice.effects) }
+    : notice;
 }

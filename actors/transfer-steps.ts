@@ -14,6 +14,7 @@ import type {
   CommandMessage,
   Outcome,
   PostMessage,
+  TransferAnswer,
   VerdictMessage,
 } from "../src/protocol.ts";
 import { settle, type Transfer, type Verdict } from "../src/transfer.ts";
@@ -247,8 +248,15 @@ function transferAtOnce(
   commit.verdicts.push({ transferId, toWalletId, verdict, decidedAtMs: nowMs });
   commit.settled.push(settle(transfer, verdict, nowMs));
   commit.atOnce.add(transferId);
-  const sides = { from, to, toWalletId, toVersion: to.version, hold: null };
-  const answer = { transferId, status: "posted", ...sides } as const;
+  const answer: TransferAnswer = {
+    transferId,
+    status: "posted",
+    from,
+    to,
+    toWalletId,
+    toVersion: to.version,
+    hold: null,
+  };
   reply(commit, message, { type: "transferred", transfer: answer, replayed: false });
   return "waits";
 }

@@ -6,7 +6,6 @@
  * left unnamed. It decides nothing about wallets.
  */
 import { hash } from "node:crypto";
-import { uuidv7 } from "uuidv7";
 
 import { canonicalAmount } from "../src/amount.ts";
 import type { HoldKind } from "../src/hold.ts";
@@ -17,6 +16,7 @@ import { shardOf } from "../src/shard.ts";
 import type { WalletCommand } from "../src/wallet.ts";
 import { rejectionError, validationFailed, type ApiError } from "./errors.ts";
 import { NOT_A_TIME, readTime } from "./pages.ts";
+import { uuidv7 } from "./uuid.ts";
 import { wrongAmount } from "./validation.ts";
 
 export type RequestType =

@@ -17,7 +17,6 @@ import Fastify, {
 import { IncomingMessage, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
 import type { Static, TSchema } from "typebox";
-import { uuidv7 } from "uuidv7";
 
 import { LIMITS } from "../src/limits.ts";
 import type { Metrics } from "../src/metrics.ts";
@@ -38,6 +37,7 @@ import {
 import { countAnswers, traceRequests } from "./request-watch.ts";
 import { NAMED_SCHEMAS } from "./schemas.ts";
 import { buildSerialisers } from "./serialisers.ts";
+import { uuidv7 } from "./uuid.ts";
 import { checkOf, readQuery, type InputPart } from "./validation.ts";
 
 /**

@@ -7,7 +7,6 @@
 import { headers as newHeaders, Match } from "nats";
 import type { Msg, MsgHdrs, NatsConnection, ServiceMsg } from "nats";
 import type { TSchema } from "typebox";
-import { uuidv7 } from "uuidv7";
 
 import { LIMITS } from "../src/limits.ts";
 import type { Metrics } from "../src/metrics.ts";
@@ -34,6 +33,7 @@ import {
 } from "./errors.ts";
 import { BatchBody } from "./batch-schemas.ts";
 import { NATS_REQUESTS } from "./command-schemas.ts";
+import { uuidv7 } from "./uuid.ts";
 import { checkOf, type Check } from "./validation.ts";
 
 export interface WalletServiceOptions {

@@ -6,7 +6,6 @@
 import { createHash, randomBytes } from "node:crypto";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import pg from "pg";
-import { uuidv7 } from "uuidv7";
 
 import { isAway } from "../src/database.ts";
 import { ReadUnavailable } from "../src/postgres-read-model.ts";
@@ -18,6 +17,7 @@ import { apiError, ApiException } from "./errors.ts";
 import type { InputTypes } from "./http-server.ts";
 import { refusedField, timeOf } from "./pages.ts";
 import { NoQuery, problems } from "./schemas.ts";
+import { uuidv7 } from "./uuid.ts";
 import {
   ReplayBody,
   WebhookBody,

@@ -88,6 +88,11 @@ export const LIMITS = {
    * end.
    */
   commandLossesMax: 5,
+  /**
+   * Random words of 32 bits that a gateway draws at once for the ids it makes, each of which takes
+   * one to three: drawn for a few ids at a time they cost more than the ids.
+   */
+  randomWords: 1_024,
   /** Commands a gateway has under way; past it `overloaded`. */
   gatewayCommandsMax: 20_000,
   /** Commands of one batch. */

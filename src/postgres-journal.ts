@@ -231,7 +231,8 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         return { type: "refused", reason: String(error) };
       }
       try {
-        const query = client.query<{ known: KnownJson | null }>({ ...call, values });
+        const { name, text } = call;
+        const query = client.query<{ known: KnownJson | null }>({ name, text, values });
         // The server ends a statement by its own bound; past that the server itself is not there.
         timer = setTimeout(() => writer.drop(), statementMs + LIMITS.journalConnectMs);
         const result = await query;
