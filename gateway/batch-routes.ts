@@ -39,9 +39,12 @@ export function addBatchRoute(app: FastifyInstance, batches: Batches): void {
       },
       bodyLimit: LIMITS.batchBodyBytesMax,
       onRequest: takePlace,
-      validatorCompiler: () => (body) => {
-        const error = checkBatch(body);
-        return error === null ? true : { error: new ApiException(error) };
+      validatorCompiler: (part) => {
+        if (part.httpPart !== "body") return app.validatorCompiler!(part);
+        return (body) => {
+          const error = checkBatch(body);
+          return error === null ? true : { error: new ApiException(error) };
+        };
       },
     },
     (request, reply) => {

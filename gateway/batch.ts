@@ -133,7 +133,7 @@ export function buildBatches(deps: BatchesDeps): Batches {
     origin: BatchOrigin,
   ): Taken | ApiError | Promise<Taken | ApiError> {
     if (typeof given !== "object" || given === null || Array.isArray(given)) {
-      return validationFailed([{ field: "command", message: "must be object" }]);
+      return validationFailed([{ field: "command", message: "must be an object" }]);
     }
     const { type, walletId = null } = given as { type?: unknown; walletId?: string | null };
     if (!isBatchCommandType(type)) {

@@ -29,8 +29,12 @@ const everyCommand = {
   dryRun: Type.Optional(DryRun),
 };
 
-function body<Properties extends TProperties>(properties: Properties) {
-  return Type.Object({ ...properties, ...everyCommand }, { additionalProperties: false });
+/** Without an example, "Try it out" of the documentation would fill in every field there is. */
+function body<Properties extends TProperties>(properties: Properties, ...examples: object[]) {
+  return Type.Object(
+    { ...properties, ...everyCommand },
+    { additionalProperties: false, ...(examples.length > 0 && { examples }) },
+  );
 }
 
 const createFields = {
@@ -57,12 +61,27 @@ export const CreateBody = Type.Object(
       }),
     ),
   },
-  { additionalProperties: false },
+  {
+    additionalProperties: false,
+    examples: [
+      { walletId: "wallet-1", ownerId: "user-1", currency: "USD", initialBalance: 100 },
+      { walletId: "wallet-2" },
+    ],
+  },
 );
-export const AmountBody = body({ amount: Amount });
-export const FundBody = body({ wallet_id: Id, amount: Amount });
-export const TransferRequestBody = body({ toWalletId: Id, amount: Amount });
-export const SendBody = body({ senderWalletId: Id, receiverWalletId: Id, amount: Amount });
+export const AmountBody = body({ amount: Amount }, { amount: 10.5, description: "Order 17" });
+export const FundBody = body(
+  { wallet_id: Id, amount: Amount },
+  { wallet_id: "wallet-1", amount: 10.5 },
+);
+export const TransferRequestBody = body(
+  { toWalletId: Id, amount: Amount },
+  { toWalletId: "wallet-2", amount: 10.5 },
+);
+export const SendBody = body(
+  { senderWalletId: Id, receiverWalletId: Id, amount: Amount },
+  { senderWalletId: "wallet-1", receiverWalletId: "wallet-2", amount: 10.5 },
+);
 const stepFields = {
   reason: Type.Optional(
     Type.String({
@@ -73,7 +92,7 @@ const stepFields = {
 };
 export const StepBody = Type.Object(
   { ...stepFields, ...everyCommand },
-  { additionalProperties: false, examples: [{ reason: "Case 17: the card was reported stolen" }] },
+  { additionalProperties: false, examples: [{ reason: "Case 17" }] },
 );
 
 const updateFields = {
@@ -151,7 +170,7 @@ export const CaptureBody = Type.Object(
     examples: [{ amount: 10 }, { amount: 10, final: true, toWalletId: "wallet-2" }],
   },
 );
-export const ReleaseBody = body({});
+export const ReleaseBody = body({}, { description: "Order 17 was cancelled" });
 
 /** Over NATS the wallet is named in the body. */
 export function withWalletId<Properties extends TProperties>(properties: Properties) {

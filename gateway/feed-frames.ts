@@ -15,6 +15,7 @@ import type { StoredEvent } from "../src/read-model.ts";
 import { availableMinor } from "../src/rules.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { ID_PATTERN } from "./schemas.ts";
+import { ruleOf } from "./validation.ts";
 
 const ID_RULE = `must be an id: 1 to ${LIMITS.idLengthMax} characters of letters, digits and - _ . : @`;
 
@@ -105,7 +106,7 @@ function explain(validator: (typeof VALIDATORS)[keyof typeof VALIDATORS], value:
       : invalid(`${field} is not a field of this frame`);
   }
   if (error?.keyword === "pattern") return invalid(`${field} ${ID_RULE}`);
-  return invalid(`${field} ${error?.message ?? "is not valid"}`);
+  return invalid(`${field} ${error === undefined ? "is not valid" : ruleOf(error)}`);
 }
 
 /** Reads one frame of a client. */

@@ -13,6 +13,7 @@ import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import { buildCommandDesk } from "./commands.ts";
 import { buildGateway } from "./http.ts";
+import { OPERATION_IDS } from "./operation-ids.ts";
 
 const bus = buildMemoryBus();
 const commands = buildCommandDesk({ bus, gatewayId: "test" });
@@ -43,7 +44,7 @@ afterAll(async () => {
 });
 
 interface Request {
-  readonly method?: "GET" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "HEAD";
+  readonly method?: "GET" | "POST" | "PATCH" | "PUT" | "DELETE" | "OPTIONS" | "HEAD";
   readonly headers?: Record<string, string>;
   readonly payload?: string;
 }
@@ -150,6 +151,25 @@ describe("a query", () => {
   });
 });
 
+const spend = { user_id: "u1", asset_code: "USD", reference_id: "r1", amount: 1 };
+it.each([
+  ["POST", "/wallets/w1/debit?dryRun=true", { amount: 1 }, "dryRun"],
+  ["POST", "/batch?dryRun=true", { commands: [{}] }, "dryRun"],
+  ["POST", "/api/v1/wallets/spend?dry_run=true", spend, "dry_run"],
+  ["PATCH", "/wallets/w1?expectedVersion=3", { metadata: {} }, "expectedVersion"],
+] as const)("%s %s is refused: a write is told by its body", async (method, url, body, field) => {
+  const answer = await ask(url, { method, payload: JSON.stringify(body), headers: json });
+  expect([answer.status, answer.body?.details]).toEqual([
+    422,
+    [{ field, message: "is not known here" }],
+  ]);
+});
+
+it("a batch without a query comes to its commands", async () => {
+  const { status, body } = await ask("/batch", post('{"commands":[{}]}'));
+  expect([status, body]).toMatchObject([200, { outcomes: [{ ok: false, statusCode: 422 }] }]);
+});
+
 describe("the correlation id", () => {
   it("is the caller's, echoed also on errors", async () => {
     const headers = { "x-correlation-id": "mine" };
@@ -192,7 +212,10 @@ describe("without a database", () => {
 it("the OpenAPI document comes from the schemas that validate", async () => {
   const spec = (await ask("/openapi.json")).body as unknown as {
     openapi: string;
-    paths: Record<string, Record<string, { requestBody?: object; responses: object }>>;
+    paths: Record<
+      string,
+      Record<string, { operationId?: string; requestBody?: object; responses: object }>
+    >;
     components: { schemas: Record<string, object> };
   };
   expect(spec.openapi).toBe("3.1.0");
@@ -204,6 +227,28 @@ it("the OpenAPI document comes from the schemas that validate", async () => {
     content: { "application/json": { schema: { additionalProperties: false } } },
   });
   expect(Object.keys(credit?.responses ?? {})).toEqual(["200", "4XX", "5XX"]);
+
+  // And every operation has a name of its own
+  const operations = Object.values(spec.paths).flatMap((path) => Object.values(path));
+  const names = operations.map(({ operationId }) => operationId);
+  expect(names).toContain("creditWallet");
+  expect(names).not.toContain(undefined);
+  expect(new Set(names).size).toBe(names.length);
+  expect(new Set(Object.values(OPERATION_IDS)).size).toBe(Object.keys(OPERATION_IDS).length);
+
+  // And every write shows a body that can be sent as it stands
+  const writes = Object.values(spec.paths).flatMap((path) => [path["post"], path["patch"]]);
+  const bodies = writes.flatMap((write) => (write === undefined ? [] : [write.requestBody]));
+  expect(bodies.length).toBeGreaterThan(15);
+  for (const body of bodies) {
+    const shown = (body as { content: Record<string, object> }).content["application/json"];
+    expect(Object.keys(shown ?? {})).toContainEqual(expect.stringMatching(/^examples?$/));
+  }
+
+  // And every write that can be tried out says how its answer shows that, also in the game's words
+  const dryRunHeader = { 200: { headers: { "Dry-Run": expect.anything() } } };
+  expect(credit?.responses).toMatchObject(dryRunHeader);
+  expect(spec.paths["/api/v1/wallets/spend"]?.["post"]?.responses).toMatchObject(dryRunHeader);
 
   // And the feed is there, whose protocol begins with an answer of HTTP
   expect(Object.keys(spec.paths["/ws"]?.["get"]?.responses ?? {})).toContain("101");

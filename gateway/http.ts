@@ -27,8 +27,10 @@ import { buildServer, FEED_PATH } from "./http-server.ts";
 import { addHoldRoutes } from "./hold-routes.ts";
 import { addLedgerRoutes } from "./ledger-routes.ts";
 import { addMetricsRoute } from "./metrics-route.ts";
+import { OPERATION_IDS } from "./operation-ids.ts";
 import type { RateLimit } from "./rate-limit.ts";
 import { addReadRoutes } from "./read-routes.ts";
+import { NoQuery } from "./schemas.ts";
 import { addWalletRoutes } from "./wallet-routes.ts";
 import { addWebhookRoutes, type WebhookRoutesDeps } from "./webhook-routes.ts";
 
@@ -84,6 +86,7 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
   const batches = options.batches ?? buildBatches({ commands, takeIn, answer, log });
   // In a plugin, so that they come after the one that collects their schemas.
   void app.register((routes, _options, done) => {
+    refuseQueriesOfWrites(routes);
     addWalletRoutes(routes, { commands, takeIn, answer });
     addBatchRoute(routes, batches);
     addHoldRoutes(routes, { commands, takeIn, answer, readModel });
@@ -121,6 +124,17 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
   return app;
 }
 
+/**
+ * What a write is told stands in its body. A `?dryRun=true` that nobody reads would move money, so
+ * it is refused like an unknown field.
+ */
+function refuseQueriesOfWrites(app: FastifyInstance): void {
+  app.addHook("onRoute", (route) => {
+    const isWrite = route.method === "POST" || route.method === "PATCH";
+    if (isWrite) route.schema = { querystring: NoQuery, ...route.schema };
+  });
+}
+
 function describeApi(app: FastifyInstance, version: string): void {
   void app.register(fastifySwagger, {
     openapi: {
@@ -128,7 +142,8 @@ function describeApi(app: FastifyInstance, version: string): void {
       info: {
         title: "Coffer",
         version,
-        description: "A wallet cluster: each wallet is an actor, each answer is durable.",
+        description: API_DESCRIPTION,
+        license: { name: "MIT", identifier: "MIT" },
       },
     },
     transformObject: (document) => {
@@ -141,7 +156,10 @@ function describeApi(app: FastifyInstance, version: string): void {
       },
     },
   });
-  void app.register(fastifySwaggerUi, { routePrefix: "/docs" });
+  // Its layout without a bar of the library's own on top.
+  const uiConfig = { layout: "BaseLayout" };
+  const theme = { title: "Coffer" };
+  void app.register(fastifySwaggerUi, { routePrefix: "/docs", uiConfig, theme });
   void app.register((routes, _options, done) => {
     routes.get("/", { schema: { hide: true } }, (_request, reply) => reply.redirect("/docs"));
     routes.get("/openapi.json", { schema: { hide: true } }, () => app.swagger());
@@ -151,11 +169,21 @@ function describeApi(app: FastifyInstance, version: string): void {
 
 // --- What the document says besides the schemas --------------------------------------------------
 
+const API_DESCRIPTION = `Wallets that keep balances: each answer is durable, each change is an event.
+
+- **Amounts** are in units of the asset, as JSON numbers or as text (\`25.5\`, \`"25.50"\`), with no more decimals than it has; nothing is rounded.
+- **Writes** take an idempotency key, as the header \`Idempotency-Key\` or in the body: send one, and repeat with the same key whatever got no answer, 503 or 504. The first answer comes again, with \`Idempotent-Replayed: true\`.
+- **Refusals** have one body, \`Error\`: programs read \`code\`, people \`message\`; docs/errors.md lists the codes.
+- **Lists** come in pages: follow the header \`Link\` until there is none.
+
+Live balances come over WebSocket (\`/ws\`, docs/feed.md), the same commands over NATS (\`wallets.v1.*\`), and events by JetStream or webhooks (docs/events.md).`;
+
 interface ApiDocument {
   readonly paths: Record<string, Record<string, ApiOperation>>;
 }
 
 interface ApiOperation {
+  operationId?: string;
   readonly tags?: readonly string[];
   readonly summary?: string;
   readonly description?: string;
@@ -219,13 +247,15 @@ function feedOperation(): ApiOperation {
 }
 
 /**
- * Adds headers, descriptions and which bodies may be left out. Here and not in the routes' schemas,
- * since Fastify would check headers that have a schema with every request.
+ * Adds names, headers, descriptions and which bodies may be left out. Here and not in the routes'
+ * schemas, since Fastify would check headers that have a schema with every request.
  */
 function completeDocument({ paths }: ApiDocument): void {
   paths[FEED_PATH] = { get: feedOperation() };
-  for (const operations of Object.values(paths)) {
+  for (const [path, operations] of Object.entries(paths)) {
     for (const [method, operation] of Object.entries(operations)) {
+      const operationId = OPERATION_IDS[`${method} ${path}`];
+      if (operationId !== undefined) operation.operationId = operationId;
       const isWrite = method === "post" || method === "patch";
       // Each outcome says for itself whether it is a replay, or of a dry run.
       const isBatch = operation.tags?.includes("batches") === true;
@@ -234,7 +264,8 @@ function completeDocument({ paths }: ApiDocument): void {
       const { requestBody } = operation;
       const bodySchema = requestBody?.content["application/json"]?.schema;
       const fields = bodySchema?.required ?? [];
-      const hasDryRun = "dryRun" in (bodySchema?.properties ?? {});
+      const { properties = {} } = bodySchema ?? {};
+      const hasDryRun = "dryRun" in properties || "dry_run" in properties;
       if (requestBody !== undefined) requestBody.required = fields.length > 0;
       for (const [status, response] of Object.entries(operation.responses)) {
         const isPage = hasNext && status === "200";

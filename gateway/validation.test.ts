@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import * as batchSchemas from "./batch-schemas.ts";
 import * as commandSchemas from "./command-schemas.ts";
-import { AmountBody, CreateBody } from "./command-schemas.ts";
+import { AmountBody, CreateBody, ReleaseBody } from "./command-schemas.ts";
 import * as gameSchemas from "./game-schemas.ts";
 import * as ledgerSchemas from "./ledger-schemas.ts";
 import { TransactionParams } from "./ledger-schemas.ts";
@@ -32,25 +32,27 @@ describe("a body", () => {
 
   it.each<[unknown, string, string]>([
     [{}, "amount", "is required"],
-    [{ amount: null }, "amount", "must be either number or string"],
-    [{ amount: true }, "amount", "must be either number or string"],
-    [{ amount: {} }, "amount", "must be either number or string"],
+    [{ amount: null }, "amount", "must be a number or a string"],
+    [{ amount: true }, "amount", "must be a number or a string"],
+    [{ amount: {} }, "amount", "must be a number or a string"],
     [{ amount, amuont: 1 }, "amuont", "is not known here"],
     [JSON.parse('{"amount":1,"__proto__":{}}'), "__proto__", "is not known here"],
-    [{ amount, description: 1 }, "description", "must be string"],
+    [{ amount, description: 1 }, "description", "must be a string"],
     [
       { amount, description: "x".repeat(1_025) },
       "description",
       "must not have more than 1024 characters",
     ],
-    [{ amount, metadata: [] }, "metadata", "must be object"],
-    [{ amount, metadata: null }, "metadata", "must be object"],
-    [{ amount, expectedVersion: "1" }, "expectedVersion", "must be integer"],
-    [{ amount, expectedVersion: 1.5 }, "expectedVersion", "must be integer"],
+    [{ amount, metadata: [] }, "metadata", "must be an object"],
+    [{ amount, metadata: null }, "metadata", "must be an object"],
+    [{ amount, expectedVersion: "1" }, "expectedVersion", "must be a whole number"],
+    [{ amount, expectedVersion: 1.5 }, "expectedVersion", "must be a whole number"],
     [{ amount, expectedVersion: -1 }, "expectedVersion", "must be >= 0"],
-    [[], "body", "must be object"],
-    [null, "body", "must be object"],
-    ["x", "body", "must be object"],
+    [[], "body", "must be an object"],
+    [null, "body", "must be an object"],
+    [{ amount, dryRun: "true" }, "dryRun", "must be true or false"],
+    [{ amount, idempotencyKey: "" }, "idempotencyKey", "must not be empty"],
+    ["x", "body", "must be an object"],
   ])("%j is refused by naming %s", (body, field, message) => {
     const error = check(body);
     expect(error?.code).toBe("validation_failed");
@@ -63,6 +65,19 @@ describe("a body", () => {
     expect(check(JSON.parse('{"amount":1e400,"foo":1}'))).toMatchObject({
       code: "validation_failed",
       details: [{ field: "foo" }],
+    });
+  });
+
+  it.each([
+    [ReleaseBody, { amount: 5 }, "amount"],
+    [ReleaseBody, { amount: 0 }, "amount"],
+    [CreateBody, { amount: 5 }, "amount"],
+    [AmountBody, { amount, initialBalance: 5 }, "initialBalance"],
+  ])("without a place for an amount names it as unknown: %#", (schema: TSchema, body, field) => {
+    expect(checkOf(schema)(body)).toMatchObject({
+      code: "validation_failed",
+      message: `${field} is not known here`,
+      details: [{ field, message: "is not known here" }],
     });
   });
 
@@ -114,10 +129,11 @@ describe("a query", () => {
   it.each([
     ["limit=0", "limit", "must be >= 1"],
     ["limit=1001", "limit", "must be <= 1000"],
-    ["limit=1e2", "limit", "must be integer"],
-    ["limit=", "limit", "must be integer"],
+    ["limit=1e2", "limit", "must be a whole number"],
+    ["limit=", "limit", "must be a whole number"],
     ["limit=1&limit=2", "limit", "is given twice"],
     ["ownerId=a&ownerId=b", "ownerId", "is given twice"],
+    ["q=", "q", "must not be empty"],
     ["status=active", "status", "must be one of ACTIVE, SUSPENDED, CLOSED"],
     ["foo=1", "foo", "is not known here"],
     ["q=a%00", "q", "must not contain the character U+0000"],

@@ -49,9 +49,10 @@ function refuse(errors: readonly SchemaError[], value: unknown, part: InputPart)
   let amountError: ApiError | null = null;
   for (const error of errors) {
     if (problems.length >= LIMITS.validationProblemsMax) break;
-    // JSON such as 1e400 is read as Infinity: a number, and out of range.
+    // JSON such as 1e400 is read as Infinity: a number, and out of range. Where the schema has no
+    // such field it is not an amount, but unknown.
     const field = fieldOf(error.instancePath);
-    if (AMOUNT_FIELDS.has(field)) {
+    if (AMOUNT_FIELDS.has(field) && error.keyword === "type") {
       const amount = (value as Record<string, unknown>)[field];
       if (typeof amount === "number") {
         amountError = wrongAmount(field, amount);
@@ -91,7 +92,8 @@ function addProblems(
   value: unknown,
   part: InputPart,
 ): void {
-  const { keyword, instancePath, message } = error;
+  const { instancePath } = error;
+  const message = ruleOf(error);
   const add = (field: string, text: string): void => {
     if (problems.length >= LIMITS.validationProblemsMax) return;
     problems.push({ field: field === "" ? part : field, message: text });
@@ -103,7 +105,7 @@ function addProblems(
   };
   const field = fieldOf(instancePath);
   const inside = (name: string): string => (field === "" ? name : `${field}/${name}`).slice(0, 128);
-  switch (keyword) {
+  switch (error.keyword) {
     case "required":
       for (const name of params.requiredProperties ?? []) add(inside(name), "is required");
       return;
@@ -126,6 +128,30 @@ function addProblems(
       return;
     default:
       add(field, message);
+  }
+}
+
+const TYPE_RULES: Readonly<Record<string, string>> = {
+  array: "must be a list",
+  boolean: "must be true or false",
+  integer: "must be a whole number",
+  number: "must be a number",
+  object: "must be an object",
+  string: "must be a string",
+};
+
+/** What was asked for, in words for a person where the library has terms. */
+export function ruleOf({ keyword, params, message }: Omit<SchemaError, "instancePath">): string {
+  const { type, limit } = params as { type?: string | string[]; limit?: number };
+  switch (keyword) {
+    case "type":
+      if (Array.isArray(type)) return `must be ${type.map((name) => `a ${name}`).join(" or ")}`;
+      return TYPE_RULES[String(type)] ?? message;
+    case "minLength":
+    case "minItems":
+      return limit === 1 ? "must not be empty" : message;
+    default:
+      return message;
   }
 }
 

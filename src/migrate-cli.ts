@@ -1,5 +1,5 @@
 /**
- * `node dist/src/migrate-cli.js status | up | down [n]`: migrations by hand, on each database that
+ * `npm run migrate -- status | up | down [n]`: migrations by hand, on each database that
  * DATABASE_URL lists. Without it, on the embedded PostgreSQL under DATA_DIR, which is started for
  * the duration. A running Coffer holds that folder: `status` asks the server that is there, the
  * others refuse. `down` takes back one migration unless told how many.
@@ -10,7 +10,7 @@ import { migrateDown, migrateUp, migrationStatus } from "./migrate.ts";
 
 type Command = { type: "status" } | { type: "up" } | { type: "down"; steps: number };
 
-const usage = `Usage: migrate status | up | down [n]
+const usage = `Usage: npm run migrate -- status | up | down [n]
   status    what has run and what is pending
   up        run whatever is pending
   down [n]  take back the latest n migrations (1)
@@ -30,7 +30,8 @@ async function main(args: string[]): Promise<number> {
   }
   const command = parse(args);
   if (command === undefined) {
-    process.stderr.write(`${usage}\n`);
+    const problem = args.length === 0 ? "" : `There is no "${args.join(" ")}"\n`;
+    process.stderr.write(`${problem}${usage}\n`);
     return 2;
   }
   const { DATABASE_URL, DATA_DIR } = process.env;

@@ -39,15 +39,26 @@ process.exitCode = await main().catch((error: unknown) => {
   return 2;
 });
 
+/** Null when they are wrong, which is told. */
+function readArguments() {
+  try {
+    return parseArgs({
+      options: {
+        wallet: { type: "string" },
+        rebuild: { type: "boolean", default: false },
+        json: { type: "boolean", default: false },
+        help: { type: "boolean", default: false },
+      },
+    }).values;
+  } catch (error) {
+    complain(`${error instanceof Error ? error.message : String(error)}\n${USAGE}`);
+    return null;
+  }
+}
+
 async function main(): Promise<number> {
-  const { values } = parseArgs({
-    options: {
-      wallet: { type: "string" },
-      rebuild: { type: "boolean", default: false },
-      json: { type: "boolean", default: false },
-      help: { type: "boolean", default: false },
-    },
-  });
+  const values = readArguments();
+  if (values === null) return 2;
   if (values.help) {
     print(USAGE);
     return 0;

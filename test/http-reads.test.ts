@@ -176,6 +176,7 @@ describe("the document", () => {
     expect(routes).toContain("post /wallets/{walletId}/transfer");
     for (const { path, method, operation } of operations()) {
       const where = `${method} ${path}`;
+      expect([where, operation.operationId]).toEqual([where, expect.stringMatching(/^[a-z]\w+$/)]);
       const inPath = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name);
       const described = (operation.parameters ?? []).filter((one) => one.in === "path");
       expect([where, ...described.map(({ name }) => name)]).toEqual([where, ...inPath]);
@@ -205,7 +206,7 @@ describe("the document", () => {
         .map(({ method, path }) => `${method} ${path}`);
     const told = having(({ responses }) => JSON.stringify(responses).includes('"Dry-Run"'));
     const asked = having(({ requestBody }) =>
-      JSON.stringify(requestBody?.content["application/json"] ?? {}).includes('"dryRun":'),
+      /"dry_?[rR]un":/.test(JSON.stringify(requestBody?.content["application/json"] ?? {})),
     );
     expect(told).toEqual(asked.filter((name) => name !== "post /batch"));
     expect(told).toContain("post /wallets/{walletId}/credit");

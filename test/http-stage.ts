@@ -37,6 +37,7 @@ export function lasting({ text, body }: Reply<AnyBody>): unknown {
 }
 
 export interface Operation {
+  readonly operationId?: string;
   readonly parameters?: { name: string; in: string; required?: boolean; schema: object }[];
   readonly requestBody?: { content: Record<string, { schema: object }> };
   readonly responses: Record<

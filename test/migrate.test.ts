@@ -132,6 +132,17 @@ it("goes through all databases of a list by hand, says which each line is about,
   expect(migrateBy("down").stdout).toMatch(new RegExp(` {2}Took back ${last}\\n$`));
 });
 
+it("says by hand what it does not know, beside how it is used", () => {
+  const cli = join(packageRoot, "dist", "src", "migrate-cli.js");
+  const { status, stderr } = spawnSync(process.execPath, [cli, "sideways", "2"], {
+    encoding: "utf8",
+  });
+  expect(status).toBe(2);
+  expect(stderr).toMatch(
+    /^There is no "sideways 2"\nUsage: npm run migrate -- status \| up \| down/,
+  );
+});
+
 it("gives events from before they had places their places, and no hash", async () => {
   const client = new pg.Client({ connectionString: url });
   await migrateUp(url, { log: () => undefined });

@@ -195,6 +195,16 @@ it(
   },
 );
 
+it.each([
+  ["--walet", /^Unknown option '--walet'/],
+  ["w1", /^Unexpected argument 'w1'/],
+])("refuses %s, says how it is used, and exits with 2", async (argument, problem) => {
+  const { code, err } = await npmRunVerify({}, argument);
+  expect(err).toMatch(problem);
+  expect(err).toContain("\nUsage: npm run verify -- [options]\n");
+  expect(code).toBe(2);
+});
+
 it(
   "finds the embedded database, beside a Coffer that runs on it and without one",
   { timeout: 90_000 },
