@@ -11,7 +11,7 @@ import type { Assets } from "../src/postgres-assets.ts";
 import { problemOfKey } from "./command-intake.ts";
 import { apiError, ApiException } from "./errors.ts";
 import { CreateAssetBody, CreatedAsset } from "./game-schemas.ts";
-import type { InputTypes } from "./http-server.ts";
+import { keyHeader, type InputTypes } from "./http-server.ts";
 import { refusedField } from "./pages.ts";
 import { AssetPage } from "./read-schemas.ts";
 import { NoQuery, problems } from "./schemas.ts";
@@ -48,7 +48,7 @@ export function addAssetRoutes(app: FastifyInstance, assets: Assets): void {
     },
     async (request, reply) => {
       const { code, name, decimalPlaces, idempotencyKey, dryRun = false } = request.body;
-      const header = request.headers["idempotency-key"] as string | undefined;
+      const header = keyHeader(request);
       for (const [field, key] of [
         ["Idempotency-Key", header],
         ["idempotencyKey", idempotencyKey],

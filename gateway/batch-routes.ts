@@ -11,7 +11,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { LIMITS } from "../src/limits.ts";
 import { checkBatch, problemOfBatchKey, type Batches } from "./batch.ts";
 import { apiError, ApiException } from "./errors.ts";
-import { sendError, type InputTypes } from "./http-server.ts";
+import { keyHeader, sendError, type InputTypes } from "./http-server.ts";
 import { BatchAnswer, BatchBody } from "./batch-schemas.ts";
 import { problems } from "./schemas.ts";
 
@@ -48,7 +48,7 @@ export function addBatchRoute(app: FastifyInstance, batches: Batches): void {
       },
     },
     (request, reply) => {
-      const key = request.headers["idempotency-key"] as string | undefined;
+      const key = keyHeader(request);
       const problem = problemOfBatchKey(key);
       if (problem !== null) return sendError(request, reply, problem);
       const pieces = batches.run(request.body.commands, {

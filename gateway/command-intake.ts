@@ -325,13 +325,17 @@ function creationOf(
 // --- Keys ----------------------------------------------------------------------------------------
 
 const UNFIT_FOR_KEY = /[\p{Cc}\p{Surrogate}]/u;
+/** What bytes that are no UTF-8 are read as, by whoever does not refuse them. */
+const REPLACEMENT = "\ufffd";
 
 /** Null when the text can name a command, or else why not. */
 export function problemOfKey(key: string): string | null {
   if (key.length === 0) return "must not be empty";
   if (key.length > LIMITS.keyLengthMax) return `must not exceed ${LIMITS.keyLengthMax} characters`;
   if (UNFIT_FOR_KEY.test(key)) return "must not contain control characters";
-  return null;
+  if (key.includes(REPLACEMENT)) return "must be UTF-8, without U+FFFD";
+  // Headers lose them on the way, and then it would be another key.
+  return /^ | $/.test(key) ? "must not begin or end with a blank" : null;
 }
 
 export function keyOf(

@@ -151,6 +151,10 @@ export function bodyTooLarge(bytesMax: number): ApiError {
   return apiError("payload_too_large", `The body is larger than ${bytesMax} bytes`);
 }
 
+export function bodyNotUtf8(): ApiError {
+  return apiError("invalid_json", "The body is not UTF-8");
+}
+
 /**
  * Names what is wrong with a field of the input; `field` is its path, such as `metadata` or
  * `commands/3/amount`.

@@ -27,7 +27,7 @@ import {
   type GameAnswerBody,
   type GameBody,
 } from "./game-schemas.ts";
-import type { InputTypes } from "./http-server.ts";
+import { keyHeader, type InputTypes } from "./http-server.ts";
 import { idCursor, refusedField, rowsOf } from "./pages.ts";
 import { problems, type WalletBody } from "./schemas.ts";
 import { buildRun, type Respond, type Run, type WalletRoutesDeps } from "./wallet-routes.ts";
@@ -79,7 +79,7 @@ function command(
   const body = request.body as GameBody;
   const { user_id: ownerId, asset_code: currency, reference_id: reference, amount } = body;
   const walletId = walletIdOf(ownerId, currency);
-  checkReference(reference, request.headers["idempotency-key"]);
+  checkReference(reference, keyHeader(request));
   const fields: RequestFields = {
     idempotencyKey: reference,
     ownerId,
@@ -106,7 +106,7 @@ function walletIdOf(userId: string, assetCode: string): string {
 }
 
 /** The reference is the key, so what is wrong with it is told under its own name. */
-function checkReference(reference: string, header: unknown): void {
+function checkReference(reference: string, header: string | undefined): void {
   const problem = problemOfKey(reference);
   if (problem !== null) throw refusedField("reference_id", problem);
   if (header !== undefined && header !== reference) {

@@ -5,6 +5,7 @@
  * no logger child and no request line, one synchronous hook per request, and responses through
  * compiled serialisers.
  */
+import { isUtf8 } from "node:buffer";
 import Fastify, {
   LogController,
   type FastifyBaseLogger,
@@ -26,6 +27,7 @@ import { correlationOf } from "./command-intake.ts";
 import {
   apiError,
   ApiException,
+  bodyNotUtf8,
   bodyTooLarge,
   errorBody,
   readError,
@@ -158,14 +160,21 @@ export function isForFeed(request: IncomingMessage): boolean {
 
 // --- Input ---------------------------------------------------------------------------------------
 
-/** JSON, or nothing at all, which reads as an object without fields. */
+/**
+ * JSON, or nothing at all, which reads as an object without fields. Bytes that are no UTF-8 would
+ * all be read as one character, and two keys that differ in them as one key.
+ */
 function takeJsonOnly(app: FastifyInstance): void {
   const parse = app.getDefaultJsonParser("error", "error");
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser<string>(
+  app.addContentTypeParser<Buffer>(
     "application/json",
-    { parseAs: "string" },
-    (request, text, done) => (text.length === 0 ? done(null, {}) : parse(request, text, done)),
+    { parseAs: "buffer" },
+    (request, bytes, done) => {
+      if (bytes.length === 0) done(null, {});
+      else if (isUtf8(bytes)) void parse(request, bytes.toString(), done);
+      else done(new ApiException(bodyNotUtf8()));
+    },
   );
 }
 
@@ -286,4 +295,21 @@ function answerBrokenRequest(
 /** Whether the request brought a correlation id of its own (also an unfit one). */
 export function bringsCorrelation({ headers }: IncomingMessage): boolean {
   return headers["x-correlation-id"] !== undefined || headers["traceparent"] !== undefined;
+}
+
+const BEYOND_ASCII = /[^\0-\x7f]/;
+
+/**
+ * The header `Idempotency-Key`, as the text that the same key is in a body, over NATS and in a
+ * path: Node reads the bytes of a header as Latin-1, while everywhere else they are UTF-8.
+ * @throws ApiException for bytes that are not
+ */
+export function keyHeader({ headers }: Pick<FastifyRequest, "headers">): string | undefined {
+  const key = headers["idempotency-key"] as string | undefined;
+  if (key === undefined || !BEYOND_ASCII.test(key)) return key;
+  const bytes = Buffer.from(key, "latin1");
+  if (isUtf8(bytes)) return bytes.toString();
+  throw new ApiException(
+    validationFailed([{ field: "Idempotency-Key", message: "must be UTF-8" }]),
+  );
 }

@@ -210,7 +210,8 @@ const correlation = {
 const key = {
   name: "Idempotency-Key",
   in: "header",
-  description: "Names the command: a repeat with the same key gets the first answer again",
+  description:
+    "Names the command: a repeat with the same key gets the first answer again. Beyond ASCII its bytes are UTF-8, and it is the same key as in a body",
   schema: { type: "string", minLength: 1, maxLength: LIMITS.keyLengthMax },
 };
 const replayed = header("`true` when this is the answer to an earlier request with the key");

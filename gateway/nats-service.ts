@@ -4,6 +4,7 @@
  * schemas with `nats micro ls`. Endpoints share the default queue group, so any number of gateways
  * divide the work, and the command desk bounds what is under way.
  */
+import { isUtf8 } from "node:buffer";
 import { headers as newHeaders, Match } from "nats";
 import type { Msg, MsgHdrs, NatsConnection, ServiceMsg } from "nats";
 import type { TSchema } from "typebox";
@@ -25,6 +26,7 @@ import {
 import type { CommandDesk } from "./commands.ts";
 import {
   apiError,
+  bodyNotUtf8,
   bodyTooLarge,
   readError,
   rejectionError,
@@ -251,6 +253,8 @@ function parse(message: Msg, bytesMax: number = LIMITS.httpBodyBytesMax): Parsed
   if (message.data.length > bytesMax) {
     return { ok: false, error: bodyTooLarge(bytesMax) };
   }
+  // The library would read all bytes that are no UTF-8 as one character.
+  if (!isUtf8(message.data)) return { ok: false, error: bodyNotUtf8() };
   try {
     return { ok: true, value: JSON.parse(message.string()) as unknown };
   } catch {

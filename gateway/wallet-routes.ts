@@ -8,7 +8,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Answer, GiveAnswer, TransferOutcome } from "./answers.ts";
 import type { RequestFields, RequestType, TakeIn } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
-import { bringsCorrelation, sendError, type InputTypes } from "./http-server.ts";
+import { bringsCorrelation, keyHeader, sendError, type InputTypes } from "./http-server.ts";
 import {
   AmountBody,
   CreateBody,
@@ -53,11 +53,10 @@ export function addWalletRoutes(app: FastifyInstance, deps: WalletRoutesDeps): v
 /** From a request to its response: the one path that every command takes. */
 export function buildRun({ commands, takeIn, answer }: WalletRoutesDeps): Run {
   return async (request, reply, type, walletId, fields, respond) => {
-    const { headers } = request;
     const taken = takeIn(type, walletId, fields, {
       correlationId: request.id,
       isCorrelationNew: !bringsCorrelation(request.raw),
-      key: headers["idempotency-key"] as string | undefined,
+      key: keyHeader(request),
       traceparent: request.traceparent,
     });
     const intake = taken instanceof Promise ? await taken : taken;

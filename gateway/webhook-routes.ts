@@ -14,7 +14,7 @@ import { problemOfUrl } from "../src/webhook-sender.ts";
 import { isoTime } from "./answers.ts";
 import { keyOf } from "./command-intake.ts";
 import { apiError, ApiException } from "./errors.ts";
-import type { InputTypes } from "./http-server.ts";
+import { keyHeader, type InputTypes } from "./http-server.ts";
 import { refusedField, timeOf } from "./pages.ts";
 import { NoQuery, problems } from "./schemas.ts";
 import { uuidv7 } from "./uuid.ts";
@@ -169,7 +169,7 @@ function beginningOf(from: string | undefined, otherwise: "now" | "here"): Begin
 
 /** @throws ApiException for a key that cannot be one */
 function keyFrom(body: { idempotencyKey?: string }, request: FastifyRequest): string | null {
-  const key = keyOf(body.idempotencyKey, request.headers["idempotency-key"] as string | undefined);
+  const key = keyOf(body.idempotencyKey, keyHeader(request));
   if (key !== null && typeof key !== "string") throw new ApiException(key);
   return key;
 }

@@ -1,0 +1,141 @@
+/**
+ * One idempotency key is one key wherever it stands: in a header over HTTP or NATS, in a body, in
+ * front of a batch, and in the path of /operations.
+ */
+import { connect, headers as natsHeaders, type NatsConnection } from "nats";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { startNats, type TestServer } from "./servers.ts";
+import { startStack, unique, type AnyBody, type Stack } from "./stack.ts";
+
+let server: TestServer;
+let stack: Stack;
+let nats: NatsConnection;
+
+beforeAll(async () => {
+  server = await startNats();
+  stack = await startStack({ natsUrl: server.url });
+  nats = await connect({ servers: server.url });
+});
+
+afterAll(async () => {
+  await nats.close();
+  await stack.close();
+  await server.stop();
+});
+
+/** `fetch` writes headers as Latin-1, so this becomes the bytes of UTF-8, as most clients send. */
+function inHeader(key: string): string {
+  return Buffer.from(key).toString("latin1");
+}
+
+async function post(path: string, json: object, header?: string) {
+  const reply = await fetch(`${stack.url}${path}`, {
+    method: "POST",
+    headers: {
+      "content-type": "application/json",
+      ...(header !== undefined && { "idempotency-key": header }),
+    },
+    body: JSON.stringify(json),
+  });
+  const text = await reply.text();
+  const isReplay = reply.headers.get("idempotent-replayed") === "true";
+  return { status: reply.status, isReplay, text, body: JSON.parse(text) as AnyBody };
+}
+
+async function overNats(body: object, key: string): Promise<unknown> {
+  const given = natsHeaders();
+  given.set("Idempotency-Key", key);
+  const options = { timeout: 5_000, headers: given };
+  const message = await nats.request("wallets.v1.credit", JSON.stringify(body), options);
+  expect(message.headers?.get("Idempotent-Replayed")).toBe("true");
+  return message.json<{ data: unknown }>().data;
+}
+
+it.each(["z", "ü", "ключ", "鍵", "🗝"])(
+  "a key that ends with %s names one outcome, wherever it stands",
+  async (end) => {
+    const { id: walletId } = await stack.open({ initialBalance: 10 });
+    const key = `${unique("key")}-${end}`;
+    const path = `/wallets/${walletId}/credit`;
+    const first = await post(path, { amount: 1 }, inHeader(key));
+    expect([first.status, first.isReplay, first.body.balance]).toEqual([200, false, 11]);
+    for (const again of [
+      await post(path, { amount: 1 }, inHeader(key)),
+      await post(path, { amount: 1, idempotencyKey: key }),
+      await post(path, { amount: 1, idempotencyKey: key }, inHeader(key)),
+    ]) {
+      expect([again.text, again.isReplay]).toEqual([first.text, true]);
+    }
+    expect(await overNats({ walletId, amount: 1 }, key)).toEqual(first.body);
+    const about = `/operations/${encodeURIComponent(key)}?walletId=${walletId}`;
+    expect((await stack.get(about)).body).toMatchObject({ outcome: "done", version: 2 });
+    expect(await stack.wallet(walletId)).toMatchObject({ balance: 11, version: 2 });
+  },
+);
+
+it("the key of a batch is the same in its header and behind it, in a command's own", async () => {
+  const { id: walletId } = await stack.open();
+  const key = `${unique("payday")}-ü`;
+  const command = { type: "credit", walletId, amount: 1 };
+  await post("/batch", { commands: [command] }, inHeader(key));
+  const named = { ...command, idempotencyKey: `${key}/0` };
+  const { body } = await post("/batch", { commands: [named] });
+  expect(body).toMatchObject({ outcomes: [{ ok: true, replayed: true }] });
+  expect(await stack.wallet(walletId)).toMatchObject({ balance: 1, version: 1 });
+});
+
+it("a reference may stand in the header too", async () => {
+  const reference = `${unique("order")}-ü`;
+  const body = { user_id: unique("u"), asset_code: "USD", amount: 1, reference_id: reference };
+  for (const header of [undefined, inHeader(reference)]) {
+    const given = await post("/api/v1/wallets/topup", body, header);
+    expect([given.status, given.body.balance]).toEqual([200, 1]);
+  }
+});
+
+it.each([
+  ["in Latin-1", (key: string) => ({ header: `${key}-ü` })],
+  ["with a blank before it", (key: string) => ({ inBody: ` ${key}` })],
+  ["with a blank behind it", (key: string) => ({ inBody: `${key} ` })],
+])("a key %s is refused, since it would be another one elsewhere", async (_how, spell) => {
+  const { id } = await stack.open();
+  const { header, inBody }: { header?: string; inBody?: string } = spell(unique("key"));
+  const body = { amount: 1, ...(inBody !== undefined && { idempotencyKey: inBody }) };
+  const given = await post(`/wallets/${id}/credit`, body, header);
+  expect([given.status, given.body.code]).toEqual([422, "validation_failed"]);
+  expect(await stack.wallet(id)).toMatchObject({ balance: 0, version: 0 });
+});
+
+// --- What is no UTF-8 ----------------------------------------------------------------------------
+
+/** "ü" and "ö" in Latin-1, and two emojis that were cut short. */
+const BROKEN = [[0xfc], [0xf6], [0xf0, 0x9f, 0x97], [0xf0, 0x9f, 0x98]];
+
+it("keys that differ only in bytes that are no UTF-8 are refused, and not taken for one", async () => {
+  const { id: walletId } = await stack.open();
+  const key = unique("key");
+  const bodies = BROKEN.map((bytes) => {
+    const text = JSON.stringify({ walletId, amount: 1, idempotencyKey: `${key}?` });
+    const [before, behind] = text.split("?");
+    return Buffer.concat([Buffer.from(before!), Buffer.from(bytes), Buffer.from(behind!)]);
+  });
+  for (const body of bodies) {
+    const headers = { "content-type": "application/json" };
+    const reply = await fetch(`${stack.url}/wallets/fund`, { method: "POST", headers, body });
+    expect([reply.status, await reply.json()]).toMatchObject([400, { code: "invalid_json" }]);
+    const message = await nats.request("wallets.v1.credit", body, { timeout: 5_000 });
+    expect(message.json()).toMatchObject({ ok: false, error: { code: "invalid_json" } });
+  }
+  expect(await stack.wallet(walletId)).toMatchObject({ balance: 0, version: 0 });
+});
+
+it("nor is a key over NATS whose header lost its bytes on the way", async () => {
+  const { id: walletId } = await stack.open();
+  const given = natsHeaders();
+  given.set("Idempotency-Key", `${unique("key")}\ufffd`);
+  const options = { timeout: 5_000, headers: given };
+  const body = JSON.stringify({ walletId, amount: 1 });
+  const message = await nats.request("wallets.v1.credit", body, options);
+  expect(message.json()).toMatchObject({ ok: false, error: { code: "validation_failed" } });
+  expect(await stack.wallet(walletId)).toMatchObject({ balance: 0 });
+});
