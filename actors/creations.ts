@@ -4,7 +4,11 @@
  * made: here, if that one is under way, or by the journal. Every proposal for a key lies in the
  * key's shard, so one lane sees them all.
  *
- *     (none) --first with the key--> unresolved --journal asked: an id, or none and then the first proposal--> resolved --last one done--> (none)
+ *     (none) --first with the key--> unresolved --journal asked--> resolved
+ *     resolved --last one done--> (none)
+ *
+ * unresolved: all with the key wait. resolved: they go to the wallet id that the journal has for
+ * the key, or, if it has none, to the first proposal.
  */
 import type { CommandMessage } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";

@@ -7,7 +7,9 @@
  * events. All other wallets of the lane go on. This is not for programmer errors: a step says
  * `Damage` before it has put anything into a commit, and whatever else it throws ends the lane.
  *
- *     (none) --met--> known, told once --met again--> known --not met for `LIMITS.damageMs`--> (none)
+ *     (none) --met: told once--> known --not met for `LIMITS.damageMs`--> (none)
+ *                                | ^
+ *                                +-+ met again
  */
 import { LIMITS } from "../src/limits.ts";
 

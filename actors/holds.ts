@@ -5,9 +5,12 @@
  * is done; a message that names another one waits here for a look into the journal, with all others
  * that name the same hold, so that nobody decides on what somebody else changes meanwhile.
  *
- *     due:    looking --found: a portion of `expire` messages--> under way --all dealt with--> looking again: behind a full portion at
- *             once, behind the last one from the first a while later
- *     ended:  named --asked--> read: put into the actor, those who wait go on --next tick--> forgotten, unless changed
+ *     due:    looking --found some--> a portion under way --all dealt with--> looking
+ *     ended:  named --asked--> read --next tick--> forgotten, unless changed
+ *
+ * A portion is as many `expire` messages as were found. Behind a full one it looks again at once,
+ * behind the last one a while later and from the first on. read: the hold is put into the actor,
+ * and those who wait for it go on.
  */
 import { LIMITS } from "../src/limits.ts";
 import { holdKey, type DueHold, type HoldKey, type Journal } from "../src/journal.ts";

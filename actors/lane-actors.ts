@@ -5,8 +5,11 @@
  * commit fails, and when its shard goes; nobody is told, since the journal has all that was
  * committed.
  *
- *     (none) --message--> asleep --wake--> being read --found, or not there--> loaded --passivated, dropped, forgotten--> (none)
- *                            \<----------read failed---'
+ *     (none) --message--> asleep --wake--> being read --found, or not there--> loaded
+ *                            ^                 |                                 |
+ *                            +---read failed---+   (none) <--passivated, dropped-+
+ *
+ * In every state it goes when its shard does (forgotten).
  *
  * Invariant: who sleeps is in `sleeping` until a read for it begins; what a read brings is put into
  * the actor that it was made for, or nowhere. Only who is loaded is ever stepped.

@@ -4,8 +4,13 @@
  * each. What reaches the lane for others is refused there. What to do with actors, transfers and
  * messages of a shard that comes or goes is the lane's part; here is when.
  *
- *     (none) --assigned--> claiming --claimed--> held --no longer assigned--> leaving --nothing under way--> (none)
- *                             \--not ours--> lost       \--taken by another owner--> lost --a while later--> (none), or claiming
+ *     (none)   --assigned--------------> claiming
+ *     claiming --claimed---------------> held
+ *     claiming --not ours--------------> lost
+ *     held     --no longer assigned----> leaving
+ *     held     --taken by another owner> lost
+ *     leaving  --nothing under way-----> (none)
+ *     lost     --a while later---------> (none), or claiming if it is still assigned
  *
  * claiming: its messages wait. held: they are dealt with. leaving, lost: they are refused, so that
  * their senders ask again elsewhere. Invariants: one claim is under way at most; a shard with an
@@ -136,7 +141,9 @@ export function buildLaneShards(deps: LaneShardsDeps): LaneShards {
     awaits: (shard) => assigned.has(shard) && !lost.has(shard),
 
     assign(shards, nowMs) {
-      assigned = new Set(shards);
+      // With every tick it is told, and seldom is it news.
+      const isNews = shards.length !== assigned.size || !shards.every((it) => assigned.has(it));
+      if (isNews) assigned = new Set(shards);
       // A shard may be lost and taken again between two ticks, and the next claim knows.
       if (nowMs >= nextLostMs) {
         nextLostMs = nowMs + LIMITS.placementMs;
@@ -186,6 +193,6 @@ export function buildLaneShards(deps: LaneShardsDeps): LaneShards {
 
     served: () => [...epochs.keys()].filter(serves),
     servesAll: () => [...assigned].every(serves),
-    underWay: () => [...new Set([...epochs.keys(), ...claiming])],
+    underWay: () => [...epochs.keys(), ...[...claiming].filter((shard) => !epochs.has(shard))],
   };
 }

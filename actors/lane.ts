@@ -6,8 +6,10 @@
  * that was decided on top, is dropped and its messages are dealt with again, in order. The lane has
  * no clock and no timer: time comes with `tick`, so that a simulator can drive it.
  *
- *     serving --commit outcome unknown, or fenced--> recovering --claimed, pending transfers read--> serving
- *     serving --refused by the database--> pausing --next tick--> serving
+ *     (start), serving --commit outcome unknown, or fenced--> recovering
+ *     recovering --shards claimed, pending transfers read---> serving
+ *     serving    --commit refused by the database-----------> pausing
+ *     pausing    --first tick after the pause---------------> serving
  *
  * serving: messages are decided on arrival. recovering, pausing: they wait in the backlog, each
  * until its deadline; nothing is decided, since nobody knows on what. Invariant: at most one commit

@@ -5,8 +5,11 @@
  * take only what the table says is free. Steps never overlap, so each decides on what the last one
  * did.
  *
- *     (none) --taken, or the table says so--> serving --placed elsewhere--> leaving --lane has left--> released --table knows--> (none)
- *                                               \--another owner in the table, or lane fenced--> (none)
+ *     (none)   --taken, or the table says so----------------> serving
+ *     serving  --placed elsewhere, or this host ends--------> leaving
+ *     leaving  --its lane has left it-----------------------> released
+ *     released --the table knows----------------------------> (none)
+ *     any      --another owner in the table, or lane fenced-> (none)
  *
  * serving: subscribed and assigned to a lane. leaving: refused at the door while the lane finishes.
  * released: nothing of it is under way; the table has to hear of it. A host without membership
@@ -49,7 +52,6 @@ export interface Ownership {
   lost(shards: readonly number[]): void;
   /** Something changed: look now. */
   look(): void;
-  readonly shards: readonly number[];
   readonly isLeaving: boolean;
   /** Whether the last look at the shard table saw something. */
   readonly isTableInSight: boolean;
@@ -84,7 +86,7 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
   let stopLooking = (): void => undefined;
   let onEmpty: (() => void) | null = null;
 
-  function inState(state: ShardState): number[] {
+  function inState(state: "leaving" | "released"): number[] {
     const shards: number[] = [];
     for (const [shard, its] of states) if (its === state) shards.push(shard);
     return shards;
@@ -257,7 +259,8 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
         stopBeating = time.every(LIMITS.heartbeatMs, () => void beat());
         await beat();
       }
-      stopLooking = time.every(LIMITS.placementMs, look);
+      const isAlone = membership === null;
+      stopLooking = time.every(isAlone ? LIMITS.placementAloneMs : LIMITS.placementMs, look);
       look();
       await looking;
     },
@@ -277,9 +280,6 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
     },
 
     look,
-    get shards() {
-      return inState("serving");
-    },
     get isLeaving() {
       return isLeaving;
     },

@@ -5,8 +5,9 @@
  * for itself, from what Redis says of the others and what the shard table says of the shards; two
  * that see different things meet in the table's compare-and-set. Pure: time and views come as data.
  *
- *     unseen --heard--> joining --heard for joinSettleMs--> settled --missed for absenceMs--> unseen
- *                                                              \--says so--> leaving --missed--> unseen
+ *     unseen --heard--> joining --heard for joinSettleMs--> settled
+ *     joining, settled --says so--> leaving
+ *     joining, settled, leaving --missed for absenceMs--> unseen
  *
  * joining: it may take what is free. settled: others hand over to it what it should have. leaving:
  * it gets nothing more. Only a shard whose owner is unseen is taken from it. Without a view nothing

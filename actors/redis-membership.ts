@@ -23,7 +23,7 @@ export interface RedisMembership extends Membership {
 const OWNERS_KEY = "coffer:hosts";
 
 /** The key of a host's word, by its owner name. */
-export function memberKey(owner: string): string {
+function memberKey(owner: string): string {
   return `coffer:host:${owner}`;
 }
 

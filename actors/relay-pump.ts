@@ -9,9 +9,10 @@
  *
  *     idle --commit, sweep--> due --page read--> busy --delivered--> idle or due
  *                              ^                   |
- *                              +--pause, open------+ failed or closed: the rest of the page is forgotten and read again
+ *                              +--pause, open------+ failed or closed
  *
- * A shard that the host gives up leaves at once: its page is dropped after the event under way.
+ * After a failure the rest of the page is forgotten and read again. A shard that the host gives up
+ * leaves at once: its page is dropped after the event under way.
  */
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";

@@ -12,7 +12,8 @@
  * one message and the next leader take the following one, so there each waits for the one before.
  * After a reconnect nothing is published until everything from before has been given up.
  *
- *     closed --the stream is there--> open --no acknowledgement, or NATS away--> closed, asks again after a pause
+ *     closed --the stream is there-----------------> open
+ *     open   --no acknowledgement, or NATS is away-> closed, and asks again after a pause
  */
 import {
   DiscardPolicy,

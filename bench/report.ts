@@ -176,7 +176,7 @@ const LABELS: Record<SystemName, string> = {
   "two-hosts": "Coffer: a gateway and two hosts over NATS",
 };
 
-export function chartOf(report: Report): Chart {
+function chartOf(report: Report): Chart {
   const { results, options } = report;
   const titleOf = (name: ShapeName) => SHAPES.find((shape) => shape.name === name)?.title ?? name;
   const groups = results

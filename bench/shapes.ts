@@ -192,7 +192,7 @@ type Target =
   | { shape: ShapeName; type: "rate"; system: SystemName; atLeast: number }
   | { shape: ShapeName; type: "p50"; belowMs: number };
 
-export const TARGETS: readonly Target[] = [
+const TARGETS: readonly Target[] = [
   { shape: "credits", type: "ratio", rival: "rowlock", atLeast: 7 },
   { shape: "credits", type: "ratio", rival: "empty", atLeast: 0.4 },
   { shape: "hot-credits", type: "ratio", rival: "rowlock", atLeast: 22 },

@@ -162,6 +162,12 @@ function dryTransfer({ status, from, to, hold }: TransferAnswer): Answer {
 
 const ABOUT_HOLDS: ReadonlySet<Command["body"]["type"]> = new Set(["hold", "capture", "release"]);
 
+/** The answer to a transfer; the payee is left out while the transfer is pending. */
+export function transferData({ transferId, status, from, to }: TransferOutcome): object {
+  const data = { transferId, status, fromWallet: from };
+  return to === null ? data : { ...data, toWallet: to };
+}
+
 /** The answer to a capture or a release; the payee is left out while its transfer is pending. */
 export function captureBody(answer: Extract<Answer, { type: "hold" | "transfer" }>): object {
   if (answer.type === "hold") return { hold: answer.hold, wallet: answer.wallet };

@@ -6,7 +6,8 @@
  * share one window and one bound of bytes, so that they leave room for single commands. What the
  * desk has no room for waits here.
  *
- *     running --deadline over, process ends, caller gone--> ending --all that began is answered--> over
+ *     running --deadline over, process ends, caller gone--> ending
+ *     ending  --all that began is answered----------------> over
  *
  * running: commands begin as the window allows. ending: none begins; those that never did get
  * `unavailable`. Invariant: a command without an outcome in the text was never submitted, or its
@@ -18,7 +19,7 @@ import type { Metrics } from "../src/metrics.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
 import { ReadUnavailable } from "../src/postgres-read-model.ts";
 import { payeeOf } from "../src/wallet.ts";
-import { captureBody, type Answer, type GiveAnswer, type TransferOutcome } from "./answers.ts";
+import { captureBody, transferData, type Answer, type GiveAnswer } from "./answers.ts";
 import { buildBatchOrder, type BatchOrder } from "./batch-order.ts";
 import { problemOfKey, type Intake, type RequestFields, type TakeIn } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
@@ -396,12 +397,6 @@ function dataOf(type: BatchCommandType, answer: Exclude<Answer, { type: "error" 
     default:
       return answer satisfies never;
   }
-}
-
-/** The payee is left out while the transfer is pending. */
-export function transferData({ transferId, status, from, to }: TransferOutcome): object {
-  const data = { transferId, status, fromWallet: from };
-  return to === null ? data : { ...data, toWallet: to };
 }
 
 function errorText({ code, message, details }: ApiError, isReplay: boolean): string {

@@ -11,6 +11,7 @@ import type { Bus } from "../src/bus.ts";
 import { systemTime, type Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 import { SUBJECTS, type HostStatus } from "../src/protocol.ts";
+import { ALL_SHARDS } from "../src/shard.ts";
 import type { ShardOwner, ShardTable } from "../src/shard-table.ts";
 import {
   Cluster,
@@ -137,7 +138,7 @@ interface Holding {
 }
 
 /** Pure: the page's parts, hosts in the order of their names. */
-export function mergeCluster(
+function mergeCluster(
   statuses: ReadonlyMap<string, HostStatus>,
   table: TableView,
 ): Pick<ClusterBody, "shards" | "shardsReason" | "hosts"> {
@@ -173,14 +174,13 @@ function holdingsOf(rows: readonly ShardOwner[]): Map<string, Holding> {
 
 function countShards(rows: readonly ShardOwner[]): NonNullable<ClusterBody["shards"]> {
   const known = new Set(rows.map(({ shard }) => shard));
-  const all = Array.from({ length: LIMITS.shardCount }, (_, shard) => shard);
   const ownedBy = (isOwned: boolean) =>
     rows.filter(({ owner }) => (owner !== null) === isOwned).map(({ shard }) => shard);
   return {
     total: LIMITS.shardCount,
     owned: shardSet(ownedBy(true)),
     orphaned: shardSet(ownedBy(false)),
-    unknown: shardSet(all.filter((shard) => !known.has(shard))),
+    unknown: shardSet(ALL_SHARDS.filter((shard) => !known.has(shard))),
   };
 }
 

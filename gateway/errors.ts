@@ -138,10 +138,6 @@ export function statusOf(code: ErrorCode): number {
   return ERRORS[code].status;
 }
 
-export function isErrorCode(code: string): code is ErrorCode {
-  return Object.hasOwn(ERRORS, code);
-}
-
 export function apiError(code: ErrorCode, message?: string, details?: unknown): ApiError {
   const sentence = message ?? ERRORS[code].message;
   return details === undefined ? { code, message: sentence } : { code, message: sentence, details };

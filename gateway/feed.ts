@@ -8,7 +8,8 @@
  * What a client has of one wallet:
  *
  *     (none) --subscribe to it--> direct --unsubscribe--> (none)
- *     (none) --subscribe to its owner--> by owner --unsubscribe the wallet--> muted --subscribe to either--> watched again
+ *     (none) --subscribe to its owner--> by owner --unsubscribe the wallet--> muted
+ *     muted --subscribe to either--> watched again
  *
  * direct and by owner may hold at once; unsubscribing the owner ends only the second. Unsubscribing
  * a wallet always silences it: one that came by its owner stays as muted, so that the owner's list
@@ -18,6 +19,7 @@ import type { BaseLogger } from "pino";
 
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
+import type { FeedCounts } from "../src/metric-sources.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import { describe } from "../src/rejection.ts";
 import {
@@ -48,33 +50,13 @@ export interface FeedClient {
   closed(): void;
 }
 
-export interface FeedStats {
-  readonly clients: number;
-  readonly slowClients: number;
-  /** Distinct wallets and owners watched, and wallets counted per client. */
-  readonly wallets: number;
-  readonly owners: number;
-  readonly watches: number;
-  /**
-   * Since the start: journal pages read for gaps, resets, frames that cover several changes,
-   * clients cut off as too slow.
-   */
-  readonly repairs: number;
-  readonly resets: number;
-  readonly conflatedFrames: number;
-  readonly tooSlow: number;
-  readonly readFailures: number;
-  /** Bus messages that were not changes. */
-  readonly malformed: number;
-}
-
 export interface FeedHub {
   /**
    * Takes a new connection; past `LIMITS.feedClientsMax` it is closed with 1013, after `drain` with
    * 1001.
    */
   connect(sink: FeedSink): FeedClient;
-  stats(): FeedStats;
+  stats(): FeedCounts;
   /**
    * Closes every connection with 1001 and stops; resolves when no read of the database is under
    * way.

@@ -30,7 +30,13 @@ import {
 import { keyHeader, type InputTypes } from "./http-server.ts";
 import { idCursor, refusedField, rowsOf } from "./pages.ts";
 import { problems, type WalletBody } from "./schemas.ts";
-import { buildRun, type Respond, type Run, type WalletRoutesDeps } from "./wallet-routes.ts";
+import {
+  buildRun,
+  mismatch,
+  type Respond,
+  type Run,
+  type WalletRoutesDeps,
+} from "./wallet-routes.ts";
 
 export interface GameRoutesDeps extends WalletRoutesDeps {
   readonly readModel: Pick<ReadModel, "wallet" | "wallets">;
@@ -91,8 +97,7 @@ function command(
     ...(body.dry_run !== undefined && { dryRun: body.dry_run }),
   };
   const respond: Respond = (answer) => {
-    if (answer.type !== "wallet") throw new Error("the outcome does not belong to the command");
-    return answerOf(body, answer.wallet);
+    return answer.type === "wallet" ? answerOf(body, answer.wallet) : mismatch();
   };
   return run(request, reply, type, walletId, fields, respond);
 }

@@ -14,8 +14,8 @@ import type { Metrics } from "../src/metrics.ts";
 import { ReadUnavailable } from "../src/postgres-read-model.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import type { OpenSpan, Tracing } from "../src/tracing.ts";
-import { captureBody, walletBody, type GiveAnswer } from "./answers.ts";
-import { transferData, type Batches } from "./batch.ts";
+import { captureBody, transferData, walletBody, type GiveAnswer } from "./answers.ts";
+import type { Batches } from "./batch.ts";
 import { carryOutBatch } from "./batch-nats.ts";
 import {
   correlationOf,

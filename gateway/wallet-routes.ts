@@ -5,7 +5,7 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 
-import type { Answer, GiveAnswer, TransferOutcome } from "./answers.ts";
+import { transferData, type Answer, type GiveAnswer, type TransferOutcome } from "./answers.ts";
 import type { RequestFields, RequestType, TakeIn } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
 import { bringsCorrelation, keyHeader, sendError, type InputTypes } from "./http-server.ts";
@@ -211,12 +211,7 @@ const respondCreated: Respond = (answer, reply) => {
   return reply.send(answer.wallet);
 };
 
-const respondTransfer: Respond = (answer, reply) => {
-  const { transferId, status, from, to } = transferOf(answer, reply);
-  return to === null
-    ? { transferId, status, fromWallet: from }
-    : { transferId, status, fromWallet: from, toWallet: to };
-};
+const respondTransfer: Respond = (answer, reply) => transferData(transferOf(answer, reply));
 
 const respondSent: Respond = (answer, reply) => {
   const { transferId, status, from, to } = transferOf(answer, reply);

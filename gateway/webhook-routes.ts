@@ -18,6 +18,7 @@ import { keyHeader, type InputTypes } from "./http-server.ts";
 import { refusedField, timeOf } from "./pages.ts";
 import { NoQuery, problems } from "./schemas.ts";
 import { uuidv7 } from "./uuid.ts";
+import { takeNoBody } from "./wallet-routes.ts";
 import {
   ReplayBody,
   WebhookBody,
@@ -198,12 +199,6 @@ function summaryOf(webhook: Webhook): WebhookSummaryBody {
 function missing(webhookId: string): never {
   const message = `There is no webhook ${webhookId}`;
   throw new ApiException(apiError("webhook_not_found", message, { webhookId }));
-}
-
-/** A request without a body, where every field may be left out. */
-function takeNoBody(request: FastifyRequest, _reply: unknown, done: () => void): void {
-  if (request.body === undefined) request.body = {};
-  done();
 }
 
 const CANCELED = "57014";

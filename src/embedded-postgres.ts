@@ -98,7 +98,8 @@ export interface EmbeddedPostgres {
 /**
  * Starts PostgreSQL on `dataDir` (made by initdb on the first start) and answers once it accepts
  * connections and the database `coffer` exists.
- * @throws EmbeddedPostgresError when another Coffer uses the folder, the port is taken, or PostgreSQL cannot run here
+ * @throws EmbeddedPostgresError when another Coffer uses the folder, the port is taken, or
+ * PostgreSQL cannot run here
  */
 export async function startEmbeddedPostgres(
   options: EmbeddedPostgresOptions,

@@ -1,70 +1,94 @@
 /**
  * Every bound of Coffer, with its unit and its reason. Nothing grows without end and nothing waits
  * without a deadline; what meets a bound is told so at once. Relations between bounds are asserted
- * when this file loads, so that a careless change stops the process instead of a customer.
+ * when this file loads, so that a careless change stops the process instead of a customer. Sections
+ * follow a command's way: from the gateway over the lanes to the database, then what is beside it.
  */
 export const LIMITS = {
+  // --- Process and deployment --------------------------------------------------------------------
+
   /** Worker threads of one process: more than any machine that runs Coffer has cores to spare. */
   lanesMax: 64,
   /** Databases of a deployment; each costs every process connections of its own. */
   databasesMax: 16,
-  /**
-   * Shards of the key space; fixed for the life of a deployment, since `shardOf` decides where a
-   * wallet lives.
-   */
+  /** Shards of the key space; never changed, since `shardOf` decides where a wallet lives. */
   shardCount: 256,
+  /** Pause between two looks at databases whose place was not known at the start. */
+  deploymentLookMs: 5_000,
+  /** Time for a migration to connect, to the embedded PostgreSQL or another. */
+  migrationConnectMs: 10_000,
+  /** Time from SIGTERM to exit: accepted commands are answered within it. */
+  shutdownMs: 20_000,
+
+  // --- Texts of callers --------------------------------------------------------------------------
 
   /** Characters of a wallet, owner or asset id. Long enough for `user:asset` pairs of UUIDs. */
   idLengthMax: 128,
-  /**
-   * Own assets that one database may have: `GET /assets` answers with all of them, without pages.
-   */
-  ownAssetsMax: 1_000,
-  /** Characters of an asset's name. */
-  assetNameLengthMax: 128,
-  /** Own assets that a process keeps in memory, about 0.3 KB each. */
-  assetsKeptMax: 16_000,
-  /**
-   * Codes that a process looks up at a time, and those who wait for a connection to do so; past it
-   * `overloaded`.
-   */
-  assetQuestionsMax: 256,
-  /** Connections of one process to one database for assets: each asset is asked for once. */
-  assetConnectionsMax: 2,
-  /**
-   * Pause before own assets of a database that was away are looked for again, among the codes of
-   * ISO 4217.
-   */
-  assetReviewMs: 1_000,
   /** Characters of an idempotency key or correlation id. */
   keyLengthMax: 256,
   /** Characters of a description or reason. */
   descriptionLengthMax: 1_024,
   /** UTF-8 bytes of `metadata` as JSON text. It travels with every reply about the wallet. */
   metadataBytesMax: 8_192,
+  /** Levels of arrays and objects in `metadata`; canonical writing and PostgreSQL both recurse. */
+  metadataDepthMax: 32,
+  /** Characters of a hold's reference. */
+  holdReferenceLengthMax: 256,
+  /** Seconds from now at which a hold may expire at most: ten years. */
+  holdSecondsMax: 315_360_000,
+
+  // --- Assets ------------------------------------------------------------------------------------
+
+  /** Own assets of one database: `GET /assets` answers with all of them, without pages. */
+  ownAssetsMax: 1_000,
+  /** Characters of an asset's name. */
+  assetNameLengthMax: 128,
+  /** Own assets that a process keeps in memory, about 0.3 KB each. */
+  assetsKeptMax: 16_000,
+  /** Codes that are looked up at a time, and those who wait to do so; past it `overloaded`. */
+  assetQuestionsMax: 256,
+  /** Connections of one process to one database for assets: each asset is asked for once. */
+  assetConnectionsMax: 2,
+  /** Pause before a database that was away is asked again which codes of ISO 4217 it has. */
+  assetReviewMs: 1_000,
+
+  // --- HTTP --------------------------------------------------------------------------------------
+
   /** Bytes of one HTTP body. */
   httpBodyBytesMax: 1_048_576,
+  /** Time for a client to send one request completely. */
+  httpRequestMs: 30_000,
+  /** A connection on which nothing moves is closed after this, also during a request. */
+  httpSocketIdleMs: 60_000,
+  /** A connection may wait this long for a request: longer than load balancers do (60 s). */
+  httpKeepAliveMs: 72_000,
+  /** Wrong fields that one validation error lists; the library stops looking at 8. */
+  validationProblemsMax: 8,
+  /** One probe of a dependency by a health endpoint. */
+  healthCheckMs: 1_000,
+  /** The window in which a client's requests are counted, when there is a rate limit. */
+  rateLimitWindowMs: 1_000,
+  /** Time for Redis to count a request, and the pause without it when it takes longer. */
+  rateLimitRedisMs: 250,
+  rateLimitRedisPauseMs: 1_000,
+  /** Clients that a gateway counts by itself in one window; the others share one count. */
+  rateLimitClientsMax: 50_000,
+
+  // --- Commands, at the gateway's desk -----------------------------------------------------------
 
   /** How long a command may take, from the gateway's receipt to its answer. */
   commandDeadlineMs: 10_000,
   /** After this long without an answer the gateway sends the same command id again. */
   commandAttemptMs: 3_000,
-  /**
-   * Pause before a command that found no owner, or a full host, is sent again: doubling, from the
-   * first to the longest.
-   */
+  /** Pause before a command that found no owner, or no room, goes again: first and longest. */
   commandRetryPauseMs: 50,
   commandRetryPauseMsMax: 500,
-  /**
-   * Without the last word of a full host for this long, a gateway in a cluster sends new commands
-   * for the shard again.
-   */
+  /** After a full host's last word a gateway in a cluster refuses for its shard this long. */
   commandShedMs: 1_000,
-  /**
-   * Times one command is sent, counting those that reached nobody. Each one's fate is one bit of an
-   * integer.
-   */
+  /** Times one command is sent, also those that reach nobody; each is one bit of an integer. */
   commandSendsMax: 30,
+  /** Times a command may be lost without an answer: one that crashes every lane must end. */
+  commandLossesMax: 5,
   /**
    * Commands that leave a gateway together at most: past it they go before the event-loop turn
    * ends, so that lanes and database work while the gateway still reads. Without it a closed loop
@@ -73,100 +97,46 @@ export const LIMITS = {
   commandBatchMax: 32,
   /** How often a gateway looks for commands that are due again or past their deadline. */
   commandSweepMs: 25,
-  /**
-   * A transfer without verdict is answered as pending this long before its deadline, so that the
-   * answer arrives in time.
-   */
+  /** A command that has not begun this long before its deadline does not begin any more. */
+  commandExpiryMarginMs: 500,
+  /** A transfer without verdict is answered as pending this long before its deadline. */
   transferPendingMarginMs: 1_000,
   /**
-   * A command that has not begun this long before its deadline does not begin, so that its caller
-   * hears of it in time.
-   */
-  commandExpiryMarginMs: 500,
-  /**
-   * Times the same command may be lost without an answer: one that crashes every lane it meets must
-   * end.
-   */
-  commandLossesMax: 5,
-  /**
-   * Random words of 32 bits that a gateway draws at once for the ids it makes, each of which takes
-   * one to three: drawn for a few ids at a time they cost more than the ids.
+   * Random words of 32 bits drawn at once for ids: drawn for a few at a time they cost more than
+   * the ids.
    */
   randomWords: 1_024,
   /** Commands a gateway has under way; past it `overloaded`. */
   gatewayCommandsMax: 20_000,
+
+  // --- Batches -----------------------------------------------------------------------------------
+
   /** Commands of one batch. */
   batchCommandsMax: 10_000,
   /** Bytes of a batch's body: 10,000 commands of 800 bytes each. */
   batchBodyBytesMax: 8_388_608,
-  /**
-   * Batches of a process, and the bytes of their bodies together (as objects five times as much);
-   * past it `overloaded`.
-   */
+  /** Batches of a process, and bytes of their bodies (as objects five times as much) in all. */
   batchesMax: 32,
   batchesBytesMax: 33_554_432,
-  /**
-   * Commands of one batch under way, and of all batches of a process: the rest is left to single
-   * commands.
-   */
+  /** Commands under way of one batch, and of all; the rest is left to single commands. */
   batchWindowMax: 1_024,
   batchesWindowMax: 4_096,
-  /**
-   * Commands of a batch that begin without a pause for others: a millisecond or two of the event
-   * loop.
-   */
+  /** Commands of a batch that begin without a pause for others: a millisecond or two. */
   batchStepCommands: 256,
   /** Characters of outcomes that are written at once, and that may wait behind one that is late. */
   batchPieceChars: 65_536,
   batchUnsentCharsMax: 4_194_304,
-  /**
-   * Answers of all batches that are being read back: transfers, one query each. The rest of the
-   * pool's queue is for readers.
-   */
+  /** Transfers of all batches that are being read back; the rest of the queue is for readers. */
   batchesReadsMax: 128,
   /** No command of a batch begins later than this after the batch did. */
   batchDeadlineMs: 30_000,
-  /** Levels of arrays and objects in `metadata`; canonical writing and PostgreSQL both recurse. */
-  metadataDepthMax: 32,
-  /** Wrong fields that one validation error lists; the library stops looking at 8. */
-  validationProblemsMax: 8,
-  /** Time for a client to send one request completely. */
-  httpRequestMs: 30_000,
-  /**
-   * A connection on which nothing moves for this long is closed, also while a request is under way.
-   */
-  httpSocketIdleMs: 60_000,
-  /**
-   * A connection that waits for its next request is kept this long; longer than usual load
-   * balancers do (60 s).
-   */
-  httpKeepAliveMs: 72_000,
-  /** One probe of a dependency by a health endpoint. */
-  healthCheckMs: 1_000,
-  /** The window in which a client's requests are counted, when there is a rate limit. */
-  rateLimitWindowMs: 1_000,
-  /**
-   * Time for Redis to count one request; past it the gateway counts by itself, and asks Redis again
-   * after the pause.
-   */
-  rateLimitRedisMs: 250,
-  rateLimitRedisPauseMs: 1_000,
-  /** Clients that a gateway counts by itself in one window; the others share one count. */
-  rateLimitClientsMax: 50_000,
-  /** Spans that wait to be exported; past it new ones are dropped. */
-  spansWaitingMax: 8_192,
-  /** Pause between two exports of spans. */
-  spansPauseMs: 1_000,
-  /** Time for the last spans to be exported when the process ends. */
-  spansFlushMs: 2_000,
+
+  // --- Lanes -------------------------------------------------------------------------------------
 
   /** Commands a lane has accepted and not answered, by count and by (estimated) bytes. */
   laneCommandsMax: 20_000,
   laneBytesMax: 67_108_864,
-  /**
-   * Messages in one batch to a lane, and batches under way to it: the pipeline that keeps a lane
-   * busy, no deeper.
-   */
+  /** Messages in one batch to a lane, and batches under way: enough to keep it busy. */
   laneBatchMessagesMax: 1_024,
   laneBatchesMax: 4,
   /** Messages waiting in one actor's mailbox while its wallet is being recovered. */
@@ -177,27 +147,16 @@ export const LIMITS = {
   commitMessagesMax: 4_096,
   /** Commits in a row that find another writer's rows before a lane gives up on its own memory. */
   staleCommitsMax: 5,
-  /**
-   * How often a host tells its lanes the time: the grain of expiry, transfer re-drive and
-   * passivation.
-   */
+  /** How often lanes hear the time: the grain of expiry, transfer re-drive and passivation. */
   laneTickMs: 100,
-  /**
-   * Traced commands that a lane tells of with one tick; more go without spans of the lane and the
-   * commit.
-   */
+  /** Traced commands that a lane tells of with one tick; more have no spans of lane and commit. */
   laneTracesMax: 1_000,
-
-  /**
-   * Actors a lane keeps in memory, about 1 KB each; past it those woken longest ago go first,
-   * unless just used.
-   */
+  /** Actors in a lane's memory, about 1 KB each; past it those woken longest ago go first. */
   actorsMax: 20_000,
   /** An actor without work for this long is passivated. */
   actorIdleMs: 30_000,
   /** How often a lane looks for such actors. */
   actorSweepMs: 1_000,
-
   /** Unsettled transfers one lane drives; past it new transfers are `overloaded`. */
   pendingTransfersMax: 20_000,
   /** First and longest pause between two attempts to get a transfer's verdict. */
@@ -208,41 +167,27 @@ export const LIMITS = {
   damageMs: 30_000,
   /** A damaged wallet gets no message for this long after it was met. */
   damagePauseMs: 2_000,
-
-  /**
-   * Active holds of one wallet. Its actor keeps them in memory, 0.4 KB each, and reads them when it
-   * wakes.
-   */
+  /** Active holds of one wallet; its actor reads and keeps them in memory, 0.4 KB each. */
   holdsPerWalletMax: 10_000,
-  /** Seconds from now at which a hold may expire at most: ten years. */
-  holdSecondsMax: 315_360_000,
-  /** Characters of a hold's reference. */
-  holdReferenceLengthMax: 256,
   /** How often a lane looks for holds whose time is over. */
   holdExpiryMs: 500,
-  /**
-   * Holds that it ends at a time. While there may be more it looks again as soon as these are done,
-   * so an outage is worked off.
-   */
+  /** Holds that it ends at a time; while there may be more it looks again at once. */
   holdsDueMax: 512,
+
+  // --- The journal, and reads of PostgreSQL ------------------------------------------------------
 
   /** Pause between attempts to reach PostgreSQL again, first and longest. */
   journalRetryMs: 50,
   journalRetryMsMax: 1_000,
   /** One statement on the write path; beyond it the commit's outcome counts as unknown. */
   journalStatementMs: 10_000,
+  /** Time to connect to PostgreSQL, and what a client waits beyond a statement's own bound. */
+  journalConnectMs: 3_000,
   /** Connections of one lane for waking actors, besides the one that commits. */
   recoveryConnectionsMax: 2,
-  /**
-   * Time to connect to PostgreSQL, and what a client waits beyond the server's own statement bound.
-   */
-  journalConnectMs: 3_000,
   /** One query for a reader (HTTP GET, feed refetch). */
   queryStatementMs: 5_000,
-  /**
-   * Its wait for a connection: shorter, so that behind statements that run into their bound it
-   * gives up before it gets its turn.
-   */
+  /** Its wait for a connection: shorter, so that it gives up before slow ones ahead of it end. */
   queryWaitMs: 2_500,
   /** Connections of one process's read pool. */
   queryConnectionsMax: 8,
@@ -253,51 +198,31 @@ export const LIMITS = {
   pageRowsMax: 1_000,
   /** Rows of one query: a page, and one more that tells whether another page follows. */
   queryRowsMax: 1_001,
-  /**
-   * Rows that a filter may look at for one page. A page that ends there is short, and its `Link`
-   * goes on behind them.
-   */
+  /** Latest events or transactions that are included with a wallet. */
+  includedRows: 20,
+  /** Rows that a filter may look at for one page; a short page's `Link` goes on behind them. */
   queryScanRowsMax: 10_000,
   /** The same when each row's words are looked at, which costs 10 to 14 us a row. */
   queryWordRowsMax: 2_000,
-  /**
-   * What at least one wallet of so many has, by the statistics, is met by walking: a page of 50 in
-   * 2,000 rows.
-   */
+  /** What one wallet in so many has is met by walking: a page of 50 in 2,000 rows. */
   queryCommonShare: 40,
-  /**
-   * Entries of an index of metadata or words that are read when another condition has fewer, 0.2 us
-   * each.
-   */
+  /** Entries of a metadata or word index read though another condition has fewer, 0.2 us each. */
   queryIndexRowsMax: 30_000,
-  /**
-   * Words of one search that are estimated and looked for one by one; the rest is looked for
-   * together.
-   */
+  /** Words of one search that are estimated one by one; the rest is looked for together. */
   queryWordsApart: 8,
-  /**
-   * Wallets that such an index may bring for a page at once, 5 us each from all over the table;
-   * past it, among the next ones only.
-   */
+  /** Wallets that such an index may bring at once, 5 us each; past it, of the next ones only. */
   queryCandidatesMax: 2_000,
   /** Conditions on metadata in one search. */
   metadataFiltersMax: 8,
-  /**
-   * A trial balance first adds what is new to the totals: its bound, and how many callers of one
-   * process may wait for one.
-   */
+  /** Bound of a trial balance, which first adds what is new; callers who may wait for one. */
   trialBalanceMs: 50_000,
   trialBalancesWaitingMax: 4,
-  /**
-   * Events that are added to the totals in one transaction: about a second, and what a crash
-   * repeats.
-   */
+  /** Events added to the totals in one transaction: about a second, and what a crash repeats. */
   totalsStepEvents: 100_000,
-  /**
-   * Events of one shard that a trial balance adds by itself, without writing the totals: of all
-   * shards, what takes 0.1 s.
-   */
+  /** Events of one shard that a trial balance adds without writing totals: 0.1 s for all. */
   totalsBehindMax: 64,
+
+  // --- Reconciliation and rebuild ----------------------------------------------------------------
 
   /** Differences of one kind that a reconciliation names; further ones are only counted. */
   verifyNamedPerKindMax: 100,
@@ -311,18 +236,12 @@ export const LIMITS = {
   verifyHoldsMax: 100_000,
   /** One statement of a reconciliation in a host, and time to connect. */
   verifyStatementMs: 10_000,
-  /**
-   * Pause before what looks wrong between two databases is read again, and how often: it may have
-   * been under way.
-   */
+  /** Pause before what looks wrong between two databases is read again, and how often. */
   verifyRecheckMs: 300,
   verifyRechecks: 2,
   /** A transfer that is pending for longer is named: its payee's shard may be out of service. */
   transferStuckMs: 300_000,
-  /**
-   * Pause of a host between its start and its first reconciliation: whoever restarts has other
-   * worries.
-   */
+  /** Pause between a host's start and its first reconciliation: a restart has other worries. */
   verifyFirstMs: 60_000,
   /** Pause of a host after a reconciliation that failed, before it begins anew. */
   verifyRetryMs: 60_000,
@@ -332,118 +251,77 @@ export const LIMITS = {
   rebuildLockMs: 2_000,
   /** Times a rebuild of one wallet begins anew because too much was appended meanwhile. */
   rebuildAttemptsMax: 20,
-  /** Latest events or transactions that are included with a wallet. */
-  includedRows: 20,
+
+  // --- The bus -----------------------------------------------------------------------------------
 
   /** Bytes of one bus message; NATS refuses more than 1 MiB by default. */
   busMessageBytesMax: 1_000_000,
   /** Time for a bus to flush and close. */
   busDrainMs: 2_000,
-  /**
-   * Messages that wait for delivery in the in-process bus: what one event-loop turn publishes,
-   * several times over.
-   */
+  /** Messages that wait in the in-process bus: several times what one turn publishes. */
   busQueueMessagesMax: 100_000,
-  /**
-   * Bytes handed to the NATS connection and not yet confirmed by a round trip. The library's own
-   * buffers have no bound.
-   */
+  /** Bytes handed to NATS and not confirmed; the library's own buffers have no bound. */
   busInFlightBytesMax: 33_554_432,
   /** `onUndelivered` callbacks kept per NATS connection; more go without news. */
   busWaitingMax: 65_536,
-  /**
-   * Pause between two round trips that confirm what was published: at most this much later its
-   * memory is let go.
-   */
+  /** Pause between two round trips that confirm what was published and let go of its memory. */
   busConfirmMs: 20,
   /** Time for one attempt to connect to NATS. */
   busConnectMs: 5_000,
   /** Pause between attempts to connect to NATS, first time and again. */
   busReconnectMs: 250,
-  /**
-   * Heartbeat of a NATS connection. Two unanswered ones end it, so a server that hangs is noticed
-   * within three of these.
-   */
+  /** Heartbeat of NATS; two unanswered ones end a connection, so a hang lasts three of these. */
   busHeartbeatMs: 1_500,
-  /** Pause between two round trips to the bus that are only measured. */
-  busProbeMs: 2_000,
   /** The same trouble (server away, malformed messages) is logged at most this often. */
   busTroubleLogMs: 10_000,
 
-  /**
-   * WebSocket clients of one gateway; a file descriptor and some 10 KB each. Past it a connection
-   * is closed with 1013.
-   */
+  // --- Feeds -------------------------------------------------------------------------------------
+
+  /** WebSocket clients of one gateway, some 10 KB each; past it they are closed with 1013. */
   feedClientsMax: 10_000,
   /** Wallets one client watches, directly and through owners. */
   feedWalletsPerClientMax: 1_000,
   /** Owners one client watches. */
   feedOwnersPerClientMax: 100,
-  /**
-   * Wallets watched by all clients of one gateway together, counted per client: 0.3 KB each, 1.5 KB
-   * for one nobody shares.
-   */
+  /** Wallets watched by all clients, counted per client: 0.3 KB each, 1.5 KB if unshared. */
   feedWatchesMax: 250_000,
-  /**
-   * Bytes of one frame from a client: a subscription to every wallet it may watch, with ids of 60
-   * characters.
-   */
+  /** Bytes of one frame from a client: all wallets it may watch, with ids of 60 characters. */
   feedFrameBytesMax: 65_536,
-  /**
-   * Frames per second from one client, steadily and at once; past it the client is closed with
-   * 1008.
-   */
+  /** Frames per second from one client, steadily and at once; past it closed with 1008. */
   feedFramesPerSecond: 100,
   feedFramesBurst: 200,
   /** Unsent bytes of a client from which on it gets only the newest state of each wallet. */
   feedBufferedBytesSoft: 262_144,
-  /**
-   * Unsent bytes of a client at which it is closed with 1013; only answers to its own frames can
-   * take it there.
-   */
+  /** Unsent bytes at which it is closed with 1013; only its own questions can take it there. */
   feedBufferedBytesMax: 4_194_304,
-  /**
-   * A client that stays above the soft limit for this long reads nothing; it is closed with 1013.
-   */
+  /** A client above the soft limit for this long reads nothing; it is closed with 1013. */
   feedSlowMs: 30_000,
   /** How often clients above the soft limit are looked at again. */
   feedDrainCheckMs: 50,
-  /**
-   * Events further behind than this are not replayed one by one: the client gets a snapshot marked
-   * as a reset.
-   */
+  /** Events further behind than this are not replayed: the client gets a reset snapshot. */
   feedReplayEventsMax: 10_000,
-  /**
-   * Events in one page of a replay: with what is held back meanwhile, less than the soft limit in
-   * bytes.
-   */
+  /** Events in one page of a replay: with those held back, less than the soft limit in bytes. */
   feedReplayPageEvents: 250,
   /** Changes held back per wallet while its journal is read; past it the journal is read again. */
   feedHeldChangesMax: 256,
   /** Wallets in one read of current states. */
   feedReadWalletsMax: 500,
-  /**
-   * Reads of feeds under way in one database, and of owners' lists in all: half of a read pool, so
-   * that feeds never starve HTTP.
-   */
+  /** Reads under way of feeds per database, and of owners' lists: half of a read pool in all. */
   feedReadsMax: 3,
   feedListReadsMax: 1,
   /** Pause of the feeds after a failed read, first and longest. */
   feedReadRetryMs: 100,
   feedReadRetryMsMax: 5_000,
-  /**
-   * Pause between two comparisons of what is watched with the database; finds a lost last change.
-   */
+  /** Pause between two comparisons with the database, which find a lost last change. */
   feedSweepMs: 5_000,
-  /**
-   * How long a change may be on its way over the bus after the database has told of it, before it
-   * counts as lost.
-   */
+  /** How long a change that the database has may be on the bus before it counts as lost. */
   feedLagMs: 200,
   /** Pause between two pings to a client; one that has not answered by the next ping is cut off. */
   feedPingMs: 30_000,
   /** Time for a client to answer a close frame before its socket is destroyed. */
   feedCloseMs: 2_000,
+
+  // --- Hosts among each other --------------------------------------------------------------------
 
   /** Pause between two signs of life of a host, and how long one lasts: three may be lost. */
   heartbeatMs: 500,
@@ -452,88 +330,49 @@ export const LIMITS = {
   redisAnswerMs: 500,
   /** How often a host looks who is alive and who owns what. */
   placementMs: 250,
-  /**
-   * A host counts as gone after it was missing for this long, besides its last sign of life: one
-   * look may be wrong.
-   */
+  /** The same of a host without others: nothing moves, and its lanes' appends tell of a loss. */
+  placementAloneMs: 1_000,
+  /** A host is gone when it was missing for this long besides: one look may be wrong. */
   absenceMs: 750,
-  /**
-   * A host gets shards of others only after it was there for this long, so that one that flaps
-   * moves nothing.
-   */
+  /** A host gets shards of others after this long, so that one that flaps moves nothing. */
   joinSettleMs: 2_000,
-  /**
-   * After Redis was away nobody counts as gone for this long: everybody needs time to say again
-   * that it lives.
-   */
+  /** After Redis was away nobody counts as gone until everybody could say again that it lives. */
   redisSettleMs: 3_000,
-  /**
-   * Who took a shard from a host counts as alive there for this long, even if Redis does not know
-   * it.
-   */
+  /** Who took a shard from a host counts as alive there for this long, whatever Redis says. */
   evidenceMs: 10_000,
-  /**
-   * Shards handed over at once; the next ones follow when these are gone. It bounds how many
-   * wallets wait at a time.
-   */
+  /** Shards handed over at once, the next ones after these: how many wallets wait at a time. */
   handOffShardsMax: 32,
-  /**
-   * How long a host goes on answering "not here" for a shard it has left: until its successor is
-   * subscribed.
-   */
+  /** How long a host says "not here" for a shard it left: until its successor is subscribed. */
   handOffLingerMs: 300,
-  /**
-   * A host that ends finishes what is under way for this long; what takes longer, its successor
-   * does.
-   */
+  /** A host that ends finishes what is under way this long; the rest is its successor's. */
   handOffQuietMs: 1_000,
   /** A host that ends has this long to hand all its shards over. */
   handOffMs: 3_000,
-  /**
-   * Pause between two looks at databases whose place in the deployment was not known at the start.
-   */
-  deploymentLookMs: 5_000,
   /** How often a host that hands over looks whether its lanes are done with what was under way. */
   drainPollMs: 10,
-  /**
-   * Time for one database's part of the shard table to connect, and again to answer: four looks of
-   * a host.
-   */
-  shardTableMs: 1_000,
-  /**
-   * Connections to the shard table of one database: takes are few and short, the second reads while
-   * one waits for a row.
-   */
-  shardTableConnectionsMax: 2,
   /** Latest hand-offs that a host remembers for whoever asks. */
   handOffsKept: 32,
-  /**
-   * Time for the shard table to answer a question about the cluster; longer than its own wait for a
-   * database that hangs.
-   */
+  /** Time for a database's part of the shard table to connect, and to answer: four looks. */
+  shardTableMs: 1_000,
+  /** Connections to it of one database: the second reads while one waits for a row. */
+  shardTableConnectionsMax: 2,
+  /** Time for the shard table to answer `GET /cluster`: longer than its own bound. */
   clusterTableMs: 2_000,
   /** Time for hosts to answer a question about the cluster. */
   clusterAnswerMs: 400,
 
-  // Events for others.
-  /**
-   * Shards whose events are under way to the stream at once, and events read for one of them:
-   * together the relay's memory.
-   */
+  // --- Events for others -------------------------------------------------------------------------
+
+  /** Shards under way to the stream at once, and events of each: the relay's memory. */
   relayShardsAtOnceMax: 32,
   relayShardRowsMax: 128,
-  /**
-   * Events of one shard that are published before the first is acknowledged, where that keeps their
-   * order.
-   */
+  /** Events of a shard published before the first is acknowledged, where that keeps their order. */
   relayWindowMax: 64,
   /** After a commit the relay waits this long for more of them, then reads. */
   relayGatherMs: 10,
   /** How often the relay looks for events that no commit told it of, and how far behind it is. */
   relaySweepMs: 1_000,
-  /**
-   * How long a cursor may be unsaved: what is delivered meanwhile is delivered again after a crash.
-   */
+  /** How long a cursor may be unsaved: what it has moved past comes again after a crash. */
   relaySaveMs: 100,
   /** How often the relay compares what it has delivered with the cursors in the database. */
   relayCompareMs: 30_000,
@@ -544,16 +383,10 @@ export const LIMITS = {
   relayAckMs: 5_000,
   /** A host that ends delivers what is committed for this long; the rest is its successor's. */
   relaySettleMs: 1_000,
-  /**
-   * Connections of the relay to one database (one reads, one saves), and the bound of a statement
-   * there.
-   */
+  /** Connections of the relay to one database (one reads, one saves); bound of a statement. */
   relayConnectionsMax: 2,
   relayStatementMs: 5_000,
-  /**
-   * Within this time JetStream itself drops an event that comes again (the stream's duplicate
-   * window).
-   */
+  /** JetStream drops an event that comes again within this time (its duplicate window). */
   streamDuplicateWindowMs: 120_000,
   /** Webhooks of a deployment: every host reads the events of its shards once for each. */
   webhooksMax: 32,
@@ -562,20 +395,12 @@ export const LIMITS = {
   webhookShardRowsMax: 32,
   /** Time for a webhook to answer one event, from the look-up of its name on. */
   webhookAnswerMs: 10_000,
-  /**
-   * Bytes of an answer that are read, to keep the connection; what is longer costs the connection.
-   */
+  /** Bytes of an answer that are read to keep the connection; longer ones cost it. */
   webhookAnswerBytesMax: 65_536,
-  /**
-   * Pause before an event that was not taken is sent again: doubling, from the first to the
-   * longest, and up to a quarter more.
-   */
+  /** Pause before a refused event is sent again, doubling: first and longest, plus a quarter. */
   webhookRetryMs: 1_000,
   webhookRetryMsMax: 600_000,
-  /**
-   * An event that was not taken for this long disables its webhook: a weekend's outage must not, a
-   * dead endpoint must.
-   */
+  /** An event refused for this long disables its webhook: longer than a weekend's outage. */
   webhookGiveUpMs: 259_200_000,
   /** Times a replay begins anew because another one was faster. */
   webhookReplayAttemptsMax: 5,
@@ -585,44 +410,42 @@ export const LIMITS = {
   webhookUrlLengthMax: 2_048,
   webhookFilterMax: 100,
 
-  // Embedded PostgreSQL.
+  // --- What operators see ------------------------------------------------------------------------
+
+  /** How often the event loop's lag is sampled; each sample wakes an idle process. */
+  loopLagSampleMs: 20,
+  /** Pause between two round trips to the bus that are only measured. */
+  busProbeMs: 2_000,
+  /** Spans that wait to be exported; past it new ones are dropped. */
+  spansWaitingMax: 8_192,
+  /** Pause between two exports of spans. */
+  spansPauseMs: 1_000,
+  /** Time for the last spans to be exported when the process ends. */
+  spansFlushMs: 2_000,
+
+  // --- Embedded PostgreSQL -----------------------------------------------------------------------
+
   /** How long a start may take: recovery after a crash replays up to `max_wal_size` of WAL. */
   postgresStartMs: 300_000,
   /** One attempt to connect while PostgreSQL starts, and the pause before the next one. */
   postgresProbeMs: 5_000,
   postgresProbePauseMs: 50,
-  /**
-   * A fast shutdown ends sessions and writes a checkpoint; past this it becomes an immediate one,
-   * which loses nothing.
-   */
+  /** A fast shutdown writes a checkpoint; past this an immediate one follows and loses nothing. */
   postgresFastShutdownMs: 20_000,
   /** An immediate shutdown, or SIGKILL, writes nothing; past this something is wrong. */
   postgresImmediateShutdownMs: 5_000,
-  /**
-   * How often a process that was told to end is looked at: finer than a person or a test notices.
-   */
+  /** How often a process that was told to end is looked at: finer than a person notices. */
   processPollMs: 10,
   /** The same in an exit handler, which blocks the thread. */
   postgresExitPollMs: 20,
-  /**
-   * `postgres.log` is put aside as `postgres.log.1` at this size in bytes, so both together stay
-   * under twice of it.
-   */
+  /** Size in bytes at which `postgres.log` becomes `postgres.log.1`: both stay under twice it. */
   postgresLogBytesMax: 8_388_608,
-  /**
-   * Lines of PostgreSQL's own output that an error message quotes: its last words, with detail and
-   * hint.
-   */
+  /** Lines of PostgreSQL's last words that an error message quotes, with detail and hint. */
   postgresQuotedLinesMax: 12,
   /** Characters of initdb's output kept for the error message, the latest ones. */
   postgresInitOutputCharsMax: 4_096,
   /** Starts on a free port: another process may take it between our look and PostgreSQL's bind. */
   postgresPortAttemptsMax: 5,
-  /** Time for a migration to connect, to the embedded PostgreSQL or another. */
-  migrationConnectMs: 10_000,
-
-  /** Time from SIGTERM to exit: accepted commands are answered within it. */
-  shutdownMs: 20_000,
 } as const;
 
 function assertRelation(holds: boolean, text: string): void {

@@ -12,7 +12,11 @@ import { buildCommandDesk } from "../gateway/commands.ts";
 import { buildFeedHub } from "../gateway/feed.ts";
 import type { HealthProbe } from "../gateway/health-routes.ts";
 import { buildGateway } from "../gateway/http.ts";
-import { buildWalletService, type WalletService } from "../gateway/nats-service.ts";
+import {
+  buildWalletService,
+  type WalletService,
+  type WalletServiceOptions,
+} from "../gateway/nats-service.ts";
 import type { RateLimit } from "../gateway/rate-limit.ts";
 import { traceCommands } from "../gateway/traced-commands.ts";
 import { buildFeedSocket } from "../gateway/websocket.ts";
@@ -32,6 +36,7 @@ import {
   walletsProbe,
   type RunningHost,
 } from "./main-host.ts";
+import type { NatsBus } from "./nats-bus.ts";
 import type { Parts } from "./parts.ts";
 
 export async function startGateway(
@@ -99,24 +104,31 @@ export async function startGateway(
   closing.push({ name: "http", close: () => server.close() });
   closing.push({ name: "feed", close: () => hub.drain() });
   if (natsBus !== null) {
-    const service = natsBus.connection.then((connection) => {
-      const watch = { metrics, tracing, log };
-      const answering = { readModel, takeIn, answer, batches };
-      return buildWalletService({ connection, commands, version, ...answering, ...watch });
-    });
-    let started: WalletService | null = null;
-    service.then(
-      (it) => {
-        started = it;
-      },
-      (error: unknown) => log.error({ err: error }, "the NATS service did not start"),
-    );
-    // One that waits for NATS takes no requests; it ends with the bus, which is closed after it.
-    closing.push({ name: "service", close: async () => started?.stop() });
+    const answering = { readModel, takeIn, answer, batches };
+    const close = openService(natsBus, { ...parts, ...answering, commands });
+    closing.push({ name: "service", close });
   }
   // First of all: what has begun gets the time that is left.
   closing.push({ name: "batches", close: () => Promise.resolve(void batches.drain()) });
   return server;
+}
+
+/** Takes requests over NATS as soon as that is there; returns how to stop. */
+function openService(
+  natsBus: NatsBus,
+  options: Omit<WalletServiceOptions, "connection">,
+): () => Promise<void> {
+  let started: WalletService | null = null;
+  natsBus.connection
+    .then((connection) => buildWalletService({ ...options, connection }))
+    .then(
+      (it) => {
+        started = it;
+      },
+      (error: unknown) => options.log.error({ err: error }, "the NATS service did not start"),
+    );
+  // One that waits for NATS takes no requests; it ends with the bus, which is closed after it.
+  return async () => started?.stop();
 }
 
 /** Loaded where requests are limited, as its Redis client takes a tenth of the start. */

@@ -14,14 +14,20 @@ import type { HostStatus } from "./protocol.ts";
 export interface FeedCounts {
   readonly clients: number;
   readonly slowClients: number;
+  /** Distinct wallets and owners watched, and wallets counted per client. */
   readonly wallets: number;
   readonly owners: number;
   readonly watches: number;
+  /**
+   * Since the start: journal pages read for gaps, resets, frames that cover several changes,
+   * clients cut off as too slow.
+   */
   readonly repairs: number;
   readonly resets: number;
   readonly conflatedFrames: number;
   readonly tooSlow: number;
   readonly readFailures: number;
+  /** Bus messages that were not changes. */
   readonly malformed: number;
 }
 

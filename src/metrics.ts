@@ -8,6 +8,7 @@
 import { collectDefaultMetrics, Registry } from "prom-client";
 import type { Bus } from "./bus.ts";
 import type { Role } from "./config.ts";
+import { LIMITS } from "./limits.ts";
 import { add, observe, SECONDS, SIZES } from "./measures.ts";
 import type { CommitTrace, LaneMeasures, Tally } from "./measures.ts";
 import {
@@ -60,7 +61,11 @@ export interface Metrics {
 
 export function buildMetrics(process: { role: Role; version: string }): Metrics {
   const registry = new Registry();
-  collectDefaultMetrics({ register: registry, prefix: "coffer_" });
+  collectDefaultMetrics({
+    register: registry,
+    prefix: "coffer_",
+    eventLoopMonitoringPrecision: LIMITS.loopLagSampleMs,
+  });
   // Gauges by name of a counter, and no more than the sums of others: `promtool check metrics`
   // takes offence.
   for (const what of ["handles", "requests", "resources"]) {

@@ -446,22 +446,3 @@ export function buildNatsBus(options: NatsBusOptions): NatsBus {
     },
   };
 }
-
-/**
- * Like `buildNatsBus`, but waits for the first connect, for ever; rejects when `signal` ends the
- * wait.
- */
-export async function connectNatsBus(
-  options: NatsBusOptions & { readonly signal?: AbortSignal },
-): Promise<NatsBus> {
-  const bus = buildNatsBus(options);
-  const giveUp = () => void bus.drain();
-  options.signal?.addEventListener("abort", giveUp);
-  if (options.signal?.aborted === true) giveUp();
-  try {
-    await bus.connection;
-    return bus;
-  } finally {
-    options.signal?.removeEventListener("abort", giveUp);
-  }
-}

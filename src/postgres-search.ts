@@ -2,11 +2,14 @@
  * The search over wallets, on PostgreSQL. Pages come in the order of ids, whatever is searched for,
  * and no question may look at more than a bounded number of rows. There are three ways to a page:
  *
- * - The walk: wallets in the order of their ids, along the index of an owner, a status or a currency if one is asked for, and each one
- *   is tested. What many wallets have is soon met so, and dear to read from the indexes of metadata and words, which know no order.
- * - These indexes bring few wallets (`queryCandidatesMax`): take all of them, test the rest of the filter, sort.
- * - They bring more: what they have among the next wallets of the walk. Pages of this way and of the walk may be short, or empty, and go
- *   on. Their end is fixed before they begin, so that wallets which arrive meanwhile neither repeat nor hide others.
+ * - The walk: wallets in the order of their ids, along the index of an owner, a status or a
+ *   currency if one is asked for, and each one is tested. What many wallets have is soon met so, and
+ *   dear to read from the indexes of metadata and words, which know no order.
+ * - These indexes bring few wallets (`queryCandidatesMax`): take all of them, test the rest of the
+ *   filter, sort.
+ * - They bring more: what they have among the next wallets of the walk. Pages of this way and of
+ *   the walk may be short, or empty, and go on. Their end is fixed before they begin, so that
+ *   wallets which arrive meanwhile neither repeat nor hide others.
  *
  * The planner's statistics decide between them: an estimate that is wrong costs time, or a short
  * page, and never a wallet.

@@ -5,11 +5,11 @@
  * The idea is two-phase commit with the payee's durable verdict in the place of a vote, as in Gray
  * & Lamport, "Consensus on Transaction Commit" (2006), section 2. Pure.
  *
- *     (asked) --reserve: TransferSent--> pending --verdict posted--> posted     the payee has the money
- *                                           \-----verdict refused--> returned   TransferReturned: the payer has it back
+ *     (asked) --reserve: TransferSent--> pending --verdict posted---> posted
+ *                                           \-----verdict refused--> returned
  *
- * pending: the amount is in transit and this record is driven until a verdict is known. posted,
- * returned: final.
+ * pending: the amount is in transit and this record is driven until a verdict is known. posted: the
+ * payee has the money. returned: the payer has it back (`TransferReturned`). Both are final.
  */
 import type { AmountMinor } from "./amount.ts";
 import { LIMITS } from "./limits.ts";

@@ -5,8 +5,8 @@
  * outside the wallet is named by an account (`system:world`, `system:transit`), never held here.
  *
  *     (none) --WalletCreated--> ACTIVE <--WalletActivated/WalletSuspended--> SUSPENDED
- *                                 |                                              |
- *                                 +----------------WalletClosed------------------+--> CLOSED (final)
+ *                                 |                                            |
+ *                                 +---------------WalletClosed-----------------+--> CLOSED (final)
  *
  * ACTIVE: money moves. SUSPENDED: no money in or out, except a transfer that comes back; metadata
  * may change, holds may be released and expire, and what has left already arrives. CLOSED: balance
@@ -19,11 +19,11 @@
  *
  * Rejections, in order of precedence; the first that holds is the answer:
  *   1. same_wallet            payer and payee are one (before any state is looked at)
- *   2. wallet_not_found, wallet_already_exists; and the wallet under this id is not the one that is meant: owner_mismatch,
- *      currency_mismatch
+ *   2. wallet_not_found, wallet_already_exists; and owner_mismatch, currency_mismatch: the wallet
+ *      under this id is not the one that is meant
  *   3. version_conflict       `expectedVersion` is not the wallet's version
- *   4. wallet_not_active      money moves, `hold`, `capture` and `suspend` need ACTIVE; `release`, `activate`, `close` and `update`
- *                             anything but CLOSED
+ *   4. wallet_not_active      money moves, `hold`, `capture` and `suspend` need ACTIVE; `release`,
+ *                             `activate`, `close` and `update` anything but CLOSED
  *   5. hold_not_found         the wallet has no such hold
  *   6. hold_not_active        the hold has ended, or its time is over
  *   7. invalid_amount, amount_out_of_range   the amount does not fit the wallet's asset

@@ -8,7 +8,7 @@ import { pino } from "pino";
 import { afterAll, afterEach, beforeAll } from "vitest";
 import type { Bus } from "../src/bus.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
-import { connectNatsBus, type NatsBus } from "../src/nats-bus.ts";
+import { buildNatsBus, type NatsBus } from "../src/nats-bus.ts";
 import { startNats, type TestServer } from "./servers.ts";
 import { buildNetwork } from "./simulation/bus.ts";
 import { buildScheduler } from "./simulation/scheduler.ts";
@@ -67,8 +67,9 @@ export let shared: TestServer;
 export const opened: Bus[] = [];
 
 export async function openNats(url = shared.url, log = silent): Promise<NatsBus> {
-  const bus = await connectNatsBus({ url, name: "test", log });
+  const bus = buildNatsBus({ url, name: "test", log });
   opened.push(bus);
+  await bus.connection;
   return bus;
 }
 

@@ -12,7 +12,7 @@ import { buildStreamSink } from "../actors/stream-sink.ts";
 import { systemTime } from "../src/clock.ts";
 import type { EventBody } from "../src/event-body.ts";
 import { EVENT_STREAM } from "../src/event-stream.ts";
-import { connectNatsBus, type NatsBus } from "../src/nats-bus.ts";
+import { buildNatsBus, type NatsBus } from "../src/nats-bus.ts";
 import { buildPostgresRelayStore } from "../src/postgres-relay.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
 import type { Stack } from "./stack.ts";
@@ -46,8 +46,9 @@ export function relayOf(stack: Stack, shards: readonly number[] = ALL_SHARDS): R
 
 export async function busOf(natsUrl: string): Promise<NatsBus> {
   const { log } = keepWarnings();
-  const bus = await connectNatsBus({ url: natsUrl, name: "relay-test", log });
+  const bus = buildNatsBus({ url: natsUrl, name: "relay-test", log });
   onTestFinished(() => bus.drain());
+  await bus.connection;
   return bus;
 }
 

@@ -30,7 +30,7 @@ import type { EventBody, TransactionBody, TransferBody, WalletBody } from "../ga
 import { buildFeedSocket } from "../gateway/websocket.ts";
 import type { Bus } from "../src/bus.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
-import { connectNatsBus, type NatsBus } from "../src/nats-bus.ts";
+import { buildNatsBus, type NatsBus } from "../src/nats-bus.ts";
 import { systemTime } from "../src/clock.ts";
 import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
@@ -244,10 +244,10 @@ async function start(options: StackOptions, closing: Closing): Promise<Stack> {
   const errors: string[] = [];
   const log = keepErrors(errors);
   const databaseUrl = await openDatabase(besides, closing);
-  const natsBus =
-    natsUrl === undefined ? null : await connectNatsBus({ url: natsUrl, name: "test", log });
+  const natsBus = natsUrl === undefined ? null : buildNatsBus({ url: natsUrl, name: "test", log });
   const bus = natsBus ?? buildMemoryBus();
   closing.push(() => bus.drain());
+  await natsBus?.connection;
   const running =
     besides === undefined ? await startHost(bus, databaseUrl, laneCount, log, closing) : null;
   const host = running?.host ?? null;

@@ -6,7 +6,8 @@
  * follows a lost message is lost too; without that, as in a cluster, a shard's messages wait for
  * each other. What a process has sent is on its way whatever becomes of the process.
  *
- *     closed --the stream is there--> open --no acknowledgement, or the stream is away--> closed, asks again after a pause
+ *     closed --the stream is there-----------------> open
+ *     open   --no acknowledgement, or it is away---> closed, and asks again after a pause
  */
 import type { Delivery, RelaySink } from "../../actors/relay-sink.ts";
 import { eventBody, eventId } from "../../src/event-body.ts";
