@@ -4,7 +4,6 @@
  * is away takes its own assets along and no others, and is never mistaken for an asset that does
  * not exist.
  */
-import { connect } from "nats";
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from "vitest";
 
 import { withClient } from "../src/database.ts";
@@ -14,9 +13,11 @@ import { buildPostgresAssets, type Assets } from "../src/postgres-assets.ts";
 import { ReadUnavailable } from "../src/postgres-read-model.ts";
 import { shardOf } from "../src/shard.ts";
 import { startCoffer } from "./process.ts";
-import { createDatabase, startNats, startPostgres, type TestServer } from "./servers.ts";
-import { startStack, unique, until, type AnyBody, type Stack } from "./stack.ts";
-import { EVEN, idIn, ODD, openDatabase, withLimits } from "./staging.ts";
+import { createDatabase, startPostgres } from "./servers.ts";
+import { openDatabase } from "./audited-database.ts";
+import { EVEN, idIn, ODD, unique } from "./ids.ts";
+import { startStack, until, type AnyBody, type Stack } from "./stack.ts";
+import { withLimits } from "./staging.ts";
 
 interface AssetBody extends AnyBody {
   readonly decimalPlaces: number;
@@ -44,20 +45,17 @@ function isOwn(assets: Assets, code: string): boolean {
 }
 
 describe("on two gateways", () => {
-  let server: TestServer;
   let stack: Stack;
   let besides: Stack;
 
   beforeAll(async () => {
-    server = await startNats();
-    stack = await startStack({ natsUrl: server.url });
+    stack = await startStack({ overNats: true });
     besides = await startStack({ besides: stack });
   });
 
   afterAll(async () => {
     await besides.close();
     await stack.close();
-    await server.stop();
     expect([...stack.errors, ...besides.errors]).toEqual([]);
   });
 
@@ -111,8 +109,7 @@ describe("on two gateways", () => {
 
       const overNats = gold({ decimalPlaces: 1 });
       await add(overNats);
-      const nats = await connect({ servers: server.url });
-      onTestFinished(() => nats.close());
+      const nats = await stack.connectNats();
       const body = { walletId: unique("w"), currency: overNats.code, initialBalance: 0.5 };
       const message = await nats.request("wallets.v1.create", JSON.stringify(body));
       expect(message.json()).toMatchObject({ ok: true, data: { balance: 0.5 } });

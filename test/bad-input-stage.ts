@@ -5,15 +5,9 @@
  */
 import assert from "node:assert/strict";
 import { afterAll, afterEach, beforeAll, expect, it } from "vitest";
-import {
-  openStake,
-  startStack,
-  unique,
-  type AskOptions,
-  type Stack,
-  type Stake,
-  type WriteRoute,
-} from "./stack.ts";
+import { unique } from "./ids.ts";
+import { startStack, type AskOptions, type Stack } from "./stack.ts";
+import { openStake, type Stake, type WriteRoute } from "./write-routes.ts";
 
 /** A refusal is due within this time, in milliseconds. */
 export const REFUSAL_MS_MAX = 2_000;

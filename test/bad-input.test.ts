@@ -17,7 +17,8 @@ import {
   type Expected,
   type Row,
 } from "./bad-input-stage.ts";
-import { WRITES, type AskOptions, type WriteRoute } from "./stack.ts";
+import type { AskOptions } from "./stack.ts";
+import { WRITES, type WriteRoute } from "./write-routes.ts";
 
 useBadInputStage();
 

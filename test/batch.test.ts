@@ -7,15 +7,16 @@
 import { connect as connectTcp } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { connect, headers as newHeaders, type NatsConnection } from "nats";
+import { headers as newHeaders, type NatsConnection } from "nats";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { WebSocket } from "ws";
 
 import { HttpConnection } from "../bench/http-client.ts";
 import { LIMITS } from "../src/limits.ts";
 import { dataFolder, startCoffer } from "./process.ts";
-import { startNats, startPostgres, type TestServer } from "./servers.ts";
-import { startStack, unique, until, type Stack, type WalletBody } from "./stack.ts";
+import { startPostgres } from "./servers.ts";
+import { unique } from "./ids.ts";
+import { startStack, until, type Stack, type WalletBody } from "./stack.ts";
 
 interface Outcome {
   readonly ok: boolean;
@@ -37,21 +38,15 @@ type Command = Record<string, unknown> & { readonly type: string };
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, index) => index);
 
-let server: TestServer;
 let stack: Stack;
 let nats: NatsConnection;
 
 beforeAll(async () => {
-  server = await startNats();
-  stack = await startStack({ natsUrl: server.url });
-  nats = await connect({ servers: server.url });
+  stack = await startStack({ overNats: true });
+  nats = await stack.connectNats();
 });
 
-afterAll(async () => {
-  await nats.close();
-  await stack.close();
-  await server.stop();
-});
+afterAll(() => stack.close());
 
 /** Patiently: on a busy machine a large batch takes longer than a single command may. */
 async function batch(commands: readonly unknown[], key?: string): Promise<Outcome[]> {
@@ -305,10 +300,10 @@ describe("10,000 commands in one request", { timeout: 120_000 }, () => {
 describe("a batch that is refused as a whole", () => {
   it.each<[string, string | object, number, string]>([
     ["too many commands", { commands: range(LIMITS.batchCommandsMax + 1) }, 422, "commands"],
-    ["none", { commands: [] }, 422, "commands"],
+    ["having no commands", { commands: [] }, 422, "commands"],
     ["a wish to be atomic", { commands: [1], atomic: true }, 422, "atomic does not exist yet"],
     ["an unknown field", { commands: [1], order: 1 }, 422, "order is not known here"],
-    ["no JSON", '{"commands":[', 400, "JSON"],
+    ["not being JSON", '{"commands":[', 400, "JSON"],
     ["more bytes than it may have", " ".repeat(LIMITS.batchBodyBytesMax + 1), 413, "8388608 bytes"],
   ])("for %s", async (_name, given, status, words) => {
     const text = typeof given === "string" ? given : JSON.stringify(given);

@@ -11,20 +11,22 @@ import { rebuildWallet } from "../src/rebuild.ts";
 import { verify } from "../src/verify.ts";
 import {
   database,
+  holdRow,
   money,
   order,
   passTime,
   place,
-  rowOf,
+  restart,
   said,
   sendHeld,
-  sleep,
   stage,
-  useHoldStage,
-} from "./hold-stage.ts";
-import { capture, credit, onlyOutcome, release, repeated, summaryOf } from "./staging.ts";
+  TWO_HOSTS,
+  useLaneStage,
+} from "./lane-stage.ts";
+import { capture, credit, release, repeated } from "./staged-commands.ts";
+import { onlyOutcome, summaryOf } from "./staging.ts";
 
-useHoldStage("damage_test");
+useLaneStage("damage_test", TWO_HOSTS);
 
 /** What the lane has told of the wallet, once for each time that it has met it anew. */
 function told(walletId: string): string[] {
@@ -68,7 +70,7 @@ describe("a capture to a wallet that waits for its verdict", () => {
     await sendHeld(command, "post");
     if (!isFinal) await order(payee, "suspend");
     await database.query(sql, [payer]);
-    await sleep();
+    await restart();
     await stage.release();
     return { payer, others, placed, command };
   }
@@ -99,7 +101,7 @@ describe("a capture to a wallet that waits for its verdict", () => {
       expect(told(payer)).toHaveLength(start);
       expect(told(payer)[0]).toContain(`npm run verify -- --wallet ${payer}`);
       await expectOthersServed(others);
-      await sleep();
+      await restart();
     }
     const events = await database.query("SELECT FROM events WHERE wallet_id = $1", [payer]);
     expect(events).toHaveLength(4);
@@ -107,7 +109,7 @@ describe("a capture to a wallet that waits for its verdict", () => {
     // And once it is mended, it ends as it would have
     await mend(payer);
     expect(await money(payer)).toBe(isFinal ? "75 0" : "100 60");
-    expect(await rowOf(placed)).toBe(isFinal ? "CAPTURED 25" : "ACTIVE 0");
+    expect(await holdRow(placed)).toBe(isFinal ? "CAPTURED 25" : "ACTIVE 0");
     const again = stage.sendAs(repeated(command), { attempt: 2 });
     await stage.settle();
     expect(summaryOf(onlyOutcome(again))).toBe("replayed 3");
@@ -134,12 +136,12 @@ describe("a hold whose time is over", () => {
     await stage.replace("a");
 
     await passTime(3_000);
-    expect(await rowOf(placed)).toBe("ACTIVE 0");
+    expect(await holdRow(placed)).toBe("ACTIVE 0");
     expect(told(walletId)).toHaveLength(1);
     await expectOthersServed(others);
 
     await mend(walletId);
-    expect(await rowOf(placed)).toBe("EXPIRED 0");
+    expect(await holdRow(placed)).toBe("EXPIRED 0");
     expect(await money(walletId)).toBe("105 0");
   });
 });
@@ -151,7 +153,7 @@ describe("a command to a damaged wallet", () => {
       const [walletId, others] = [await stage.open("a", "100"), await stage.open("a", "100")];
       const placed = await place(walletId, "60");
       await database.query("UPDATE wallets SET held = 1 WHERE wallet_id = $1", [walletId]);
-      await sleep();
+      await restart();
       const command = type === "release" ? release(placed) : capture(placed, null);
       expect(await stage.perform(command)).toEqual({ type: "fault", fault: "unavailable" });
       expect(told(walletId)).toHaveLength(1);

@@ -11,7 +11,8 @@ import { shardOf } from "../src/shard.ts";
 import { startCoffer, type CofferProcess } from "./process.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 import type { AnyBody } from "./stack.ts";
-import { EVEN, idIn, ODD, withLimits } from "./staging.ts";
+import { EVEN, idIn, ODD } from "./ids.ts";
+import { withLimits } from "./staging.ts";
 import { openWire } from "./wire.ts";
 
 // --- The deployment ------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ describe("the deployment", () => {
     await prepareDatabases([a], quiet);
   });
 
-  it("does not change", async () => {
+  it("cannot be changed once it is written down", async () => {
     await prepareDatabases(fresh, quiet);
     await expect(ask(fresh[0]!, "UPDATE deployment SET database_count = 4")).rejects.toThrow(
       "append-only",

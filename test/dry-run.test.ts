@@ -4,38 +4,18 @@
  * then over HTTP and NATS for every write, with the rows of every table counted and every subject
  * of the feed listened to; last among real commands under load.
  */
-import { connect, headers as newHeaders, type NatsConnection } from "nats";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { headers as newHeaders, type NatsConnection } from "nats";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
 import { SUBJECTS, type Change, type Command } from "../src/protocol.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import { startNats, type TestServer } from "./servers.ts";
-import {
-  checkBooks,
-  commandOf,
-  creation,
-  credit,
-  debit,
-  EVEN,
-  ODD,
-  onlyOutcome,
-  openDatabase,
-  stageLanes,
-  transfer,
-  type Stage,
-  type TestDatabase,
-} from "./staging.ts";
-import {
-  openStake,
-  startStack,
-  unique,
-  until,
-  WRITES,
-  type AnyBody,
-  type Stack,
-  type Stake,
-} from "./stack.ts";
+import { unique } from "./ids.ts";
+import { database, gateOf, stage, TWO_HOSTS, useLaneStage } from "./lane-stage.ts";
+import { startStack, until, type AnyBody, type Stack } from "./stack.ts";
+import { commandOf, creation, credit, debit, transfer } from "./staged-commands.ts";
+import { onlyOutcome } from "./staging.ts";
+import { openStake, WRITES, type Stake } from "./write-routes.ts";
 
 const TABLES = ["events", "wallets", "rejections", "transfers", "transfer_verdicts", "assets"];
 const COUNTS = `SELECT ${TABLES.map((name) => `(SELECT count(*) FROM ${name})::int AS ${name}`).join(", ")}`;
@@ -43,56 +23,13 @@ const COUNTS = `SELECT ${TABLES.map((name) => `(SELECT count(*) FROM ${name})::i
 const dry = (command: Command): Command => ({ ...command, fingerprint: null, dryRun: true });
 
 describe("at the actor", () => {
-  let database: TestDatabase;
-  let stage: Stage;
-
-  beforeAll(async () => {
-    database = await openDatabase("dry_run_test");
-  });
-
-  afterAll(() => database.close());
-
-  beforeEach(async () => {
-    stage = await stageLanes({
-      databaseUrl: database.url,
-      lanes: [
-        { name: "a", owner: "host-1", shards: EVEN },
-        { name: "b", owner: "host-2", shards: ODD },
-      ],
-    });
-  });
-
-  afterEach(async () => {
-    for (const { hooks } of stage.living()) delete hooks.append;
-    await stage.settle();
-    await checkBooks(database);
-    await stage.close();
-  });
+  useLaneStage("dry_run_test", TWO_HOSTS);
 
   const counts = async () => (await database.query(COUNTS))[0];
 
-  /**
-   * Holds the commits of a lane; the returned function lets the oldest one go, or loses its
-   * outcome.
-   */
-  function hold(name: string): (fate: "commit" | "lose") => Promise<void> {
-    const waiting: Array<(fate: "commit" | "lose") => void> = [];
-    stage.lane(name).hooks.append = (_writes, apply) =>
-      new Promise((resolve, reject) => {
-        waiting.push((fate) => {
-          if (fate === "lose") resolve({ type: "unknown", reason: "staged" });
-          else void apply().then(resolve, reject);
-        });
-      });
-    return async (fate) => {
-      waiting.shift()!(fate);
-      await stage.quiet();
-    };
-  }
-
   it("a yes on state that is not committed waits for it", async () => {
     const walletId = await stage.open("a", "10");
-    const pass = hold("a");
+    const gate = gateOf();
 
     // Given a credit whose commit is under way, and a debit that only it makes possible
     const [real] = stage.send(credit(walletId, "5"));
@@ -103,10 +40,10 @@ describe("at the actor", () => {
 
     // When the credit is committed, the answer still waits for a commit of its own, which checks
     // the fence
-    await pass("commit");
+    await gate.pass("committed");
     expect(real!.outcomes.length).toBe(1);
     expect(asked!.outcomes).toEqual([]);
-    await pass("commit");
+    await gate.pass("committed");
 
     // Then it is true, and nothing was taken
     expect(onlyOutcome(asked!)).toMatchObject({ type: "done", wallet: { balanceMinor: 300 } });
@@ -118,7 +55,7 @@ describe("at the actor", () => {
 
   it("a yes on state that never came to be is decided again", async () => {
     const walletId = await stage.open("a", "10");
-    hold("a");
+    gateOf();
     const [real] = stage.send(credit(walletId, "5"));
     await stage.quiet();
     const [asked] = stage.send(dry(debit(walletId, "12")));
@@ -145,11 +82,11 @@ describe("at the actor", () => {
     async (answer) => {
       const walletId = await stage.open("a", "10");
       const before = await counts();
-      const pass = hold("a");
+      const gate = gateOf();
       const [asked] = stage.send(dry(debit(walletId, answer === "yes" ? "4" : "40")));
       await stage.quiet();
       delete stage.lane("a").hooks.append;
-      await pass("lose");
+      await gate.pass("unknown, not written");
       await stage.settle();
       expect(onlyOutcome(asked!).type).toBe(answer === "yes" ? "done" : "rejected");
       expect(await counts()).toEqual(before);
@@ -158,7 +95,7 @@ describe("at the actor", () => {
 
   it("neither takes nor waits for the outcome of a command with its id", async () => {
     const walletId = await stage.open("a", "10");
-    const pass = hold("a");
+    const gate = gateOf();
     const real = debit(walletId, "4");
     const [first] = stage.send(real);
     await stage.quiet();
@@ -166,7 +103,7 @@ describe("at the actor", () => {
     const [second] = stage.send(real);
     await stage.quiet();
     delete stage.lane("a").hooks.append;
-    await pass("commit");
+    await gate.pass("committed");
     await stage.quiet();
     expect(onlyOutcome(first!)).toMatchObject({ type: "done", wallet: { balanceMinor: 600 } });
     expect(onlyOutcome(dryRun!)).toMatchObject({ type: "done", wallet: { balanceMinor: 200 } });
@@ -213,16 +150,16 @@ describe("at the actor", () => {
 
   it("of a transfer waits for what its payee decides on", async () => {
     const [from, to] = [await stage.open("a", "10"), await stage.open("b", "1")];
-    const pass = hold("b");
+    const gate = gateOf(stage.lane("b"));
     const [real] = stage.send(credit(to, "5"));
     await stage.quiet();
     const [asked] = stage.send(dry(transfer(from, to, "4")));
     await stage.quiet();
     expect(asked!.outcomes).toEqual([]);
-    await pass("commit");
+    await gate.pass("committed");
     expect(real!.outcomes.length).toBe(1);
     expect(asked!.outcomes).toEqual([]);
-    await pass("commit");
+    await gate.pass("committed");
     expect(onlyOutcome(asked!)).toMatchObject({ transfer: { to: { balanceMinor: 1000 } } });
   });
 
@@ -238,7 +175,6 @@ describe("at the actor", () => {
 // --- From outside --------------------------------------------------------------------------------
 
 describe("from outside", () => {
-  let server: TestServer;
   let stack: Stack;
   let nats: NatsConnection;
   let stake: Stake;
@@ -247,9 +183,8 @@ describe("from outside", () => {
   let markers = 0;
 
   beforeAll(async () => {
-    server = await startNats();
-    stack = await startStack({ natsUrl: server.url });
-    nats = await connect({ servers: server.url });
+    stack = await startStack({ overNats: true });
+    nats = await stack.connectNats();
     for (const shard of ALL_SHARDS) {
       stack.bus.subscribe<Change[]>(SUBJECTS.changes(shard), (batch) => changes.push(...batch));
       stack.bus.subscribe<Change[]>(SUBJECTS.owners(shard), (batch) => changes.push(...batch));
@@ -257,9 +192,7 @@ describe("from outside", () => {
   });
 
   afterAll(async () => {
-    await nats.close();
     await stack.close();
-    await server.stop();
     expect(stack.errors).toEqual([]);
   });
 

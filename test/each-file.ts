@@ -2,8 +2,6 @@
  * Runs before each file of integration tests: files share what they load, and each begins as if it
  * were the first.
  */
-import { restartNumbers as restartStackNumbers } from "./stack.ts";
-import { restartNumbers } from "./staging.ts";
+import { restartNumbers } from "./ids.ts";
 
 restartNumbers();
-restartStackNumbers();

@@ -13,7 +13,8 @@ import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
 import { startCoffer } from "./process.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
-import { startStack, unique, until, type Stack } from "./stack.ts";
+import { unique } from "./ids.ts";
+import { startStack, until, type Stack } from "./stack.ts";
 
 /** Instead of `LIMITS.httpRequestMs`, so that a slow request can be waited for. */
 const REQUEST_MS = 500;
@@ -259,8 +260,12 @@ const WAYS: { readonly [Code in ErrorCode]: () => Promise<Told> } = {
   },
 };
 
-it.each(Object.entries(WAYS))("%s", { timeout: 40_000 }, async (code, way) => {
-  const { status, body } = await way();
-  expect(body).toMatchObject({ code, statusCode: ERRORS[code as ErrorCode].status });
-  expect(status).toBe(ERRORS[code as ErrorCode].status);
-});
+it.each(Object.entries(WAYS))(
+  "%s is met from outside, with its own status",
+  { timeout: 40_000 },
+  async (code, way) => {
+    const { status, body } = await way();
+    expect(body).toMatchObject({ code, statusCode: ERRORS[code as ErrorCode].status });
+    expect(status).toBe(ERRORS[code as ErrorCode].status);
+  },
+);

@@ -3,28 +3,24 @@
  * lets the command through, at another one nothing happens, and of many who act on the same version
  * one wins.
  */
-import { connect, type NatsConnection } from "nats";
+import type { NatsConnection } from "nats";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 
 import type { NATS_REQUESTS } from "../gateway/command-schemas.ts";
-import { startNats, type TestServer } from "./servers.ts";
-import { openStake, startStack, WRITES, type AnyBody, type Stack, type Stake } from "./stack.ts";
+import { startStack, type AnyBody, type Stack } from "./stack.ts";
+import { openStake, WRITES, type Stake } from "./write-routes.ts";
 
-let server: TestServer;
 let stack: Stack;
 let nats: NatsConnection;
 let stake: Stake;
 
 beforeAll(async () => {
-  server = await startNats();
-  stack = await startStack({ natsUrl: server.url });
-  nats = await connect({ servers: server.url });
+  stack = await startStack({ overNats: true });
+  nats = await stack.connectNats();
 });
 
 afterAll(async () => {
-  await nats.close();
   await stack.close();
-  await server.stop();
   expect(stack.errors).toEqual([]);
 });
 
@@ -35,22 +31,25 @@ beforeEach(async () => {
 const onWallets = WRITES.filter(({ name }) => name !== "create");
 
 describe("over HTTP", () => {
-  it.each(onWallets)("$name looks at it", async (route) => {
-    const [path, walletId] = [route.path(stake), route.target(stake)];
-    const before = await stack.wallet(walletId);
-    const ask = (expectedVersion: number) =>
-      stack.ask(route.method, path, { json: { ...route.body(stake), expectedVersion } });
-    for (const wrong of [before.version + 1, before.version + 7]) {
-      const { status, body } = await ask(wrong);
-      expect([status, body.code]).toEqual([409, "version_conflict"]);
-      expect(body.details).toEqual({ walletId, expectedVersion: wrong, version: before.version });
-    }
-    expect(await stack.wallet(walletId)).toEqual(before);
-    expect((await ask(before.version)).status).toBe(200);
-    expect((await stack.wallet(walletId)).version).toBe(before.version + 1);
-    const stale = await ask(before.version);
-    expect([stale.status, stale.body.code]).toEqual([409, "version_conflict"]);
-  });
+  it.each(onWallets)(
+    "$name happens at the version that it expects, and at no other",
+    async (route) => {
+      const [path, walletId] = [route.path(stake), route.target(stake)];
+      const before = await stack.wallet(walletId);
+      const ask = (expectedVersion: number) =>
+        stack.ask(route.method, path, { json: { ...route.body(stake), expectedVersion } });
+      for (const wrong of [before.version + 1, before.version + 7]) {
+        const { status, body } = await ask(wrong);
+        expect([status, body.code]).toEqual([409, "version_conflict"]);
+        expect(body.details).toEqual({ walletId, expectedVersion: wrong, version: before.version });
+      }
+      expect(await stack.wallet(walletId)).toEqual(before);
+      expect((await ask(before.version)).status).toBe(200);
+      expect((await stack.wallet(walletId)).version).toBe(before.version + 1);
+      const stale = await ask(before.version);
+      expect([stale.status, stale.body.code]).toEqual([409, "version_conflict"]);
+    },
+  );
 
   it.each(onWallets)("of many who $name at one version, one wins", async (route) => {
     const [path, walletId] = [route.path(stake), route.target(stake)];
@@ -80,7 +79,7 @@ describe("over HTTP", () => {
   });
 });
 
-/** What each endpoint needs; the type refuses a table that misses one. */
+/** What each endpoint needs, if it can; the type refuses a table that misses one. */
 const BODIES: {
   [Name in keyof typeof NATS_REQUESTS]: ((stake: Stake) => object | Promise<object>) | null;
 } = {
@@ -104,22 +103,36 @@ async function holdOn(walletId: string): Promise<string> {
 }
 
 describe("over NATS", () => {
-  it.each(Object.entries(BODIES))("%s looks at it", async (name, of) => {
-    if (of === null) return;
-    const body = (await of(stake)) as { walletId: string };
-    const before = await stack.wallet(body.walletId);
-    const ask = async (expectedVersion: number) => {
-      const json = JSON.stringify({ ...body, expectedVersion });
-      const message = await nats.request(`wallets.v1.${name}`, json, { timeout: 5_000 });
-      return message.json<{ ok: boolean; error?: Pick<AnyBody, "code" | "statusCode"> }>();
-    };
-    const refused = await ask(before.version + 1);
-    expect(refused).toMatchObject({
-      ok: false,
-      error: { code: "version_conflict", statusCode: 409 },
-    });
-    expect(await stack.wallet(body.walletId)).toEqual(before);
-    expect((await ask(before.version)).ok).toBe(true);
-    expect((await stack.wallet(body.walletId)).version).toBe(before.version + 1);
+  it.each([
+    ["create", "wallet_not_found"],
+    ["get", "validation_failed"],
+  ])("%s has no version to expect", async (name, code) => {
+    const json = JSON.stringify({ walletId: `${stake.to}-new`, expectedVersion: 0 });
+    const message = await nats.request(`wallets.v1.${name}`, json, { timeout: 5_000 });
+    expect(message.json()).toMatchObject({ ok: false, error: { code } });
   });
+
+  const onVersions = Object.entries(BODIES).flatMap(([name, of]) =>
+    of === null ? [] : [[name, of] as const],
+  );
+  it.each(onVersions)(
+    "%s happens at the version that it expects, and at no other",
+    async (name, of) => {
+      const body = (await of(stake)) as { walletId: string };
+      const before = await stack.wallet(body.walletId);
+      const ask = async (expectedVersion: number) => {
+        const json = JSON.stringify({ ...body, expectedVersion });
+        const message = await nats.request(`wallets.v1.${name}`, json, { timeout: 5_000 });
+        return message.json<{ ok: boolean; error?: Pick<AnyBody, "code" | "statusCode"> }>();
+      };
+      const refused = await ask(before.version + 1);
+      expect(refused).toMatchObject({
+        ok: false,
+        error: { code: "version_conflict", statusCode: 409 },
+      });
+      expect(await stack.wallet(body.walletId)).toEqual(before);
+      expect((await ask(before.version)).ok).toBe(true);
+      expect((await stack.wallet(body.walletId)).version).toBe(before.version + 1);
+    },
+  );
 });

@@ -1,9 +1,9 @@
 /**
  * The hub's setting for its tests: the in-process bus with a record of who listens, a virtual
  * clock, the tests' own world as the database, and clients that remember their frames. Each test
- * gets its own; all are drained when it ends.
+ * gets its own, by calling `buildSetting` itself; it is drained when the test ends.
  */
-import { afterEach } from "vitest";
+import { onTestFinished } from "vitest";
 
 import { buildFeedHub, type FeedClient, type FeedHub } from "../gateway/feed.ts";
 import type { Bus } from "../src/bus.ts";
@@ -18,12 +18,6 @@ import {
   type RecordingSink,
   type ServerFrame,
 } from "./feed-world.ts";
-
-const stops: (() => Promise<void>)[] = [];
-
-afterEach(async () => {
-  for (const stop of stops.splice(0)) await stop();
-});
 
 export function buildSetting() {
   const time = buildVirtualTime();
@@ -53,13 +47,12 @@ export function buildSetting() {
   const warnings: unknown[] = [];
   const log = { warn: (...line: unknown[]) => void warnings.push(line) };
   const hub = buildFeedHub({ bus, readModel: world.readModel, ...time, log });
-  const stop = async (): Promise<void> => {
+  onTestFinished(async () => {
     const drained = hub.drain();
     // Reads under way end in virtual time.
     await time.advance(60_000);
     await drained;
-  };
-  stops.push(stop);
+  });
   const publish = (change: Change): void => {
     const { walletId, ownerId } = change.wallet;
     bus.publish(SUBJECTS.changes(shardOf(walletId)), [change]);

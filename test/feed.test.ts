@@ -11,8 +11,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { WebSocket } from "ws";
 
 import { LIMITS } from "../src/limits.ts";
-import { startNats, type TestServer } from "./servers.ts";
-import { openStake, startStack, unique, until, type Stack } from "./stack.ts";
+import { unique } from "./ids.ts";
+import { startStack, until, type Stack } from "./stack.ts";
+import { openStake } from "./write-routes.ts";
 
 interface BalanceFrame {
   readonly type: "balance";
@@ -472,19 +473,16 @@ describe("a feed", () => {
 });
 
 describe("a feed over NATS", () => {
-  let nats: TestServer;
   let stacks: [Stack, Stack];
 
   beforeAll(async () => {
-    nats = await startNats();
-    const first = await startStack({ natsUrl: nats.url });
+    const first = await startStack({ overNats: true });
     stacks = [first, await startStack({ besides: first })];
   });
 
   afterAll(async () => {
     await stacks[1].close();
     await stacks[0].close();
-    await nats.stop();
   });
 
   it("is the same at two gateways", async () => {
@@ -502,6 +500,7 @@ describe("a feed over NATS", () => {
     const clients = await Promise.all(
       stacks.map((one) => watch(one, { type: "subscribe", wallets })),
     );
+    const server = stacks[0].natsServer!;
     const repairs = () => stacks.map(({ hub }) => hub.stats().repairs);
     const before = repairs();
     const hasLost = () => repairs().every((count, index) => count > before[index]!);
@@ -514,10 +513,10 @@ describe("a feed over NATS", () => {
       const seen = clients[1]!.frames.length;
       await until("writes are under way", () => clients[1]!.frames.length > seen + 50);
       // Stopped first: what is committed now is handed to a server that will never pass it on.
-      process.kill(nats.pid, "SIGSTOP");
+      process.kill(server.pid, "SIGSTOP");
       await sleep(50);
-      await nats.kill();
-      await nats.restart();
+      await server.kill();
+      await server.restart();
       await until("the bus is back", () => stacks.every(({ bus }) => bus.state === "connected"));
       await until("changes come again", () => clients[1]!.frames.length > seen + 100);
     }

@@ -10,21 +10,20 @@ import type { BalanceBody, GameAnswerBody } from "../gateway/game-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
 import { dataFolder, startCoffer } from "./process.ts";
-import { createDatabase, dropDatabase, startNats, type TestServer } from "./servers.ts";
-import { startStack, unique, type AnyBody, type Reply, type Stack } from "./stack.ts";
+import { createDatabase, dropDatabase } from "./servers.ts";
+import { unique } from "./ids.ts";
+import { startStack, type AnyBody, type Reply, type Stack } from "./stack.ts";
 
 type Body = AnyBody & GameAnswerBody;
 
 const GOLD = { code: "GOLD_COINS", name: "Gold coins", decimalPlaces: 0 };
 
-let server: TestServer;
 let stack: Stack;
 /** A second gateway on the same host. */
 let besides: Stack;
 
 beforeAll(async () => {
-  server = await startNats();
-  stack = await startStack({ natsUrl: server.url });
+  stack = await startStack({ overNats: true });
   besides = await startStack({ besides: stack });
   expect((await stack.post("/assets", GOLD)).status).toBe(201);
 });
@@ -32,7 +31,6 @@ beforeAll(async () => {
 afterAll(async () => {
   await besides.close();
   await stack.close();
-  await server.stop();
   expect([...stack.errors, ...besides.errors]).toEqual([]);
 });
 

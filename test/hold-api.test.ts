@@ -3,14 +3,14 @@
  * and repeats, what feeds, history and ledger show of them, and a real process that is killed while
  * a hold's time runs out.
  */
-import { connect, type NatsConnection } from "nats";
+import type { NatsConnection } from "nats";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { WebSocket } from "ws";
 
 import type { HoldBody } from "../gateway/schemas.ts";
 import { dataFolder, startCoffer } from "./process.ts";
-import { startNats, type TestServer } from "./servers.ts";
-import { startStack, unique, until, type AnyBody, type Reply, type Stack } from "./stack.ts";
+import { unique } from "./ids.ts";
+import { startStack, until, type AnyBody, type Reply, type Stack } from "./stack.ts";
 
 interface EndBody extends AnyBody {
   readonly hold: HoldBody;
@@ -18,21 +18,17 @@ interface EndBody extends AnyBody {
   readonly transfer?: { transferId: string; status: string; toWallet?: AnyBody };
 }
 
-let server: TestServer;
 let stack: Stack;
 let nats: NatsConnection;
 
 beforeAll(async () => {
-  server = await startNats();
-  stack = await startStack({ natsUrl: server.url });
-  nats = await connect({ servers: server.url });
+  stack = await startStack({ overNats: true });
+  nats = await stack.connectNats();
 });
 
 afterAll(async () => {
-  await nats.close();
   expect(stack.errors).toEqual([]);
   await stack.close();
-  await server.stop();
 });
 
 async function place(walletId: string, fields: object = { amount: 25 }): Promise<HoldBody> {
@@ -333,18 +329,18 @@ it("a hold whose time runs out while the process is dead expires within 2 s of i
   const folder = dataFolder();
   let coffer = await startCoffer({ DATA_DIR: folder.path });
   try {
-    const send = async (path: string, json?: object): Promise<{ id: string; status: string }> => {
+    const send = async (path: string, json?: object): Promise<HoldBody> => {
       const init = { method: "POST", body: JSON.stringify(json) };
       const headers = { "content-type": "application/json" };
       const response = await fetch(coffer.baseUrl + path, json && { ...init, headers });
-      return (await response.json()) as { id: string; status: string };
+      return (await response.json()) as HoldBody;
     };
     await coffer.untilReady();
     await send("/wallets", { walletId: "w", initialBalance: 100 });
     const hold = await send("/wallets/w/holds", { amount: 60, expiresInSeconds: 2 });
     expect(hold.status).toBe("ACTIVE");
     await coffer.kill();
-    await new Promise((resolve) => setTimeout(resolve, 2_000));
+    await until("its time is over", () => Date.now() >= Date.parse(hold.expiresAt!));
     coffer = await startCoffer({ DATA_DIR: folder.path });
     await coffer.untilReady();
     const isOver = async () => (await send(`/wallets/w/holds/${hold.id}`)).status === "EXPIRED";

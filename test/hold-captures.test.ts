@@ -7,20 +7,22 @@ import type { Writes } from "../src/journal.ts";
 import {
   database,
   hold,
+  holdRow,
   money,
   order,
   passTime,
   place,
-  rowOf,
+  restart,
   said,
   sendHeld,
-  sleep,
   stage,
-  useHoldStage,
-} from "./hold-stage.ts";
-import { capture, NEVER, onlyOutcome, release, repeated, summaryOf } from "./staging.ts";
+  TWO_HOSTS,
+  useLaneStage,
+} from "./lane-stage.ts";
+import { capture, release, repeated } from "./staged-commands.ts";
+import { NEVER, onlyOutcome, summaryOf } from "./staging.ts";
 
-useHoldStage("hold_captures_test");
+useLaneStage("hold_captures_test", TWO_HOSTS);
 
 // --- Captures that pay a wallet ------------------------------------------------------------------
 
@@ -47,7 +49,7 @@ describe("a capture paid to a wallet", () => {
     const placed = await place(payer, "60");
     const nobody = stage.idIn("b");
     expect(await said(capture(placed, null, { toWalletId: nobody }))).toBe("wallet_not_found");
-    expect([await money(payer), await rowOf(placed)]).toEqual(["100 60", "ACTIVE 0"]);
+    expect([await money(payer), await holdRow(placed)]).toEqual(["100 60", "ACTIVE 0"]);
     expect(await said(capture(placed, null))).toBe("done 3");
   });
 
@@ -57,11 +59,11 @@ describe("a capture paid to a wallet", () => {
       const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
       const placed = await place(payer, "60");
       const asked = await sendHeld(capture(placed, null, { toWalletId: payee }), "post");
-      expect([await money(payer), await rowOf(placed)]).toEqual(["40 0", "CAPTURED 60"]);
+      expect([await money(payer), await holdRow(placed)]).toEqual(["40 0", "CAPTURED 60"]);
       await order(payee, how);
       await stage.release();
       expect(summaryOf(onlyOutcome(asked))).toBe("wallet_not_active");
-      expect([await money(payer), await rowOf(placed)]).toEqual(["100 60", "ACTIVE 0"]);
+      expect([await money(payer), await holdRow(placed)]).toEqual(["100 60", "ACTIVE 0"]);
       expect(await said(capture(placed, "60"))).toBe("done 5");
     },
   );
@@ -73,11 +75,11 @@ describe("a capture paid to a wallet", () => {
       const placed = await place(payer, "60");
       await sendHeld(capture(placed, null, { toWalletId: payee }), "post");
       await order(payee, "suspend");
-      if (how === "restarted") await sleep();
+      if (how === "restarted") await restart();
       else await stage.tick();
       await stage.release();
       await stage.settle();
-      expect([await money(payer), await rowOf(placed)]).toEqual(["100 60", "ACTIVE 0"]);
+      expect([await money(payer), await holdRow(placed)]).toEqual(["100 60", "ACTIVE 0"]);
       expect(await said(capture(placed, "60"))).toBe("done 5");
     },
   );
@@ -97,7 +99,10 @@ describe("a capture paid to a wallet", () => {
     stage.wire = () => "pass";
     await stage.release();
     await stage.settle();
-    expect([await money(payer), await rowOf(placed)]).toEqual(["100 0", `${how.toUpperCase()} 0`]);
+    expect([await money(payer), await holdRow(placed)]).toEqual([
+      "100 0",
+      `${how.toUpperCase()} 0`,
+    ]);
   });
 
   it("that comes back after the hold's time makes it expire then", async () => {
@@ -107,11 +112,11 @@ describe("a capture paid to a wallet", () => {
     await order(payee, "suspend");
     hold("post");
     await passTime(3_000);
-    expect(await rowOf(placed)).toBe("CAPTURED 60");
+    expect(await holdRow(placed)).toBe("CAPTURED 60");
     stage.wire = () => "pass";
     await stage.release();
     await passTime(1_000);
-    expect([await money(payer), await rowOf(placed)]).toEqual(["100 0", "EXPIRED 0"]);
+    expect([await money(payer), await holdRow(placed)]).toEqual(["100 0", "EXPIRED 0"]);
   });
 
   it("comes back to a suspended wallet, and keeps one open that would be closed", async () => {
@@ -122,7 +127,7 @@ describe("a capture paid to a wallet", () => {
     await order(payee, "suspend");
     await order(payer, "suspend");
     await stage.release();
-    expect([await money(payer), await rowOf(placed)]).toEqual(["60 60", "ACTIVE 0"]);
+    expect([await money(payer), await holdRow(placed)]).toEqual(["60 60", "ACTIVE 0"]);
   });
 
   it("twice with one key pays once, also when the first is pending and its lane has died", async () => {
@@ -130,7 +135,7 @@ describe("a capture paid to a wallet", () => {
     const placed = await place(payer, "60");
     const command = capture(placed, null, { toWalletId: payee });
     await sendHeld(command, "post");
-    await sleep();
+    await restart();
     const again = stage.sendAs(repeated(command), { attempt: 2 });
     await stage.quiet();
     await stage.release();
@@ -160,7 +165,7 @@ describe("a final capture paid to a wallet", () => {
     expect(await money(payer)).toBe("75 35");
     await stage.release();
     expect(summaryOf(onlyOutcome(asked))).toBe("posted");
-    expect([await money(payer), await rowOf(placed)]).toEqual(["75 0", "CAPTURED 25"]);
+    expect([await money(payer), await holdRow(placed)]).toEqual(["75 0", "CAPTURED 25"]);
   });
 
   it("lets nothing go when the payee refuses", async () => {
@@ -169,7 +174,7 @@ describe("a final capture paid to a wallet", () => {
     await sendHeld(capture(placed, "25", { final: true, toWalletId: payee }), "post");
     await order(payee, "suspend");
     await stage.release();
-    expect([await money(payer), await rowOf(placed)]).toEqual(["100 60", "ACTIVE 0"]);
+    expect([await money(payer), await holdRow(placed)]).toEqual(["100 60", "ACTIVE 0"]);
   });
 
   it.each(["captured", "released"] as const)(
@@ -184,7 +189,7 @@ describe("a final capture paid to a wallet", () => {
       await stage.settle();
       const isCaptured = how === "captured";
       expect(await money(payer)).toBe(isCaptured ? "40 0" : "75 0");
-      expect(await rowOf(placed)).toBe(isCaptured ? "CAPTURED 60" : "RELEASED 25");
+      expect(await holdRow(placed)).toBe(isCaptured ? "CAPTURED 60" : "RELEASED 25");
     },
   );
 
@@ -211,7 +216,7 @@ describe("a final capture paid to a wallet", () => {
     const again = stage.sendAs(repeated(command), { attempt: 2 });
     await stage.settle();
     expect(summaryOf(onlyOutcome(again))).toBe("replayed 3");
-    expect([await money(payer), await rowOf(placed)]).toEqual(["75 0", "CAPTURED 25"]);
+    expect([await money(payer), await holdRow(placed)]).toEqual(["75 0", "CAPTURED 25"]);
     expect(await money(payee)).toBe("25 0");
     const sql = "SELECT count(*) FROM events WHERE wallet_id = $1 AND type = 'HoldReleased'";
     expect(await database.query(sql, [payer])).toEqual([{ count: 1 }]);

@@ -5,28 +5,22 @@
 import { describe, expect, it } from "vitest";
 import type { HoldKey } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
+import { EVEN, idIn } from "./ids.ts";
 import {
   database,
+  holdRow,
   money,
   passTime,
   place,
-  rowOf,
-  sleep,
+  restart,
   stage,
-  useHoldStage,
-} from "./hold-stage.ts";
-import {
-  capture,
-  commandOf,
-  creation,
-  EVEN,
-  idIn,
-  placing,
-  summaryOf,
-  withLimits,
-} from "./staging.ts";
+  TWO_HOSTS,
+  useLaneStage,
+} from "./lane-stage.ts";
+import { capture, commandOf, creation, placing } from "./staged-commands.ts";
+import { summaryOf, withLimits } from "./staging.ts";
 
-useHoldStage("hold_expiry_test");
+useLaneStage("hold_expiry_test", TWO_HOSTS);
 
 // --- Expiry --------------------------------------------------------------------------------------
 
@@ -42,9 +36,9 @@ describe("expiry", () => {
   it("comes within 2 s of its time, and not before, to a wallet that nobody touches", async () => {
     const walletId = await stage.open("a", "100");
     const placed = await place(walletId, "60", 5_000);
-    await sleep();
+    await restart();
     await passTime(4_900);
-    expect(await rowOf(placed)).toBe("ACTIVE 0");
+    expect(await holdRow(placed)).toBe("ACTIVE 0");
     await passTime(2_000);
     expect(await lateness(placed)).toBeLessThan(2_000);
     expect(await money(walletId)).toBe("100 0");
@@ -66,7 +60,7 @@ describe("expiry", () => {
     const startedAtMs = stage.nowMs;
     const { calls } = await stage.replace("a", owner);
     await passTime(500);
-    expect(await rowOf(placed)).toBe("EXPIRED 0");
+    expect(await holdRow(placed)).toBe("EXPIRED 0");
     expect(stage.nowMs - startedAtMs).toBeLessThan(2_000);
     // Nobody else was woken
     expect(calls.loadWallets).toBe(1);
@@ -123,7 +117,7 @@ describe("expiry", () => {
     const walletId = idIn(EVEN.slice(1, -1));
     await stage.perform(commandOf(walletId, creation("100")));
     const placed = await place(walletId, "60", 2_000);
-    await sleep();
+    await restart();
     const held = await database.query("SELECT wallet_id, held FROM wallets");
     await database.query("UPDATE wallets SET held = 0 WHERE wallet_id = ANY ($1)", [damaged]);
 
@@ -155,7 +149,7 @@ describe("expiry", () => {
     await stage.add({ name: "c", owner: "host-3", shards: EVEN });
     await passTime(2_000);
     expect(old.lost.length).toBeGreaterThan(0);
-    expect(await rowOf(placed)).toBe("EXPIRED 0");
+    expect(await holdRow(placed)).toBe("EXPIRED 0");
     const sql = "SELECT version FROM events WHERE wallet_id = $1 AND type = 'HoldExpired'";
     expect(await database.query(sql, [walletId])).toEqual([{ version: 3 }]);
   });
@@ -166,10 +160,10 @@ describe("expiry", () => {
     const { hooks } = stage.lane("a");
     hooks.loadDueHolds = () => Promise.reject(new Error("away"));
     await passTime(2_000);
-    expect(await rowOf(placed)).toBe("ACTIVE 0");
+    expect(await holdRow(placed)).toBe("ACTIVE 0");
     delete hooks.loadDueHolds;
     await passTime(1_000);
-    expect(await rowOf(placed)).toBe("EXPIRED 0");
+    expect(await holdRow(placed)).toBe("EXPIRED 0");
   });
 
   it("race: loses against a capture that is in a commit under way", async () => {
@@ -194,6 +188,6 @@ describe("expiry", () => {
     await stage.quiet();
     await passTime(1_000);
     expect(asked!.outcomes.map(summaryOf)).toEqual(["done 3"]);
-    expect([await money(walletId), await rowOf(placed)]).toEqual(["40 0", "CAPTURED 60"]);
+    expect([await money(walletId), await holdRow(placed)]).toEqual(["40 0", "CAPTURED 60"]);
   });
 });

@@ -4,29 +4,21 @@
 import { describe, expect, it } from "vitest";
 import type { AppendResult } from "../src/journal.ts";
 import {
+  holdRow,
   money,
   order,
   passTime,
   place,
-  rowOf,
+  restart,
   said,
-  sleep,
   stage,
-  useHoldStage,
-} from "./hold-stage.ts";
-import {
-  capture,
-  credit,
-  debit,
-  onlyOutcome,
-  placing,
-  release,
-  repeated,
-  summaryOf,
-  withLimits,
-} from "./staging.ts";
+  TWO_HOSTS,
+  useLaneStage,
+} from "./lane-stage.ts";
+import { capture, credit, debit, placing, release, repeated } from "./staged-commands.ts";
+import { onlyOutcome, summaryOf, withLimits } from "./staging.ts";
 
-useHoldStage("holds_test");
+useLaneStage("holds_test", TWO_HOSTS);
 
 // --- One wallet ----------------------------------------------------------------------------------
 
@@ -41,17 +33,17 @@ describe("a hold", () => {
     expect(await said(capture(placed, "35.01"))).toBe("capture_exceeds_hold");
     const last = await stage.perform(capture(placed, null));
     expect(last).toMatchObject({ hold: { status: "CAPTURED", capturedMinor: 60_00 } });
-    expect([await money(walletId), await rowOf(placed)]).toEqual(["40 0", "CAPTURED 60"]);
+    expect([await money(walletId), await holdRow(placed)]).toEqual(["40 0", "CAPTURED 60"]);
   });
 
   it("keeps its state over a restart, which costs one read", async () => {
     const walletId = await stage.open("a", "100");
     const placed = await place(walletId, "60");
     await stage.perform(capture(placed, "25"));
-    await sleep();
+    await restart();
     expect(await said(capture(placed, "35.01"))).toBe("capture_exceeds_hold");
     expect(await said(capture(placed, "5", { final: true }))).toBe("done 4");
-    expect([await money(walletId), await rowOf(placed)]).toEqual(["70 0", "CAPTURED 30"]);
+    expect([await money(walletId), await holdRow(placed)]).toEqual(["70 0", "CAPTURED 30"]);
     expect(stage.lane("a").calls).toMatchObject({ loadWallets: 1, loadHolds: 0 });
   });
 
@@ -110,13 +102,13 @@ describe("a hold", () => {
     expect(summaryOf(onlyOutcome(asked!))).toBe("hold_not_active");
   });
 
-  it("is bounded in number", async () => {
+  it("past the number that a wallet may have is rejected", async () => {
     withLimits({ holdsPerWalletMax: 2 });
     const walletId = await stage.open("a", "100");
     const first = await place(walletId, "1");
     await place(walletId, "1");
     expect(await said(placing(walletId, "1"))).toBe("too_many_holds");
-    await sleep();
+    await restart();
     expect(await said(placing(walletId, "1"))).toBe("too_many_holds");
     await stage.perform(release(first));
     expect(await said(placing(walletId, "1"))).toBe("done 5");
@@ -135,7 +127,7 @@ describe("a wallet with holds", () => {
     );
     expect(await said(release(one))).toBe("done 5");
     await passTime(2_000);
-    expect([await money(walletId), await rowOf(two)]).toEqual(["100 0", "EXPIRED 0"]);
+    expect([await money(walletId), await holdRow(two)]).toEqual(["100 0", "EXPIRED 0"]);
   });
 
   it("is not closed before they have ended", async () => {
@@ -168,7 +160,7 @@ describe("race", () => {
     const command = capture(placed, "20");
     const asked = [...stage.send(command), stage.sendAs(repeated(command), { attempt: 2 })];
     await stage.quiet();
-    await sleep();
+    await restart();
     asked.push(stage.sendAs(repeated(command), { attempt: 2 }));
     await stage.quiet();
     const answers = asked.map((one) => summaryOf(onlyOutcome(one)));
@@ -181,7 +173,7 @@ describe("race", () => {
     const placed = await place(walletId, "60");
     const command = capture(placed, null);
     await stage.perform(command);
-    await sleep();
+    await restart();
     const again = stage.sendAs(repeated(command), { attempt: 2 });
     await stage.quiet();
     expect(summaryOf(onlyOutcome(again))).toBe("replayed 3");
@@ -208,10 +200,10 @@ describe("race", () => {
     await stage.tick(1);
     expect(await said(capture(placed, "10"))).toBe("hold_not_active");
     expect(await said(release(placed))).toBe("hold_not_active");
-    expect(await rowOf(placed)).toBe("ACTIVE 10");
+    expect(await holdRow(placed)).toBe("ACTIVE 10");
     delete stage.lane("a").hooks.loadDueHolds;
     await passTime(1_000);
-    expect([await money(walletId), await rowOf(placed)]).toEqual(["90 0", "EXPIRED 10"]);
+    expect([await money(walletId), await holdRow(placed)]).toEqual(["90 0", "EXPIRED 10"]);
   });
 
   it("oversold balance: holds and debits together never take more than there is", async () => {

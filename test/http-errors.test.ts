@@ -8,7 +8,9 @@ import pg from "pg";
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { describeAllAnswers, expectProblem, stack, useHttpStage } from "./http-stage.ts";
-import { openStake, startStack, unique } from "./stack.ts";
+import { unique } from "./ids.ts";
+import { startStack } from "./stack.ts";
+import { openStake } from "./write-routes.ts";
 
 useHttpStage();
 

@@ -13,14 +13,9 @@ import {
   useHttpStage,
   type Operation,
 } from "./http-stage.ts";
-import {
-  openStake,
-  unique,
-  type EventBody,
-  type Reply,
-  type TransactionBody,
-  type WalletBody,
-} from "./stack.ts";
+import { unique } from "./ids.ts";
+import type { EventBody, Reply, TransactionBody, WalletBody } from "./stack.ts";
+import { openStake } from "./write-routes.ts";
 
 useHttpStage();
 

@@ -14,9 +14,8 @@ import {
   stack,
   useHttpStage,
 } from "./http-stage.ts";
+import { unique } from "./ids.ts";
 import {
-  openStake,
-  unique,
   until,
   type AnyBody,
   type EventBody,
@@ -25,6 +24,7 @@ import {
   type TransferBody,
   type WalletBody,
 } from "./stack.ts";
+import { openStake } from "./write-routes.ts";
 
 useHttpStage();
 

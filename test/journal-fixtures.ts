@@ -11,7 +11,7 @@ import type { Rejection } from "../src/rejection.ts";
 import { shardOf } from "../src/shard.ts";
 import type { Transfer, Verdict } from "../src/transfer.ts";
 import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
-import { unique } from "./staging.ts";
+import { unique } from "./ids.ts";
 
 export const NOW_MS = Date.UTC(2030, 0, 1, 12, 30, 15, 123);
 

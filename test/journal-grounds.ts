@@ -8,7 +8,7 @@ import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import type { ShardTable } from "../src/shard-table.ts";
 import { buildSimulatedDatabase, buildSimulatedShardTable } from "./simulation/database.ts";
-import { openDatabase } from "./staging.ts";
+import { openDatabase } from "./audited-database.ts";
 
 export interface JournalGround {
   /** Connections of another lane with each call. */
@@ -45,8 +45,8 @@ const STALLED = `
   SELECT count(*) FROM pg_stat_activity
   WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event <> 'advisory'`;
 
-export async function openPostgresGround(): Promise<JournalGround> {
-  const database = await openDatabase("journal_contract");
+export async function openPostgresGround(databaseName: string): Promise<JournalGround> {
+  const database = await openDatabase(databaseName);
   const shardTable = buildPostgresShardTable([database.url]);
   const journals: Journal[] = [];
   const count = async (sql: string): Promise<number> =>

@@ -31,14 +31,9 @@ import {
   transferBetween,
   type Draft,
 } from "./journal-fixtures.ts";
-import {
-  checkBooks,
-  idIn,
-  openDatabase,
-  unique,
-  withLimits,
-  type TestDatabase,
-} from "./staging.ts";
+import { checkBooks, openDatabase, type TestDatabase } from "./audited-database.ts";
+import { idIn, unique } from "./ids.ts";
+import { withLimits } from "./staging.ts";
 
 const CLAIM_LOCK = 1_668_245_094;
 const OWNER = "host-1";

@@ -4,50 +4,16 @@
  * under its key, a command of unknown outcome, messages that waited. The fence keeps stale writes
  * out; these tests hold that stale memory gives no false answers either.
  */
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { AppendResult } from "../src/journal.ts";
 import type { PostMessage } from "../src/protocol.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import {
-  checkBooks,
-  commandOf,
-  creation,
-  credit,
-  debit,
-  idIn,
-  openDatabase,
-  stageLanes,
-  summaryOf,
-  transfer,
-  unique,
-  type Stage,
-  type TestDatabase,
-} from "./staging.ts";
+import { idIn, unique } from "./ids.ts";
+import { database, stage, useLaneStage } from "./lane-stage.ts";
+import { commandOf, creation, credit, debit, transfer } from "./staged-commands.ts";
+import { summaryOf } from "./staging.ts";
 
-let database: TestDatabase;
-let stage: Stage;
-
-beforeAll(async () => {
-  database = await openDatabase("lane_moves");
-});
-
-afterAll(async () => {
-  await database.close();
-});
-
-beforeEach(async () => {
-  const lanes = [{ name: "here", owner: "host-1", shards: ALL_SHARDS }];
-  stage = await stageLanes({ databaseUrl: database.url, lanes });
-});
-
-afterEach(async () => {
-  try {
-    await stage.settle();
-    await checkBooks(database);
-  } finally {
-    await stage.close();
-  }
-});
+useLaneStage("lane_moves", [{ name: "here", owner: "host-1", shards: ALL_SHARDS }]);
 
 // --- Steps of a move -----------------------------------------------------------------------------
 

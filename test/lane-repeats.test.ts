@@ -6,28 +6,22 @@ import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
+import { idIn, unique } from "./ids.ts";
 import {
   begin,
   bookOf,
   database,
   FAILURES,
   gateOf,
+  ONE_LANE,
   stage,
   summaries,
   useLaneStage,
 } from "./lane-stage.ts";
-import {
-  commandOf,
-  creation,
-  credit,
-  debit,
-  idIn,
-  onlyOutcome,
-  summaryOf,
-  unique,
-} from "./staging.ts";
+import { commandOf, creation, credit, debit } from "./staged-commands.ts";
+import { onlyOutcome, summaryOf } from "./staging.ts";
 
-useLaneStage("lane_repeats_test");
+useLaneStage("lane_repeats_test", ONE_LANE);
 
 // --- One answer per command ----------------------------------------------------------------------
 

@@ -7,32 +7,24 @@ import { describe, expect, it } from "vitest";
 import type { AppendResult } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
+import { EVEN, idIn } from "./ids.ts";
 import {
   begin,
   bookOf,
   database,
   FAILURES,
   gateOf,
+  ONE_LANE,
   restage,
   stage,
   summaries,
+  TWO_LANES,
   useLaneStage,
 } from "./lane-stage.ts";
-import {
-  commandOf,
-  creation,
-  credit,
-  debit,
-  EVEN,
-  idIn,
-  onlyOutcome,
-  summaryOf,
-  transfer,
-  withLimits,
-  type Asked,
-} from "./staging.ts";
+import { commandOf, creation, credit, debit, transfer } from "./staged-commands.ts";
+import { onlyOutcome, summaryOf, withLimits, type Asked } from "./staging.ts";
 
-useLaneStage("lane_test");
+useLaneStage("lane_test", ONE_LANE);
 
 // --- Group commit --------------------------------------------------------------------------------
 
@@ -374,14 +366,7 @@ describe("what a lane keeps is bounded", () => {
 
   it("in transfers under way: past it, overloaded before any money has left", async () => {
     withLimits({ pendingTransfersMax: 2 });
-    const odd = ALL_SHARDS.filter((shard) => !EVEN.includes(shard));
-    await restage({
-      databaseUrl: database.url,
-      lanes: [
-        { name: "a", owner: "host-1", shards: EVEN },
-        { name: "b", owner: "host-1", shards: odd },
-      ],
-    });
+    await restage(TWO_LANES);
     const [payer, payee] = [await stage.open("a", "10"), await stage.open("b", null)];
     stage.wire = ({ type }) => (type === "post" ? "drop" : "pass");
     await begin(transfer(payer, payee, "1"), transfer(payer, payee, "1"));

@@ -5,20 +5,15 @@
  */
 import { spawn } from "node:child_process";
 
-import {
-  connect,
-  headers as newHeaders,
-  RequestStrategy,
-  type Msg,
-  type NatsConnection,
-} from "nats";
+import { headers as newHeaders, RequestStrategy, type Msg, type NatsConnection } from "nats";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 import { NATS_REQUESTS } from "../gateway/command-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
 import { packageRoot } from "../src/package-root.ts";
-import { startNats, type TestServer } from "./servers.ts";
-import { openStake, startStack, unique, until, type AnyBody, type Stack } from "./stack.ts";
+import { unique } from "./ids.ts";
+import { startStack, until, type AnyBody, type Stack } from "./stack.ts";
+import { openStake } from "./write-routes.ts";
 
 const ENDPOINTS = [...Object.keys(NATS_REQUESTS), "batch"];
 
@@ -28,22 +23,18 @@ interface ServiceReply {
   readonly error: Pick<AnyBody, "code" | "message" | "statusCode" | "details">;
 }
 
-let server: TestServer;
 let stacks: [Stack, Stack];
 let nats: NatsConnection;
 
 beforeAll(async () => {
-  server = await startNats();
-  const first = await startStack({ natsUrl: server.url });
+  const first = await startStack({ overNats: true });
   stacks = [first, await startStack({ besides: first })];
-  nats = await connect({ servers: server.url });
+  nats = await first.connectNats();
 });
 
 afterAll(async () => {
-  await nats.close();
   await stacks[1].close();
   await stacks[0].close();
-  await server.stop();
 });
 
 /** A request with its payload as it is; the message is there for its headers. */
@@ -328,10 +319,14 @@ describe("two gateways", () => {
       const { data } = (await nats.request("wallets.v1.credit", body, { timeout: 5000 })).json();
       console.log(JSON.stringify(data));
       await nats.close();`;
-    const child = spawn(process.execPath, ["--input-type=module", "-e", script, server.url, id], {
-      cwd: packageRoot,
-      stdio: ["ignore", "pipe", "inherit"],
-    });
+    const child = spawn(
+      process.execPath,
+      ["--input-type=module", "-e", script, stacks[0].natsServer!.url, id],
+      {
+        cwd: packageRoot,
+        stdio: ["ignore", "pipe", "inherit"],
+      },
+    );
     let output = "";
     child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
     const code = await new Promise((resolve) => child.once("close", resolve));

@@ -11,11 +11,9 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vites
 import type { LedgerEntryBody, TrialBalanceBody } from "../gateway/ledger-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
-import { withLimits } from "./staging.ts";
+import { unique } from "./ids.ts";
 import {
-  openStake,
   startStack,
-  unique,
   until,
   type AnyBody,
   type EventBody,
@@ -25,6 +23,8 @@ import {
   type TransferBody,
   type WalletBody,
 } from "./stack.ts";
+import { withLimits } from "./staging.ts";
+import { openStake } from "./write-routes.ts";
 
 let stack: Stack;
 

@@ -4,25 +4,55 @@
  * commit under way.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { withClient } from "../src/database.ts";
 import type { Hold } from "../src/hold.ts";
 import { LIMITS } from "../src/limits.ts";
+import type { Command } from "../src/protocol.ts";
 import { rebuildWallet } from "../src/rebuild.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
 import { verify } from "../src/verify.ts";
-import {
-  capture,
-  credit,
-  debit,
-  openDatabase,
-  placing,
-  release,
-  stageLanes,
-  unique,
-  type Stage,
-  type TestDatabase,
-} from "./staging.ts";
+import { openDatabase, type TestDatabase } from "./audited-database.ts";
+import { unique } from "./ids.ts";
 import { until } from "./stack.ts";
+import { capture, credit, debit, placing, release } from "./staged-commands.ts";
+import { stageLanes, type Asked, type Stage } from "./staging.ts";
 import { buildWorld, tamper, type Copy, type World } from "./verify-world.ts";
+
+/**
+ * One lane on a database of its own, which the test may leave as damaged as it likes; both end with
+ * the test.
+ */
+async function openStage(name: string): Promise<{ database: TestDatabase; stage: Stage }> {
+  const database = await openDatabase(name);
+  onTestFinished(() => database.close());
+  const lanes = [{ name: "here", owner: "host-1", shards: ALL_SHARDS }];
+  const stage = await stageLanes({ databaseUrl: database.url, lanes });
+  onTestFinished(() => stage.close());
+  return { database, stage };
+}
+
+async function fallAsleep(stage: Stage): Promise<void> {
+  await stage.tick(LIMITS.actorIdleMs + LIMITS.actorSweepMs);
+  expect(stage.lane("here").lane.stats().actors).toBe(0);
+}
+
+/** Sends a command whose commit is on its way to the database until it is let go. */
+async function onItsWay(
+  stage: Stage,
+  command: Command,
+): Promise<{ asked: Asked; letGo: () => void }> {
+  let letGo = (): void => undefined;
+  const gate = new Promise<void>((resolve) => (letGo = resolve));
+  let hasArrived = false;
+  stage.lane("here").hooks.append = async (_writes, apply) => {
+    hasArrived = true;
+    await gate;
+    return await apply();
+  };
+  const [asked] = stage.send(command);
+  await until("the commit is on its way", () => hasArrived);
+  return { asked: asked!, letGo };
+}
 
 describe("an actor that woke from a wrong row", () => {
   let database: TestDatabase;
@@ -30,15 +60,10 @@ describe("an actor that woke from a wrong row", () => {
   let walletId: string;
 
   beforeEach(async () => {
-    database = await openDatabase("rebuild_stage");
-    onTestFinished(() => database.close());
-    const lanes = [{ name: "here", owner: "host-1", shards: ALL_SHARDS }];
-    stage = await stageLanes({ databaseUrl: database.url, lanes });
-    onTestFinished(() => stage.close());
+    ({ database, stage } = await openStage("rebuild_stage"));
     // Given a wallet of 100.00 whose actor sleeps, and a row that says 877.00
     walletId = await stage.open("here", "100");
-    await stage.tick(LIMITS.actorIdleMs + LIMITS.actorSweepMs);
-    expect(stage.lane("here").lane.stats().actors).toBe(0);
+    await fallAsleep(stage);
     await database.query("UPDATE wallets SET balance = balance + 77700 WHERE wallet_id = $1", [
       walletId,
     ]);
@@ -55,16 +80,7 @@ describe("an actor that woke from a wrong row", () => {
 
   it("cannot commit what it had decided: it is decided again on the rebuilt row", async () => {
     // Given a credit, decided on 877.00, on its way to the database
-    let letGo = (): void => undefined;
-    const gate = new Promise<void>((resolve) => (letGo = resolve));
-    let hasArrived = false;
-    stage.lane("here").hooks.append = async (_writes, apply) => {
-      hasArrived = true;
-      await gate;
-      return await apply();
-    };
-    const [asked] = stage.send(credit(walletId, "1"));
-    await until("the commit is on its way", () => hasArrived);
+    const { asked, letGo } = await onItsWay(stage, credit(walletId, "1"));
 
     // When the row is rebuilt meanwhile
     expect(await rebuildWallet(database.url, walletId)).toMatchObject({
@@ -75,7 +91,7 @@ describe("an actor that woke from a wrong row", () => {
     await stage.quiet();
 
     // Then the answer is on top of 100.00
-    expect(asked!.outcomes).toMatchObject([{ type: "done", wallet: { balanceMinor: 10_100 } }]);
+    expect(asked.outcomes).toMatchObject([{ type: "done", wallet: { balanceMinor: 10_100 } }]);
     await expectInOrder(10_100);
   });
 
@@ -208,7 +224,6 @@ describe("a row", () => {
   /** The rows of wallets with where they are on disk, and the epochs. */
   async function fingerprint(): Promise<object> {
     const rows: unknown[] = [];
-    const { withClient } = await import("../src/database.ts");
     await withClient(copy.urls[0]!, async (client) => {
       rows.push(...(await client.query("SELECT ctid, * FROM wallets ORDER BY wallet_id")).rows);
       rows.push(...(await client.query("SELECT shard, epoch FROM shards ORDER BY shard")).rows);
@@ -226,11 +241,7 @@ describe("holds", () => {
   let released: Hold;
 
   beforeEach(async () => {
-    database = await openDatabase("rebuild_holds");
-    onTestFinished(() => database.close());
-    const lanes = [{ name: "here", owner: "host-1", shards: ALL_SHARDS }];
-    stage = await stageLanes({ databaseUrl: database.url, lanes });
-    onTestFinished(() => stage.close());
+    ({ database, stage } = await openStage("rebuild_holds"));
     // Given 100.00, of which 40.00 are held, after 20.00 were captured and 5.00 let go, and nobody
     // awake
     walletId = await stage.open("here", "100");
@@ -240,8 +251,7 @@ describe("holds", () => {
     await stage.perform(capture(captured, "20"));
     released = await place("5");
     await stage.perform(release(released));
-    await stage.tick(LIMITS.actorIdleMs + LIMITS.actorSweepMs);
-    expect(stage.lane("here").lane.stats().actors).toBe(0);
+    await fallAsleep(stage);
   });
 
   async function place(amount: string, rest: Parameters<typeof placing>[2] = {}): Promise<Hold> {
@@ -324,16 +334,7 @@ describe("holds", () => {
     expect(await stage.perform(release(active))).toMatchObject({
       rejection: { code: "hold_not_found" },
     });
-    let letGo = (): void => undefined;
-    const gate = new Promise<void>((resolve) => (letGo = resolve));
-    let hasArrived = false;
-    stage.lane("here").hooks.append = async (_writes, apply) => {
-      hasArrived = true;
-      await gate;
-      return await apply();
-    };
-    const [asked] = stage.send(credit(walletId, "1"));
-    await until("the commit is on its way", () => hasArrived);
+    const { asked, letGo } = await onItsWay(stage, credit(walletId, "1"));
 
     // When it is rebuilt meanwhile
     let claims = 0;
@@ -347,7 +348,7 @@ describe("holds", () => {
     await stage.quiet();
 
     // Then the credit is decided again by an actor that knows it
-    expect(asked!.outcomes).toMatchObject([{ type: "done", wallet: { balanceMinor: 8_100 } }]);
+    expect(asked.outcomes).toMatchObject([{ type: "done", wallet: { balanceMinor: 8_100 } }]);
     expect(claims).toBeGreaterThan(0);
     expect(await stage.perform(release(active))).toMatchObject({
       type: "done",

@@ -34,7 +34,8 @@ import {
 } from "./relay-world.ts";
 import { startCoffer } from "./process.ts";
 import { createDatabase, dropDatabase, startNats, type TestServer } from "./servers.ts";
-import { startStack, unique, until, type EventBody, type Stack } from "./stack.ts";
+import { unique } from "./ids.ts";
+import { startStack, until, type EventBody, type Stack } from "./stack.ts";
 import { withLimits } from "./staging.ts";
 
 let nats: TestServer;

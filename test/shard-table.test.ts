@@ -8,7 +8,8 @@ import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import type { ShardTable } from "../src/shard-table.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import { EVEN, ODD, openDatabase, type TestDatabase } from "./staging.ts";
+import { openDatabase, type TestDatabase } from "./audited-database.ts";
+import { EVEN, ODD } from "./ids.ts";
 import { openWire } from "./wire.ts";
 
 /** Shard `s` is in the one at `s % 2`. */

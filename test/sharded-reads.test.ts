@@ -26,7 +26,9 @@ import {
   type Draft,
 } from "./journal-fixtures.ts";
 import { dropDatabase } from "./servers.ts";
-import { creation, EVEN, idIn, ODD, unique, withLimits } from "./staging.ts";
+import { EVEN, idIn, ODD, unique } from "./ids.ts";
+import { creation } from "./staged-commands.ts";
+import { withLimits } from "./staging.ts";
 import { openWire } from "./wire.ts";
 
 const T0 = Date.UTC(2026, 0, 2, 3, 4, 5, 678);

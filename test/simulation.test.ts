@@ -68,7 +68,7 @@ describe("many seeds, and then each bug", () => {
     },
   );
 
-  test("no bug is forgotten", () => {
+  test("each bug that can be planted has its turn", () => {
     expect(PLANTS.toSorted()).toEqual(Object.keys(plants).toSorted());
   });
 });

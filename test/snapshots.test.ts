@@ -9,16 +9,10 @@ import { LIMITS } from "../src/limits.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
 import { verify } from "../src/verify.ts";
-import {
-  commandOf,
-  creation,
-  credit,
-  openDatabase,
-  stageLanes,
-  type Stage,
-  type TestDatabase,
-} from "./staging.ts";
+import { openDatabase, type TestDatabase } from "./audited-database.ts";
 import { until } from "./stack.ts";
+import { commandOf, creation, credit } from "./staged-commands.ts";
+import { stageLanes, type Stage } from "./staging.ts";
 
 const MANY = 100_000;
 const FEW = 10;

@@ -12,6 +12,7 @@ import { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import type { FastifyInstance } from "fastify";
+import { connect, type NatsConnection } from "nats";
 import pg from "pg";
 import { pino, type Logger } from "pino";
 import { uuidv7 } from "uuidv7";
@@ -36,12 +37,13 @@ import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
+import { unique } from "./ids.ts";
 import { createMigratedDatabase } from "./migrated-database.ts";
-import { dropDatabase } from "./servers.ts";
+import { dropDatabase, startNats, type TestServer } from "./servers.ts";
 
 export interface StackOptions {
-  /** The bus is NATS; without it, in-process. */
-  readonly natsUrl?: string;
+  /** The bus is a NATS server of the stack's own; without it, in-process. */
+  readonly overNats?: boolean;
   /** A gateway beside the host of another stack, whose database and NATS it shares. */
   readonly besides?: Stack;
   /** Lanes of the host; two, so that wallets meet across threads. */
@@ -55,7 +57,8 @@ export interface Stack {
   readonly url: string;
   readonly port: number;
   readonly databaseUrl: string;
-  readonly natsUrl: string | undefined;
+  /** The server of its bus, for a test to end; null in-process. */
+  readonly natsServer: TestServer | null;
   readonly app: FastifyInstance;
   readonly bus: Bus;
   readonly host: Host | null;
@@ -72,6 +75,8 @@ export interface Stack {
   wallet(walletId: string): Promise<WalletBody>;
   /** SQL on the stack's database, over a connection of its own. */
   sql<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<Row[]>;
+  /** A client of its NATS server, closed with the stack. */
+  connectNats(): Promise<NatsConnection>;
   /** Ends every lane's thread, as a crash would. Others come by themselves. */
   crashLanes(): Promise<void>;
   close(): Promise<void>;
@@ -122,21 +127,6 @@ export type { EventBody, TransactionBody, TransferBody, WalletBody };
 /** An answer is late after this long: past every deadline of a command and of a reader. */
 const ANSWER_MS_MAX = 15_000;
 const READY_MS_MAX = 15_000;
-
-let lastNumber = 0;
-
-/**
- * Before each file: its wallets live in the same shards whatever has run before it in the process.
- */
-export function restartNumbers(): void {
-  lastNumber = 0;
-}
-
-/** Different in every call, in every process. */
-export function unique(prefix: string): string {
-  lastNumber += 1;
-  return `${prefix}-${process.pid}-${lastNumber}`;
-}
 
 /** A log that keeps the messages of errors, and nothing else. */
 function keepErrors(errors: string[]): Logger {
@@ -217,10 +207,20 @@ type Closing = Array<() => Promise<unknown>>;
 
 async function openDatabase(besides: Stack | undefined, closing: Closing): Promise<string> {
   if (besides !== undefined) return besides.databaseUrl;
-  const name = unique("stack").replaceAll("-", "_");
+  const name = `${unique("stack").replaceAll("-", "_")}_${process.pid}`;
   const databaseUrl = await createMigratedDatabase(name);
   closing.push(() => dropDatabase(inject("postgresUrl"), name));
   return databaseUrl;
+}
+
+async function openNats(
+  { overNats = false, besides }: StackOptions,
+  closing: Closing,
+): Promise<TestServer | null> {
+  if (!overNats) return besides?.natsServer ?? null;
+  const server = await startNats();
+  closing.push(() => server.stop());
+  return server;
 }
 
 /** Starts the stack; it serves when this returns. */
@@ -240,11 +240,12 @@ async function closeAll(closing: Closing): Promise<void> {
 
 async function start(options: StackOptions, closing: Closing): Promise<Stack> {
   const { besides, laneCount = 2 } = options;
-  const natsUrl = options.natsUrl ?? besides?.natsUrl;
   const errors: string[] = [];
   const log = keepErrors(errors);
   const databaseUrl = await openDatabase(besides, closing);
-  const natsBus = natsUrl === undefined ? null : buildNatsBus({ url: natsUrl, name: "test", log });
+  const natsServer = await openNats(options, closing);
+  const natsBus =
+    natsServer === null ? null : buildNatsBus({ url: natsServer.url, name: "test", log });
   const bus = natsBus ?? buildMemoryBus();
   closing.push(() => bus.drain());
   await natsBus?.connection;
@@ -267,7 +268,7 @@ async function start(options: StackOptions, closing: Closing): Promise<Stack> {
     url,
     port,
     databaseUrl,
-    natsUrl,
+    natsServer,
     bus,
     host,
     ...gateway,
@@ -289,6 +290,11 @@ async function start(options: StackOptions, closing: Closing): Promise<Stack> {
     },
     async sql<Row extends pg.QueryResultRow>(text: string, values: unknown[] = []) {
       return (await pool.query<Row>(text, values)).rows;
+    },
+    async connectNats() {
+      const connection = await connect({ servers: natsServer!.url });
+      closing.push(() => connection.close());
+      return connection;
     },
     async crashLanes() {
       await Promise.all(running!.lanes.pools.map(({ threads }) => threads[0]!.terminate()));
@@ -423,124 +429,3 @@ function send<Body>(
     asked.end(payload);
   });
 }
-
-// --- The writing routes --------------------------------------------------------------------------
-
-/**
- * The wallets that a write is about: `from` has money, `to` can take it, `empty` has none and may
- * be closed.
- */
-export interface Stake {
-  readonly from: string;
-  readonly to: string;
-  readonly empty: string;
-}
-
-export async function openStake(stack: Stack): Promise<Stake> {
-  const [from, to, empty] = await Promise.all([
-    stack.open({ initialBalance: 1_000 }),
-    stack.open(),
-    stack.open(),
-  ]);
-  return { from: from.id, to: to.id, empty: empty.id };
-}
-
-export interface WriteRoute {
-  readonly name: string;
-  readonly method: "POST" | "PATCH";
-  path(stake: Stake): string;
-  /** The wallet that decides. */
-  target(stake: Stake): string;
-  /** A body that fits. */
-  body(stake: Stake): Record<string, unknown>;
-  /** Another input for the same key. */
-  other(stake: Stake): Record<string, unknown>;
-  /** Its field for money, if it has one. */
-  readonly amount: "amount" | "initialBalance" | null;
-  /** Its fields for ids. */
-  readonly ids: readonly string[];
-  /**
-   * Fields without which it cannot be; they are no part of `everyCommand`, or are more than that
-   * here.
-   */
-  readonly required: readonly string[];
-  readonly status: 200 | 201;
-}
-
-const amountBody = () => ({ amount: 10, description: "ten" });
-const otherAmount = () => ({ amount: 11, description: "ten" });
-
-/** A route of the wallet `from` with an amount. */
-const amountRoute = (name: string): WriteRoute => ({
-  name,
-  method: "POST",
-  path: ({ from }) => `/wallets/${from}/${name}`,
-  target: ({ from }) => from,
-  body: amountBody,
-  other: otherAmount,
-  amount: "amount",
-  ids: [],
-  required: ["amount"],
-  status: 200,
-});
-const statusRoute = (name: string): WriteRoute => ({
-  ...amountRoute(name),
-  path: ({ empty }) => `/wallets/${empty}/${name}`,
-  target: ({ empty }) => empty,
-  body: () => ({ description: "a reason" }),
-  other: () => ({ description: "another reason" }),
-  amount: null,
-  required: [],
-});
-
-/** Every route that writes. */
-export const WRITES: readonly WriteRoute[] = [
-  {
-    ...amountRoute("create"),
-    path: () => "/wallets",
-    target: ({ to }) => `${to}-new`,
-    body: ({ to }) => ({ walletId: `${to}-new`, initialBalance: 10, metadata: { b: 1, a: [2] } }),
-    other: ({ to }) => ({ walletId: `${to}-new`, initialBalance: 11, metadata: { b: 1, a: [2] } }),
-    amount: "initialBalance",
-    ids: ["walletId", "ownerId", "currency"],
-    required: [],
-    status: 201,
-  },
-  amountRoute("credit"),
-  amountRoute("debit"),
-  {
-    ...amountRoute("fund"),
-    path: () => "/wallets/fund",
-    body: ({ from }) => ({ wallet_id: from, ...amountBody() }),
-    other: ({ from }) => ({ wallet_id: from, ...otherAmount() }),
-    ids: ["wallet_id"],
-    required: ["wallet_id", "amount"],
-  },
-  {
-    ...amountRoute("transfer"),
-    body: ({ to }) => ({ toWalletId: to, ...amountBody() }),
-    other: ({ to }) => ({ toWalletId: to, ...otherAmount() }),
-    ids: ["toWalletId"],
-    required: ["toWalletId", "amount"],
-  },
-  {
-    ...amountRoute("send"),
-    path: () => "/wallets/transfer",
-    body: ({ from, to }) => ({ senderWalletId: from, receiverWalletId: to, ...amountBody() }),
-    other: ({ from, to }) => ({ senderWalletId: from, receiverWalletId: to, ...otherAmount() }),
-    ids: ["senderWalletId", "receiverWalletId"],
-    required: ["senderWalletId", "receiverWalletId", "amount"],
-  },
-  {
-    ...amountRoute("update"),
-    method: "PATCH",
-    path: ({ from }) => `/wallets/${from}`,
-    body: () => ({ metadata: { b: { c: 1 }, a: null }, description: "ten" }),
-    other: () => ({ metadata: { b: { c: 1 } }, description: "ten" }),
-    amount: null,
-    required: ["metadata"],
-  },
-  statusRoute("suspend"),
-  statusRoute("activate"),
-  statusRoute("close"),
-];

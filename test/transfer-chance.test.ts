@@ -10,21 +10,13 @@ import { expect, it } from "vitest";
 import type { AppendResult } from "../src/journal.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import {
-  checkBooks,
-  commandOf,
-  credit,
-  debit,
-  repeated,
-  transfer,
-  unique,
-  type Asked,
-  type LanePlan,
-  type StagedLane,
-} from "./staging.ts";
-import { database, restage, stage, useTransferStage } from "./transfer-stage.ts";
+import { checkBooks } from "./audited-database.ts";
+import { unique } from "./ids.ts";
+import { database, restage, stage, TWO_HOSTS, useLaneStage } from "./lane-stage.ts";
+import { commandOf, credit, debit, repeated, transfer } from "./staged-commands.ts";
+import type { Asked, LanePlan, StagedLane } from "./staging.ts";
 
-useTransferStage("transfer_chance_test");
+useLaneStage("transfer_chance_test", TWO_HOSTS);
 
 // --- By chance -----------------------------------------------------------------------------------
 

@@ -1,19 +1,28 @@
 /**
  * Transfers between two wallets that are awake in one lane, which are one commit: what it writes
- * and tells is what the protocol would have written and told, whatever becomes of the commit; and
- * all that it is not for takes the protocol. The protocol itself is tested without it, in
- * transfers.test.ts and transfer-crashes.test.ts.
+ * and tells is what the protocol would have written and told, and all that it is not for takes the
+ * protocol. What becomes of it when its commit fails is in transfer-shortcut-fates.test.ts. The
+ * protocol itself is tested without it, in transfers.test.ts and transfer-crashes.test.ts.
  */
-import { beforeEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { Command, CommandMessage } from "../src/protocol.ts";
+import { EVEN, ODD } from "./ids.ts";
 import {
+  balances,
   begin,
+  BY_PROTOCOL,
+  BY_SHORTCUT,
+  commitsOf,
   database,
-  FAILURES,
   gateOf,
+  ONE_LANE,
+  openIn,
+  openTwo,
   restage,
   stage,
   summaries,
+  transferIdOf,
+  TWO_HOSTS,
   useLaneStage,
 } from "./lane-stage.ts";
 import {
@@ -22,65 +31,13 @@ import {
   creation,
   credit,
   debit,
-  EVEN,
-  idIn,
-  NEVER,
-  ODD,
-  onlyOutcome,
   placing,
   repeated,
-  summaryOf,
   transfer,
-  withLimits,
-  type LanePlan,
-} from "./staging.ts";
-import { ONE_LANE, transferIdOf, TWO_HOSTS } from "./transfer-stage.ts";
+} from "./staged-commands.ts";
+import { onlyOutcome, summaryOf, withLimits } from "./staging.ts";
 
-useLaneStage("transfer_shortcut_test");
-
-beforeEach(() => stageOf(ONE_LANE));
-
-function stageOf(lanes: readonly LanePlan[], shortcut = true): Promise<void> {
-  return restage({ databaseUrl: database.url, lanes, shortcut });
-}
-
-/** Both are awake afterwards. */
-async function openTwo(): Promise<[payer: string, payee: string]> {
-  return [await stage.open("a", "100"), await stage.open("a", "1")];
-}
-
-async function openIn(shards: readonly number[], balance: string): Promise<string> {
-  const walletId = idIn(shards);
-  expect(summaryOf(await stage.perform(commandOf(walletId, creation(balance))))).toBe("done 1");
-  return walletId;
-}
-
-async function balances(...walletIds: string[]): Promise<number[]> {
-  const rows = await database.query<{ balance: number }>(
-    `SELECT balance / 100.0 AS balance FROM unnest($1::text[]) WITH ORDINALITY ids(wallet_id, n)
-     JOIN wallets USING (wallet_id) ORDER BY n`,
-    [walletIds],
-  );
-  return rows.map(({ balance }) => balance);
-}
-
-/**
- * In how many commits the rows of a transfer were written: one by the shortcut, three by the
- * protocol.
- */
-async function commitsOf(command: Command): Promise<number> {
-  const { body } = command;
-  const transferId = body.type === "capture" ? body.to!.transferId : transferIdOf(command);
-  const rows = await database.query(
-    `SELECT xmin::text FROM events WHERE transfer_id = $1 UNION SELECT xmin::text FROM transfers WHERE transfer_id = $1
-     UNION SELECT xmin::text FROM transfer_verdicts WHERE transfer_id = $1`,
-    [transferId],
-  );
-  return rows.length;
-}
-
-const BY_SHORTCUT = 1;
-const BY_PROTOCOL = 3;
+useLaneStage("transfer_shortcut_test", ONE_LANE, true);
 
 // --- As the protocol -----------------------------------------------------------------------------
 
@@ -137,7 +94,7 @@ describe("what one commit writes, answers and tells of", () => {
     ["one that the payer has no money for", "99.51", 0, 0],
   ])("is what the protocol does: %s", async (_what, amount, byShortcut, byProtocol) => {
     const atOnce = await traceOf(amount);
-    await stageOf(ONE_LANE, false);
+    await restage(ONE_LANE);
     const inSteps = await traceOf(amount);
 
     expect(atOnce).toEqual({ ...inSteps, commits: byShortcut });
@@ -259,7 +216,7 @@ describe("a payee that does not take the money", () => {
   );
 
   it("has no room while what it has sent may come back", async () => {
-    await stageOf(TWO_HOSTS);
+    await restage(TWO_HOSTS, true);
     const payer = await stage.open("a", "100");
     const payee = await stage.open("a", "9999999999999.99");
     const third = await stage.open("b", null);
@@ -303,170 +260,6 @@ describe("a payee that does not take the money", () => {
   });
 });
 
-// --- Commits that fail ---------------------------------------------------------------------------
-
-describe("a transfer whose commit has a fate", () => {
-  const KEYS = [
-    ["with a key", {}],
-    ["without one", { fingerprint: null }],
-  ] as const;
-
-  it.each(FAILURES.flatMap((fate) => KEYS.map(([how, rest]) => [fate, how, rest] as const)))(
-    "%s, %s, moves all the money once",
-    async (fate, _how, rest) => {
-      const [payer, payee] = await openTwo();
-      const gate = gateOf();
-      const command = transfer(payer, payee, "100", { ...rest, expectedVersion: 1 });
-      const [asked] = await begin(command);
-      await gate.pass(fate);
-      await gate.open();
-      await stage.settle();
-
-      const isWritten = fate === "unknown, written";
-      expect(summaryOf(onlyOutcome(asked!))).toBe(isWritten ? "replayed 2" : "posted");
-      expect(await balances(payer, payee)).toEqual([0, 101]);
-    },
-  );
-
-  it.each(FAILURES)("%s, takes along those that were built on it", async (fate) => {
-    const [one, two] = await openTwo();
-    const three = await stage.open("a", null);
-    const gate = gateOf();
-    const asked = await begin(transfer(one, two, "100"), transfer(two, three, "101"));
-    const [last] = await begin(transfer(three, one, "101"));
-    await gate.pass(fate);
-    await gate.open();
-    await stage.settle();
-
-    const said = summaries([...asked, last!]);
-    // What was not written is decided anew, and not in the same order: the wallets are read back
-    // first.
-    for (const summary of said) expect(summary).toMatch(/posted|replayed|insufficient_funds/);
-    const sum = (await balances(one, two, three)).reduce((total, balance) => total + balance, 0);
-    expect(sum).toBe(101);
-    if (fate === "unknown, written") {
-      expect(said.slice(0, 2)).toEqual(["replayed 2", "replayed 3"]);
-    }
-  });
-
-  it.each(FAILURES)("%s, is repeated under its key meanwhile: one transfer", async (fate) => {
-    const [payer, payee] = await openTwo();
-    const gate = gateOf();
-    const command = transfer(payer, payee, "30");
-    const other = { ...transfer(payer, payee, "40"), commandId: command.commandId };
-    const asked = await begin(command, repeated(command), repeated(command), other);
-    await gate.pass(fate);
-    await gate.open();
-    await stage.settle();
-
-    const outcomes = asked.map(onlyOutcome);
-    const said = outcomes.map(summaryOf);
-    expect(said.slice(0, 3).filter((one) => !/^(posted|replayed 2)$/.test(one))).toEqual([]);
-    const first = outcomes.filter((one) => one.type === "transferred" && !one.replayed);
-    expect(first).toHaveLength(fate === "unknown, written" ? 0 : 1);
-    expect(said[3]).toBe("idempotency_conflict");
-    expect(await balances(payer, payee)).toEqual([70, 31]);
-    expect(summaryOf(await stage.perform(repeated(command)))).toBe("replayed 2");
-  });
-
-  it("unknown, is looked for once before its payee is asked, for all that repeat it", async () => {
-    const [payer, payee] = await openTwo();
-    const gate = gateOf();
-    const command = transfer(payer, payee, "30");
-    const asked = await begin(command, repeated(command), repeated(command));
-    await gate.pass("unknown, not written");
-    let looks = 0;
-    for (let [commit] = gate.waiting; commit !== undefined; [commit] = gate.waiting) {
-      if (commit.lookups.length > 0 && commit.events.length === 0) looks += 1;
-      await gate.pass("committed");
-    }
-    expect(looks).toBe(1);
-    expect(new Set(summaries(asked))).toEqual(new Set(["posted"]));
-  });
-
-  it.each([
-    ["written", true, "replayed 2", [70, 31]],
-    ["not written", false, "overloaded", [100, 1]],
-  ] as const)(
-    "unknown, %s, is told as what it is although the payee is elsewhere by then and refuses the question",
-    async (_how, isWritten, told, expected) => {
-      const [payer, payee] = [await openIn(EVEN, "100"), await openIn(ODD, "1")];
-      const { hooks } = stage.lane("a");
-      let resume = (): void => undefined;
-      hooks.append = async (_writes, apply) => {
-        if (isWritten) expect(await apply()).toEqual({ type: "committed" });
-        await new Promise<void>((resolve) => void (resume = resolve));
-        return { type: "unknown", reason: "staged" };
-      };
-      const [asked] = await begin(transfer(payer, payee, "30", { fingerprint: null }));
-      delete hooks.append;
-      await stage.add({ name: "b", owner: "host-2", shards: ODD });
-      stage.wire = () => "hold";
-      resume();
-      await stage.quiet();
-      withLimits({ mailboxMessagesMax: 0 });
-      await stage.release();
-
-      expect(summaryOf(onlyOutcome(asked!))).toBe(told);
-      expect(await balances(payer, payee)).toEqual(expected);
-      stage.wire = () => "pass";
-    },
-  );
-
-  it.each([
-    ["written", "replayed 2"],
-    ["not written", "posted"],
-  ] as const)(
-    "unknown, %s, ends by the protocol when the payee is elsewhere by then",
-    async (how, told) => {
-      const [payer, payee] = [await openIn(EVEN, "100"), await openIn(ODD, "1")];
-      const { hooks } = stage.lane("a");
-      let resume = (): void => undefined;
-      hooks.append = async (_writes, apply) => {
-        if (how === "written") expect(await apply()).toEqual({ type: "committed" });
-        await new Promise<void>((resolve) => void (resume = resolve));
-        return { type: "unknown", reason: "staged" };
-      };
-      const command = transfer(payer, payee, "30", { fingerprint: null });
-      const [asked] = await begin(command);
-      delete hooks.append;
-      await stage.add({ name: "b", owner: "host-2", shards: ODD });
-      resume();
-      await stage.settle();
-
-      expect(summaryOf(onlyOutcome(asked!))).toBe(told);
-      expect(await commitsOf(command)).toBe(how === "written" ? BY_SHORTCUT : BY_PROTOCOL);
-      expect(await balances(payer, payee)).toEqual([70, 31]);
-    },
-  );
-
-  it.each([
-    ["before", false, "posted"],
-    ["after", true, "replayed 2"],
-  ] as const)(
-    "is killed with its lane %s the commit: one transfer",
-    async (_when, isWritten, told) => {
-      const [payer, payee] = await openTwo();
-      stage.lane("a").hooks.append = async (_writes, apply) => {
-        if (isWritten) expect(await apply()).toEqual({ type: "committed" });
-        stage.kill("a");
-        return await NEVER;
-      };
-      const command = transfer(payer, payee, "30");
-      const [lost] = await begin(command);
-      const { lane } = await stage.replace("a");
-      expect(lane.stats().pendingTransfers).toBe(0);
-      const again = stage.sendAs(command, { attempt: 2 });
-      await stage.settle();
-
-      expect(lost!.outcomes).toEqual([]);
-      expect(summaryOf(onlyOutcome(again))).toBe(told);
-      expect(await balances(payer, payee)).toEqual([70, 31]);
-      expect(summaryOf(await stage.perform(repeated(command)))).toBe("replayed 2");
-    },
-  );
-});
-
 // --- What takes the protocol ---------------------------------------------------------------------
 
 describe("the protocol is taken", () => {
@@ -502,7 +295,7 @@ describe("the protocol is taken", () => {
   });
 
   it("by a transfer to a wallet of another lane", async () => {
-    await stageOf(TWO_HOSTS);
+    await restage(TWO_HOSTS, true);
     const command = transfer(await stage.open("a", "100"), await stage.open("b", "1"), "30");
     expect(summaryOf(await stage.perform(command))).toBe("posted");
     await stage.settle();
@@ -546,7 +339,7 @@ describe("the protocol is taken", () => {
   });
 
   it("by every transfer where the shortcut is off", async () => {
-    await stageOf(ONE_LANE, false);
+    await restage(ONE_LANE);
     const [payer, payee] = await openTwo();
     const command = transfer(payer, payee, "30");
     await stage.perform(command);
@@ -598,7 +391,7 @@ it.each([
 );
 
 it("uses what is not in transit, while another transfer of the payer is pending by the protocol", async () => {
-  await stageOf(TWO_HOSTS);
+  await restage(TWO_HOSTS, true);
   const [payer, near] = await openTwo();
   const far = await stage.open("b", null);
   stage.wire = (message) => (message.type === "post" ? "hold" : "pass");

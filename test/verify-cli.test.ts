@@ -8,7 +8,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished }
 import { packageRoot } from "../src/package-root.ts";
 import type { VerifyReport } from "../src/verify.ts";
 import { dataFolder, startCoffer } from "./process.ts";
-import { openDatabase } from "./staging.ts";
+import { openDatabase } from "./audited-database.ts";
 import { buildWorld, type Copy, type World } from "./verify-world.ts";
 
 interface Run {

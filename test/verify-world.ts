@@ -30,7 +30,7 @@ import {
   type Draft,
 } from "./journal-fixtures.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
-import { EVEN, idIn, ODD } from "./staging.ts";
+import { EVEN, idIn, ODD } from "./ids.ts";
 
 export interface Copy {
   readonly urls: readonly string[];

@@ -17,8 +17,8 @@ import {
   transferBetween,
   type Draft,
 } from "./journal-fixtures.ts";
+import { EVEN, ODD } from "./ids.ts";
 import { until } from "./stack.ts";
-import { EVEN, ODD } from "./staging.ts";
 import { ask, buildWorld, tamper, type Copy, type World } from "./verify-world.ts";
 
 let world: World;

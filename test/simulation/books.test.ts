@@ -11,7 +11,8 @@ import type { Rejection } from "../../src/rejection.ts";
 import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { WalletEventType, WalletState } from "../../src/wallet.ts";
 import * as fixtures from "../journal-fixtures.ts";
-import * as staging from "../staging.ts";
+import { EVEN, idIn, ODD } from "../ids.ts";
+import * as staging from "../staged-commands.ts";
 import { checkHistory } from "../bank-check.ts";
 import { checkBooks } from "./books.ts";
 import { buildSimulatedDatabase, type EventRow, type SimulatedDatabase } from "./database.ts";
@@ -129,9 +130,8 @@ function watch(walletId: string): void {
 }
 
 async function run(): Promise<void> {
-  const [even, odd] = [staging.EVEN, staging.ODD];
-  [payer, payee] = [staging.idIn(even), staging.idIn(odd)];
-  const nobody = staging.idIn(odd);
+  [payer, payee] = [idIn(EVEN), idIn(ODD)];
+  const nobody = idIn(ODD);
   const send = (command: Command): HistoryEntry => history.sent(command);
   const opening = send(staging.commandOf(payer, staging.creation("100.00")));
   history.answered(opening, done(await opened(opening.command)));

@@ -15,7 +15,7 @@ import {
   putWallet,
   type Draft,
 } from "../journal-fixtures.ts";
-import { unique } from "../staging.ts";
+import { unique } from "../ids.ts";
 import {
   buildSimulatedDatabase,
   buildSimulatedReads,

@@ -7,7 +7,8 @@ import type { Command, Outcome } from "../../src/protocol.ts";
 import { ALL_SHARDS } from "../../src/shard.ts";
 import type { WalletState } from "../../src/wallet.ts";
 import * as fixtures from "../journal-fixtures.ts";
-import * as staging from "../staging.ts";
+import { unique } from "../ids.ts";
+import * as staging from "../staged-commands.ts";
 import { buildSimulatedDatabase, type SimulatedDatabase } from "./database.ts";
 import { checkDryRuns } from "./dry-run-books.ts";
 import { buildRecorder, type Recorder } from "./history.ts";
@@ -42,7 +43,7 @@ beforeEach(async () => {
     time: { nowMs: () => 0, after: (_, task) => (queueMicrotask(task), () => undefined) },
     plan: () => ({ requestMs: 0, commitMs: 0, answerMs: 0, fault: null }),
   });
-  const walletId = staging.unique("w");
+  const walletId = unique("w");
   await append((writes) => fixtures.putWallet(writes, walletId, 10_000, "opening"));
   wallet = database.tables.wallets.get(walletId)!;
   await append((writes) => fixtures.putCredit(writes, wallet, 100, "credit"));
