@@ -2,25 +2,21 @@
  * One idempotency key is one key wherever it stands: in a header over HTTP or NATS, in a body, in
  * front of a batch, and in the path of /operations.
  */
-import { connect, headers as natsHeaders, type NatsConnection } from "nats";
+import { headers as natsHeaders, type NatsConnection } from "nats";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { startNats, type TestServer } from "./servers.ts";
-import { startStack, unique, type AnyBody, type Stack } from "./stack.ts";
+import { unique } from "./ids.ts";
+import { startStack, type AnyBody, type Stack } from "./stack.ts";
 
-let server: TestServer;
 let stack: Stack;
 let nats: NatsConnection;
 
 beforeAll(async () => {
-  server = await startNats();
-  stack = await startStack({ natsUrl: server.url });
-  nats = await connect({ servers: server.url });
+  stack = await startStack({ overNats: true });
+  nats = await stack.connectNats();
 });
 
 afterAll(async () => {
-  await nats.close();
   await stack.close();
-  await server.stop();
 });
 
 /** `fetch` writes headers as Latin-1, so this becomes the bytes of UTF-8, as most clients send. */
