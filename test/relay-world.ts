@@ -15,9 +15,8 @@ import { EVENT_STREAM } from "../src/event-stream.ts";
 import { buildNatsBus, type NatsBus } from "../src/nats-bus.ts";
 import { buildPostgresRelayStore } from "../src/postgres-relay.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import type { Stack } from "./stack.ts";
 import { unique } from "./ids.ts";
-import { until } from "./stack.ts";
+import { until, type Stack } from "./stack.ts";
 
 /** Keeps warnings; nobody reads the rest. */
 export function keepWarnings(): {
