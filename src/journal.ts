@@ -32,7 +32,7 @@ export interface NewEvent {
   readonly hash: string;
 }
 
-/** A wallet that a commit changes. */
+/** A wallet that a commit changes; its last event in there brings it to its version. */
 export interface WalletWrite {
   /** After the commit. */
   readonly state: WalletState;

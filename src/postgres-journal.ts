@@ -2,9 +2,9 @@
  * The journal on PostgreSQL. It hides the SQL, the two connections (one that appends, one that
  * reads and claims, so that a recovery never waits behind a commit) and the reading of errors:
  * which of them mean "nothing was written", which mean "nobody knows". One append is one call of
- * `append_commit` (and, where there is reason, `put_metadata` and `put_holds`) in an implicit
- * transaction, sent whole before the server begins, so that a process that is stopped halfway can
- * hold no lock.
+ * `append_commit` (and, where there is reason, `put_transfers`, `put_metadata` and `put_holds`) in
+ * an implicit transaction, sent whole before the server begins, so that a process that is stopped
+ * halfway can hold no lock.
  */
 import pg from "pg";
 import { accountOf, dataOf } from "./event-row.ts";
@@ -15,7 +15,6 @@ import type {
   Journal,
   LoadedWallet,
   NewVerdict,
-  WalletWrite,
   Writes,
 } from "./journal.ts";
 import { LIMITS } from "./limits.ts";
@@ -214,15 +213,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       } catch (error) {
         return { type: "refused", reason: String(error) };
       }
-      const values = appendValues(writes, places);
-      let call = APPEND;
-      const metadata = metadataRows(writes);
-      const holds = holdRows(writes);
-      if (metadata !== null) {
-        values.push(metadata);
-        call = holds === null ? APPEND_METADATA : APPEND_METADATA_HOLDS;
-      } else if (holds !== null) call = APPEND_HOLDS;
-      if (holds !== null) values.push(holds);
+      const { statement, values } = appendOf(writes, places);
       let client: pg.Client;
       let timer: NodeJS.Timeout | undefined;
       try {
@@ -231,7 +222,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         return { type: "refused", reason: String(error) };
       }
       try {
-        const { name, text } = call;
+        const { name, text } = statement;
         const query = client.query<{ known: KnownJson | null }>({ name, text, values });
         // The server ends a statement by its own bound; past that the server itself is not there.
         timer = setTimeout(() => writer.drop(), statementMs + LIMITS.journalConnectMs);
@@ -371,18 +362,20 @@ interface Place {
 }
 
 /** The parameters of `append_commit`, in its order. */
-function appendValues(writes: Writes, places: readonly Place[]): unknown[] {
-  const { events, lookups, rejections } = writes;
-  const updated: WalletWrite[] = [];
-  const created: WalletWrite[] = [];
-  for (const wallet of writes.wallets.values()) {
-    if (wallet.baseVersion < 0) created.push(wallet);
-    else updated.push(wallet);
-  }
+function commitValues(writes: Writes, places: readonly Place[]): unknown[] {
+  const { events, lookups, rejections, fence } = writes;
+  const created = [...writes.wallets.values()].filter(({ baseVersion }) => baseVersion < 0);
+  const bases = basesOf(writes, created.length);
+  const isFew = fence.size < FEW_SHARDS;
+  const spokenFor = [...fence];
   return [
-    numbers(ALL_SHARDS, (shard) => writes.fence.get(shard) ?? NOT_FENCED),
+    isFew ? numbers(spokenFor, ([shard]) => shard) : "{}",
+    isFew
+      ? numbers(spokenFor, ([, epoch]) => epoch)
+      : numbers(ALL_SHARDS, (shard) => fence.get(shard) ?? NOT_FENCED),
     texts(lookups, (lookup) => lookup.commandId),
     texts(lookups, (lookup) => lookup.walletId),
+    texts(writes.verdictLookups, (transferId) => transferId),
     texts(events, (event) => event.walletId),
     numbers(events, (event) => event.version),
     texts(events, ({ event }) => event.type),
@@ -400,25 +393,29 @@ function appendValues(writes: Writes, places: readonly Place[]): unknown[] {
     texts(events, (event) => unlessCommand(event, event.causationId)),
     texts(events, (event) => event.description),
     texts(events, dataOf),
-    texts(updated, ({ state }) => state.walletId),
-    numbers(updated, ({ baseVersion }) => baseVersion),
-    numbers(updated, ({ state }) => state.version),
-    numbers(updated, ({ state }) => state.balanceMinor),
-    numbers(updated, ({ state }) => state.heldMinor),
-    texts(updated, ({ state }) => state.status),
-    numbers(updated, ({ state }) => state.updatedAtMs),
-    ...transferValues(writes.transfers),
-    ...verdictValues(writes.verdicts),
-    ...settledValues(writes.settled),
-    texts(writes.verdictLookups, (transferId) => transferId),
-    rows(created, ({ state, hash }) => ({ ...state, hash, shard: shardOf(state.walletId) })),
-    rows(rejections, (rejection) => rejection),
     numbers(places, ({ shard }) => shard),
     numbers(places, ({ position }) => position),
     texts(events, ({ hash }) => hash),
-    texts(updated, ({ hash }) => hash),
-    numbers([...writes.fence.keys()], (shard) => shard),
+    numbers(bases, (base) => base),
+    rows(created, ({ state, hash }) => ({ ...state, hash, shard: shardOf(state.walletId) })),
+    rows(rejections, (rejection) => rejection),
   ];
+}
+
+/**
+ * For each event the version that its wallet's row must have before the commit, if the event is the
+ * wallet's last one in here and the row exists: that row becomes what this event says.
+ */
+function basesOf({ events, wallets }: Writes, created: number): Array<number | null> {
+  let updated = 0;
+  const bases = events.map(({ walletId, version }) => {
+    const wallet = wallets.get(walletId);
+    if (wallet?.state.version !== version || wallet.baseVersion < 0) return null;
+    updated += 1;
+    return wallet.baseVersion;
+  });
+  if (updated + created !== wallets.size) throw new Error("a wallet changes without an event");
+  return bases;
 }
 
 /**
@@ -454,7 +451,28 @@ function holdRows({ holds, transfers }: Writes): string | null {
   return JSON.stringify({ placed, changed, transfers: marks });
 }
 
-function transferValues(transfers: readonly Transfer[]): unknown[] {
+/**
+ * The parameters of `put_transfers`, in its order; null when the commit has nothing to do with any.
+ */
+function transferValues({ transfers, verdicts, settled }: Writes): unknown[] | null {
+  if (transfers.length + verdicts.length + settled.length === 0) return null;
+  // Posted in the commit in which it begins: its record is written once, as it is at the end.
+  const atOnce = new Map<string, Transfer>();
+  const later: Transfer[] = [];
+  const begun = new Set(transfers.map(({ transferId }) => transferId));
+  for (const transfer of settled) {
+    const { transferId, status } = transfer;
+    if (status === "posted" && begun.has(transferId)) atOnce.set(transferId, transfer);
+    else later.push(transfer);
+  }
+  return [
+    ...recordValues(transfers.map((transfer) => atOnce.get(transfer.transferId) ?? transfer)),
+    ...verdictValues(verdicts),
+    ...settledValues(later),
+  ];
+}
+
+function recordValues(transfers: readonly Transfer[]): unknown[] {
   return [
     texts(transfers, (transfer) => transfer.transferId),
     numbers(transfers, (transfer) => shardOf(transfer.fromWalletId)),
@@ -464,10 +482,12 @@ function transferValues(transfers: readonly Transfer[]): unknown[] {
     texts(transfers, (transfer) => transfer.currency),
     numbers(transfers, (transfer) => transfer.decimalPlaces),
     numbers(transfers, (transfer) => transfer.fromVersion),
+    numbers(transfers, (transfer) => transfer.toVersion),
     texts(transfers, (transfer) => transfer.commandId),
     texts(transfers, (transfer) => unlessCommand(transfer, transfer.correlationId)),
     texts(transfers, (transfer) => transfer.description),
     numbers(transfers, (transfer) => transfer.createdAtMs),
+    numbers(transfers, (transfer) => transfer.settledAtMs),
   ];
 }
 
@@ -497,29 +517,45 @@ function settledValues(settled: readonly Transfer[]): unknown[] {
 const NOT_FENCED = 0;
 
 /**
+ * From so many shards on the epochs of all are passed, one place each, and the database reads all
+ * of its own.
+ */
+const FEW_SHARDS = 48;
+
+/**
  * A PostgreSQL array literal: half the client's cost of passing the array, measured at 64 rows of
- * 17 columns.
+ * 17 columns. Nothing but nulls is an empty one.
  */
 function numbers<T>(items: readonly T[], value: (item: T) => number | null): string {
   let literal = "{";
+  let isNothing = true;
   for (let index = 0; index < items.length; index++) {
     if (index > 0) literal += ",";
-    literal += value(items[index]!) ?? "NULL";
+    const number = value(items[index]!);
+    if (number === null) literal += "NULL";
+    else {
+      literal += number;
+      isNothing = false;
+    }
   }
-  return `${literal}}`;
+  return isNothing ? "{}" : `${literal}}`;
 }
 
 const NEEDS_ESCAPE = /["\\]/;
 
 function texts<T>(items: readonly T[], value: (item: T) => string | null): string {
   let literal = "{";
+  let isNothing = true;
   for (let index = 0; index < items.length; index++) {
     if (index > 0) literal += ",";
     const text = value(items[index]!);
     if (text === null) literal += "NULL";
-    else literal += `"${NEEDS_ESCAPE.test(text) ? text.replace(/["\\]/g, "\\$&") : text}"`;
+    else {
+      literal += `"${NEEDS_ESCAPE.test(text) ? text.replace(/["\\]/g, "\\$&") : text}"`;
+      isNothing = false;
+    }
   }
-  return `${literal}}`;
+  return isNothing ? "{}" : `${literal}}`;
 }
 
 function rows<T>(items: readonly T[], row: (item: T) => object): string | null {
@@ -531,32 +567,53 @@ function unlessCommand(of: { commandId: string | null }, id: string): string | n
   return id === of.commandId ? null : id;
 }
 
-const NOTHING: Writes = {
-  events: [],
-  wallets: new Map(),
-  rejections: [],
-  lookups: [],
-  verdictLookups: [],
-  transfers: [],
-  verdicts: [],
-  settled: [],
-  holds: new Map(),
-  fence: new Map(),
-};
+/** A statement that the writer's connection prepares once. */
+interface Statement {
+  readonly name: string;
+  readonly text: string;
+}
 
-const parameters = appendValues(NOTHING, []).map((_, index) => `$${index + 1}`);
-const APPEND_COMMIT = `append_commit(${parameters.join(", ")})`;
-const APPEND = { name: "append", text: `SELECT ${APPEND_COMMIT} AS known` };
+/** By name, which says what the commit brings; there are eight. */
+const statements = new Map<string, Statement>();
 
-// For commits that change metadata, holds or both, so that all others do not pay for it.
-const [NEXT, AFTER_NEXT] = [`$${parameters.length + 1}`, `$${parameters.length + 2}`];
-const PUT_METADATA = `put_metadata(${APPEND_COMMIT}, ${NEXT})`;
-const APPEND_METADATA = { name: "append-metadata", text: `SELECT ${PUT_METADATA} AS known` };
-const APPEND_HOLDS = {
-  name: "append-holds",
-  text: `SELECT put_holds(${APPEND_COMMIT}, ${NEXT}) AS known`,
-};
-const APPEND_METADATA_HOLDS = {
-  name: "append-metadata-holds",
-  text: `SELECT put_holds(${PUT_METADATA}, ${AFTER_NEXT}) AS known`,
-};
+/**
+ * The statement for what the commit brings, and its parameters. Transfers, metadata and holds have
+ * functions of their own, around `append_commit`, so that commits without them do not pay for them.
+ */
+function appendOf(
+  writes: Writes,
+  places: readonly Place[],
+): { statement: Statement; values: unknown[] } {
+  const values = commitValues(writes, places);
+  const commit = values.length;
+  const parts: Array<{ name: string; count: number }> = [];
+  let name = "append";
+  const add = (part: string, more: readonly unknown[]): void => {
+    parts.push({ name: part, count: more.length });
+    values.push(...more);
+    name += `-${part}`;
+  };
+  const transfers = transferValues(writes);
+  const metadata = metadataRows(writes);
+  const holds = holdRows(writes);
+  if (transfers !== null) add("transfers", transfers);
+  if (metadata !== null) add("metadata", [metadata]);
+  if (holds !== null) add("holds", [holds]);
+  let statement = statements.get(name);
+  if (statement === undefined) {
+    let next = commit + 1;
+    let call = `append_commit(${placeholders(1, commit)})`;
+    for (const part of parts) {
+      call = `put_${part.name}(${call}, ${placeholders(next, part.count)})`;
+      next += part.count;
+    }
+    statement = { name, text: `SELECT ${call} AS known` };
+    statements.set(name, statement);
+  }
+  return { statement, values };
+}
+
+/** `$1, $2, $3`: so many from `first` on. */
+function placeholders(first: number, count: number): string {
+  return Array.from({ length: count }, (_, index) => `$${first + index}`).join(", ");
+}

@@ -22,6 +22,7 @@ import {
   putReserve,
   putReturn,
   putWallet,
+  speakFor,
   transferBetween,
   type Draft,
 } from "./journal-fixtures.ts";
@@ -167,8 +168,8 @@ describeJournals("journal_contract", () => {
       await journal.append(creditOf(wallet));
       const again = creditOf(wallet);
       expect(await writingNothing(() => journal.append(again))).toMatchObject(STALE);
-      again.events.length = 0;
-      expect(await writingNothing(() => journal.append(again))).toMatchObject(STALE);
+      const ahead = creditOf({ ...wallet, version: wallet.version + 2 });
+      expect(await writingNothing(() => journal.append(ahead))).toMatchObject(STALE);
     });
 
     it("when a wallet exists that was to be created", async () => {
@@ -350,6 +351,17 @@ describeJournals("journal_contract", () => {
         expect(journal.append(writes)).rejects.toThrow(/check constraint/),
       );
       expect(await walletNow(good.walletId)).toEqual(good);
+    });
+
+    it("is a broken invariant and leaves nothing when a wallet changes without an event", async () => {
+      const [good, bare] = [await openWallet(), await openWallet()];
+      const writes = creditOf(good);
+      writes.wallets.set(bare.walletId, creditOf(bare).wallets.get(bare.walletId)!);
+      speakFor(writes, bare.walletId);
+      await writingNothing(() =>
+        expect(journal.append(writes)).rejects.toThrow(/changes without an event/),
+      );
+      expect(await walletNow(bare.walletId)).toEqual(bare);
     });
   });
 

@@ -206,7 +206,11 @@ export function checkRows(writes: Writes): void {
     check(row.version >= 0 && isMoney(row), "events", row);
     check(amount === null || isAmount(amount), "events", row);
   }
+  const versions = new Set(writes.events.map(({ walletId, version }) => keyOf(walletId, version)));
   for (const { state } of writes.wallets.values()) {
+    if (!versions.has(keyOf(state.walletId, state.version))) {
+      throw new Error("a wallet changes without an event");
+    }
     check(state.version >= 0 && isMoney(state), "wallets", state);
     check(state.decimalPlaces >= 0 && state.decimalPlaces <= 9, "wallets", state);
     check(["ACTIVE", "SUSPENDED", "CLOSED"].includes(state.status), "wallets", state);
