@@ -93,3 +93,13 @@ it("the order of keys in the data is not, since jsonb has one of its own", () =>
   const turned = { ...row, data: Object.fromEntries(Object.entries(row.data!).toReversed()) };
   expect(chainHashOfRow(null, turned)).toBe(chainHashOfRow(null, row));
 });
+
+it("is the same for ever, since what is stored is checked against it", () => {
+  const [created, sent] = [EVENTS[0]!, EVENTS[3]!];
+  expect(chainHash(null, newEvent(sent))).toBe(
+    "6c1d6c24a367d823cc7f1f7aefe58f2d970133d583561f69f1e9250bf4653485",
+  );
+  expect(chainHash(PREVIOUS, newEvent(created))).toBe(
+    "09fa8778b86a42ebae9444e5b8c05bad2a0b3c851a150b1c998839b064d5841e",
+  );
+});
