@@ -201,11 +201,7 @@ export function buildLane(deps: LaneDeps): Lane {
   // ---- mailboxes --------------------------------------------------------------------------------
 
   function deliver(item: Item): void {
-    if (mode !== "serving" || open.items.length >= LIMITS.commitMessagesMax) {
-      if (backlog.length < LIMITS.laneBacklogMax) backlog.push(item);
-      else refuse(item, "overloaded");
-      return;
-    }
+    if (mode !== "serving") return defer(item);
     const { message } = item;
     const walletId = addressee(message);
     const shard = shardOf(walletId);
@@ -223,8 +219,17 @@ export function buildLane(deps: LaneDeps): Lane {
     if (damages.waits(walletId, nowMs)) return refuse(item, "unavailable");
     const actor = actors.actorOf(walletId, shard);
     actor.lastUsedMs = nowMs;
-    if (actor.loaded) stepNow(actor, item);
-    else if (actor.mailbox.length < LIMITS.mailboxMessagesMax) actor.mailbox.push(item);
+    if (!actor.loaded) {
+      if (actor.mailbox.length < LIMITS.mailboxMessagesMax) actor.mailbox.push(item);
+      else refuse(item, "overloaded");
+    } else if (open.items.length >= LIMITS.commitMessagesMax || backlog.length > 0) {
+      // Also when there is room again: no message of a wallet overtakes another one of it.
+      defer(item);
+    } else stepNow(actor, item);
+  }
+
+  function defer(item: Item): void {
+    if (backlog.length < LIMITS.laneBacklogMax) backlog.push(item);
     else refuse(item, "overloaded");
   }
 

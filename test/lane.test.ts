@@ -364,6 +364,41 @@ describe("what a lane keeps is bounded", () => {
     expect(stage.lane("a").calls.append).toBe(appends + 4);
   });
 
+  it("in one commit: what comes later does not overtake what did not fit", async () => {
+    withLimits({ commitMessagesMax: 2 });
+    const wallet = await stage.open("a", "10");
+    const gate = gateOf();
+    // Given more than fits into the commit under way, and room in the one that fills
+    const early = await begin(...Array.from({ length: 5 }, () => credit(wallet, "1")));
+    const late = await begin(credit(wallet, "1"));
+    await gate.open();
+    expect(summaries([...early, ...late])).toEqual([2, 3, 4, 5, 6, 7].map((it) => `done ${it}`));
+  });
+
+  it("in one commit: nor does what comes later overtake what woke the wallet", async () => {
+    withLimits({ commitMessagesMax: 2 });
+    const [awake, asleep] = [await stage.open("a", "10"), await stage.open("a", "10")];
+    await stage.tick(LIMITS.actorIdleMs + LIMITS.actorSweepMs);
+    await begin(credit(awake, "1"));
+    // Given a wallet that is being read while the commit that fills has no room
+    const gate = gateOf();
+    let read = (): void => undefined;
+    const { hooks } = stage.lane("a");
+    hooks.loadWallets = async (load) => {
+      await new Promise<void>((resolve) => (read = resolve));
+      return load();
+    };
+    const [first] = await begin(credit(asleep, "1"));
+    await begin(credit(awake, "1"), credit(awake, "1"));
+    await begin(credit(awake, "1"), credit(awake, "1"));
+    const [second] = await begin(credit(asleep, "1"));
+    delete hooks.loadWallets;
+    read();
+    await stage.quiet();
+    await gate.open();
+    expect(summaries([first!, second!])).toEqual(["done 2", "done 3"]);
+  });
+
   it("in transfers under way: past it, overloaded before any money has left", async () => {
     withLimits({ pendingTransfersMax: 2 });
     await restage(TWO_LANES);
