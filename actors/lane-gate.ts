@@ -53,6 +53,10 @@ export interface LaneGate {
   stop(): Promise<void>;
 }
 
+interface OpenArrival extends Arrival {
+  readonly messages: ShardMessage[];
+}
+
 export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   const { plan, time, log, meter } = deps;
   const assigned = new Set<number>();
@@ -63,6 +67,8 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   let outstanding = new Map<string, Map<number, number>>();
   let outstandingCount = 0;
   const queue: Arrival[] = [];
+  /** The last one in the queue, as long as more may arrive together with it. */
+  let arriving: OpenArrival | null = null;
   let queuedMessages = 0;
   let queuedBytes = 0;
   let batchesUnderWay = 0;
@@ -84,8 +90,6 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   // ---- queue ------------------------------------------------------------------------------------
 
   function accept(messages: readonly ShardMessage[]): void {
-    const atMs = time.nowMs();
-    const taken: ShardMessage[] = [];
     for (const message of messages) {
       const isCommand = message.type === "command";
       // A copy of a command that the bus repeated must not be answered beside the one that is under
@@ -102,16 +106,27 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
       }
       queuedBytes += bytes;
       queuedMessages += 1;
-      if (isCommand) expect(message, atMs + message.budgetMs);
-      taken.push(message);
+      arriving ??= beginArrival();
+      if (isCommand) expect(message, arriving.atMs + message.budgetMs);
+      arriving.messages.push(message);
+      // Arrivals stay whole, so their size is how far a batch may go beyond its own.
+      if (arriving.messages.length >= LIMITS.commandBatchMax) arriving = null;
     }
-    if (taken.length === 0) return;
-    queue.push(
+  }
+
+  /**
+   * The bus has a message for each shard, so that what it hands over in one go is mostly of one
+   * command each; together they cost one look at the clocks and one list.
+   */
+  function beginArrival(): OpenArrival {
+    const atMs = time.nowMs();
+    const arrival: OpenArrival =
       meter === undefined
-        ? { atMs, messages: taken }
-        : { atMs, messages: taken, arrivedAtMs: monotonicMs() },
-    );
+        ? { atMs, messages: [] }
+        : { atMs, messages: [], arrivedAtMs: monotonicMs() };
+    queue.push(arrival);
     schedule();
+    return arrival;
   }
 
   function refuse({ inbox, seq }: CommandMessage, fault: Fault): void {
@@ -120,10 +135,11 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
 
   /** As soon as the bus has handed over what it has, so that all of that travels together. */
   function schedule(): void {
-    if (isFlushing || queue.length === 0 || batchesUnderWay >= LIMITS.laneBatchesMax) return;
+    if (isFlushing) return;
     isFlushing = true;
     queueMicrotask(() => {
       isFlushing = false;
+      arriving = null;
       flush();
     });
   }

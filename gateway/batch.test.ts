@@ -10,7 +10,7 @@ import { assetOf } from "../src/assets.ts";
 import { LIMITS } from "../src/limits.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
 import { buildPostgresReadModel, ReadUnavailable } from "../src/postgres-read-model.ts";
-import { SUBJECTS, type CommandMessage, type Outcome, type Reply } from "../src/protocol.ts";
+import type { CommandMessage, Outcome, Reply } from "../src/protocol.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { buildAnswers } from "./answers.ts";
 import { buildBatches, checkBatch, problemOfBatchKey, type BatchOrigin } from "./batch.ts";
@@ -78,7 +78,7 @@ function setUp(
     const replies: Reply[] = [{ inbox: message.inbox, seq: message.seq, outcome }];
     bus.publish(message.inbox, replies);
   };
-  bus.subscribe<CommandMessage[]>(SUBJECTS.shard("*" as never), (messages) => {
+  bus.subscribe<CommandMessage[]>("coffer.shard.*", (messages) => {
     for (const message of messages) {
       arrived.push(message);
       const outcome = decide(message, arrived.length - 1);

@@ -69,7 +69,7 @@ function setUp({ hasSoleHost = true } = {}) {
   function own(answer: (message: CommandMessage, delivery: number) => Outcome | null) {
     const batches: CommandMessage[][] = [];
     const deliveries: CommandMessage[] = [];
-    const unsubscribe = bus.subscribe<CommandMessage[]>(SUBJECTS.shard("*" as never), (batch) => {
+    const unsubscribe = bus.subscribe<CommandMessage[]>("coffer.shard.*", (batch) => {
       batches.push(batch);
       for (const message of batch) {
         deliveries.push(message);

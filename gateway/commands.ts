@@ -87,7 +87,7 @@ interface Entry {
 /** What one turn has for one shard. */
 interface Outbox {
   readonly shard: number;
-  entries: Entry[];
+  readonly entries: Entry[];
   messages: CommandMessage[];
   bytes: number;
 }
@@ -141,7 +141,8 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   const inbox = SUBJECTS.inbox(gatewayId);
   /** By number: in the order of submission, which is the order of deadlines. */
   const entries = new Map<number, Entry>();
-  const outboxes = new Map<number, Outbox>();
+  /** By shard, of this turn. */
+  let outboxes = new Map<number, Outbox>();
   /** Until when new commands for a shard are refused at the door, as its owner had no room. */
   const fullUntilMs = new Map<number, number>();
   let paused: Entry[] = [];
@@ -176,18 +177,14 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   function flush(): void {
     queued = 0;
     const nowMs = clock.nowMs();
-    for (const outbox of outboxes.values()) send(outbox, nowMs);
-    // Kept while commands come, so that a shard's outbox is not made anew each turn; dropped when
-    // all is quiet.
-    if (entries.size === 0) outboxes.clear();
+    const filled = outboxes;
+    outboxes = new Map();
+    for (const outbox of filled.values()) send(outbox, nowMs);
   }
 
   function send(outbox: Outbox, nowMs: number): void {
-    const waiting = outbox.entries;
-    if (waiting.length === 0) return;
-    outbox.entries = [];
     let batch: Entry[] = [];
-    for (const entry of waiting) {
+    for (const entry of outbox.entries) {
       if (entry.state !== "queued") continue;
       const bytes = estimateBytes(entry.command);
       if (outbox.bytes + bytes > LIMITS.busMessageBytesMax) {

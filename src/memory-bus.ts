@@ -77,28 +77,26 @@ function addSubscription(
   };
 }
 
+function subscribersOf({ exact, wildcard }: Directory, subject: string): readonly Subscription[] {
+  const named = exact.get(subject) ?? NOBODY;
+  if (wildcard.length === 0) return named;
+  const tokens = subject.split(".");
+  return [...named, ...wildcard.filter(({ pattern }) => matches(pattern, tokens))];
+}
+
 function deliver(
   directory: Directory,
-  queued: QueuedMessage,
+  { subject, message, onUndelivered }: QueuedMessage,
   onError: (error: unknown, subject: string) => void,
 ): void {
-  const { subject, message, onUndelivered } = queued;
   let isReached = false;
-  const handOver = (subscription: Subscription): void => {
-    if (!subscription.active) return;
+  for (const subscription of subscribersOf(directory, subject)) {
+    if (!subscription.active) continue;
     isReached = true;
     try {
       subscription.handler(message, subject);
     } catch (error) {
       onError(error, subject);
-    }
-  };
-  const { exact, wildcard } = directory;
-  for (const subscription of exact.get(subject) ?? NOBODY) handOver(subscription);
-  if (wildcard.length > 0) {
-    const tokens = subject.split(".");
-    for (const subscription of wildcard) {
-      if (matches(subscription.pattern, tokens)) handOver(subscription);
     }
   }
   if (isReached || onUndelivered === undefined) return;

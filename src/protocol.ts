@@ -6,6 +6,7 @@
  */
 import type { Hold } from "./hold.ts";
 import type { Rejection } from "./rejection.ts";
+import { ALL_SHARDS } from "./shard.ts";
 import type { TransferStep, WalletCommand, WalletEventType, WalletState } from "./wallet.ts";
 import type { Verdict } from "./transfer.ts";
 
@@ -230,14 +231,23 @@ export interface Effects {
   readonly lost: number[];
 }
 
+/**
+ * A subject for each shard, made once: of a text that is made anew, the bus has to compute the hash
+ * each time that it looks for subscribers.
+ */
+function subjectOfEach(kind: string): (shard: number) => string {
+  const subjects = ALL_SHARDS.map((shard) => `coffer.${kind}.${shard}`);
+  return (shard) => subjects[shard]!;
+}
+
 export const SUBJECTS = {
   /** Commands and transfer steps for a shard: an array of `ShardMessage`, to its owner only. */
-  shard: (shard: number): string => `coffer.shard.${shard}`,
+  shard: subjectOfEach("shard"),
   /** Replies to one gateway: an array of `Reply`. */
   inbox: (gatewayId: string): string => `coffer.inbox.${gatewayId}`,
   isInbox: (subject: string): boolean => /^coffer\.inbox\.[^\s.*>]+$/.test(subject),
   /** Changes of a shard's wallets: an array of `Change`. */
-  changes: (shard: number): string => `coffer.changes.${shard}`,
+  changes: subjectOfEach("changes"),
   /**
    * Hosts tell each other that shards can be taken; the message is their list. Only a hint to look
    * at the shard table now.
@@ -249,7 +259,7 @@ export const SUBJECTS = {
    */
   status: "coffer.status",
   /** Creations of wallets of an owner, by the shard of the owner's id: an array of `Change`. */
-  owners: (shard: number): string => `coffer.owners.${shard}`,
+  owners: subjectOfEach("owners"),
 } as const;
 
 /** What a host knows of the books of its shards, by its own reconciliation. */
