@@ -97,7 +97,8 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
     for (const [shard, peer] of peers) byPeer.set(peer, [...(byPeer.get(peer) ?? []), shard]);
     for (const [peer, shards] of byPeer) {
       const whom = peer === null ? "" : type === "taken" ? ` from ${peer}` : ` to ${peer}`;
-      log.info(`${shards.length} shards ${type}${whom}`);
+      const isExpected = type !== "lost" && (type !== "taken" || peer === null);
+      log[isExpected ? "info" : "warn"](`${shards.length} shards ${type}${whom}`);
       handOffs.unshift({ at: new Date(time.nowMs()).toISOString(), shards, type, peer });
     }
     handOffs.length = Math.min(handOffs.length, LIMITS.handOffsKept);
@@ -194,14 +195,15 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
 
   /**
    * Without others every shard is taken once, from whoever has it: a second host of this kind takes
-   * over from the first.
+   * over from the first. What that one gives back is taken again.
    */
   function movesAlone(table: readonly ShardOwner[]): Moves {
     const take = new Map<number, string | null>();
     const give = new Map<number, string | null>();
     for (const { shard, owner } of table) {
       if (isLeaving && owner === self.owner) give.set(shard, null);
-      if (!isLeaving && owner !== self.owner && !hadOnce.has(shard)) take.set(shard, owner);
+      const isFree = owner === null || !hadOnce.has(shard);
+      if (!isLeaving && owner !== self.owner && isFree) take.set(shard, owner);
     }
     return { take, give };
   }

@@ -86,10 +86,12 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
     return;
   }
   await prepareWhenThere(databases.urls, log);
+  // Before the shards: who cannot serve must not take them from the one who does.
+  const address = await listen(await openGateway(running));
   await running.host.start();
   running.reconciliation?.start();
   running.startRelaying();
-  announce(parts, running.host, await listen(await openGateway(running)));
+  announce(parts, running.host, address);
 }
 
 /** A database may be away when a host starts, as it may later: the host waits, and says so. */

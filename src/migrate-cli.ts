@@ -2,18 +2,24 @@
  * `npm run migrate -- status | up | down [n]`: migrations by hand, on each database that
  * DATABASE_URL lists. Without it, on the embedded PostgreSQL under DATA_DIR, which is started for
  * the duration. A running Coffer holds that folder: `status` asks the server that is there, the
- * others refuse. `down` takes back one migration unless told how many.
+ * others refuse. `down` takes back one migration unless told how many; where there are events it
+ * has to be told that it may.
  */
 import { maskPasswords, readConfig } from "./config.ts";
 import { startEmbeddedPostgres, useEmbeddedPostgres } from "./embedded-postgres.ts";
+import { withClient } from "./database.ts";
 import { migrateDown, migrateUp, migrationStatus } from "./migrate.ts";
 
-type Command = { type: "status" } | { type: "up" } | { type: "down"; steps: number };
+type Command =
+  | { type: "status" }
+  | { type: "up" }
+  | { type: "down"; steps: number; isForced: boolean };
 
-const usage = `Usage: npm run migrate -- status | up | down [n]
+const usage = `Usage: npm run migrate -- status | up | down [n] [--force]
   status    what has run and what is pending
   up        run whatever is pending
-  down [n]  take back the latest n migrations (1)
+  down [n]  take back the latest n migrations (1), and with them all that they made room for;
+            where there are events only with --force. End every Coffer and make a backup before
 The database: DATABASE_URL (several with commas between them), or else the embedded one under DATA_DIR (.coffer).`;
 
 const print = (line: string): void => void process.stdout.write(`${line}\n`);
@@ -65,10 +71,11 @@ async function runOnEach(command: Command, databaseUrls: readonly string[]): Pro
 }
 
 function parse(args: string[]): Command | undefined {
-  const [type, count, ...rest] = args;
+  const isForced = args[0] === "down" && args.at(-1) === "--force";
+  const [type, count, ...rest] = isForced ? args.slice(0, -1) : args;
   if (rest.length > 0) return undefined;
   if (type === "down" && /^[1-9]\d{0,5}$/.test(count ?? "1")) {
-    return { type, steps: Number(count ?? "1") };
+    return { type, steps: Number(count ?? "1"), isForced };
   }
   return (type === "status" || type === "up") && count === undefined ? { type } : undefined;
 }
@@ -88,6 +95,12 @@ async function run(command: Command, databaseUrl: string): Promise<void> {
       return;
     }
     case "down": {
+      if (!command.isForced && (await hasEvents(databaseUrl))) {
+        throw new Error(
+          "There are events, and what the later migrations made room for would be lost. End every Coffer " +
+            "on this database, make a backup, and say --force",
+        );
+      }
       const log = (line: string): void => print(`  ${line}`);
       const done = await migrateDown(databaseUrl, command.steps, { log });
       if (done.length === 0) print("  Nothing to take back");
@@ -96,4 +109,15 @@ async function run(command: Command, databaseUrl: string): Promise<void> {
     default:
       command satisfies never;
   }
+}
+
+async function hasEvents(databaseUrl: string): Promise<boolean> {
+  return await withClient(databaseUrl, async (client) => {
+    const table = await client.query<{ is_there: boolean }>(
+      "SELECT to_regclass('events') IS NOT NULL AS is_there",
+    );
+    if (table.rows[0]?.is_there !== true) return false;
+    const events = await client.query("SELECT FROM events LIMIT 1");
+    return events.rows.length > 0;
+  });
 }

@@ -172,7 +172,7 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
     options:
       "-c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off",
   });
-  pool.on("error", (error) => log?.warn({ err: error }, "a connection for assets was lost"));
+  pool.on("error", (error) => log?.warn(`a connection for assets was lost: ${error.message}`));
   let closed: Promise<void> | undefined;
 
   async function connect(): Promise<pg.PoolClient> {

@@ -213,6 +213,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       } catch (error) {
         return { type: "refused", reason: String(error) };
       }
+      checkFence(writes, places);
       const { statement, values } = appendOf(writes, places);
       let client: pg.Client;
       let timer: NodeJS.Timeout | undefined;
@@ -361,11 +362,32 @@ interface Place {
   readonly position: number;
 }
 
+/**
+ * The database refuses a stale epoch of the shards that a commit speaks for; that it speaks for all
+ * that it writes to is for this side to know.
+ */
+function checkFence(
+  { rejections, transfers, verdicts, settled, fence }: Writes,
+  places: readonly Place[],
+): void {
+  const check = (shard: number): void => {
+    if (!fence.has(shard)) throw new Error(`shard ${shard} is written to outside the fence`);
+  };
+  for (const { shard } of places) check(shard);
+  for (const { walletId } of rejections) check(shardOf(walletId));
+  for (const { fromWalletId } of transfers) check(shardOf(fromWalletId));
+  for (const { fromWalletId } of settled) check(shardOf(fromWalletId));
+  for (const { toWalletId } of verdicts) check(shardOf(toWalletId));
+  for (const epoch of fence.values()) {
+    if (epoch === NOT_FENCED) throw new Error("an epoch that no shard has speaks for one");
+  }
+}
+
 /** The parameters of `append_commit`, in its order. */
 function commitValues(writes: Writes, places: readonly Place[]): unknown[] {
   const { events, lookups, rejections, fence } = writes;
   const created = [...writes.wallets.values()].filter(({ baseVersion }) => baseVersion < 0);
-  const bases = basesOf(writes, created.length);
+  const bases = basesOf(writes);
   const isFew = fence.size < FEW_SHARDS;
   const spokenFor = [...fence];
   return [
@@ -406,15 +428,15 @@ function commitValues(writes: Writes, places: readonly Place[]): unknown[] {
  * For each event the version that its wallet's row must have before the commit, if the event is the
  * wallet's last one in here and the row exists: that row becomes what this event says.
  */
-function basesOf({ events, wallets }: Writes, created: number): Array<number | null> {
-  let updated = 0;
+function basesOf({ events, wallets }: Writes): Array<number | null> {
+  let changed = 0;
   const bases = events.map(({ walletId, version }) => {
     const wallet = wallets.get(walletId);
-    if (wallet?.state.version !== version || wallet.baseVersion < 0) return null;
-    updated += 1;
-    return wallet.baseVersion;
+    if (wallet?.state.version !== version) return null;
+    changed += 1;
+    return wallet.baseVersion < 0 ? null : wallet.baseVersion;
   });
-  if (updated + created !== wallets.size) throw new Error("a wallet changes without an event");
+  if (changed !== wallets.size) throw new Error("a wallet changes without an event");
   return bases;
 }
 
@@ -462,7 +484,8 @@ function transferValues({ transfers, verdicts, settled }: Writes): unknown[] | n
   const begun = new Set(transfers.map(({ transferId }) => transferId));
   for (const transfer of settled) {
     const { transferId, status } = transfer;
-    if (status === "posted" && begun.has(transferId)) atOnce.set(transferId, transfer);
+    // Only once: a second end of it finds no pending transfer.
+    if (status === "posted" && begun.delete(transferId)) atOnce.set(transferId, transfer);
     else later.push(transfer);
   }
   return [

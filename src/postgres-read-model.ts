@@ -112,7 +112,7 @@ function buildPool(
   });
   // An idle connection that PostgreSQL closed; the pool has dropped it and opens another one when
   // needed.
-  pool.on("error", (error) => log?.warn({ err: error }, "a read connection was lost"));
+  pool.on("error", (error) => log?.warn(`a read connection was lost: ${error.message}`));
   return {
     async ask(query) {
       if (pool.waitingCount >= bounds.waitingMax) {

@@ -6,8 +6,19 @@
  */
 import { describe, expect, it } from "vitest";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import { EVEN, idIn, ODD } from "./ids.ts";
-import { credited, draft, put, speakFor } from "./journal-fixtures.ts";
+import type { WalletState } from "../src/wallet.ts";
+import { EVEN, idIn, ODD, unique } from "./ids.ts";
+import {
+  credited,
+  draft,
+  put,
+  putRefusal,
+  putRejection,
+  putReserve,
+  speakFor,
+  transferBetween,
+  type Draft,
+} from "./journal-fixtures.ts";
 import {
   claimAll,
   COMMITTED,
@@ -176,6 +187,30 @@ describeJournals("journal_writers", () => {
       await change(shardOf(walletId));
       expect(await journal.append(writes)).toEqual({ type: "fenced", shards: [shardOf(walletId)] });
     });
+
+    it.each<[string, (writes: Draft, wallet: WalletState) => void]>([
+      ["an event", (writes, wallet) => put(writes, wallet.walletId, credited(1), {}, wallet)],
+      ["a rejection", (writes, { walletId }) => putRejection(writes, walletId, unique("command"))],
+      [
+        "a transfer",
+        (writes, wallet) => putReserve(writes, wallet, transferBetween(wallet, unique("w"), 1)),
+      ],
+      [
+        "a verdict",
+        (writes, wallet) => putRefusal(writes, transferBetween(wallet, wallet.walletId, 1)),
+      ],
+    ])(
+      "stands around all that is written: %s outside it is a broken invariant",
+      async (_what, write) => {
+        const wallet = await openWallet();
+        const writes = draft(epochs);
+        write(writes, wallet);
+        writes.fence.delete(shardOf(wallet.walletId));
+        await writingNothing(() =>
+          expect(journal.append(writes)).rejects.toThrow(/outside the fence/),
+        );
+      },
+    );
 
     it("is looked at before what is known", async () => {
       const wallet = await openWallet();

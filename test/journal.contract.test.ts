@@ -172,6 +172,17 @@ describeJournals("journal_contract", () => {
       expect(await writingNothing(() => journal.append(ahead))).toMatchObject(STALE);
     });
 
+    it("when a transfer ends twice in the commit in which it begins", async () => {
+      const [payer, payee] = [await openWallet(), await openWallet()];
+      const transfer = transferBetween(payer, payee.walletId, 100);
+      const writes = draft(epochs);
+      putReserve(writes, payer, transfer);
+      putReceipt(writes, transfer, payee);
+      putPosted(writes, transfer, payee.version + 1);
+      putPosted(writes, transfer, payee.version + 1);
+      expect(await writingNothing(() => journal.append(writes))).toMatchObject(STALE);
+    });
+
     it("when a wallet exists that was to be created", async () => {
       const { walletId } = await openWallet();
       const writes = draft(epochs);

@@ -132,6 +132,31 @@ it("goes through all databases of a list by hand, says which each line is about,
   expect(migrateBy("down").stdout).toMatch(new RegExp(` {2}Took back ${last}\\n$`));
 });
 
+it("takes nothing back by hand where there are events, unless it is told that it may", async () => {
+  await migrateUp(url);
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  await client.query(
+    `INSERT INTO events (wallet_id, version, type, balance, held, status, occurred_at, shard, position)
+     VALUES ('w', 0, 'WalletCreated', 0, 0, 'ACTIVE', now(), 1, 1)`,
+  );
+  await client.end();
+  const cli = join(packageRoot, "dist", "src", "migrate-cli.js");
+  const migrateBy = (...command: string[]) =>
+    spawnSync(process.execPath, [cli, ...command], {
+      encoding: "utf8",
+      env: { ...process.env, DATABASE_URL: url },
+    });
+  const before = await tables();
+  const refused = migrateBy("down", "100");
+  expect(refused.status).toBe(1);
+  expect(refused.stdout).toContain("Failed: There are events");
+  expect(refused.stdout).toContain("say --force");
+  expect(await tables()).toEqual(before);
+  expect(migrateBy("down", "1", "--force").stdout).toContain("Took back");
+  expect(migrateBy("up", "--force").status).toBe(2);
+});
+
 it("says by hand what it does not know, beside how it is used", () => {
   const cli = join(packageRoot, "dist", "src", "migrate-cli.js");
   const { status, stderr } = spawnSync(process.execPath, [cli, "sideways", "2"], {

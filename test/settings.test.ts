@@ -1,12 +1,12 @@
 /**
  * Bad settings as an operator meets them: the process ends at once, by itself, with a code that is
- * not 0 and one message that names the variable, what was given and what is allowed. Nothing is
- * opened before: the addresses in here lead nowhere.
+ * not 0 and one message that names the variable, what was given and what is allowed. A variable
+ * that is wrong by itself opens nothing: the addresses of those lead nowhere.
  */
 import { createServer, type AddressInfo } from "node:net";
 import { expect, inject, it, onTestFinished } from "vitest";
 import { prepareDatabases } from "../src/deployment.ts";
-import { runCoffer } from "./process.ts";
+import { runCoffer, startCoffer } from "./process.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 
 /** Nearly all of it is Node's own start, with room for a busy machine. */
@@ -98,6 +98,38 @@ it("names the port when something else listens there", async () => {
   expect(code).toBe(1);
   expect(output).toBe(`PORT ${port} on 127.0.0.1 is in use; stop what uses it, or set PORT\n`);
 });
+
+it("serves on beside a second one on its database that cannot start, and again after one that took over", async () => {
+  // Given a Coffer that serves
+  const DATABASE_URL = await createDatabase(inject("postgresUrl"), "settings_twice");
+  onTestFinished(() => dropDatabase(inject("postgresUrl"), "settings_twice"));
+  const first = await startCoffer({ DATABASE_URL, HOST_ID: "first" });
+  onTestFinished(async () => void (await first.stop()));
+  const headers = { "content-type": "application/json" };
+  const credit = async (amount: number): Promise<number> => {
+    const body = JSON.stringify({ amount });
+    const url = `${first.baseUrl}/wallets/w/credit`;
+    return (await fetch(url, { method: "POST", headers, body })).status;
+  };
+  const body = JSON.stringify({ walletId: "w" });
+  const opened = await fetch(`${first.baseUrl}/wallets`, { method: "POST", headers, body });
+  expect(opened.status).toBe(201);
+
+  // When another one is started by mistake on its port, then it has taken nothing away
+  const second = { DATABASE_URL, HOST_ID: "second" };
+  const { code } = await runCoffer({ ...second, PORT: String(first.port) });
+  expect(code).toBe(1);
+  expect(await credit(1)).toBe(200);
+  expect(first.output).not.toContain("shards lost");
+
+  // And when one on another port takes over, and ends, then the first has its shards again
+  const other = await startCoffer(second);
+  await other.stop();
+  expect(await credit(2)).toBe(200);
+  expect(first.output).toContain("256 shards lost");
+  const wallet = await fetch(`${first.baseUrl}/wallets/w`);
+  expect(await wallet.json()).toMatchObject({ balance: 3, version: 2 });
+}, 60_000);
 
 it("names the host when there is no such address", async () => {
   const databaseUrl = await createDatabase(inject("postgresUrl"), "settings_host");

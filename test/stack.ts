@@ -148,12 +148,15 @@ export interface TestHost {
   close(): Promise<void>;
 }
 
-/** A host that is alone on its database, not started yet. */
+/** A host that is alone on its database, not started yet. `shortcut`: `LaneDeps.shortcut` (true). */
 export function buildTestHost(
-  options: Pick<HostDeps, "bus" | "laneCount" | "log" | "onFatal"> & { databaseUrl: string },
+  options: Pick<HostDeps, "bus" | "laneCount" | "log" | "onFatal"> & {
+    databaseUrl: string;
+    shortcut?: boolean;
+  },
 ): TestHost {
-  const { databaseUrl, ...deps } = options;
-  const lanes = buildPiscinaLanes([databaseUrl], true);
+  const { databaseUrl, shortcut = true, ...deps } = options;
+  const lanes = buildPiscinaLanes([databaseUrl], shortcut);
   const shardTable = buildPostgresShardTable([databaseUrl]);
   const host = buildHost({
     ...deps,

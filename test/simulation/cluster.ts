@@ -96,6 +96,8 @@ export interface Cluster {
   crashGateway(member: GatewayMember): void;
   leaveGateway(member: GatewayMember): void;
   stepClock(member: HostMember | GatewayMember, byMs: number): void;
+  /** Sets its clock right: a hold ends by the clock of its host. */
+  rightClock(member: HostMember | GatewayMember): void;
 }
 
 export function buildCluster(deps: ClusterDeps): Cluster {
@@ -308,6 +310,12 @@ export function buildCluster(deps: ClusterDeps): Cluster {
     });
   }
 
+  function stepClock(member: HostMember | GatewayMember, byMs: number): void {
+    skews.set(member.name, (skews.get(member.name) ?? 0) + byMs);
+    member.run?.process.trace(`its clock is set by ${byMs.toFixed(0)} ms`);
+    member.run?.process.stepClock(byMs);
+  }
+
   return {
     hosts: names("host", deps.hosts).map((name) => ({ name, state: "down", run: null })),
     gateways: names("gateway", deps.gateways).map((name) => ({ name, state: "down", run: null })),
@@ -318,10 +326,10 @@ export function buildCluster(deps: ClusterDeps): Cluster {
     startGateway,
     crashGateway,
     leaveGateway,
-    stepClock(member, byMs) {
-      skews.set(member.name, (skews.get(member.name) ?? 0) + byMs);
-      member.run?.process.trace(`its clock is set by ${byMs.toFixed(0)} ms`);
-      member.run?.process.stepClock(byMs);
+    stepClock,
+    rightClock(member) {
+      const skewMs = skews.get(member.name);
+      if (skewMs !== undefined) stepClock(member, -skewMs);
     },
   };
 }

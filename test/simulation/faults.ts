@@ -238,6 +238,8 @@ export function unleash(deps: FaultsDeps): void {
     network.faults = { ...NO_BUS_FAULTS };
     registry.faults = { lie: 0, fail: 0 };
     stream.faults = { ...NO_STREAM_FAULTS };
+    const members = [...cluster.hosts, ...cluster.gateways];
+    if (kinds.has("clock")) for (const member of members) cluster.rightClock(member);
     for (const member of cluster.hosts) if (member.state === "down") cluster.startHost(member);
     for (const member of cluster.gateways) {
       if (member.state === "down") cluster.startGateway(member);

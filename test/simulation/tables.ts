@@ -206,11 +206,12 @@ export function checkRows(writes: Writes): void {
     check(row.version >= 0 && isMoney(row), "events", row);
     check(amount === null || isAmount(amount), "events", row);
   }
-  const versions = new Set(writes.events.map(({ walletId, version }) => keyOf(walletId, version)));
+  const latest = new Map(writes.events.map((event) => [event.walletId, event]));
   for (const { state } of writes.wallets.values()) {
-    if (!versions.has(keyOf(state.walletId, state.version))) {
-      throw new Error("a wallet changes without an event");
-    }
+    const event = latest.get(state.walletId);
+    if (event?.version !== state.version) throw new Error("a wallet changes without an event");
+    check(event.balanceMinor === state.balanceMinor, "wallets", state);
+    check(event.heldMinor === state.heldMinor && event.status === state.status, "wallets", state);
     check(state.version >= 0 && isMoney(state), "wallets", state);
     check(state.decimalPlaces >= 0 && state.decimalPlaces <= 9, "wallets", state);
     check(["ACTIVE", "SUSPENDED", "CLOSED"].includes(state.status), "wallets", state);
@@ -238,8 +239,8 @@ export function checkRows(writes: Writes): void {
 }
 
 /**
- * Every shard that is written to must be fenced. PostgreSQL leaves that to its caller; here it is
- * looked at, since a row outside the fence is one that a superseded owner could write.
+ * Every shard that is written to must be fenced, since a row outside the fence is one that a
+ * superseded owner could write.
  */
 export function checkFence(writes: Writes): void {
   const walletIds = new Set<string>();
@@ -252,7 +253,7 @@ export function checkFence(writes: Writes): void {
   for (const { hold } of writes.holds.values()) walletIds.add(hold.walletId);
   for (const walletId of walletIds) {
     if (!writes.fence.has(shardOf(walletId))) {
-      throw new Error(`shard ${shardOf(walletId)} of ${walletId} is written to outside the fence`);
+      throw new Error(`shard ${shardOf(walletId)} is written to outside the fence`);
     }
   }
 }
