@@ -19,12 +19,12 @@ import {
   type Reply,
   type ShardMessage,
 } from "../src/protocol.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
+import { ALL_SHARDS, grouped, shardOf } from "../src/shard.ts";
 import type { ShardTable } from "../src/shard-table.ts";
 import { buildLaneGate, type LaneGate } from "./lane-gate.ts";
 import type { StartLane } from "./lane-thread.ts";
 import type { Membership } from "./membership.ts";
-import { bytesOf, changeBytes, grouped, isFor, parts, replyBytes } from "./messages.ts";
+import { bytesOf, changeBytes, isFor, parts, replyBytes } from "./messages.ts";
 import { buildOwnership } from "./ownership.ts";
 import type { ShardRelay } from "./relay.ts";
 

@@ -116,14 +116,3 @@ export function parts<T>(batch: readonly T[], bytesOfOne: (one: T) => number): T
   all.push(part);
   return all;
 }
-
-export function grouped<T, K>(items: readonly T[], key: (item: T) => K): Map<K, T[]> {
-  const groups = new Map<K, T[]>();
-  for (const item of items) {
-    const name = key(item);
-    const group = groups.get(name);
-    if (group === undefined) groups.set(name, [item]);
-    else group.push(item);
-  }
-  return groups;
-}

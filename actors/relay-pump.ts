@@ -16,8 +16,8 @@
  */
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { Cursor, RelayEvent, RelayStore, Trouble } from "../src/postgres-relay.ts";
-import { grouped } from "./messages.ts";
+import type { Cursor, RelayEvent, RelayStore, Trouble } from "../src/relay-store.ts";
+import { grouped } from "../src/shard.ts";
 import type { Delivery, RelaySink } from "./relay-sink.ts";
 
 export interface PumpDeps {

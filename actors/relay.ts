@@ -7,7 +7,7 @@
  */
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { RelayStore } from "../src/postgres-relay.ts";
+import type { RelayStore } from "../src/relay-store.ts";
 import type { RelayStatus } from "../src/protocol.ts";
 import { buildPump, type Pump } from "./relay-pump.ts";
 import type { RelaySink } from "./relay-sink.ts";

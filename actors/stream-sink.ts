@@ -31,7 +31,7 @@ import { EVENT_STREAM, EVENT_SUBJECTS, eventSubject } from "../src/event-stream.
 import { eventBody, eventId } from "../src/event-body.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { NatsBus } from "../src/nats-bus.ts";
-import type { RelayEvent } from "../src/postgres-relay.ts";
+import type { RelayEvent } from "../src/relay-store.ts";
 import type { Delivery, RelaySink } from "./relay-sink.ts";
 
 export interface StreamSinkOptions {

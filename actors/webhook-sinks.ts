@@ -10,8 +10,8 @@
 import { eventBody, eventId } from "../src/event-body.ts";
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { RelayEvent, Trouble } from "../src/postgres-relay.ts";
-import { sinkOf, type Webhook, type WebhookStore } from "../src/postgres-webhooks.ts";
+import type { RelayEvent, Trouble } from "../src/relay-store.ts";
+import { sinkOf, type Webhook, type WebhookStore } from "../src/webhooks.ts";
 import type { WebhookSender } from "../src/webhook-sender.ts";
 import type { Delivery, RelaySink } from "./relay-sink.ts";
 import type { Relay } from "./relay.ts";

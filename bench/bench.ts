@@ -15,6 +15,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Client } from "pg";
 import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
+import { messageOf } from "../src/message-of.ts";
 import { startCluster } from "./cluster.ts";
 import { checkCoffer, emptyLedger, keep, type Ledger } from "./conservation.ts";
 import {
@@ -395,10 +396,6 @@ function folderWithPackage(folder: string): string {
 
 function say(line: string): void {
   console.error(line);
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 /** Runs with everything undone at the end, also on Ctrl-C. Gives the exit code. */

@@ -8,6 +8,7 @@
  */
 import { SingleBar } from "cli-progress";
 import { setTimeout as sleep } from "node:timers/promises";
+import { messageOf } from "../src/message-of.ts";
 import { HttpConnection } from "./http-client.ts";
 import { planLoad, startTally, type LoadPlan, type Operation, type Tally } from "./load-plan.ts";
 import { LOAD_USAGE, UsageError, parseLoadOptions, type LoadOptions } from "./options.ts";
@@ -289,10 +290,6 @@ function money(minor: number): string {
 
 function seconds(ms: number): string {
   return `${(ms / 1_000).toFixed(2)} s`;
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 function print(...lines: string[]): void {

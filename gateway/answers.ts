@@ -7,8 +7,7 @@
 import { toDecimal } from "../src/amount.ts";
 import { holdBody } from "../src/event-body.ts";
 import type { Command, Outcome, TransferAnswer } from "../src/protocol.ts";
-import { ReadUnavailable } from "../src/postgres-read-model.ts";
-import type { ReadModel } from "../src/read-model.ts";
+import { ReadUnavailable, type ReadModel } from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { faultError, rejectionError, type ApiError } from "./errors.ts";
 import type { HoldBody, WalletBody } from "./schemas.ts";

@@ -7,7 +7,7 @@
 import type { FastifyInstance } from "fastify";
 
 import { NOT_STORABLE, UNSTORABLE } from "../src/metadata.ts";
-import type { Assets } from "../src/postgres-assets.ts";
+import type { Assets } from "../src/assets.ts";
 import { problemOfKey } from "./command-intake.ts";
 import { apiError, ApiException } from "./errors.ts";
 import { CreateAssetBody, CreatedAsset } from "./game-schemas.ts";

@@ -17,7 +17,7 @@ import { systemTime, type Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { Metrics } from "../src/metrics.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
-import { ReadUnavailable } from "../src/postgres-read-model.ts";
+import { ReadUnavailable } from "../src/read-model.ts";
 import { payeeOf } from "../src/wallet.ts";
 import { captureBody, transferData, type Answer, type GiveAnswer } from "./answers.ts";
 import { buildBatchOrder, type BatchOrder } from "./batch-order.ts";

@@ -10,6 +10,7 @@ import { Compile } from "typebox/schema";
 import type { Bus } from "../src/bus.ts";
 import { systemTime, type Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import { SUBJECTS, type HostStatus } from "../src/protocol.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
 import type { ShardOwner, ShardTable } from "../src/shard-table.ts";
@@ -124,7 +125,7 @@ function readTable(
 }
 
 function reasonOf(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
+  const text = messageOf(error);
   return `the shard table cannot be read: ${text === "" ? "no reason given" : text}`;
 }
 

@@ -9,12 +9,12 @@
  * waiting: a list read from now on is owed. told: the watch has had every wallet in `known`. ended:
  * nothing is told.
  */
-import type { Bus, Unsubscribe } from "../src/bus.ts";
+import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import { SUBJECTS } from "../src/protocol.ts";
 import type { ReadModel } from "../src/read-model.ts";
-import { shardOf } from "../src/shard.ts";
 import { isChange } from "./feed-frames.ts";
+import { buildFeedShards } from "./feed-shards.ts";
 import type { FeedReads } from "./feed-reads.ts";
 
 /** One more than a client can watch, so that too many are noticed. */
@@ -56,7 +56,7 @@ export function buildFeedOwners(deps: {
 }): FeedOwners {
   const { bus, readModel, reads } = deps;
   const topics = new Map<string, OwnerTopic>();
-  const shards = new Map<number, { count: number; unsubscribe: Unsubscribe }>();
+  const shards = buildFeedShards((shard) => bus.subscribe(SUBJECTS.owners(shard), onCreations));
   /** Owners whose list is owed to somebody, and the reads for them that have not begun. */
   const stale = new Set<OwnerTopic>();
   let queuedReads = 0;
@@ -119,31 +119,13 @@ export function buildFeedOwners(deps: {
     });
   }
 
-  function listen(ownerId: string): void {
-    const shard = shardOf(ownerId);
-    const listened = shards.get(shard);
-    if (listened !== undefined) listened.count++;
-    else {
-      const unsubscribe = bus.subscribe(SUBJECTS.owners(shard), onCreations);
-      shards.set(shard, { count: 1, unsubscribe });
-    }
-  }
-
-  function unlisten(ownerId: string): void {
-    const shard = shardOf(ownerId);
-    const listened = shards.get(shard);
-    if (listened === undefined || --listened.count > 0) return;
-    listened.unsubscribe();
-    shards.delete(shard);
-  }
-
   return {
     watch(ownerId, onWallets) {
       let topic = topics.get(ownerId);
       if (topic === undefined) {
         topic = { ownerId, watches: new Set(), known: new Set() };
         topics.set(ownerId, topic);
-        listen(ownerId);
+        shards.listen(ownerId);
       }
       const watch: OwnerWatch = { ownerId, onWallets, state: "waiting" };
       topic.watches.add(watch);
@@ -159,7 +141,7 @@ export function buildFeedOwners(deps: {
       if (topic.watches.size > 0) return;
       topics.delete(topic.ownerId);
       stale.delete(topic);
-      unlisten(topic.ownerId);
+      shards.unlisten(topic.ownerId);
     },
     async sweep() {
       for (const topic of topics.values()) {
@@ -170,8 +152,7 @@ export function buildFeedOwners(deps: {
       return topics.size;
     },
     stop() {
-      for (const { unsubscribe } of shards.values()) unsubscribe();
-      shards.clear();
+      shards.stop();
     },
   };
 }

@@ -8,14 +8,14 @@
  */
 import type { BaseLogger } from "pino";
 
-import type { Bus, Unsubscribe } from "../src/bus.ts";
+import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import { SUBJECTS, type Change } from "../src/protocol.ts";
 import type { ReadModel, StoredEvent } from "../src/read-model.ts";
-import { shardOf } from "../src/shard.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { isChange, revisionOfChange, revisionOfState, type Revision } from "./feed-frames.ts";
 import type { Outbox } from "./feed-outbox.ts";
+import { buildFeedShards } from "./feed-shards.ts";
 import type { FeedReads, FeedTimers } from "./feed-reads.ts";
 import {
   extend,
@@ -77,7 +77,7 @@ interface Counters {
 export function buildFeedWallets(deps: Deps): FeedWallets {
   const { bus, readModel, reads, timers, log } = deps;
   const topics = new Map<string, Topic>();
-  const shards = new Map<number, { count: number; unsubscribe: Unsubscribe }>();
+  const shards = buildFeedShards((shard) => bus.subscribe(SUBJECTS.changes(shard), onChanges));
   const counters: Counters = { watches: 0, repairs: 0, resets: 0, malformed: 0 };
   /** Topics whose state must be read, and the reads for them that have not begun. */
   const stale = new Set<Topic>();
@@ -113,24 +113,6 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
       keepEarly(topic, change);
       repair(topic);
     }
-  }
-
-  function listen(walletId: string): void {
-    const shard = shardOf(walletId);
-    const listened = shards.get(shard);
-    if (listened !== undefined) listened.count++;
-    else {
-      const unsubscribe = bus.subscribe(SUBJECTS.changes(shard), onChanges);
-      shards.set(shard, { count: 1, unsubscribe });
-    }
-  }
-
-  function unlisten(walletId: string): void {
-    const shard = shardOf(walletId);
-    const listened = shards.get(shard);
-    if (listened === undefined || --listened.count > 0) return;
-    listened.unsubscribe();
-    shards.delete(shard);
   }
 
   // --- Current states: joins and sweeps ----------------------------------------------------------
@@ -329,7 +311,7 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     topics.delete(topic.walletId);
     stale.delete(topic);
     suspects.delete(topic);
-    unlisten(topic.walletId);
+    shards.unlisten(topic.walletId);
   }
 
   return {
@@ -338,7 +320,7 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
       if (topic === undefined) {
         topic = newTopic(walletId);
         topics.set(walletId, topic);
-        listen(walletId);
+        shards.listen(walletId);
       }
       const start = { version: -1, sentVersion: -1, kept: null };
       const watch: Watch = { walletId, outbox, from, onMissing, state: "joining", ...start };
@@ -374,8 +356,7 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     stop() {
       cancels.states?.();
       cancels.suspects?.();
-      for (const { unsubscribe } of shards.values()) unsubscribe();
-      shards.clear();
+      shards.stop();
     },
   };
 }

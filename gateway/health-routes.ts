@@ -8,6 +8,7 @@ import type { FastifyInstance } from "fastify";
 
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import { RETRY_AFTER_SECONDS } from "./errors.ts";
 
 export interface HealthProbe {
@@ -130,7 +131,7 @@ async function assessOne(probe: () => Promise<number>): Promise<Check> {
     const latencyMs = await Promise.race([probe(), timeout]);
     return { state: "up", latencyMs: Math.round(latencyMs * 100) / 100 };
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = messageOf(error);
     return { state: "down", latencyMs: null, reason };
   } finally {
     clearTimeout(timer);

@@ -10,7 +10,7 @@ import type { FastifyBaseLogger, FastifyInstance } from "fastify";
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { Metrics } from "../src/metrics.ts";
-import type { Assets } from "../src/postgres-assets.ts";
+import type { Assets } from "../src/assets.ts";
 import type { RelayStatus } from "../src/protocol.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import type { Tracing } from "../src/tracing.ts";

@@ -11,8 +11,7 @@ import type { TSchema } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
 import type { Metrics } from "../src/metrics.ts";
-import { ReadUnavailable } from "../src/postgres-read-model.ts";
-import type { ReadModel } from "../src/read-model.ts";
+import { ReadUnavailable, type ReadModel } from "../src/read-model.ts";
 import type { OpenSpan, Tracing } from "../src/tracing.ts";
 import { captureBody, transferData, walletBody, type GiveAnswer } from "./answers.ts";
 import type { Batches } from "./batch.ts";

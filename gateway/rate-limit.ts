@@ -10,6 +10,7 @@ import type { FastifyInstance } from "fastify";
 import { Redis } from "ioredis";
 
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import { ApiException, apiError } from "./errors.ts";
 
 export interface RateLimit {
@@ -67,7 +68,7 @@ export function buildRateLimit(options: RateLimitOptions): RateLimit {
       isLocal = false;
       return found;
     } catch (error) {
-      local(error instanceof Error ? error.message : String(error));
+      local(messageOf(error));
       return countHere(client);
     }
   }

@@ -5,11 +5,8 @@
  */
 import { createHash, randomBytes } from "node:crypto";
 import type { FastifyInstance, FastifyRequest } from "fastify";
-import pg from "pg";
 
-import { isAway } from "../src/database.ts";
-import { ReadUnavailable } from "../src/postgres-read-model.ts";
-import type { Beginning, Webhook, WebhookStore } from "../src/postgres-webhooks.ts";
+import type { Beginning, Webhook, WebhookStore } from "../src/webhooks.ts";
 import { problemOfUrl } from "../src/webhook-sender.ts";
 import { isoTime } from "./answers.ts";
 import { keyOf } from "./command-intake.ts";
@@ -40,10 +37,9 @@ export interface WebhookRoutesDeps {
 const SECRET_BYTES = 32;
 
 export function addWebhookRoutes(app: FastifyInstance, deps: WebhookRoutesDeps): void {
-  const store = withFaults(deps.store);
-  addMaking(app, { ...deps, store });
-  addLooking(app, store);
-  addReplay(app, store);
+  addMaking(app, deps);
+  addLooking(app, deps.store);
+  addReplay(app, deps.store);
 }
 
 function addMaking(app: FastifyInstance, { store, allowsPrivate }: WebhookRoutesDeps): void {
@@ -199,33 +195,4 @@ function summaryOf(webhook: Webhook): WebhookSummaryBody {
 function missing(webhookId: string): never {
   const message = `There is no webhook ${webhookId}`;
   throw new ApiException(apiError("webhook_not_found", message, { webhookId }));
-}
-
-const CANCELED = "57014";
-
-/** Databases that do not answer become `unavailable`. */
-function withFaults(store: WebhookStore): WebhookStore {
-  async function orUnavailable<T>(asked: Promise<T>): Promise<T> {
-    try {
-      return await asked;
-    } catch (error) {
-      const isSlow = error instanceof pg.DatabaseError && error.code === CANCELED;
-      if (!isSlow && !isAway(error)) throw error;
-      throw new ReadUnavailable(
-        "unavailable",
-        `a database gave no answer: ${String(error)}`,
-        error,
-      );
-    }
-  }
-  return {
-    list: () => orUnavailable(store.list()),
-    get: (webhookId) => orUnavailable(store.get(webhookId)),
-    trouble: (webhook) => orUnavailable(store.trouble(webhook)),
-    create: (webhook, beginning) => orUnavailable(store.create(webhook, beginning)),
-    replay: (webhookId, beginning) => orUnavailable(store.replay(webhookId, beginning)),
-    disable: (webhook, reason) => orUnavailable(store.disable(webhook, reason)),
-    remove: (webhookId) => orUnavailable(store.remove(webhookId)),
-    close: () => store.close(),
-  };
 }

@@ -9,6 +9,7 @@ import pg from "pg";
 import { databaseName } from "./config.ts";
 import { assertDurable, UnsafeDatabaseError, withClient } from "./database.ts";
 import { LIMITS } from "./limits.ts";
+import { messageOf } from "./message-of.ts";
 import { migrateUp } from "./migrate.ts";
 
 /** What a database says about itself. */
@@ -99,7 +100,7 @@ export async function watchDeployment(options: WatchOptions): Promise<{ stop(): 
 
   function again(): void {
     check().catch((error: unknown) => {
-      if (!isStopped) onMismatch(error instanceof Error ? error.message : String(error));
+      if (!isStopped) onMismatch(messageOf(error));
     });
   }
 

@@ -8,6 +8,7 @@
 import { maskPasswords, readConfig } from "./config.ts";
 import { startEmbeddedPostgres, useEmbeddedPostgres } from "./embedded-postgres.ts";
 import { withClient } from "./database.ts";
+import { messageOf } from "./message-of.ts";
 import { migrateDown, migrateUp, migrationStatus } from "./migrate.ts";
 
 type Command =
@@ -25,7 +26,7 @@ The database: DATABASE_URL (several with commas between them), or else the embed
 const print = (line: string): void => void process.stdout.write(`${line}\n`);
 
 process.exitCode = await main(process.argv.slice(2)).catch((error: unknown) => {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  process.stderr.write(`${messageOf(error)}\n`);
   return 1;
 });
 
@@ -63,7 +64,7 @@ async function runOnEach(command: Command, databaseUrls: readonly string[]): Pro
   for (const url of databaseUrls) {
     print(maskPasswords(url));
     await run(command, url).catch((error: unknown) => {
-      print(`  Failed: ${error instanceof Error ? error.message : String(error)}`);
+      print(`  Failed: ${messageOf(error)}`);
       exitCode = 1;
     });
   }

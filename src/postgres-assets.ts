@@ -11,46 +11,17 @@ import pg from "pg";
 import type { BaseLogger } from "pino";
 
 import { buildDefinitionCache } from "./asset-cache.ts";
-import { allAssets as isoAssets, type Asset } from "./assets.ts";
+import {
+  allAssets as isoAssets,
+  type Asset,
+  type AssetCreation,
+  type Assets,
+  type ListedAsset,
+} from "./assets.ts";
 import { LIMITS } from "./limits.ts";
-import { asUnavailable, ReadUnavailable } from "./postgres-read-model.ts";
+import { asUnavailable } from "./postgres-read-model.ts";
+import { ReadUnavailable } from "./read-model.ts";
 import { shardOf } from "./shard.ts";
-
-export interface ListedAsset extends Asset {
-  /** Whether somebody added it here. */
-  readonly isOwn: boolean;
-}
-
-/** What became of a wish for an asset. */
-export type AssetCreation =
-  | { readonly type: "created"; readonly asset: ListedAsset }
-  /** There is one with this very definition. */
-  | { readonly type: "known"; readonly asset: ListedAsset }
-  /** There is one with another definition; it stays. */
-  | { readonly type: "conflict"; readonly asset: ListedAsset }
-  /** Its database has as many as it may have. */
-  | { readonly type: "full" }
-  /** No answer: it may have been added. The same wish finds out. */
-  | { readonly type: "unknown" };
-
-export interface Assets {
-  /**
-   * At once for ISO 4217 and what was seen here before. The promise rejects with `ReadUnavailable`
-   * when nobody can say.
-   */
-  assetOf(code: string): ListedAsset | Promise<ListedAsset | null>;
-  /** Every asset, in the order of their codes. @throws ReadUnavailable when a database is away. */
-  allAssets(): Promise<ListedAsset[]>;
-  /**
-   * Finds the own assets that the table defines too by now, says so in the log, and keeps to them.
-   * Resolves after the first look; what a database that is away has is looked for again until it is
-   * known.
-   */
-  review(): Promise<void>;
-  /** @throws ReadUnavailable when its database is away; nothing was added. */
-  create(asset: Asset, isDryRun: boolean): Promise<AssetCreation>;
-  close(): Promise<void>;
-}
 
 export interface PostgresAssetsOptions {
   /** In the deployment's order. */

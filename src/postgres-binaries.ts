@@ -12,6 +12,10 @@ import * as fs from "node:fs";
 import { createRequire } from "node:module";
 import { basename, dirname, join, relative, resolve } from "node:path";
 
+import { messageOf } from "./message-of.ts";
+
+export { messageOf };
+
 export type EmbeddedPostgresErrorCode =
   | "unsupported"
   | "data_dir_in_use"
@@ -253,8 +257,4 @@ function makeFolder(folder: string, mode: number): void {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
   }
-}
-
-export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

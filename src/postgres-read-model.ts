@@ -10,6 +10,7 @@ import type { BaseLogger } from "pino";
 
 import { LIMITS } from "./limits.ts";
 import type { Hold } from "./hold.ts";
+import { messageOf } from "./message-of.ts";
 import {
   EVENT_COLUMNS,
   HOLD_COLUMNS,
@@ -19,35 +20,25 @@ import {
   WALLET_COLUMNS,
 } from "./postgres-rows.ts";
 import { searchWallets, upTo } from "./postgres-search.ts";
-import type { AccountTotal, Operation, ReadModel, StoredEvent } from "./read-model.ts";
+import {
+  ReadUnavailable,
+  type AccountTotal,
+  type Operation,
+  type ReadFault,
+  type ReadModel,
+  type StoredEvent,
+} from "./read-model.ts";
 import { buildShardedReadModel, type ReadPart, type TransferSide } from "./sharded-read-model.ts";
 import type { Transfer } from "./transfer.ts";
 import { buildWalletsAt } from "./postgres-wallets-at.ts";
 import type { WalletState } from "./wallet.ts";
 
+export { ReadUnavailable };
+
 export interface PostgresReadModelOptions {
   /** In the deployment's order: shard `s` is in the one at `s % databaseUrls.length`. */
   readonly databaseUrls: readonly string[];
   readonly log?: Pick<BaseLogger, "warn">;
-}
-
-/**
- * Why there is no answer: the database is away, has too many readers already, or the question takes
- * longer than it may.
- */
-export type ReadFault = "unavailable" | "overloaded" | "query_too_slow";
-
-/**
- * No answer from the database. Nothing was changed; the same may work later, unless it was too
- * slow.
- */
-export class ReadUnavailable extends Error {
-  override readonly name = "ReadUnavailable";
-  readonly reason: ReadFault;
-  constructor(reason: ReadFault, message: string, cause?: unknown) {
-    super(message, { cause });
-    this.reason = reason;
-  }
 }
 
 /**
@@ -177,7 +168,7 @@ function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): R
 export function asUnavailable(error: unknown, onTimeout: ReadFault): unknown {
   // A `DatabaseError` comes from the server; everything else (refused, reset, timed out) from the
   // way to it.
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   if (error instanceof pg.DatabaseError && !CONDITIONS.has(error.code?.slice(0, 2) ?? "")) {
     if (error.code !== NO_TABLES) return error;
     return new ReadUnavailable("unavailable", `the database has no tables yet: ${message}`, error);

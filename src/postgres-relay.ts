@@ -1,61 +1,13 @@
 /**
- * What the relay asks of one database: the events of shards behind a position, in order, and how
- * far each sink has come. It hides the SQL. Reading by position is exact: a shard's one writer
- * numbers its events 1, 2, 3 in the order of their commits, so what is behind a position and not
- * there yet has not committed. Cursors are saved without waiting for the disk: one that a crash
- * takes back makes the relay repeat, never lose. Only making one waits: a save moves none that is
- * not there, and a shard whose cursor was taken back as a whole would be repeated from its first
- * event.
+ * The relay's store on PostgreSQL. It hides the SQL. Cursors are saved without waiting for the
+ * disk: one that a crash takes back makes the relay repeat, never lose. Only making one waits: a
+ * save moves none that is not there, and a shard whose cursor was taken back as a whole would be
+ * repeated from its first event.
  */
 import pg from "pg";
 import { LIMITS } from "./limits.ts";
 import { EVENT_COLUMNS, milliseconds, NUMBERS } from "./postgres-rows.ts";
-import type { StoredEvent } from "./read-model.ts";
-
-/** An event with its place in its shard, and what its amounts are counted in. */
-export interface RelayEvent extends StoredEvent {
-  readonly shard: number;
-  readonly position: number;
-  readonly decimalPlaces: number;
-}
-
-export interface ShardPosition {
-  readonly shard: number;
-  readonly position: number;
-}
-
-/** The event behind a cursor is not taken. */
-export interface Trouble {
-  /** Times that it was tried. */
-  readonly attempts: number;
-  readonly failingSinceMs: number;
-  readonly retryAtMs: number;
-  readonly reason: string;
-}
-
-/** Everything up to the position is delivered. */
-export interface Cursor extends ShardPosition {
-  readonly trouble: Trouble | null;
-}
-
-export interface RelayStore {
-  /**
-   * The sink's cursors that there are. With `begin`, those that miss are made first, at position 0.
-   */
-  cursors(sink: string, shards: readonly number[], begin: boolean): Promise<Cursor[]>;
-  /** Up to `rowsPerShard` events behind each position, by shard and then by position. */
-  read(behind: readonly ShardPosition[], rowsPerShard: number): Promise<RelayEvent[]>;
-  /** The last position of each shard that has events. */
-  lastPositions(shards: readonly number[]): Promise<ShardPosition[]>;
-  /**
-   * When the oldest of the events behind these positions occurred, milliseconds since 1970; null
-   * when there are none.
-   */
-  oldestBehind(behind: readonly ShardPosition[]): Promise<number | null>;
-  /** Moves cursors that exist, and only forward. */
-  save(sink: string, cursors: readonly Cursor[]): Promise<void>;
-  close(): Promise<void>;
-}
+import type { Cursor, RelayEvent, RelayStore, ShardPosition } from "./relay-store.ts";
 
 /** Connects when it is asked. Every question rejects when the database does not answer it. */
 export function buildPostgresRelayStore(databaseUrl: string): RelayStore {

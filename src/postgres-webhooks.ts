@@ -6,79 +6,19 @@
  */
 import { randomUUID } from "node:crypto";
 import pg from "pg";
+import { isAway } from "./database.ts";
 import { LIMITS } from "./limits.ts";
 import { milliseconds, NUMBERS } from "./postgres-rows.ts";
+import { ReadUnavailable } from "./read-model.ts";
 import { ALL_SHARDS } from "./shard.ts";
-
-export interface Webhook {
-  readonly webhookId: string;
-  readonly url: string;
-  readonly secret: string;
-  /** Null: all. */
-  readonly eventTypes: readonly string[] | null;
-  readonly walletIds: readonly string[] | null;
-  readonly description: string | null;
-  readonly status: "ACTIVE" | "DISABLED";
-  readonly disabledReason: string | null;
-  readonly disabledAtMs: number | null;
-  readonly run: string;
-  readonly createdAtMs: number;
-}
-
-export interface NewWebhook extends Pick<
-  Webhook,
-  "webhookId" | "url" | "secret" | "eventTypes" | "walletIds" | "description"
-> {
-  readonly idempotencyKey: string | null;
-  readonly fingerprint: string | null;
-}
-
-/**
- * Where a run begins: with what is committed from now on, with the events since a time, or where
- * the run before stands.
- */
-export type Beginning =
-  | { readonly type: "now" }
-  | { readonly type: "time"; readonly atMs: number }
-  | { readonly type: "here" };
-
-export type Created =
-  | { readonly type: "created"; readonly webhook: Webhook; readonly isReplay: boolean }
-  /** The key was used before with another input. */
-  | { readonly type: "conflict" }
-  /** There are `LIMITS.webhooksMax` already. */
-  | { readonly type: "full" };
-
-/** What keeps a webhook's events, over all shards. */
-export interface WebhookTrouble {
-  readonly shards: number;
-  readonly sinceMs: number;
-  readonly retryAtMs: number;
-  readonly reason: string;
-}
-
-/**
- * Every question rejects when a database that it needs does not answer; then nothing has changed
- * that anybody sees.
- */
-export interface WebhookStore {
-  list(): Promise<Webhook[]>;
-  get(webhookId: string): Promise<Webhook | null>;
-  trouble(webhook: Webhook): Promise<WebhookTrouble | null>;
-  create(webhook: NewWebhook, beginning: Beginning): Promise<Created>;
-  /** A new run, active; null when there is no such webhook. */
-  replay(webhookId: string, beginning: Beginning): Promise<Webhook | null>;
-  /** Ends a run; false, and nothing, when it has ended or another one has begun. */
-  disable(webhook: Pick<Webhook, "webhookId" | "run">, reason: string): Promise<boolean>;
-  /** False: there was none. */
-  remove(webhookId: string): Promise<boolean>;
-  close(): Promise<void>;
-}
-
-/** Names the cursors of a run. */
-export function sinkOf({ webhookId, run }: Pick<Webhook, "webhookId" | "run">): string {
-  return `webhook:${webhookId}:${run}`;
-}
+import {
+  sinkOf,
+  type Beginning,
+  type Created,
+  type NewWebhook,
+  type Webhook,
+  type WebhookStore,
+} from "./webhooks.ts";
 
 /** @param databaseUrls in the deployment's order; connections are made when they are needed */
 export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookStore {
@@ -126,7 +66,7 @@ export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookS
     return { type: "created", webhook: row, isReplay: true };
   }
 
-  return {
+  return withFaults({
     async list() {
       const { rows } = await first.query<Webhook>(`${SELECT} ORDER BY created_at, webhook_id`);
       return rows;
@@ -204,6 +144,36 @@ export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookS
     async close() {
       await Promise.all(pools.map((pool) => pool.end()));
     },
+  });
+}
+
+/** `query_canceled`: by `statement_timeout`. */
+const CANCELED = "57014";
+
+/** Databases that do not answer become `ReadUnavailable`. */
+function withFaults(store: WebhookStore): WebhookStore {
+  async function orUnavailable<T>(asked: Promise<T>): Promise<T> {
+    try {
+      return await asked;
+    } catch (error) {
+      const isSlow = error instanceof pg.DatabaseError && error.code === CANCELED;
+      if (!isSlow && !isAway(error)) throw error;
+      throw new ReadUnavailable(
+        "unavailable",
+        `a database gave no answer: ${String(error)}`,
+        error,
+      );
+    }
+  }
+  return {
+    list: () => orUnavailable(store.list()),
+    get: (webhookId) => orUnavailable(store.get(webhookId)),
+    trouble: (webhook) => orUnavailable(store.trouble(webhook)),
+    create: (webhook, beginning) => orUnavailable(store.create(webhook, beginning)),
+    replay: (webhookId, beginning) => orUnavailable(store.replay(webhookId, beginning)),
+    disable: (webhook, reason) => orUnavailable(store.disable(webhook, reason)),
+    remove: (webhookId) => orUnavailable(store.remove(webhookId)),
+    close: () => store.close(),
   };
 }
 

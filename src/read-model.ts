@@ -1,7 +1,8 @@
 /**
- * Questions about what is committed, asked of PostgreSQL directly: no actor is woken to read. What
- * a reply or a frame has told can be read here, since nothing is told before its commit. Every
- * query is bounded in rows and in time.
+ * The read port: questions about what is committed, asked of the database directly, so no actor is
+ * woken to read. It hides PostgreSQL (`postgres-read-model.ts`) from the gateway, and lets a
+ * simulator put its own in place. What a reply or a frame has told can be read here, since nothing
+ * is told before its commit. Every query is bounded in rows and in time.
  */
 import type { AmountMinor } from "./amount.ts";
 import type { Hold, HoldStatus } from "./hold.ts";
@@ -94,6 +95,26 @@ export interface AccountTotal {
   readonly balanceMinor: bigint;
 }
 
+/**
+ * Why there is no answer: the database is away, has too many readers already, or the question takes
+ * longer than it may.
+ */
+export type ReadFault = "unavailable" | "overloaded" | "query_too_slow";
+
+/**
+ * No answer from the database. Nothing was changed; the same may work later, unless it was too
+ * slow.
+ */
+export class ReadUnavailable extends Error {
+  override readonly name = "ReadUnavailable";
+  readonly reason: ReadFault;
+  constructor(reason: ReadFault, message: string, cause?: unknown) {
+    super(message, { cause });
+    this.reason = reason;
+  }
+}
+
+/** Any of these questions may reject with `ReadUnavailable`. */
 export interface ReadModel {
   wallet(walletId: string): Promise<WalletState | null>;
   /** The given wallets that exist, in no order. At most `LIMITS.queryRowsMax` ids. */

@@ -22,3 +22,15 @@ export const ALL_SHARDS: readonly number[] = Array.from(
   { length: LIMITS.shardCount },
   (_, shard) => shard,
 );
+
+/** Items that belong together, such as those of one shard, each group in the order of the items. */
+export function grouped<T, K>(items: readonly T[], key: (item: T) => K): Map<K, T[]> {
+  const groups = new Map<K, T[]>();
+  for (const item of items) {
+    const name = key(item);
+    const group = groups.get(name);
+    if (group === undefined) groups.set(name, [item]);
+    else group.push(item);
+  }
+  return groups;
+}

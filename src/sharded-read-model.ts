@@ -7,7 +7,7 @@
  */
 import { LIMITS } from "./limits.ts";
 import type { AccountTotal, Page, ReadModel, StoredEvent, WalletTransfer } from "./read-model.ts";
-import { shardOf } from "./shard.ts";
+import { grouped, shardOf } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 
 /**
@@ -46,7 +46,7 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
       if (walletIds.length > LIMITS.queryRowsMax) {
         throw new RangeError(`${walletIds.length} ids are more than ${LIMITS.queryRowsMax}`);
       }
-      const idsOf = groupBy(walletIds, home);
+      const idsOf = grouped(walletIds, home);
       const asked = [...idsOf].map(([part, ids]) => part.walletsById(ids));
       return (await Promise.all(asked)).flat();
     },
@@ -75,7 +75,7 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
       const { rows, next } = await home(walletId).transferSides(walletId, ...rest);
       const here = rows.flatMap(({ record }) => (record === null ? [] : [record]));
       const elsewhere = rows.filter(({ record }) => record === null);
-      const sidesOf = groupBy(elsewhere, ({ fromWalletId }) => home(fromWalletId));
+      const sidesOf = grouped(elsewhere, ({ fromWalletId }) => home(fromWalletId));
       const asked = [...sidesOf].map(([part, sides]) =>
         part.transfersById(sides.map(({ transferId }) => transferId)),
       );
@@ -114,16 +114,6 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
 function firstOf<T>(rows: readonly T[], limit: number, idOf: (row: T) => string): T[] {
   const sorted = rows.toSorted((one, other) => (idOf(one) < idOf(other) ? -1 : 1));
   return sorted.slice(0, Math.min(limit, LIMITS.queryRowsMax));
-}
-
-function groupBy<T, Key>(items: readonly T[], keyOf: (item: T) => Key): Map<Key, T[]> {
-  const groups = new Map<Key, T[]>();
-  for (const item of items) {
-    const group = groups.get(keyOf(item));
-    if (group === undefined) groups.set(keyOf(item), [item]);
-    else group.push(item);
-  }
-  return groups;
 }
 
 /**

@@ -10,6 +10,7 @@ import { chainHashOfRow } from "./chain.ts";
 import type { DifferenceKind, DifferenceValue, Found, Name } from "./differences.ts";
 import { accountOf } from "./event-row.ts";
 import { auditHolds, type HoldChange, type StoredHold } from "./hold-audit.ts";
+import { messageOf } from "./message-of.ts";
 import { eventOf, type EventRow } from "./postgres-events.ts";
 import { shardOf } from "./shard.ts";
 import { apply, type WalletEvent, type WalletState } from "./wallet.ts";
@@ -209,8 +210,4 @@ function unknownWallet(walletId: string, event: WalletEvent | null): WalletState
     createdAtMs: event?.occurredAtMs ?? 0,
     updatedAtMs: 0,
   };
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

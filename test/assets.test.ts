@@ -6,11 +6,12 @@
  */
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from "vitest";
 
+import type { Assets } from "../src/assets.ts";
 import { withClient } from "../src/database.ts";
 import { LIMITS } from "../src/limits.ts";
 import { migrateUp } from "../src/migrate.ts";
-import { buildPostgresAssets, type Assets } from "../src/postgres-assets.ts";
-import { ReadUnavailable } from "../src/postgres-read-model.ts";
+import { buildPostgresAssets } from "../src/postgres-assets.ts";
+import { ReadUnavailable } from "../src/read-model.ts";
 import { shardOf } from "../src/shard.ts";
 import { startCoffer } from "./process.ts";
 import { createDatabase, startPostgres } from "./servers.ts";

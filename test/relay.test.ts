@@ -20,7 +20,8 @@ import type { Delivery, RelaySink } from "../actors/relay-sink.ts";
 import { systemTime } from "../src/clock.ts";
 import { eventSubject, EVENT_STREAM, EVENT_SUBJECTS } from "../src/event-stream.ts";
 import { LIMITS } from "../src/limits.ts";
-import { buildPostgresRelayStore, type RelayEvent } from "../src/postgres-relay.ts";
+import { buildPostgresRelayStore } from "../src/postgres-relay.ts";
+import type { RelayEvent } from "../src/relay-store.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
 import {
   addStream,

@@ -9,9 +9,14 @@ import { prepareDatabases } from "../src/deployment.ts";
 import type { Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
-import { buildPostgresReadModel, ReadUnavailable } from "../src/postgres-read-model.ts";
+import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
-import type { AccountTotal, ReadModel, WalletFilter } from "../src/read-model.ts";
+import {
+  ReadUnavailable,
+  type AccountTotal,
+  type ReadModel,
+  type WalletFilter,
+} from "../src/read-model.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import type { Transfer } from "../src/transfer.ts";
 import { apply, decide, type WalletCommand, type WalletState } from "../src/wallet.ts";

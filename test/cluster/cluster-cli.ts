@@ -7,9 +7,10 @@
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { alignColumns, renderCluster } from "../../gateway/cluster-table.ts";
+import { alignColumns } from "../../bench/statistics.ts";
 import type { ClusterBody } from "../../gateway/cluster-schemas.ts";
 import type { TestServer } from "../servers.ts";
+import { renderCluster } from "./cluster-table.ts";
 import { startCluster, type LocalCluster, type Member, type ShardRow } from "./local-cluster.ts";
 
 const USAGE = `Usage: npm run cluster -- [options]

@@ -14,7 +14,7 @@ import { buildAnswers, type GiveAnswer } from "../../gateway/answers.ts";
 import { buildCommandDesk, type CommandDesk } from "../../gateway/commands.ts";
 import { buildFeedHub, type FeedHub } from "../../gateway/feed.ts";
 import type { Journal, Writes } from "../../src/journal.ts";
-import type { RelayStore } from "../../src/postgres-relay.ts";
+import type { RelayStore } from "../../src/relay-store.ts";
 import type { CommandMessage } from "../../src/protocol.ts";
 import { buildBatchDoor, type BatchDoor } from "./batches.ts";
 import type { Network, SimulatedBus } from "./bus.ts";

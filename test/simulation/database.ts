@@ -23,8 +23,12 @@ import {
   type Writes,
 } from "../../src/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
-import { ReadUnavailable } from "../../src/postgres-read-model.ts";
-import type { Operation, ReadModel, StoredEvent } from "../../src/read-model.ts";
+import {
+  ReadUnavailable,
+  type Operation,
+  type ReadModel,
+  type StoredEvent,
+} from "../../src/read-model.ts";
 import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { ShardOwner, ShardTable } from "../../src/shard-table.ts";
 import type { Transfer } from "../../src/transfer.ts";

@@ -3,7 +3,7 @@
  * Cursors are saved without waiting for the disk there, so here a database that goes away takes the
  * latest ones back: the relay must repeat then, and lose nothing.
  */
-import type { Cursor, RelayEvent, RelayStore, ShardPosition } from "../../src/postgres-relay.ts";
+import type { Cursor, RelayEvent, RelayStore, ShardPosition } from "../../src/relay-store.ts";
 import type { Caller, SimulatedDatabase } from "./database.ts";
 import { lastPositionOf, type EventRow, type Tables } from "./tables.ts";
 

@@ -1,12 +1,13 @@
 /**
  * The cluster as a person reads it on a terminal: what `npm run cluster`
- * (test/cluster/cluster-cli.ts) shows of `GET /cluster`. One line says whether all shards are
+ * (`cluster-cli.ts`) shows of `GET /cluster`. One line says whether all shards are
  * served, one line stands for each host, indented ones for its lanes, and the latest hand-offs of
  * all hosts follow. Trouble is marked with `!`, so that it is found without colours. Pure text; the
  * caller prints it.
  */
-import { hostIdOf } from "./cluster-routes.ts";
-import type { ClusterBody, ClusterHostBody } from "./cluster-schemas.ts";
+import { alignColumns } from "../../bench/statistics.ts";
+import { hostIdOf } from "../../gateway/cluster-routes.ts";
+import type { ClusterBody, ClusterHostBody } from "../../gateway/cluster-schemas.ts";
 
 /** Hand-offs shown, of all hosts together. */
 const HAND_OFFS_SHOWN = 8;
@@ -136,25 +137,4 @@ function durationText(durationMs: number): string {
   if (hours === 0) return `${minutes}m${two(seconds % 60)}s`;
   if (hours < 24) return `${hours}h${two(minutes % 60)}m`;
   return `${Math.floor(hours / 24)}d${hours % 24}h`;
-}
-
-/**
- * Rows under each other, the first `leftColumns` columns left-aligned and the others right-aligned.
- */
-export function alignColumns(rows: readonly (readonly string[])[], leftColumns: number): string[] {
-  const widths: number[] = [];
-  for (const row of rows) {
-    for (const [column, cell] of row.entries()) {
-      widths[column] = Math.max(widths[column] ?? 0, cell.length);
-    }
-  }
-  return rows.map((row) =>
-    row
-      .map((cell, column) => {
-        const width = widths[column] ?? 0;
-        return column < leftColumns ? cell.padEnd(width) : cell.padStart(width);
-      })
-      .join("  ")
-      .trimEnd(),
-  );
 }

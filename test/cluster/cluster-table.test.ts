@@ -1,8 +1,8 @@
 /** The cluster as text: what a person must see, not every blank. */
 import { describe, expect, it } from "vitest";
 
+import type { ClusterBody, ClusterHostBody } from "../../gateway/cluster-schemas.ts";
 import { renderCluster } from "./cluster-table.ts";
-import type { ClusterBody, ClusterHostBody } from "./cluster-schemas.ts";
 
 const lane: ClusterHostBody["lanes"][number] = {
   name: "lane 0",

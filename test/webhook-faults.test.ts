@@ -1,0 +1,99 @@
+/**
+ * The store of webhooks when a database does not answer: its callers are told so and may ask again,
+ * while a mistake stays one.
+ */
+import pg from "pg";
+import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
+
+import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
+import { ReadUnavailable } from "../src/read-model.ts";
+import type { WebhookStore } from "../src/webhooks.ts";
+import { createMigratedDatabase } from "./migrated-database.ts";
+import { createDatabase, dropDatabase } from "./servers.ts";
+import { withLimits } from "./staging.ts";
+
+/** Nothing listens there. */
+const AWAY = "postgres://nobody@127.0.0.1:1/none";
+const EMPTY = "webhook_faults_empty";
+const MIGRATED = "webhook_faults";
+let emptyUrl: string;
+let migratedUrl: string;
+
+beforeAll(async () => {
+  emptyUrl = await createDatabase(inject("postgresUrl"), EMPTY);
+  migratedUrl = await createMigratedDatabase(MIGRATED);
+}, 60_000);
+
+afterAll(async () => {
+  await dropDatabase(inject("postgresUrl"), EMPTY);
+  await dropDatabase(inject("postgresUrl"), MIGRATED);
+});
+
+function openStore(...databaseUrls: string[]): WebhookStore {
+  const store = buildPostgresWebhooks(databaseUrls);
+  onTestFinished(() => store.close());
+  return store;
+}
+
+const webhook = {
+  webhookId: "hook-1",
+  url: "https://example.com/hook",
+  secret: "whsec_test",
+  eventTypes: null,
+  walletIds: null,
+  description: null,
+  idempotencyKey: null,
+  fingerprint: null,
+};
+
+it("every question to a database that is away rejects with ReadUnavailable", async () => {
+  const store = openStore(AWAY);
+  const kept = {
+    ...webhook,
+    status: "ACTIVE",
+    disabledReason: null,
+    disabledAtMs: null,
+    run: "1",
+    createdAtMs: 0,
+  } as const;
+  const asked = await Promise.allSettled([
+    store.list(),
+    store.get("hook-1"),
+    store.trouble(kept),
+    store.create(webhook, { type: "now" }),
+    store.replay("hook-1", { type: "here" }),
+    store.disable(kept, "because"),
+    store.remove("hook-1"),
+  ]);
+  for (const answer of asked) {
+    expect(answer).toMatchObject({ status: "rejected", reason: { reason: "unavailable" } });
+    expect((answer as PromiseRejectedResult).reason).toBeInstanceOf(ReadUnavailable);
+  }
+});
+
+it("with one of two databases away nothing is made, and what needs the other one works", async () => {
+  const store = openStore(migratedUrl, AWAY);
+  await expect(store.create(webhook, { type: "now" })).rejects.toThrow(ReadUnavailable);
+  expect(await store.list()).toEqual([]);
+});
+
+it("a statement that runs into its bound is one that got no answer", async () => {
+  withLimits({ relayStatementMs: 200 });
+  const store = openStore(migratedUrl);
+  const other = new pg.Client({ connectionString: migratedUrl });
+  await other.connect();
+  onTestFinished(() => other.end());
+  await other.query("BEGIN");
+  await other.query("LOCK TABLE webhooks IN ACCESS EXCLUSIVE MODE");
+  await expect(store.list()).rejects.toThrow(ReadUnavailable);
+  await expect(store.list()).rejects.toThrow("statement timeout");
+  await other.query("ROLLBACK");
+  expect(await store.list()).toEqual([]);
+});
+
+it("what the database refuses for another reason stays what it was", async () => {
+  const store = openStore(emptyUrl);
+  const refused = await store.list().catch((error: unknown) => error);
+  expect(refused).toBeInstanceOf(pg.DatabaseError);
+  expect(refused).toMatchObject({ code: "42P01" });
+});
