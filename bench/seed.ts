@@ -11,7 +11,7 @@ import { prepareDatabases } from "../src/deployment.ts";
 import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
 import { LIMITS } from "../src/limits.ts";
 import { parseSeedOptions, SEED_USAGE, UsageError } from "./options.ts";
-import { chunkValues, planSeed, SEED_CHUNK } from "./seed-rows.ts";
+import { chunkValues, planSeed, SEED_CHAIN, SEED_CHUNK } from "./seed-rows.ts";
 import { formatWhole } from "./statistics.ts";
 
 /** Events of one statement: its sort fits into memory, and the bar moves. */
@@ -27,6 +27,7 @@ async function fill(databaseUrl: string, wallets: number, events: number): Promi
     await client.query(
       "SET synchronous_commit = off; SET jit = off; SET work_mem = '128MB'; SET maintenance_work_mem = '512MB'",
     );
+    await client.query(SEED_CHAIN);
     await client.query("BEGIN");
     const indexes = await dropIndexes(client);
     const written = await write(client, wallets, events);

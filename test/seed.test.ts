@@ -1,10 +1,10 @@
 /**
- * What `bench:seed` writes is what Coffer itself could have written: every history folds, and the
- * books balance.
+ * What `bench:seed` writes is what Coffer itself could have written: every history folds and is
+ * chained, and the books balance.
  */
 import { afterAll, beforeAll, expect, it } from "vitest";
 
-import { chunkValues, planSeed, SEED_CHUNK, seedWalletId } from "../bench/seed-rows.ts";
+import { chunkValues, planSeed, SEED_CHAIN, SEED_CHUNK, seedWalletId } from "../bench/seed-rows.ts";
 import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
 import { checkBooks, openDatabase, type TestDatabase } from "./audited-database.ts";
@@ -41,11 +41,17 @@ it.each([
 
 it("writes histories that fold, transfers with both sides, and books that balance", async () => {
   const lasts = Array<number>(LIMITS.shardCount).fill(0);
+  await database.query(SEED_CHAIN);
   for (const chunk of planSeed(220, 6_000, 2_000)) {
     await database.query(SEED_CHUNK, chunkValues(chunk, lasts));
   }
 
   await checkBooks(database);
+  const unchained = await database.query(
+    `SELECT e.wallet_id, e.version FROM events e LEFT JOIN wallets w USING (wallet_id, version)
+     WHERE e.hash IS NULL OR w.hash <> e.hash`,
+  );
+  expect(unchained).toEqual([]);
   const wallets = await database.query<{ wallet_id: string; shard: number; status: string }>(
     "SELECT wallet_id, shard, status FROM wallets",
   );
