@@ -6,8 +6,8 @@
  * again, under the same key, and those repeats are counted. It exits with 1 when an operation
  * failed or a balance is off.
  */
-import { SingleBar } from "cli-progress";
 import { setTimeout as sleep } from "node:timers/promises";
+import { exitOnSignals, startProgress } from "../src/command-line.ts";
 import { messageOf } from "../src/message-of.ts";
 import { HttpConnection } from "./http-client.ts";
 import { planLoad, startTally, type LoadPlan, type Operation, type Tally } from "./load-plan.ts";
@@ -49,6 +49,7 @@ interface Run {
 }
 
 async function main(options: LoadOptions): Promise<boolean> {
+  exitOnSignals();
   const server = serverOf(options.url);
   await assertServes(server, options.url);
   const plan = planLoad(options.wallets, options.operations, options.seed);
@@ -217,36 +218,19 @@ function checkConservation(
   return false;
 }
 
-/** Times `work` and shows how far it is: a live bar on a terminal, a line a second elsewhere. */
+/** Times `work` and shows how far it is. */
 async function withProgress(
   what: string,
   total: number,
   work: (progress: (done: number) => void) => Promise<void>,
 ): Promise<number> {
-  const isTerminal = process.stderr.isTTY;
   const startMs = performance.now();
-  let done = 0;
-  const bar = isTerminal
-    ? new SingleBar({
-        format: `${what.padEnd(10)} |{bar}| {percentage}%  {value}/{total}  {rate} ops/s`,
-        hideCursor: true,
-        noTTYOutput: false,
-      })
-    : undefined;
-  bar?.start(total, 0, { rate: "0" });
-  const show = () => {
-    const rate = formatWhole((done / (performance.now() - startMs)) * 1_000);
-    if (bar !== undefined) bar.update(done, { rate });
-    else console.error(`${what}: ${done}/${total}, ${rate} ops/s`);
-  };
-  const timer = setInterval(show, isTerminal ? 100 : 1_000);
+  const progress = startProgress(what, total, { unit: "ops" });
   try {
-    await work((count) => (done = count));
+    await work(progress.show);
     return performance.now() - startMs;
   } finally {
-    clearInterval(timer);
-    show();
-    bar?.stop();
+    progress.stop();
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * `node --expose-gc dist/bench/memory.js [wallets]`: does a process that has touched very many
+ * `node --expose-gc dist/bench/memory.js`: does a process that has touched very many
  * wallets give their memory back? It starts Coffer with all roles and a database of its own, warms
  * it up with requests to few wallets, then touches each of many wallets once, and each time waits
  * until idle actors are gone. What counts is the resident set (from /proc, so only on Linux) after
@@ -16,13 +16,15 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { isMainThread, BroadcastChannel } from "node:worker_threads";
+import { exitOnSignals } from "../src/command-line.ts";
+import { messageOf } from "../src/message-of.ts";
 import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
 import { LIMITS } from "../src/limits.ts";
 import { freePort } from "../test/free-port.ts";
 import { HttpConnection } from "./http-client.ts";
+import { MEMORY_USAGE, parseMemoryOptions, UsageError } from "./options.ts";
 import { createWallets, inParallel, postPatiently, textOf, type Server } from "./wallet-api.ts";
 
-const WALLETS = 100_000;
 const FEW_WALLETS = 100;
 const CONNECTIONS = 64;
 const READY_MS_MAX = 60_000;
@@ -209,24 +211,43 @@ async function measure(coffer: Coffer, wallets: number): Promise<boolean> {
 }
 
 async function main(): Promise<void> {
-  const wallets = Number(process.argv[2] ?? WALLETS);
-  if (!Number.isSafeInteger(wallets) || wallets < 1) {
-    throw new Error(`wallets must be a whole number from 1, got ${process.argv[2]}`);
+  const options = parseMemoryOptions(process.argv.slice(2));
+  if (options === "help") {
+    console.log(MEMORY_USAGE);
+    return;
   }
+  exitOnSignals();
   const dataDir = mkdtempSync(join(tmpdir(), "coffer-memory-"));
-  const postgres = await startEmbeddedPostgres({ dataDir });
+  const removeData = (): void => rmSync(dataDir, { recursive: true, force: true });
+  process.on("exit", removeData);
   try {
-    const coffer = await startServer(postgres.url);
+    const postgres = await startEmbeddedPostgres({ dataDir });
+    // Behind the exit handler that stops PostgreSQL.
+    process.off("exit", removeData).on("exit", removeData);
     try {
-      process.exitCode = (await measure(coffer, wallets)) ? 0 : 1;
+      const coffer = await startServer(postgres.url);
+      try {
+        process.exitCode = (await measure(coffer, options.wallets)) ? 0 : 1;
+      } finally {
+        await stopServer(coffer);
+      }
     } finally {
-      await stopServer(coffer);
+      await postgres.stop();
     }
   } finally {
-    await postgres.stop();
-    rmSync(dataDir, { recursive: true, force: true });
+    removeData();
   }
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
+async function mainOrComplain(): Promise<void> {
+  try {
+    await main();
+  } catch (error) {
+    console.error(messageOf(error));
+    if (error instanceof UsageError) console.error(MEMORY_USAGE);
+    process.exitCode = error instanceof UsageError ? 2 : 1;
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await mainOrComplain();
 else answerProbes();

@@ -1,5 +1,13 @@
+import { fileURLToPath } from "node:url";
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { UsageError, parseBenchOptions, parseLoadOptions, parseSeedOptions } from "./options.ts";
+import {
+  UsageError,
+  parseBenchOptions,
+  parseLoadOptions,
+  parseMemoryOptions,
+  parseReadsOptions,
+  parseSeedOptions,
+} from "./options.ts";
 
 describe("the command line of the benchmark", () => {
   it("has defaults for everything", () => {
@@ -120,6 +128,48 @@ describe("bench:seed", () => {
   });
 });
 
+describe("the command line of the reads", () => {
+  it("has defaults, and takes every option", () => {
+    expect(parseReadsOptions([])).toEqual({ repeats: 11, only: "", dataDir: ".coffer-seed" });
+    const args = ["--repeats", "2", "--only=wallets", "--data-dir", "d"];
+    args.push("--database-url", "postgres://u:p@localhost:5432/x");
+    expect(parseReadsOptions(args)).toEqual({
+      repeats: 2,
+      only: "wallets",
+      dataDir: "d",
+      databaseUrl: "postgres://u:p@localhost:5432/x",
+    });
+    expect(parseReadsOptions(["--help", "--repeats", "0"])).toBe("help");
+  });
+
+  it.each([
+    [["--repeats", "1"], '--repeats must be a whole number from 2 to 1000, not "1"'],
+    [["--repeats", ""], '""'],
+    [["--database-url", "nope"], "--database-url must be a URL with postgres: or postgresql://"],
+    [["extra"], "extra"],
+  ])("refuses %j", (args, message) => {
+    expect(() => parseReadsOptions(args)).toThrow(UsageError);
+    expect(() => parseReadsOptions(args)).toThrow(message);
+  });
+});
+
+describe("the command line of the memory benchmark", () => {
+  it("has a default, and takes how many wallets", () => {
+    expect(parseMemoryOptions([])).toEqual({ wallets: 100_000 });
+    expect(parseMemoryOptions(["--wallets", "1"])).toEqual({ wallets: 1 });
+    expect(parseMemoryOptions(["--help", "--wallets", "0"])).toBe("help");
+  });
+
+  it.each([
+    [["--wallets", "0"], '--wallets must be a whole number from 1 to 10000000, not "0"'],
+    [["--wallets", "1e5"], '"1e5"'],
+    [["50000"], "50000"],
+  ])("refuses %j", (args, message) => {
+    expect(() => parseMemoryOptions(args)).toThrow(UsageError);
+    expect(() => parseMemoryOptions(args)).toThrow(message);
+  });
+});
+
 describe("a bad argument", () => {
   const before = process.argv;
   afterEach(() => {
@@ -132,6 +182,7 @@ describe("a bad argument", () => {
     ["bench", () => import("./bench.ts")],
     ["bench:load", () => import("./load.ts")],
     ["bench:seed", () => import("./seed.ts")],
+    ["bench:reads", () => import("./reads.ts")],
   ])("ends %s with code 2, the reason and the usage", async (entry, start) => {
     const written = vi.spyOn(console, "error").mockImplementation(() => {});
     process.argv = ["node", entry, "--nonsense"];
@@ -140,5 +191,15 @@ describe("a bad argument", () => {
     const text = written.mock.calls.flat().join("\n");
     expect(text).toContain("--nonsense");
     expect(text).toContain("Usage: npm run bench");
+  });
+
+  it("ends the memory benchmark, which is also preloaded elsewhere, in the same way", async () => {
+    const written = vi.spyOn(console, "error").mockImplementation(() => {});
+    process.argv = ["node", fileURLToPath(new URL("./memory.ts", import.meta.url)), "50000"];
+    await import("./memory.ts");
+    expect(process.exitCode).toBe(2);
+    const text = written.mock.calls.flat().join("\n");
+    expect(text).toContain("50000");
+    expect(text).toContain("Usage: node --expose-gc dist/bench/memory.js");
   });
 });

@@ -144,6 +144,55 @@ export function parseSeedOptions(args: readonly string[]): SeedOptions | "help" 
   return { ...options, databaseUrl };
 }
 
+export interface ReadsOptions {
+  repeats: number;
+  /** Part of a question's name. */
+  only: string;
+  dataDir: string;
+  /** The database that was filled, in place of an embedded one. */
+  databaseUrl?: string;
+}
+
+export const READS_USAGE = `Usage: npm run bench:reads -- [options]
+  --repeats <2-1000>          calls of each question after the first (11)
+  --only <text>               questions whose name has this text
+  --data-dir <folder>         of the embedded PostgreSQL that bench:seed has filled (.coffer-seed)
+  --database-url <url>        the database that it has filled, in place of an embedded one
+  --help`;
+
+/** Throws `UsageError`; gives `help` when that was asked for. */
+export function parseReadsOptions(args: readonly string[]): ReadsOptions | "help" {
+  const values = parseStrictly(args, {
+    repeats: { type: "string", default: "11" },
+    only: { type: "string", default: "" },
+    "data-dir": { type: "string", default: ".coffer-seed" },
+    "database-url": { type: "string" },
+    help: { type: "boolean", default: false },
+  });
+  if (values.help) return "help";
+  const repeats = wholeIn("--repeats", values.repeats, 2, 1_000);
+  const options: ReadsOptions = { repeats, only: values.only, dataDir: values["data-dir"] };
+  const databaseUrl = values["database-url"];
+  if (databaseUrl === undefined) return options;
+  urlOf("--database-url", databaseUrl, ["postgres:", "postgresql:"]);
+  return { ...options, databaseUrl };
+}
+
+export const MEMORY_USAGE = `Usage: node --expose-gc dist/bench/memory.js [options]
+  --wallets <1-10000000>      wallets to touch once each (100000)
+  --help
+Exit code: 0 their memory comes back, 1 it does not.`;
+
+/** Throws `UsageError`; gives `help` when that was asked for. */
+export function parseMemoryOptions(args: readonly string[]): { wallets: number } | "help" {
+  const values = parseStrictly(args, {
+    wallets: { type: "string", default: "100000" },
+    help: { type: "boolean", default: false },
+  });
+  if (values.help) return "help";
+  return { wallets: wholeIn("--wallets", values.wallets, 1, 10_000_000) };
+}
+
 type ArgumentTable = NonNullable<NonNullable<Parameters<typeof parseArgs>[0]>["options"]>;
 
 function parseStrictly<const T extends ArgumentTable>(args: readonly string[], options: T) {

@@ -6,23 +6,19 @@
  * when it runs on this machine; not in its parallel workers) and in this process. docs/queries.md
  * has its table.
  */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { loadavg } from "node:os";
-import { parseArgs } from "node:util";
+import { join } from "node:path";
 
+import { exitOnSignals } from "../src/command-line.ts";
+import { messageOf } from "../src/message-of.ts";
 import { withClient } from "../src/database.ts";
 import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import type { ReadModel, WalletFilter } from "../src/read-model.ts";
+import { parseReadsOptions, READS_USAGE, UsageError } from "./options.ts";
 import { seedWalletId } from "./seed-rows.ts";
 import { median } from "./statistics.ts";
-
-const USAGE = `Usage: npm run bench:reads -- [options]
-  --repeats <2-1000>          calls of each question after the first (11)
-  --only <text>               questions whose name has this text
-  --data-dir <folder>         of the embedded PostgreSQL that bench:seed has filled (.coffer-seed)
-  --database-url <url>        the database that it has filled, in place of an embedded one
-  --help`;
 
 interface Answer {
   readonly rows: number;
@@ -178,28 +174,24 @@ async function timed(ask: () => Promise<Answer>): Promise<[ms: number, answer: A
 }
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      repeats: { type: "string", default: "11" },
-      only: { type: "string", default: "" },
-      "data-dir": { type: "string", default: ".coffer-seed" },
-      "database-url": { type: "string" },
-      help: { type: "boolean", default: false },
-    },
-  });
-  const repeats = Number(values.repeats);
-  if (values.help) {
-    console.log(USAGE);
+  const options = parseReadsOptions(process.argv.slice(2));
+  if (options === "help") {
+    console.log(READS_USAGE);
     return;
   }
-  if (!Number.isInteger(repeats) || repeats < 2 || repeats > 1_000) throw new TypeError(USAGE);
-  if (values["database-url"] !== undefined) {
-    await measure(values["database-url"], repeats, values.only);
+  exitOnSignals();
+  const { repeats, only, databaseUrl, dataDir } = options;
+  if (databaseUrl !== undefined) {
+    await measure(databaseUrl, repeats, only);
     return;
   }
-  const server = await startEmbeddedPostgres({ dataDir: values["data-dir"] });
+  // An empty one would be made.
+  if (!existsSync(join(dataDir, "postgres", "PG_VERSION"))) {
+    throw new Error(`${dataDir} has no database. Fill one with: npm run bench:seed`);
+  }
+  const server = await startEmbeddedPostgres({ dataDir });
   try {
-    await measure(server.url, repeats, values.only);
+    await measure(server.url, repeats, only);
   } finally {
     await server.stop();
   }
@@ -208,6 +200,7 @@ async function main(): Promise<void> {
 try {
   await main();
 } catch (error) {
-  console.error(error instanceof Error ? error.message : String(error));
-  process.exitCode = 1;
+  console.error(messageOf(error));
+  if (error instanceof UsageError) console.error(READS_USAGE);
+  process.exitCode = error instanceof UsageError ? 2 : 1;
 }

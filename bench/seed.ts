@@ -4,12 +4,13 @@
  * the books balance, and all of it is one transaction: the indexes are dropped before and made
  * after, which takes half the time, and who ends it early finds the database as it was.
  */
-import { SingleBar } from "cli-progress";
 import type pg from "pg";
+import { exitOnSignals, startProgress } from "../src/command-line.ts";
 import { withClient } from "../src/database.ts";
 import { prepareDatabases } from "../src/deployment.ts";
 import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import { parseSeedOptions, SEED_USAGE, UsageError } from "./options.ts";
 import { chunkValues, planSeed, SEED_CHAIN, SEED_CHUNK } from "./seed-rows.ts";
 import { formatWhole } from "./statistics.ts";
@@ -70,21 +71,15 @@ async function write(client: pg.Client, wallets: number, events: number): Promis
   const lasts = Array<number>(LIMITS.shardCount).fill(0);
   const sizeOf = (chunk: (typeof chunks)[number]): number => chunk.wallets * chunk.eventsEach;
   const total = chunks.reduce((sum, chunk) => sum + sizeOf(chunk), 0);
-  const isTerminal = process.stderr.isTTY;
-  const bar = new SingleBar({
-    format: "events |{bar}| {percentage}%  {value}/{total}  {eta_formatted} left",
-    hideCursor: isTerminal,
-    noTTYOutput: true,
-    notTTYSchedule: 5_000,
-  });
-  bar.start(total, 0);
+  const progress = startProgress("events", total, { unit: "events" });
+  let done = 0;
   try {
     for (const chunk of chunks) {
       await client.query({ name: "seed", text: SEED_CHUNK, values: chunkValues(chunk, lasts) });
-      bar.increment(sizeOf(chunk));
+      progress.show((done += sizeOf(chunk)));
     }
   } finally {
-    bar.stop();
+    progress.stop();
   }
   return total;
 }
@@ -104,6 +99,7 @@ async function main(): Promise<void> {
     console.log(SEED_USAGE);
     return;
   }
+  exitOnSignals();
   const { wallets, events, databaseUrl, dataDir } = options;
   if (databaseUrl !== undefined) {
     await fill(databaseUrl, wallets, events);
@@ -121,7 +117,7 @@ async function main(): Promise<void> {
 try {
   await main();
 } catch (error) {
-  console.error(error instanceof Error ? error.message : String(error));
+  console.error(messageOf(error));
   if (error instanceof UsageError) console.error(SEED_USAGE);
   process.exitCode = error instanceof UsageError ? 2 : 1;
 }

@@ -38,7 +38,14 @@ function body<Properties extends TProperties>(properties: Properties, ...example
 }
 
 const createFields = {
-  walletId: Type.Optional(Id),
+  walletId: Type.Optional(
+    Type.String({
+      pattern: ID_PATTERN,
+      examples: ["wallet-1"],
+      description:
+        "A UUIDv7 when left out. `.` and `..` are ids too, but clients and proxies take them out of a path",
+    }),
+  ),
   ownerId: Type.Optional(OwnerId),
   currency: Type.Optional(Currency),
   initialBalance: Type.Optional(

@@ -74,7 +74,7 @@ export function addLedgerRoutes(app: FastifyInstance, readModel: ReadModel): voi
       schema: {
         tags,
         summary: "Totals per account, which sum to zero",
-        description: `All wallets together by their balances, the system accounts by every event that names them, both of the same moment. Each event is read once: the totals are kept, and go on from where the last question left them. When there is more to add than ${LIMITS.trialBalanceMs / 1_000} s allow, it ends with \`query_too_slow\`: ask again, it goes on. Each database is read at a moment of its own, so \`system:transit\` may show money that is on its way between two.`,
+        description: `All wallets together by their balances, the system accounts by every event that names them, both of the same moment. Each event is read once: the totals are kept, and go on from where the last question left them. When there is more to add than ${LIMITS.trialBalanceMs / 1_000} s allow, it ends with \`query_too_slow\`: ask again, it goes on. Each database is read at a moment of its own, so \`system:transit\` may show money that is on its way between two. A \`currency\` without any wallet, known or not, has no totals: the list is empty.`,
         querystring: TrialBalanceQuery,
         response: { 200: TrialBalance, ...problems },
       },

@@ -12,7 +12,7 @@ import { TransactionParams } from "./ledger-schemas.ts";
 import * as readSchemas from "./read-schemas.ts";
 import { WalletsQuery } from "./read-schemas.ts";
 import { PATTERN_RULES, WalletParams } from "./schemas.ts";
-import { checkOf, readQuery } from "./validation.ts";
+import { checkOf, readQuery, wrongAmount } from "./validation.ts";
 import * as webhookSchemas from "./webhook-schemas.ts";
 import { WebhookBody } from "./webhook-schemas.ts";
 
@@ -65,6 +65,34 @@ describe("a body", () => {
     expect(check(JSON.parse('{"amount":1e400,"foo":1}'))).toMatchObject({
       code: "validation_failed",
       details: [{ field: "foo" }],
+    });
+  });
+
+  it.each<[string, string, string | undefined]>([
+    // What the caller wrote is lost by then; "Infinity" is not it.
+    ["1e400", "is out of range: amounts stay under 10^15 minor units", undefined],
+    ["-1e400", "is not a positive decimal number", undefined],
+    ["1e30", "1e+30 is out of range: amounts stay under 10^15 minor units", "1e+30"],
+    ["0", "0 is not a positive decimal number", "0"],
+    ["1e-50", "1e-50 has more than 40 digits before or after the decimal point", "1e-50"],
+    ['"1e3"', '"1e3" is not a positive decimal number', "1e3"],
+    [
+      `"${"9".repeat(41)}"`,
+      `"${"9".repeat(41)}" has more than 40 digits before or after the decimal point`,
+      "9".repeat(41),
+    ],
+    [
+      `"0.${"1".repeat(70)}"`,
+      `"0.${"1".repeat(62)}" and so on has more than 40 digits before or after the decimal point`,
+      `0.${"1".repeat(62)}`,
+    ],
+    [`"${"0".repeat(41)}"`, `"${"0".repeat(41)}" is not a positive decimal number`, "0".repeat(41)],
+  ])("with the amount %s says what is wrong with it", (json, problem, shown) => {
+    const error = wrongAmount("amount", JSON.parse(json));
+    expect(error?.message).toBe(`amount ${problem}`);
+    expect(error?.details).toEqual({
+      field: "amount",
+      ...(shown !== undefined && { amount: shown }),
     });
   });
 

@@ -8,7 +8,7 @@
 import type { TSchema } from "typebox";
 import { Compile } from "typebox/schema";
 
-import { canonicalAmount } from "../src/amount.ts";
+import { AMOUNT_DIGITS_MAX, canonicalAmount, type AmountProblem } from "../src/amount.ts";
 import { LIMITS } from "../src/limits.ts";
 import { apiError, validationFailed, type ApiError, type FieldProblem } from "./errors.ts";
 import { PATTERN_RULES } from "./schemas.ts";
@@ -65,17 +65,38 @@ function refuse(errors: readonly SchemaError[], value: unknown, part: InputPart)
   return validationFailed(problems);
 }
 
+const SHOWN_CHARS = 64;
+const DIGITS = /^\d+(?:\.\d+)?$/;
+
 /** The error for an amount that `canonicalAmount` refuses; null for one that it takes. */
 export function wrongAmount(field: string, amount: unknown): ApiError | null {
   const canonical = canonicalAmount(amount);
   if (canonical.ok) return null;
-  const shown = String(amount).slice(0, 64);
-  const quoted = typeof amount === "string" ? JSON.stringify(shown) : shown;
-  const problem =
-    canonical.problem === "invalid_amount"
-      ? `${quoted} is not a positive decimal number`
-      : `${quoted} is out of range: amounts stay under 10^15 minor units`;
-  return apiError(canonical.problem, `${field} ${problem}`, { field, amount: shown });
+  const { problem } = canonical;
+  // JSON's 1e400: the reader of the body has lost what the caller wrote.
+  if (typeof amount === "number" && !Number.isFinite(amount)) {
+    return apiError(problem, `${field} ${amount > 0 ? TOO_LARGE : NOT_POSITIVE}`, { field });
+  }
+  const text = String(amount);
+  const shown = text.slice(0, SHOWN_CHARS);
+  const cut = text.length > shown.length ? " and so on" : "";
+  const quoted = (typeof amount === "string" ? JSON.stringify(shown) : shown) + cut;
+  const message = `${field} ${quoted} ${problemOf(problem, amount)}`;
+  return apiError(problem, message, { field, amount: shown });
+}
+
+const NOT_POSITIVE = "is not a positive decimal number";
+const TOO_LARGE = "is out of range: amounts stay under 10^15 minor units";
+
+function problemOf(problem: AmountProblem, amount: unknown): string {
+  if (problem === "amount_out_of_range") return TOO_LARGE;
+  const isTooLong =
+    typeof amount === "string"
+      ? DIGITS.test(amount) && /[1-9]/.test(amount)
+      : typeof amount === "number" && amount > 0;
+  return isTooLong
+    ? `has more than ${AMOUNT_DIGITS_MAX} digits before or after the decimal point`
+    : NOT_POSITIVE;
 }
 
 function fieldOf(instancePath: string): string {

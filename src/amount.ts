@@ -16,6 +16,9 @@ export const AMOUNT_MINOR_BOUND = 1_000_000_000_000_000;
 /** Most decimal places an asset may have. */
 export const DECIMAL_PLACES_MAX = 9;
 
+/** Most digits that a decimal from outside may have before its point, and after it. */
+export const AMOUNT_DIGITS_MAX = 40;
+
 export type AmountProblem = "invalid_amount" | "amount_out_of_range";
 
 export const ZERO = 0 as AmountMinor;
@@ -33,7 +36,7 @@ export function amountMinor(minor: number): AmountMinor {
   return minor;
 }
 
-const DECIMAL = /^(\d{1,40})(?:\.(\d{1,40}))?$/;
+const DECIMAL = new RegExp(`^(\\d{1,${AMOUNT_DIGITS_MAX}})(?:\\.(\\d{1,${AMOUNT_DIGITS_MAX}}))?$`);
 const EXPONENT = /^(\d)(?:\.(\d+))?e([+-]\d{1,3})$/;
 
 /** Writes out the exponent form that JavaScript prints for very large and very small numbers. */
@@ -42,7 +45,7 @@ function expandExponent(text: string): string | null {
   if (match === null) return null;
   const digits = `${match[1]}${match[2] ?? ""}`;
   const point = 1 + Number(match[3]);
-  if (point > 40 || point < -40) return null;
+  if (point > AMOUNT_DIGITS_MAX || point < -AMOUNT_DIGITS_MAX) return null;
   if (point <= 0) return `0.${"0".repeat(-point)}${digits}`;
   if (point >= digits.length) return digits + "0".repeat(point - digits.length);
   return `${digits.slice(0, point)}.${digits.slice(point)}`;
@@ -125,8 +128,6 @@ export function toDecimal(minor: number, decimalPlaces: number): number {
   return minor / POWERS[decimalPlaces]!;
 }
 
-const LIMIT = /^(\d{1,40})(?:\.(\d{1,40}))?$/;
-
 /**
  * The bound on a balance that a decimal means for an asset with `decimalPlaces`, in minor units:
  * what has more places than the asset is rounded into the range it bounds (`up` for a lower bound,
@@ -138,7 +139,7 @@ export function boundMinor(
   decimalPlaces: number,
   rounding: "up" | "down",
 ): number | null {
-  const match = LIMIT.exec(text);
+  const match = DECIMAL.exec(text);
   if (match === null) return null;
   const fraction = match[2] ?? "";
   const kept = BigInt(match[1]! + fraction.slice(0, decimalPlaces).padEnd(decimalPlaces, "0"));

@@ -5,6 +5,7 @@
  * others refuse. `down` takes back one migration unless told how many; where there are events it
  * has to be told that it may.
  */
+import { exitOnSignals } from "./command-line.ts";
 import { maskPasswords, readConfig } from "./config.ts";
 import { startEmbeddedPostgres, useEmbeddedPostgres } from "./embedded-postgres.ts";
 import { withClient } from "./database.ts";
@@ -25,13 +26,14 @@ The database: DATABASE_URL (several with commas between them), or else the embed
 
 const print = (line: string): void => void process.stdout.write(`${line}\n`);
 
+exitOnSignals();
 process.exitCode = await main(process.argv.slice(2)).catch((error: unknown) => {
   process.stderr.write(`${messageOf(error)}\n`);
   return 1;
 });
 
 async function main(args: string[]): Promise<number> {
-  if (args.length === 1 && args[0] === "--help") {
+  if (args.includes("--help")) {
     print(usage);
     return 0;
   }

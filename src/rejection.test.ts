@@ -65,6 +65,22 @@ describe("the sentence of a rejection", () => {
         { code: "invalid_expiry", walletId: "w1", expiresAtMs: 0, nowMs: 60_500 },
         "A hold of wallet w1 must expire in the future, not 60.5 s ago",
       ],
+      [
+        { code: "invalid_expiry", walletId: "w1", expiresAtMs: 5, nowMs: 5 },
+        "A hold of wallet w1 must expire in the future, not now",
+      ],
+      [
+        { code: "invalid_expiry", walletId: "w1", expiresAtMs: 0, nowMs: 7_199_999 },
+        "A hold of wallet w1 must expire in the future, not 119 minutes ago",
+      ],
+      [
+        { code: "invalid_expiry", walletId: "w1", expiresAtMs: 0, nowMs: 7_200_000 },
+        "A hold of wallet w1 must expire in the future, not 2 hours ago",
+      ],
+      [
+        { code: "invalid_expiry", walletId: "w1", expiresAtMs: 0, nowMs: 217_496_397_675 },
+        "A hold of wallet w1 must expire in the future, not 2517 days ago",
+      ],
     ],
     too_many_holds: [
       [

@@ -82,7 +82,7 @@ export function describe(rejection: Rejection): string {
       return `Hold ${holdId} of wallet ${walletId} has ${remaining} left, requested ${requested}`;
     }
     case "invalid_expiry":
-      return `A hold of wallet ${rejection.walletId} must expire in the future, not ${(rejection.nowMs - rejection.expiresAtMs) / 1_000} s ago`;
+      return `A hold of wallet ${rejection.walletId} must expire in the future, not ${agoOf(rejection.nowMs - rejection.expiresAtMs)}`;
     case "too_many_holds":
       return `Wallet ${rejection.walletId} has ${rejection.holdsMax} active holds, as many as it may have`;
     case "metadata_too_large":
@@ -113,6 +113,21 @@ export function describe(rejection: Rejection): string {
     default:
       return rejection satisfies never;
   }
+}
+
+const UNITS = [
+  ["days", 86_400_000],
+  ["hours", 3_600_000],
+  ["minutes", 60_000],
+] as const;
+
+/** In the largest unit of which it is two or more; exact in seconds. */
+function agoOf(ms: number): string {
+  if (ms === 0) return "now";
+  const found = UNITS.find(([, unitMs]) => ms >= 2 * unitMs);
+  return found === undefined
+    ? `${ms / 1_000} s ago`
+    : `${Math.floor(ms / found[1])} ${found[0]} ago`;
 }
 
 /** What is in a wallet that is not empty, in words. */

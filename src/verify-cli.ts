@@ -6,11 +6,12 @@
  * is wrong; 1: differences; 2: it could not look.
  */
 import { parseArgs } from "node:util";
-import { SingleBar } from "cli-progress";
-import { ConfigError, databaseName, readConfig } from "./config.ts";
+import { exitOnSignals, startProgress, type Progress } from "./command-line.ts";
+import { databaseName, readConfig } from "./config.ts";
 import { watchDeployment } from "./deployment.ts";
 import { DIFFERENCE_KINDS, type DifferenceKind } from "./differences.ts";
 import { useEmbeddedPostgres } from "./embedded-postgres.ts";
+import { messageOf } from "./message-of.ts";
 import { LIMITS } from "./limits.ts";
 import { migrationStatus } from "./migrate.ts";
 import { rebuildWallet, type Rebuilt } from "./rebuild.ts";
@@ -33,9 +34,9 @@ interface Options {
 const print = (line: string): void => void process.stdout.write(`${line}\n`);
 const complain = (line: string): void => void process.stderr.write(`${line}\n`);
 
+exitOnSignals();
 process.exitCode = await main().catch((error: unknown) => {
-  const isPlain = error instanceof Error && (error instanceof ConfigError || error.message !== "");
-  complain(isPlain ? error.message : String(error));
+  complain(messageOf(error));
   return 2;
 });
 
@@ -51,7 +52,7 @@ function readArguments() {
       },
     }).values;
   } catch (error) {
-    complain(`${error instanceof Error ? error.message : String(error)}\n${USAGE}`);
+    complain(`${messageOf(error)}\n${USAGE}`);
     return null;
   }
 }
@@ -100,7 +101,9 @@ async function look(databaseUrls: readonly string[], options: Options): Promise<
 /** A database of another version, or in another place, would be all differences. */
 async function assertUsable(databaseUrls: readonly string[]): Promise<void> {
   for (const url of databaseUrls) {
-    const states = await migrationStatus(url);
+    const states = await migrationStatus(url).catch((error: unknown) => {
+      throw new Error(`${databaseName(url)}: ${messageOf(error)}`, { cause: error });
+    });
     const other = states.find(({ appliedAt, known }) => appliedAt === undefined || !known);
     if (other === undefined) continue;
     throw new Error(
@@ -132,30 +135,22 @@ async function reconcile(
   }
 }
 
-/** A bar for each stage on a terminal, a line now and then elsewhere. */
+/** A bar for each stage, or its lines. */
 function showProgress(): { show(progress: VerifyProgress): void; stop(): void } {
-  const bar = new SingleBar({
-    format: "{stage} |{bar}| {percentage}%  {value}/{total}  {eta_formatted} left",
-    hideCursor: process.stderr.isTTY,
-    noTTYOutput: true,
-    notTTYSchedule: 5_000,
-  });
   let stage = "";
-  let highest = 0;
+  let shown: Progress | undefined;
   return {
     show(progress) {
-      // What is written meanwhile is read too where it is in the view, and never makes more than
-      // all.
       if (progress.stage !== stage) {
-        if (stage !== "") bar.stop();
+        shown?.stop();
         stage = progress.stage;
-        highest = stage === "books" ? 1 : Math.max(progress.total, 1);
-        bar.start(highest, 0, { stage: stage.padEnd(9) });
+        shown = startProgress(stage, stage === "books" ? 1 : progress.total);
       }
-      if (progress.done > highest) bar.setTotal((highest = progress.done));
-      bar.update(progress.stage === "books" ? highest : progress.done);
+      // The books are asked for as a whole.
+      if (stage === "books") shown?.show(1);
+      else shown?.show(progress.done, progress.total);
     },
-    stop: () => bar.stop(),
+    stop: () => shown?.stop(),
   };
 }
 

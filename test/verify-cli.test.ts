@@ -3,12 +3,14 @@
  * one, while Coffer runs there and when it does not; what it prints, and how it exits.
  */
 import { spawn } from "node:child_process";
+import { appendFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { packageRoot } from "../src/package-root.ts";
 import type { VerifyReport } from "../src/verify.ts";
 import { dataFolder, startCoffer } from "./process.ts";
 import { openDatabase } from "./audited-database.ts";
+import { until } from "./stack.ts";
 import { buildWorld, type Copy, type World } from "./verify-world.ts";
 
 interface Run {
@@ -26,15 +28,18 @@ function npmRun(
   env: Record<string, string>,
   ...args: readonly string[]
 ): Promise<Run> {
+  return runOf(spawnEntry(`src/${script}-cli.js`, env, ...args));
+}
+
+function spawnEntry(file: string, env: Record<string, string>, ...args: readonly string[]) {
   const { PATH = "" } = process.env;
-  const child = spawn(
-    process.execPath,
-    [join(packageRoot, "dist", "src", `${script}-cli.js`), ...args],
-    {
-      env: { PATH, ...env },
-      stdio: ["ignore", "pipe", "pipe"],
-    },
-  );
+  return spawn(process.execPath, [join(packageRoot, "dist", file), ...args], {
+    env: { PATH, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+}
+
+function runOf(child: ReturnType<typeof spawnEntry>): Promise<Run> {
   let [out, err] = ["", ""];
   child.stdout.on("data", (chunk: Buffer) => (out += chunk.toString()));
   child.stderr.on("data", (chunk: Buffer) => (err += chunk.toString()));
@@ -60,9 +65,8 @@ describe("on databases by URL", () => {
     const { code, out, err } = await npmRunVerify(env);
     expect(out).toMatch(/^3 wallets, 18 events, 3 transfers in [\d.]+ s: no difference$/m);
     expect(code).toBe(0);
-    // Without a terminal the bar is lines, on standard error.
-    expect(err).toMatch(/events .*18\/18/);
-    expect(err).toMatch(/transfers .*5\/5/);
+    // Without a terminal the bars are lines, on standard error.
+    expect(err).toBe("events     18/18\ntransfers  5/5\nbooks      1/1\n");
   });
 
   it("names every difference, for people and for programs, and exits with 1", async () => {
@@ -102,9 +106,9 @@ describe("on databases by URL", () => {
     ["an option that it does not know", () => ({}), ["--all"], /Unknown option '--all'/],
     [
       "a database that is away",
-      () => ({ DATABASE_URL: "postgres://nobody@127.0.0.1:1/none" }),
+      () => ({ DATABASE_URL: `${copy.urls[0]},postgres://nobody@127.0.0.1:1/none` }),
       [],
-      /ECONNREFUSED/,
+      /^127\.0\.0\.1:1\/none: connect ECONNREFUSED 127\.0\.0\.1:1\n$/,
     ],
     [
       "databases in another order",
@@ -195,6 +199,15 @@ it(
   },
 );
 
+it.each(["--help", "status --help", "down --help 2"])(
+  "migrate %s says how it is used",
+  async (text) => {
+    const { code, out, err } = await npmRun("migrate", {}, ...text.split(" "));
+    expect(out).toMatch(/^Usage: npm run migrate -- status \| up \| down/);
+    expect({ code, err }).toEqual({ code: 0, err: "" });
+  },
+);
+
 it.each([
   ["--walet", /^Unknown option '--walet'/],
   ["w1", /^Unexpected argument 'w1'/],
@@ -241,5 +254,34 @@ it(
     expect(alone.out).toMatch(summary);
     expect(alone.code).toBe(0);
     expect(folder.postgresPid()).toBe(0);
+  },
+);
+
+it(
+  "leaves no PostgreSQL behind when Ctrl-C or a signal ends it in the middle",
+  { timeout: 90_000 },
+  async () => {
+    // Given a database where no connection comes about in time, so that nothing is ever done
+    const folder = dataFolder();
+    onTestFinished(() => folder.remove());
+    const env = { DATA_DIR: folder.path };
+    expect(await npmRun("migrate", env, "up")).toMatchObject({ code: 0 });
+    const settings = join(folder.path, "postgres", "postgresql.auto.conf");
+    await appendFile(settings, "post_auth_delay = 60\n");
+    for (const [file, signal, code, ...args] of [
+      ["src/verify-cli.js", "SIGINT", 130],
+      ["src/migrate-cli.js", "SIGTERM", 143, "up"],
+      ["bench/reads.js", "SIGHUP", 129, "--data-dir", folder.path],
+      ["bench/seed.js", "SIGINT", 130, "--data-dir", folder.path],
+    ] as const) {
+      // When it is interrupted while its PostgreSQL runs
+      const child = spawnEntry(file, env, ...args);
+      const run = runOf(child);
+      await until("PostgreSQL runs", () => folder.postgresPid() > 0);
+      child.kill(signal);
+      // Then both have ended
+      expect({ file, ...(await run) }).toEqual({ file, code, out: "", err: "" });
+      expect([file, folder.postgresPid()]).toEqual([file, 0]);
+    }
   },
 );

@@ -51,15 +51,17 @@ function readSettings(): Settings {
   }
   const kinds = values.only.split(",") as FaultKind[];
   const strange = kinds.find((kind) => !FAULT_KINDS.includes(kind));
-  if (strange !== undefined) throw new Error(`--only: there is no ${strange}`);
+  if (strange !== undefined) {
+    throw new Error(`--only takes faults out of ${FAULT_KINDS.join(", ")}, not "${strange}"`);
+  }
   return {
     minutes: numberIn("--minutes", values.minutes, 0.1, 1_440),
-    seed: numberIn("--seed", values.seed, 0, 2 ** 31),
+    seed: wholeIn("--seed", values.seed, 0, 2 ** 31),
     roundSeconds: numberIn("--round", values.round, 5, 600),
-    hosts: numberIn("--hosts", values.hosts, 2, 9),
-    gateways: numberIn("--gateways", values.gateways, 1, 9),
-    databases: numberIn("--databases", values.databases, 1, 4),
-    callers: numberIn("--callers", values.callers, 1, 200),
+    hosts: wholeIn("--hosts", values.hosts, 2, 9),
+    gateways: wholeIn("--gateways", values.gateways, 1, 9),
+    databases: wholeIn("--databases", values.databases, 1, 4),
+    callers: wholeIn("--callers", values.callers, 1, 200),
     kinds,
   };
 }
@@ -68,6 +70,12 @@ function numberIn(name: string, text: string, lowest: number, highest: number): 
   const value = Number(text);
   if (text !== "" && value >= lowest && value <= highest) return value;
   throw new Error(`${name} takes a number from ${lowest} to ${highest}, not "${text}"`);
+}
+
+function wholeIn(name: string, text: string, lowest: number, highest: number): number {
+  const value = /^\d{1,10}$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= lowest && value <= highest) return value;
+  throw new Error(`${name} takes a whole number from ${lowest} to ${highest}, not "${text}"`);
 }
 
 const STATUS_MS = 500;
@@ -141,6 +149,8 @@ try {
   process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n${USAGE}\n`);
   process.exit(2);
 }
+// Also for whoever does not wait for the end.
+process.stdout.write(`seed ${settings.seed}\n`);
 const report = await run(settings);
 process.stdout.write(summaryOf(report, settings.seed));
 if (report.problems.length > 0) {
