@@ -52,6 +52,11 @@ export interface Turn {
   done: () => void;
 }
 
+/** What the journal, or a commit that is done, says of the id that must happen once. */
+export type Known =
+  | { readonly type: "command"; readonly command: KnownCommand }
+  | { readonly type: "verdict"; readonly verdict: KnownVerdict };
+
 /** A message on its way through the lane. */
 export interface Item {
   readonly message: ShardMessage;
@@ -62,8 +67,8 @@ export interface Item {
   readonly flightKey: string | null;
   /** The batch that waits for it; null for a message between two actors of this lane. */
   readonly turn: Turn | null;
-  /** What the journal said about its command id or transfer id when an append met it. */
-  known: KnownCommand | KnownVerdict | null;
+  /** Its outcome, when its command id (`command`, `asked`) or transfer id (`post`) was met. */
+  known: Known | null;
   /** It was in a commit whose outcome was unknown: only the journal may say what became of it. */
   inDoubt: boolean;
   /** Its command or transfer id may have an outcome in the journal: look before it is written. */
@@ -350,21 +355,23 @@ export function withKnown(
   commands: readonly KnownCommand[],
   verdicts: readonly KnownVerdict[],
 ): Item[] {
-  const byKey = new Map<string, KnownCommand | KnownVerdict>();
-  for (const known of commands) byKey.set(`${known.walletId} ${known.commandId}`, known);
-  for (const known of verdicts) byKey.set(`!${known.transferId}`, known);
+  const byKey = new Map<string, Known>();
+  for (const command of commands) {
+    byKey.set(`${command.walletId} ${command.commandId}`, { type: "command", command });
+  }
+  for (const verdict of verdicts) {
+    byKey.set(`!${verdict.transferId}`, { type: "verdict", verdict });
+  }
   for (const item of items) item.known = byKey.get(item.flightKey ?? "") ?? item.known;
   return items;
 }
 
 /** What a commit that is done means for a repeat of one of its command or transfer ids. */
-export function outcomeIn(
-  commit: Commit,
-  message: ShardMessage,
-): KnownCommand | KnownVerdict | null {
+export function outcomeIn(commit: Commit, message: ShardMessage): Known | null {
   if (message.type === "post") {
     const { transferId } = message.step;
-    return commit.verdicts.find((verdict) => verdict.transferId === transferId) ?? null;
+    const verdict = commit.verdicts.find((one) => one.transferId === transferId);
+    return verdict === undefined ? null : { type: "verdict", verdict };
   }
   if (message.type !== "command" && message.type !== "asked") return null;
   const { walletId, commandId } =
@@ -375,12 +382,14 @@ export function outcomeIn(
   if (event !== undefined) {
     const { fingerprint, version } = event;
     const transferId = "transferId" in event.event ? event.event.transferId : null;
-    return { walletId, commandId, fingerprint, version, transferId, rejection: null };
+    const command = { walletId, commandId, fingerprint, version, transferId, rejection: null };
+    return { type: "command", command };
   }
   const no = commit.rejections.find(
     (one) => one.commandId === commandId && one.walletId === walletId,
   );
   if (no === undefined) return null;
   const { fingerprint, rejection } = no;
-  return { walletId, commandId, fingerprint, version: null, transferId: null, rejection };
+  const none = { version: null, transferId: null };
+  return { type: "command", command: { walletId, commandId, fingerprint, ...none, rejection } };
 }

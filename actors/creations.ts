@@ -10,9 +10,20 @@
  * unresolved: all with the key wait. resolved: they go to the wallet id that the journal has for
  * the key, or, if it has none, to the first proposal.
  */
+import type { Journal } from "../src/journal.ts";
 import type { CommandMessage } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
 import { newItem, type Item } from "./commit.ts";
+import type { ReadFailure } from "./lane-actors.ts";
+
+export interface CreationsDeps {
+  readonly journal: Pick<Journal, "loadCreated">;
+  /** Deals with messages, as far as that goes, and lets out what came of it. */
+  readonly deliver: (items: readonly Item[]) => void;
+  /** A read failed; it is tried again. Null: it works. */
+  readonly onRead: (failure: ReadFailure | null) => void;
+  readonly crash: (error: unknown) => void;
+}
 
 interface Creation {
   readonly key: string;
@@ -24,20 +35,11 @@ interface Creation {
   waiting: Item[];
 }
 
-/** Keys that are looked up together. */
-export interface Lookup {
-  readonly keys: readonly string[];
-  /** Takes the wallet ids that the journal knows, by key; returns the items that can go on. */
-  resolve(created: ReadonlyMap<string, string>): Item[];
-  /** The journal could not be asked: the keys are to be looked up again. */
-  retry(): void;
-}
-
 export interface Creations {
   /** The item for the wallet that it has to reach, or null: then it waits. */
   enter(item: Item, message: CommandMessage): Item | null;
-  /** What has to be looked up now; null when nothing. */
-  lookup(): Lookup | null;
+  /** Asks the journal for the keys that messages wait for. */
+  lookUp(): void;
   /** The item was dealt with, or refused. */
   finished(item: Item): void;
   /** The item will enter again: only the journal knows by now which wallet its key made. */
@@ -48,7 +50,7 @@ export interface Creations {
   forget(shards: ReadonlySet<number>): Item[];
 }
 
-export function buildCreations(): Creations {
+export function buildCreations(deps: CreationsDeps): Creations {
   const byKey = new Map<string, Creation>();
   let unresolved = new Set<Creation>();
 
@@ -57,6 +59,22 @@ export function buildCreations(): Creations {
    */
   function isCurrent(creation: Creation): boolean {
     return byKey.get(creation.key) === creation;
+  }
+
+  /** By key, the wallet ids that the journal knows. */
+  function resolve(asked: ReadonlySet<Creation>, created: ReadonlyMap<string, string>): void {
+    const items: Item[] = [];
+    for (const creation of asked) {
+      if (!isCurrent(creation)) continue;
+      const { waiting } = creation;
+      creation.waiting = [];
+      for (const item of waiting) {
+        const { command } = item.message as CommandMessage;
+        creation.walletId ??= created.get(creation.key) ?? command.walletId;
+        items.push(redirected(item, creation.walletId));
+      }
+    }
+    deps.deliver(items);
   }
 
   function finished({ creationKey }: Item): void {
@@ -87,30 +105,23 @@ export function buildCreations(): Creations {
       return null;
     },
 
-    lookup() {
-      if (unresolved.size === 0) return null;
+    lookUp() {
+      if (unresolved.size === 0) return;
       const asked = unresolved;
       unresolved = new Set();
-      return {
-        keys: Array.from(asked, ({ key }) => key),
-        resolve(created) {
-          const items: Item[] = [];
-          for (const creation of asked) {
-            if (!isCurrent(creation)) continue;
-            const { waiting } = creation;
-            creation.waiting = [];
-            for (const item of waiting) {
-              const { command } = item.message as CommandMessage;
-              creation.walletId ??= created.get(creation.key) ?? command.walletId;
-              items.push(redirected(item, creation.walletId));
-            }
-          }
-          return items;
-        },
-        retry() {
-          for (const creation of asked) if (isCurrent(creation)) unresolved.add(creation);
-        },
-      };
+      deps.journal
+        .loadCreated(Array.from(asked, ({ key }) => key))
+        .then(
+          (created) => {
+            deps.onRead(null);
+            resolve(asked, created);
+          },
+          (error: unknown) => {
+            deps.onRead({ what: "look up creations", error });
+            for (const creation of asked) if (isCurrent(creation)) unresolved.add(creation);
+          },
+        )
+        .catch(deps.crash);
     },
 
     sift(isKept) {

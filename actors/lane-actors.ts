@@ -45,6 +45,8 @@ export interface LaneActors {
   wake(): void;
   /** Its state is not to be trusted; the next message reads it again. */
   drop(actor: Actor): void;
+  /** Takes the messages out of all mailboxes, those of one wallet in order. */
+  emptyMailboxes(): Item[];
   /** Lets go of messages for sleeping actors that are not to be kept. */
   sift(isKept: (item: Item) => boolean): void;
   /**
@@ -122,6 +124,16 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
 
     drop(actor) {
       actors.delete(actor.walletId);
+    },
+
+    emptyMailboxes() {
+      const items: Item[] = [];
+      for (const actor of actors.values()) {
+        if (actor.mailbox.length === 0) continue;
+        for (const item of actor.mailbox) items.push(item);
+        actor.mailbox = [];
+      }
+      return items;
     },
 
     sift(isKept) {

@@ -1,10 +1,11 @@
 /**
  * A lane: the actors of some shards on one thread, their mailboxes, and the group commit they
- * share. Messages come in as batches, effects go out; in between nothing waits but the commit.
- * While one commit is under way the next one fills, on top of the speculative state, so a hot
- * wallet is limited by CPU and not by `fsync`. When a commit fails, every state it touched, and all
- * that was decided on top, is dropped and its messages are dealt with again, in order. The lane has
- * no clock and no timer: time comes with `tick`, so that a simulator can drive it.
+ * share. Messages come in as batches, effects go out; in between nothing waits but the commit. This
+ * file ties the parts together and says when the lane serves; `lane-delivery.ts` brings a message
+ * to its actor, `lane-actors.ts` keeps the actors, `steps.ts` is what they do, and
+ * `group-commit.ts` makes it durable. When a commit fails, every state it touched, and all that was
+ * decided on top, is dropped and its messages are dealt with again, in order. The lane has no clock
+ * and no timer: time comes with `tick`, so that a simulator can drive it.
  *
  *     (start), serving --commit outcome unknown, or fenced--> recovering
  *     recovering --shards claimed, pending transfers read---> serving
@@ -12,12 +13,10 @@
  *     pausing    --first tick after the pause---------------> serving
  *
  * serving: messages are decided on arrival. recovering, pausing: they wait in the backlog, each
- * until its deadline; nothing is decided, since nobody knows on what. Invariant: at most one commit
- * is under way, and an actor's state is the committed one plus exactly the events in that commit
- * and in the open one.
+ * until its deadline; nothing is decided, since nobody knows on what. Invariant: only while it
+ * serves is anything in a commit.
  *
  * Which shards it serves comes with each tick, too; `lane-shards.ts` knows what became of each.
- * `lane-actors.ts` keeps the actors.
  */
 import type { AppendResult, Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -25,32 +24,21 @@ import {
   addressee,
   type CommandMessage,
   type Effects,
-  type Fault,
   type Outcome,
   type ShardMessage,
 } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
-import type { Transfer } from "../src/transfer.ts";
-import {
-  newCommit,
-  newItem,
-  outcomeIn,
-  suspected,
-  withKnown,
-  writesOf,
-  type Actor,
-  type Item,
-  type Turn,
-} from "./commit.ts";
+import { newItem, suspected, withKnown, type Commit, type Item, type Turn } from "./commit.ts";
 import { buildCreations } from "./creations.ts";
 import { buildDamages, Damage } from "./damage.ts";
-import { isExpired, type StepContext } from "./deciding.ts";
+import type { StepContext } from "./deciding.ts";
+import { buildGroupCommit, type AppendFailure } from "./group-commit.ts";
 import { buildHoldKeeper } from "./holds.ts";
 import { buildLaneActors, type ReadFailure } from "./lane-actors.ts";
+import { buildLaneDelivery } from "./lane-delivery.ts";
 import { buildLaneShards } from "./lane-shards.ts";
-import { answerOf, buildPendingTransfers, postOf } from "./pending-transfers.ts";
-import { holdNeededBy, step } from "./steps.ts";
-import { settledOutcome } from "./transfer-steps.ts";
+import { buildPendingTransfers } from "./pending-transfers.ts";
+import { driveTransfers, transfersCommitted } from "./transfer-steps.ts";
 
 export interface LaneDeps {
   readonly journal: Journal;
@@ -101,19 +89,8 @@ export interface Lane {
 }
 
 export function buildLane(deps: LaneDeps): Lane {
-  const { journal } = deps;
-  const pending = buildPendingTransfers();
-  const inFlight = new Map<string, Item>();
-  const creations = buildCreations();
-  const damages = buildDamages((text) => deps.log("error", text));
-  /** Messages for shards that are being claimed. */
-  let waiting: Item[] = [];
-
+  const { journal, crash } = deps;
   let mode: "serving" | "recovering" | "pausing" = "recovering";
-  let open = newCommit();
-  let underWay: ReturnType<typeof newCommit> | null = null;
-  let local: Item[] = [];
-  let backlog: Item[] = [];
   let outbox = emptyEffects();
   let nowMs = 0;
   let nextSweepMs = 0;
@@ -124,13 +101,29 @@ export function buildLane(deps: LaneDeps): Lane {
   let commits = 0;
   let events = 0;
 
+  // ---- the parts --------------------------------------------------------------------------------
+
+  const pending = buildPendingTransfers();
+  const damages = buildDamages((text) => deps.log("error", text));
+  const reading = { journal, onRead, crash };
+
+  const groupCommit = buildGroupCommit({
+    journal,
+    pending,
+    epochs: () => shards.epochs,
+    drop: (actor) => actors.drop(actor),
+    onCommitted: committed,
+    onFailed: failed,
+    crash,
+  });
+
   const context: StepContext = {
     nowMs: () => nowMs,
-    open: () => open,
+    open: groupCommit.open,
     pending,
-    inFlight,
+    inFlight: groupCommit.inFlight,
     send(message) {
-      if (shards.serves(shardOf(addressee(message)))) local.push(newItem(message, null));
+      if (shards.serves(shardOf(addressee(message)))) delivery.sendSoon(message);
       else outbox.messages.push(message);
     },
     payeeHere(walletId) {
@@ -143,29 +136,25 @@ export function buildLane(deps: LaneDeps): Lane {
     answer,
   };
 
-  const onRead = (failure: ReadFailure | null): void =>
-    failure === null ? readWorked() : readFailed(failure.what, failure.error);
-
-  const actors = buildLaneActors({ journal, deliver, proceed, onRead, crash: deps.crash });
-
+  const actors = buildLaneActors({
+    ...reading,
+    deliver: (item) => delivery.deliver(item),
+    proceed,
+  });
+  const creations = buildCreations({ ...reading, deliver: deliverAndProceed });
   const holdKeeper = buildHoldKeeper({
-    journal,
+    ...reading,
     actors: actors.byWalletId,
     nowMs: () => nowMs,
     servedShards: () => shards.served(),
-    deliver(items) {
-      again(items);
-      proceed();
-    },
-    onRead,
-    crash: deps.crash,
+    deliver: deliverAndProceed,
   });
 
   const shards = buildLaneShards({
     journal,
     owner: deps.owner,
     log: deps.log,
-    crash: deps.crash,
+    crash,
     isPaused: () => nowMs < resumeAtMs,
     isRecovering: () => mode === "recovering",
     recovered(transfers) {
@@ -181,12 +170,46 @@ export function buildLane(deps: LaneDeps): Lane {
     onFailed: pause,
     onLost: (gone) => append(outbox.lost, gone),
     forget,
-    dealWithBacklog: () => again(takeBacklog()),
+    dealWithBacklog: () => delivery.dealWithBacklog(),
     dealWithWaiting() {
-      again(takeWaiting());
+      delivery.dealWithWaiting();
       proceed();
     },
   });
+
+  const delivery = buildLaneDelivery({
+    context,
+    isServing: () => mode === "serving",
+    shards,
+    actors,
+    creations,
+    holdKeeper,
+    damages,
+  });
+
+  // ---- going on, and what leaves ----------------------------------------------------------------
+
+  /** After anything happened: deal with what can be by now, wake, commit. */
+  function advance(): void {
+    delivery.proceed();
+    if (mode !== "serving") return;
+    // One read for all wallets that were woken, one for creations to be resolved, one for holds.
+    creations.lookUp();
+    holdKeeper.lookUp();
+    actors.wake();
+    groupCommit.send();
+  }
+
+  /** The same, and lets the effects out that no batch carries. */
+  function proceed(): void {
+    advance();
+    if (hasEffects(outbox)) deps.emit(takeOutbox());
+  }
+
+  function deliverAndProceed(items: readonly Item[]): void {
+    delivery.again(items);
+    proceed();
+  }
 
   function answer({ inbox, seq }: CommandMessage, outcome: Outcome): void {
     outbox.replies.push({ inbox, seq, outcome });
@@ -198,191 +221,84 @@ export function buildLane(deps: LaneDeps): Lane {
     return effects;
   }
 
-  // ---- mailboxes --------------------------------------------------------------------------------
-
-  function deliver(item: Item): void {
-    if (mode !== "serving") return defer(item);
-    const { message } = item;
-    const walletId = addressee(message);
-    const shard = shardOf(walletId);
-    if (!shards.serves(shard)) {
-      const isAwaited = shards.awaits(shard);
-      if (isAwaited && waiting.length < LIMITS.laneBacklogMax) waiting.push(item);
-      else refuse(item, isAwaited ? "overloaded" : "unavailable");
-      return;
+  /** Failed reads are tried again at once, so it is told once until one works. */
+  function onRead(failure: ReadFailure | null): void {
+    if (failure !== null && !isReadFailing) {
+      deps.log("warn", `cannot ${failure.what}, trying again: ${String(failure.error)}`);
     }
-    if (message.type === "command" && message.command.proposedId && item.creationKey === null) {
-      const found = creations.enter(item, message);
-      if (found !== null) deliver(found);
-      return;
-    }
-    if (damages.waits(walletId, nowMs)) return refuse(item, "unavailable");
-    const actor = actors.actorOf(walletId, shard);
-    actor.lastUsedMs = nowMs;
-    if (!actor.loaded) {
-      if (actor.mailbox.length < LIMITS.mailboxMessagesMax) actor.mailbox.push(item);
-      else refuse(item, "overloaded");
-    } else if (open.items.length >= LIMITS.commitMessagesMax || backlog.length > 0) {
-      // Also when there is room again: no message of a wallet overtakes another one of it.
-      defer(item);
-    } else stepNow(actor, item);
+    isReadFailing = failure !== null;
   }
 
-  function defer(item: Item): void {
-    if (backlog.length < LIMITS.laneBacklogMax) backlog.push(item);
-    else refuse(item, "overloaded");
+  // ---- what became of a commit ------------------------------------------------------------------
+
+  function committed(commit: Commit, followers: readonly Item[]): void {
+    staleCommits = 0;
+    pauseMs = 0;
+    commits += 1;
+    events += commit.events.length;
+    holdKeeper.committed(commit);
+    transfersCommitted(context, commit);
+    append(outbox.replies, commit.replies);
+    append(outbox.changes, commit.changes);
+    for (const message of commit.messages) context.send(message);
+    delivery.deliverSoon(followers);
+    // Each may be the last of its batch, which then takes all that has to leave.
+    for (const item of commit.items) delivery.finish(item);
+    proceed();
   }
 
-  function stepNow(actor: Actor, item: Item): void {
-    if (holdKeeper.keepsWaiting(actor, item, holdNeededBy(item.message, pending))) return;
-    try {
-      if (step(context, actor, item) === "dealt") finish(item);
-    } catch (error) {
-      if (!(error instanceof Damage)) throw error;
-      damages.met(error, nowMs);
-      // Read again next time: it may be mended by then, and nothing is appended that would tell of
-      // it.
-      if (actor.uncommitted === 0) actors.drop(actor);
-      refuse(item, "unavailable");
-    }
-  }
-
-  /**
-   * Does not deal with a message. A caller is told that nothing happened, or that nobody knows, and
-   * asks again; what only its coordinator waits for may be dropped, since that one repeats it.
-   */
-  function refuse(item: Item, fault: Fault): void {
-    const { message } = item;
-    const origin = message.type === "ask" || message.type === "asked" ? message.origin : message;
-    // Past its deadline nobody waits for the answer, and another owner may have given it.
-    if (origin.type === "command" && nowMs < origin.expiresAtMs) {
-      answer(origin, { type: "fault", fault: item.inDoubt ? "unknown" : fault });
-    }
-    finish(item);
-  }
-
-  function finish(item: Item): void {
-    creations.finished(item);
-    const { turn } = item;
-    if (turn === null) return;
-    turn.open -= 1;
-    if (turn.open === 0) turn.done();
-  }
-
-  // ---- recovery of actors -----------------------------------------------------------------------
-
-  /** One read for all wallets that were woken, and one for creations to be resolved. */
-  function wake(): void {
-    if (mode !== "serving") return;
-    resolveCreations();
-    holdKeeper.lookUp();
-    actors.wake();
-  }
-
-  /** Tried again at once, so it is told once until it works. */
-  function readFailed(what: string, error: unknown): void {
-    if (!isReadFailing) deps.log("warn", `cannot ${what}, trying again: ${String(error)}`);
-    isReadFailing = true;
-  }
-
-  function readWorked(): void {
-    isReadFailing = false;
-  }
-
-  function resolveCreations(): void {
-    const lookup = creations.lookup();
-    if (lookup === null) return;
-    journal
-      .loadCreated(lookup.keys)
-      .then(
-        (created) => {
-          readWorked();
-          again(lookup.resolve(created));
-          proceed();
-        },
-        (error: unknown) => {
-          readFailed("look up creations", error);
-          lookup.retry();
-        },
-      )
-      .catch(deps.crash);
-  }
-
-  // ---- group commit -----------------------------------------------------------------------------
-
-  /** After anything happened: deal with messages between actors here, wake, commit. */
-  function advance(): void {
-    if (mode === "serving" && backlog.length > 0) again(takeBacklog());
-    while (local.length > 0) {
-      const batch = local;
-      local = [];
-      for (const item of batch) deliver(item);
-    }
-    wake();
-    if (mode === "serving" && underWay === null && open.items.length > 0) send();
-  }
-
-  /** The same, and lets the effects out that no batch carries. */
-  function proceed(): void {
-    advance();
-    if (hasEffects(outbox)) deps.emit(takeOutbox());
-  }
-
-  function send(): void {
-    const commit = open;
-    underWay = commit;
-    open = newCommit();
-    journal
-      .append(writesOf(commit, shards.epochs))
-      .then((result) => conclude(commit, result))
-      .catch(deps.crash);
-  }
-
-  function conclude(commit: ReturnType<typeof newCommit>, result: AppendResult): void {
-    switch (result.type) {
-      case "committed":
-        committed(commit);
-        break;
+  function failed(commit: Commit, failure: AppendFailure): void {
+    switch (failure.type) {
       case "known":
-        again(withKnown(undo(), result.commands, result.verdicts));
+        delivery.again(withKnown(groupCommit.undo(), failure.commands, failure.verdicts));
         break;
       case "fenced": {
         // Somebody raised the epoch, perhaps this owner: the next claim tells what is still ours.
         // Until then the messages may be with another owner too, so nobody is told that nothing
         // happened.
-        deps.log("warn", `epochs of ${result.shards.length} shards were raised, claiming again`);
-        mode = "recovering";
-        const items = suspected(undo());
+        deps.log("warn", `epochs of ${failure.shards.length} shards were raised, claiming again`);
+        const items = suspected(groupCommit.undo());
         for (const item of items) item.inDoubt = true;
-        backlog = [...items, ...backlog];
-        shards.recover();
+        recover(items);
         break;
       }
       case "stale":
         staleCommits += 1;
-        deps.log("warn", `a commit met another writer's rows: ${result.reason}`);
-        if (staleCommits <= LIMITS.staleCommitsMax) again(suspected(undo()));
-        else withoutWallet(result);
+        deps.log("warn", `a commit met another writer's rows: ${failure.reason}`);
+        if (staleCommits <= LIMITS.staleCommitsMax) delivery.again(suspected(groupCommit.undo()));
+        else withoutWallet(failure);
         break;
       case "refused":
         mode = "pausing";
-        pause(`the database refused a commit: ${result.reason}`);
-        backlog = [...undo(), ...backlog];
+        pause(`the database refused a commit: ${failure.reason}`);
+        delivery.stop(groupCommit.undo());
         break;
       case "unknown": {
-        deps.log("warn", `the outcome of a commit is unknown, claiming again: ${result.reason}`);
+        deps.log("warn", `the outcome of a commit is unknown, claiming again: ${failure.reason}`);
         const doubtful = new Set(commit.items.flatMap((item) => [item, ...item.followers]));
-        mode = "recovering";
-        const items = undo();
-        for (const item of suspected(items)) if (doubtful.has(item)) item.inDoubt = true;
-        backlog = [...items, ...backlog];
-        shards.recover();
+        const items = suspected(groupCommit.undo());
+        for (const item of items) if (doubtful.has(item)) item.inDoubt = true;
+        recover(items);
         break;
       }
       default:
-        result satisfies never;
+        failure satisfies never;
     }
     proceed();
+  }
+
+  /** Only claims tell what is still ours, and what became of what is in doubt. */
+  function recover(undone: readonly Item[]): void {
+    mode = "recovering";
+    delivery.stop(undone);
+    shards.recover();
+  }
+
+  /** Nothing is tried for a while, longer each time until something works. */
+  function pause(reason: string): void {
+    pauseMs = Math.min(Math.max(pauseMs * 2, LIMITS.journalRetryMs), LIMITS.journalRetryMsMax);
+    resumeAtMs = nowMs + pauseMs;
+    deps.log("warn", `${reason}; trying again in ${pauseMs} ms`);
   }
 
   /**
@@ -393,137 +309,18 @@ export function buildLane(deps: LaneDeps): Lane {
     if (walletId === undefined) throw new Error(`stale again: ${reason}`);
     staleCommits = 0;
     damages.met(new Damage(walletId, "its row is older than its last event"), nowMs);
-    for (const item of suspected(undo())) {
-      if (addressee(item.message) === walletId) refuse(item, "unavailable");
-      else deliver(item);
+    for (const item of suspected(groupCommit.undo())) {
+      if (addressee(item.message) === walletId) delivery.refuse(item, "unavailable");
+      else delivery.deliver(item);
     }
-  }
-
-  function committed(commit: ReturnType<typeof newCommit>): void {
-    underWay = null;
-    staleCommits = 0;
-    pauseMs = 0;
-    commits += 1;
-    events += commit.events.length;
-    for (const actor of commit.actors) actor.uncommitted -= 1;
-    holdKeeper.committed(commit);
-    const isDriven = ({ transferId }: Transfer): boolean => !commit.atOnce.has(transferId);
-    for (const { transferId } of commit.transfers.filter(isDriven)) {
-      context.send(postOf(pending.committed(transferId, nowMs)));
-    }
-    for (const settled of commit.settled.filter(isDriven)) {
-      const transfer = pending.settled(settled.transferId);
-      for (const waiter of transfer.waiters) {
-        answer(waiter, settledOutcome(transfer, settled, waiter));
-      }
-    }
-    append(outbox.replies, commit.replies);
-    append(outbox.changes, commit.changes);
-    for (const message of commit.messages) context.send(message);
-    for (const item of commit.items) {
-      if (item.flightKey !== null) inFlight.delete(item.flightKey);
-      for (const follower of item.followers) {
-        follower.known = outcomeIn(commit, follower.message);
-        // Then it was only looked for, and there was none.
-        if (follower.known === null) follower.inDoubt = false;
-        local.push(follower);
-      }
-      finish(item);
-    }
-  }
-
-  /**
-   * Takes back both the commit under way and the open one; returns their items, in order, to be
-   * dealt with again.
-   */
-  function undo(): Item[] {
-    const items: Item[] = [];
-    for (const commit of [underWay, open]) {
-      if (commit === null) continue;
-      for (const actor of commit.actors) actors.drop(actor);
-      const isDriven = ({ transferId }: Transfer): boolean => !commit.atOnce.has(transferId);
-      for (const { transferId } of commit.transfers.filter(isDriven)) pending.forget(transferId);
-      for (const { transferId } of commit.settled.filter(isDriven)) pending.unsettled(transferId);
-      for (const item of commit.items) {
-        const { followers } = item;
-        item.followers = [];
-        items.push(item, ...followers);
-      }
-    }
-    inFlight.clear();
-    underWay = null;
-    open = newCommit();
-    return items;
-  }
-
-  function again(items: readonly Item[]): void {
-    for (const item of items) deliver(item);
-  }
-
-  // ---- what waits, and what is given up ---------------------------------------------------------
-
-  /** Nothing is tried for a while, longer each time until something works. */
-  function pause(reason: string): void {
-    pauseMs = Math.min(Math.max(pauseMs * 2, LIMITS.journalRetryMs), LIMITS.journalRetryMsMax);
-    resumeAtMs = nowMs + pauseMs;
-    deps.log("warn", `${reason}; trying again in ${pauseMs} ms`);
-  }
-
-  function takeBacklog(): Item[] {
-    const items = backlog;
-    backlog = [];
-    return items;
-  }
-
-  function takeWaiting(): Item[] {
-    const items = waiting;
-    waiting = [];
-    return items;
   }
 
   /** Forgets all that is known of shards; who waits is sent to their next owner. */
   function forget(gone: ReadonlySet<number>): void {
-    const isGone = (walletId: string): boolean => gone.has(shardOf(walletId));
-    for (const waiter of pending.dropWhere(isGone)) {
+    for (const waiter of pending.dropWhere((walletId) => gone.has(shardOf(walletId)))) {
       answer(waiter, { type: "fault", fault: "unknown" });
     }
-    for (const item of actors.forget(gone)) refuse(item, "unavailable");
-    for (const item of [...creations.forget(gone), ...holdKeeper.forget(gone)]) {
-      refuse(item, "unavailable");
-    }
-    for (const item of backlog) if (isGone(addressee(item.message))) creations.reenter(item);
-  }
-
-  // ---- time -------------------------------------------------------------------------------------
-
-  function expire(): void {
-    if (backlog.length > 0) backlog = backlog.filter(keepUnlessExpired);
-    if (waiting.length > 0) waiting = waiting.filter(keepUnlessExpired);
-    actors.sift(keepUnlessExpired);
-    creations.sift(keepUnlessExpired);
-    holdKeeper.sift(keepUnlessExpired);
-  }
-
-  function keepUnlessExpired(item: Item): boolean {
-    const { message, inDoubt } = item;
-    if (message.type !== "command") return true;
-    if (inDoubt ? nowMs < message.expiresAtMs : !isExpired(message, nowMs)) return true;
-    refuse(item, "unavailable");
-    return false;
-  }
-
-  function driveTransfers(): void {
-    for (const late of pending.due(nowMs)) context.send(postOf(late));
-    for (const { pending: transfer, waiter } of pending.impatient(nowMs)) {
-      const { transferId, fromWalletId: walletId, fromVersion: version } = transfer.transfer;
-      if (transfer.payer === null) {
-        answer(waiter, { type: "replayed", walletId, version, transferId });
-        continue;
-      }
-      const pendingAnswer = answerOf(transfer, transfer.payer, "pending", null, null);
-      const replayed = waiter !== transfer.first;
-      answer(waiter, { type: "transferred", transfer: pendingAnswer, replayed });
-    }
+    delivery.forget(gone);
   }
 
   return {
@@ -533,7 +330,7 @@ export function buildLane(deps: LaneDeps): Lane {
         // One more than there are messages, so that the batch carries what its last message caused
         // at once.
         const turn: Turn = { open: messages.length + 1, done: () => resolve(takeOutbox()) };
-        for (const message of messages) deliver(newItem(message, turn));
+        for (const message of messages) delivery.deliver(newItem(message, turn));
         advance();
         turn.open -= 1;
         if (turn.open === 0) turn.done();
@@ -544,16 +341,16 @@ export function buildLane(deps: LaneDeps): Lane {
     tick(atMs, assigned) {
       nowMs = atMs;
       shards.assign(assigned, nowMs);
-      expire();
+      delivery.expire();
       if (mode === "recovering") shards.recover();
       if (mode === "pausing" && nowMs >= resumeAtMs) mode = "serving";
       if (mode === "serving") {
         // Some of their shards may have gone to another host before they were claimed.
-        again(takeWaiting());
-        shards.leave(open, underWay);
+        delivery.dealWithWaiting();
+        shards.leave(groupCommit.open(), groupCommit.underWay());
         shards.adopt();
       }
-      driveTransfers();
+      driveTransfers(context);
       holdKeeper.tidy();
       damages.tidy(nowMs);
       if (mode === "serving") holdKeeper.expire();
@@ -567,7 +364,7 @@ export function buildLane(deps: LaneDeps): Lane {
 
     stats: () => ({
       actors: actors.byWalletId.size,
-      backlog: backlog.length + waiting.length,
+      backlog: delivery.backlogSize,
       pendingTransfers: pending.size,
       damagedWallets: damages.count,
       commits,

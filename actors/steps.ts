@@ -4,7 +4,6 @@
  * message is dealt with or waits for that commit. The steps of a transfer are in
  * `transfer-steps.ts`.
  */
-import type { KnownCommand } from "../src/journal.ts";
 import { expiryEvent } from "../src/holding.ts";
 import type { CommandMessage, ExpireMessage, Outcome, ShardMessage } from "../src/protocol.ts";
 import type { WalletEvent, WalletState } from "../src/wallet.ts";
@@ -53,7 +52,7 @@ function stepCommand(
   item: Item,
   message: CommandMessage,
 ): StepResult {
-  if (item.known !== null) return answerKnown(context, message, item.known as KnownCommand);
+  if (item.known?.type === "command") return answerKnown(context, message, item.known.command);
   if (follows(context, item)) return "waits";
   if (hasExpired(context, item, message)) {
     const isAwaited = context.nowMs() < message.expiresAtMs;

@@ -4,7 +4,7 @@
  * payer's lane (docs/adr/0011). Every step may see its message twice or late; the ids under way
  * here, and behind them the journal's unique ids, make that harmless.
  */
-import type { KnownCommand, KnownVerdict } from "../src/journal.ts";
+import type { KnownCommand } from "../src/journal.ts";
 import { completionEvent } from "../src/holding.ts";
 import { LIMITS } from "../src/limits.ts";
 import type {
@@ -33,6 +33,7 @@ import {
   reply,
   traceStep,
   type Actor,
+  type Commit,
   type Item,
 } from "./commit.ts";
 import {
@@ -49,7 +50,12 @@ import {
   type StepContext,
   type StepResult,
 } from "./deciding.ts";
-import { answerOf, type PendingTransfer } from "./pending-transfers.ts";
+import {
+  answerOf,
+  postOf,
+  type PendingTransfer,
+  type PendingTransfers,
+} from "./pending-transfers.ts";
 
 type Receive = Extract<TransferStep, { type: "receive" }>;
 
@@ -152,7 +158,7 @@ export function stepAsked(
 ): StepResult {
   const { origin } = message;
   const { command } = origin;
-  if (item.known !== null) return answerKnown(context, origin, item.known as KnownCommand);
+  if (item.known?.type === "command") return answerKnown(context, origin, item.known.command);
   // Silently: an earlier ask of the same command may have been answered in time.
   if (hasExpired(context, item, origin)) return "dealt";
   if (follows(context, item)) return "waits";
@@ -291,9 +297,8 @@ export function stepPost(
   message: PostMessage,
 ): StepResult {
   const { step: post } = message;
-  if (item.known !== null) {
-    const { verdict } = item.known as KnownVerdict;
-    context.send(verdictOf(post, verdict, null));
+  if (item.known?.type === "verdict") {
+    context.send(verdictOf(post, item.known.verdict.verdict, null));
     return "dealt";
   }
   if (follows(context, item)) return "waits";
@@ -382,8 +387,50 @@ function settlingEvent(
   return event;
 }
 
+/** What is reserved is posted now, and who still waits for what is settled is answered. */
+export function transfersCommitted(context: StepContext, commit: Commit): void {
+  const { pending } = context;
+  for (const { transferId } of commit.transfers) {
+    if (commit.atOnce.has(transferId)) continue;
+    context.send(postOf(pending.committed(transferId, context.nowMs())));
+  }
+  for (const settled of commit.settled) {
+    if (commit.atOnce.has(settled.transferId)) continue;
+    const transfer = pending.settled(settled.transferId);
+    for (const waiter of transfer.waiters) {
+      context.answer(waiter, settledOutcome(transfer, settled, waiter));
+    }
+  }
+}
+
+/** Takes back what the commit made of transfers: none is reserved by it, and none is settled. */
+export function transfersUndone(pending: PendingTransfers, commit: Commit): void {
+  for (const { transferId } of commit.transfers) {
+    if (!commit.atOnce.has(transferId)) pending.forget(transferId);
+  }
+  for (const { transferId } of commit.settled) {
+    if (!commit.atOnce.has(transferId)) pending.unsettled(transferId);
+  }
+}
+
+/** Asks silent payees again, and tells callers whose deadline is near that it is pending. */
+export function driveTransfers(context: StepContext): void {
+  const { pending } = context;
+  const nowMs = context.nowMs();
+  for (const late of pending.due(nowMs)) context.send(postOf(late));
+  for (const { pending: transfer, waiter } of pending.impatient(nowMs)) {
+    if (transfer.payer === null) {
+      context.answer(waiter, replayOf(transfer.transfer));
+      continue;
+    }
+    const answer = answerOf(transfer, transfer.payer, "pending", null, null);
+    const replayed = waiter !== transfer.first;
+    context.answer(waiter, { type: "transferred", transfer: answer, replayed });
+  }
+}
+
 /** What somebody who waits for a transfer is told once its record is settled. */
-export function settledOutcome(
+function settledOutcome(
   { transfer, first }: PendingTransfer,
   settled: Transfer,
   to: CommandMessage,
