@@ -5,6 +5,7 @@
  */
 import type { KnownCommand } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import type { Command, CommandMessage, Fault, Outcome, ShardMessage } from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
 import { decide, type Decision } from "../src/wallet.ts";
@@ -91,7 +92,7 @@ export function soundly<T>({ walletId }: Actor, decided: () => T): T {
   try {
     return decided();
   } catch (error) {
-    throw new Damage(walletId, error instanceof Error ? error.message : String(error));
+    throw new Damage(walletId, messageOf(error));
   }
 }
 

@@ -4,6 +4,7 @@
  * a new one, which claims the shards afresh. Nothing here is shared with the main thread but
  * messages.
  */
+import "../src/navigator.ts";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { parentPort, workerData } from "node:worker_threads";

@@ -20,6 +20,7 @@ import {
   type Traffic,
   type Way,
 } from "./shapes.ts";
+import { messageOf } from "../src/message-of.ts";
 
 export type GeneratorName = "wrk" | "node";
 
@@ -75,7 +76,7 @@ export function chooseGenerator(
     try {
       execFileSync("apt-get", ["install", "-y", "wrk"], { stdio: "ignore", timeout: 180_000 });
     } catch (error) {
-      say(`That failed: ${error instanceof Error ? error.message : String(error)}`);
+      say(`That failed: ${messageOf(error)}`);
     }
     if (isOnPath("wrk")) return "wrk";
   }

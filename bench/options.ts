@@ -5,6 +5,7 @@
  */
 import { parseArgs } from "node:util";
 import { SHAPES, type ShapeName } from "./shapes.ts";
+import { messageOf } from "../src/message-of.ts";
 
 export class UsageError extends Error {}
 
@@ -199,7 +200,7 @@ function parseStrictly<const T extends ArgumentTable>(args: readonly string[], o
   try {
     return parseArgs({ args: [...args], options, strict: true, allowPositionals: false }).values;
   } catch (error) {
-    throw new UsageError(error instanceof Error ? error.message : String(error));
+    throw new UsageError(messageOf(error));
   }
 }
 

@@ -10,6 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { freePort } from "../test/free-port.ts";
 import { HttpConnection } from "./http-client.ts";
 import type { RivalPlan, RivalReady } from "./rival-server.ts";
+import { messageOf } from "../src/message-of.ts";
 
 const READY_MS_MAX = 60_000;
 const STOP_MS_MAX = 20_000;
@@ -170,7 +171,7 @@ async function untilReady(port: number, assertAlive: () => void): Promise<void> 
         if (answer.status === 200) return;
         last = `${answer.status} ${answer.body.toString("utf8").slice(0, 300)}`;
       } catch (error) {
-        last = error instanceof Error ? error.message : String(error);
+        last = messageOf(error);
       }
       await sleep(100);
     }

@@ -21,7 +21,7 @@ import type { Static, TSchema } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
 import type { Metrics } from "../src/metrics.ts";
-import { ReadUnavailable } from "../src/postgres-read-model.ts";
+import { ReadUnavailable } from "../src/read-model.ts";
 import type { Tracing } from "../src/tracing.ts";
 import { correlationOf } from "./command-intake.ts";
 import {

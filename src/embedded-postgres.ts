@@ -16,13 +16,13 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { LIMITS } from "./limits.ts";
+import { messageOf } from "./message-of.ts";
 import {
   chooseAccount,
   EmbeddedPostgresError,
   findPlatformPackage,
   identityOf,
   makeDataDir,
-  messageOf,
   prepareRuntime,
   type Runtime,
 } from "./postgres-binaries.ts";

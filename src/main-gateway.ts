@@ -12,11 +12,7 @@ import { buildCommandDesk } from "../gateway/commands.ts";
 import { buildFeedHub } from "../gateway/feed.ts";
 import type { HealthProbe } from "../gateway/health-routes.ts";
 import { buildGateway } from "../gateway/http.ts";
-import {
-  buildWalletService,
-  type WalletService,
-  type WalletServiceOptions,
-} from "../gateway/nats-service.ts";
+import type { WalletService, WalletServiceOptions } from "../gateway/nats-service.ts";
 import type { RateLimit } from "../gateway/rate-limit.ts";
 import { traceCommands } from "../gateway/traced-commands.ts";
 import { buildFeedSocket } from "../gateway/websocket.ts";
@@ -119,14 +115,16 @@ function openService(
   options: Omit<WalletServiceOptions, "connection">,
 ): () => Promise<void> {
   let started: WalletService | null = null;
-  natsBus.connection
-    .then((connection) => buildWalletService({ ...options, connection }))
-    .then(
-      (it) => {
-        started = it;
-      },
-      (error: unknown) => options.log.error({ err: error }, "the NATS service did not start"),
-    );
+  const start = async (): Promise<WalletService> => {
+    const { buildWalletService } = await import("../gateway/nats-service.ts");
+    return await buildWalletService({ ...options, connection: await natsBus.connection });
+  };
+  start().then(
+    (it) => {
+      started = it;
+    },
+    (error: unknown) => options.log.error({ err: error }, "the NATS service did not start"),
+  );
   // One that waits for NATS takes no requests; it ends with the bus, which is closed after it.
   return async () => started?.stop();
 }

@@ -11,7 +11,6 @@ import { buildPiscinaLanes } from "../actors/piscina-lanes.ts";
 import { buildReconciliation, type Reconciliation } from "../actors/reconciliation.ts";
 import type { RedisMembership } from "../actors/redis-membership.ts";
 import { buildRelay, type Relay } from "../actors/relay.ts";
-import { buildStreamSink } from "../actors/stream-sink.ts";
 import { startWebhookSinks } from "../actors/webhook-sinks.ts";
 import { addHealthRoutes, type HealthProbe } from "../gateway/health-routes.ts";
 import { buildServer } from "../gateway/http-server.ts";
@@ -19,6 +18,7 @@ import { addMetricsRoute } from "../gateway/metrics-route.ts";
 import { systemTime } from "./clock.ts";
 import { databaseName, type Config } from "./config.ts";
 import { LIMITS } from "./limits.ts";
+import { messageOf } from "./message-of.ts";
 import { buildPostgresRelayStore } from "./postgres-relay.ts";
 import { buildPostgresShardTable, type PostgresShardTable } from "./postgres-shard-table.ts";
 import { buildPostgresWebhooks } from "./postgres-webhooks.ts";
@@ -33,7 +33,7 @@ export interface RunningHost {
   /** Null: switched off. */
   readonly reconciliation: Reconciliation | null;
   /** Called when the databases have their tables. */
-  readonly startRelaying: () => void;
+  readonly startRelaying: () => Promise<void>;
 }
 
 export async function buildRunningHost(parts: Parts): Promise<RunningHost> {
@@ -114,7 +114,7 @@ export function booksProbe(reconciliation: Reconciliation | null): HealthProbe[]
 /**
  * Where events go. The relay ends after the host, so that what is committed last is delivered too.
  */
-function buildRelaying(parts: Parts): { relay: Relay; startRelaying: () => void } {
+function buildRelaying(parts: Parts): Pick<RunningHost, "startRelaying"> & { relay: Relay } {
   const { config, databases, natsBus, log, closing } = parts;
   const store = buildPostgresWebhooks(databases.urls);
   const sender = buildWebhookSender({ allowsPrivate: config.webhookPrivate });
@@ -130,8 +130,9 @@ function buildRelaying(parts: Parts): { relay: Relay; startRelaying: () => void 
   );
   return {
     relay,
-    startRelaying() {
+    async startRelaying() {
       if (natsBus !== null && config.events) {
+        const { buildStreamSink } = await import("../actors/stream-sink.ts");
         const { eventsMaxAgeDays: maxAgeDays, eventsMaxBytes: maxBytes } = config;
         relay.add(buildStreamSink({ bus: natsBus, maxAgeDays, maxBytes, time: systemTime, log }));
       }
@@ -188,7 +189,7 @@ export function databaseProbes(
       try {
         return await shardTable.ping(index);
       } catch (error) {
-        const reason = error instanceof Error ? error.message : String(error);
+        const reason = messageOf(error);
         throw new Error(`${databaseName(url)}: ${reason}`, { cause: error });
       }
     };

@@ -4,6 +4,7 @@
  * old ones, then the lanes, the bus and the database. It only wires, with `main-host.ts` and
  * `main-gateway.ts`; these three are the only files that know both actors and gateway.
  */
+import "./navigator.ts";
 import closeWithGrace from "close-with-grace";
 import type { FastifyInstance } from "fastify";
 import { readFileSync } from "node:fs";
@@ -18,7 +19,7 @@ import { LIMITS } from "./limits.ts";
 import { buildLog } from "./log.ts";
 import { buildMemoryBus } from "./memory-bus.ts";
 import { buildMetrics } from "./metrics.ts";
-import { buildNatsBus, type NatsBus } from "./nats-bus.ts";
+import type { NatsBus } from "./nats-bus.ts";
 import { packageRoot } from "./package-root.ts";
 import { startTracing } from "./tracing.ts";
 import type { RunningHost } from "./main-host.ts";
@@ -44,7 +45,7 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
   const usesRedis =
     isLimited || config.role === "host" || (config.role === "all" && config.natsUrls.length > 0);
   if (config.redisUrl !== undefined && !usesRedis) log.info("REDIS_URL is not used here");
-  const natsBus = openNatsBus(config, log);
+  const natsBus = await openNatsBus(config, log);
   const bus = natsBus ?? buildMemoryBus();
   closing.push({ name: "bus", close: () => bus.drain() });
   const stopWatching = metrics.watchBus(bus, natsBus === null ? null : () => natsBus.stats());
@@ -81,7 +82,7 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
     await prepareWhenThere(databases.urls, log);
     await running.host.start();
     running.reconciliation?.start();
-    running.startRelaying();
+    await running.startRelaying();
     announce(parts, running.host, address);
     return;
   }
@@ -90,7 +91,7 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
   const address = await listen(await openGateway(running));
   await running.host.start();
   running.reconciliation?.start();
-  running.startRelaying();
+  await running.startRelaying();
   announce(parts, running.host, address);
 }
 
@@ -120,8 +121,9 @@ function versionOf(packageJson: string): string {
 /**
  * At once, also while no server is there: it connects when it can, and health says so meanwhile.
  */
-function openNatsBus({ natsUrls, hostId }: Config, log: Logger): NatsBus | null {
+async function openNatsBus({ natsUrls, hostId }: Config, log: Logger): Promise<NatsBus | null> {
   if (natsUrls.length === 0) return null;
+  const { buildNatsBus } = await import("./nats-bus.ts");
   return buildNatsBus({ url: natsUrls.join(","), name: `coffer-${hostId}`, log });
 }
 

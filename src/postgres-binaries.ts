@@ -14,8 +14,6 @@ import { basename, dirname, join, relative, resolve } from "node:path";
 
 import { messageOf } from "./message-of.ts";
 
-export { messageOf };
-
 export type EmbeddedPostgresErrorCode =
   | "unsupported"
   | "data_dir_in_use"

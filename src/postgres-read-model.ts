@@ -33,8 +33,6 @@ import type { Transfer } from "./transfer.ts";
 import { buildWalletsAt } from "./postgres-wallets-at.ts";
 import type { WalletState } from "./wallet.ts";
 
-export { ReadUnavailable };
-
 export interface PostgresReadModelOptions {
   /** In the deployment's order: shard `s` is in the one at `s % databaseUrls.length`. */
   readonly databaseUrls: readonly string[];

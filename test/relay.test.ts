@@ -52,9 +52,13 @@ beforeEach(async () => {
   const manager = await (await bus.connection).jetstreamManager();
   await manager.streams.delete(EVENT_STREAM).catch(() => undefined);
   await bus.drain();
+});
+
+/** For each test of a group; whole processes need none. */
+async function openStack(): Promise<() => Promise<void>> {
   stack = await startStack();
   return () => stack.close();
-});
+}
 
 /** A sink that the test holds: it takes an event when the test says so. */
 function heldSink(options: Partial<RelaySink> = {}) {
@@ -93,6 +97,8 @@ async function cursors(sink: string): Promise<number> {
 }
 
 describe("a message of the stream", () => {
+  beforeEach(openStack);
+
   it("is the event as GET gives it, under its wallet's subject, with its id and correlation id", async () => {
     // Given a relay, and a wallet whose id has every kind of character
     const relay = relayOf(stack);
@@ -122,6 +128,8 @@ describe("a message of the stream", () => {
 });
 
 describe("the stream", () => {
+  beforeEach(openStack);
+
   it("is made with bounds when it is missing, also when it goes while the relay runs", async () => {
     const bus = await busOf(nats.url);
     const relay = relayOf(stack);
@@ -188,6 +196,8 @@ describe("the stream", () => {
 });
 
 describe("nothing is lost", () => {
+  beforeEach(openStack);
+
   it(
     "when JetStream is killed, thousands are written, and it comes back",
     { timeout: 60_000 },
@@ -368,6 +378,8 @@ function takeAll(taken: RelayEvent[]): RelaySink["deliver"] {
 }
 
 describe("memory and waiting are bounded", () => {
+  beforeEach(openStack);
+
   it("a sink that takes nothing gets its pages and no more, and holds up no other", async () => {
     const wallets = await openWallets(stack, 40);
     await write(stack, wallets, 20);

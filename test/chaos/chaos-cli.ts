@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { startChaos, type ChaosReport } from "./chaos.ts";
 import { FAULT_KINDS, type FaultKind } from "./faults.ts";
+import { messageOf } from "../../src/message-of.ts";
 
 const USAGE = `Usage: npm run chaos -- [options]
   --minutes <0.1-1440>   no further round begins after this time (5)
@@ -146,7 +147,7 @@ let settings: Settings;
 try {
   settings = readSettings();
 } catch (error) {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n${USAGE}\n`);
+  process.stderr.write(`${messageOf(error)}\n${USAGE}\n`);
   process.exit(2);
 }
 // Also for whoever does not wait for the end.

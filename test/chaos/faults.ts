@@ -8,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { LocalCluster, Member } from "../cluster/local-cluster.ts";
 import type { TestServer } from "../servers.ts";
 import { randomFrom } from "../workload.ts";
+import { messageOf } from "../../src/message-of.ts";
 
 /**
  * How long the process is away or frozen, in milliseconds: shortest and longest, the short ones
@@ -214,7 +215,7 @@ async function startAgain(member: Member, tell: (what: string) => void): Promise
 
 /** The message of the last line of its log. */
 function reasonOf(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
+  const text = messageOf(error);
   const found = [...text.matchAll(/"message":"([^"]*)"/g)].at(-1)?.[1];
   return found ?? text.slice(0, 200);
 }

@@ -12,6 +12,7 @@ import type { ClusterBody } from "../../gateway/cluster-schemas.ts";
 import type { TestServer } from "../servers.ts";
 import { renderCluster } from "./cluster-table.ts";
 import { startCluster, type LocalCluster, type Member, type ShardRow } from "./local-cluster.ts";
+import { messageOf } from "../../src/message-of.ts";
 
 const USAGE = `Usage: npm run cluster -- [options]
   --hosts <1-9>        hosts (3)
@@ -326,13 +327,13 @@ async function main(): Promise<void> {
   try {
     settings = readSettings();
   } catch (error) {
-    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n${USAGE}\n`);
+    process.stderr.write(`${messageOf(error)}\n${USAGE}\n`);
     process.exit(2);
   }
   try {
     await run(settings);
   } catch (error) {
-    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+    process.stderr.write(`${messageOf(error)}\n`);
     if (settings.port > 0)
       process.stderr.write("Where ports are taken, --port 0 finds free ones\n");
     process.exit(1);

@@ -184,6 +184,7 @@ function buildCluster(options: ClusterOptions, servers: Servers): LocalCluster {
     };
     return buildMember(role, id, port, settings, onDeath);
   };
+  const table = openShardTable(databaseUrls);
   const hosts = hostPorts.map((port, index) => newMember("host", `host-${index + 1}`, port));
   const gateways = gatewayPorts.map((port, index) =>
     newMember("gateway", `gateway-${index + 1}`, port),
@@ -209,6 +210,7 @@ function buildCluster(options: ClusterOptions, servers: Servers): LocalCluster {
   async function stop(): Promise<void> {
     await Promise.all(gateways.map((gateway) => gateway.stop()));
     await Promise.all(hosts.map((host) => host.stop()));
+    await table.close();
     await Promise.all([redis, nats, ...postgres].map((server) => server.stop()));
   }
 
@@ -231,14 +233,14 @@ function buildCluster(options: ClusterOptions, servers: Servers): LocalCluster {
     stopHost: (hostId) => member(hostId).stop(),
     startHost: (hostId) => member(hostId).start(),
     member,
-    shards: () => readShards(databaseUrls),
+    shards: () => table.read(),
     async untilReady(withinMs) {
       const running = [...hosts, ...gateways].filter(({ state }) => state === "running");
       await Promise.all(running.map((one) => one.untilReady(200, withinMs)));
     },
     untilPlaced: (withinMs = 20_000) =>
       untilPlaced(
-        () => readShards(databaseUrls),
+        () => table.read(),
         () => hosts.filter(({ state }) => state === "running").map(({ id }) => id),
         withinMs,
       ),
@@ -282,19 +284,36 @@ async function untilPlaced(
   }
 }
 
-/** Each database tells of the shards that live there. */
-async function readShards(databaseUrls: readonly string[]): Promise<ShardRow[]> {
+interface ShardTable {
+  read(): Promise<ShardRow[]>;
+  close(): Promise<void>;
+}
+
+/**
+ * Each database tells of the shards that live there, over a connection that is kept: whoever waits
+ * for the table looks many times a second, and to connect costs both sides more than to ask. One
+ * that breaks is replaced with the next look.
+ */
+function openShardTable(databaseUrls: readonly string[]): ShardTable {
   const count = databaseUrls.length;
-  const tables = await Promise.all(
-    databaseUrls.map(async (url, database) => {
-      const rows = await query<ShardRow>(
-        url,
-        `SELECT shard, owner, nullif(split_part(owner, ':', 1), '') AS "hostId", epoch::float8 FROM shards`,
+  const pools = databaseUrls.map((connectionString) => {
+    const pool = new pg.Pool({ connectionString, max: 1, ...PATIENCE });
+    return pool.on("error", () => undefined);
+  });
+  return {
+    async read() {
+      const tables = await Promise.all(
+        pools.map(async (pool, database) => {
+          const { rows } = await pool.query<ShardRow>(
+            `SELECT shard, owner, nullif(split_part(owner, ':', 1), '') AS "hostId", epoch::float8 FROM shards`,
+          );
+          return rows.filter(({ shard }) => shard % count === database);
+        }),
       );
-      return rows.filter(({ shard }) => shard % count === database);
-    }),
-  );
-  return tables.flat().toSorted((one, other) => one.shard - other.shard);
+      return tables.flat().toSorted((one, other) => one.shard - other.shard);
+    },
+    close: async () => void (await Promise.all(pools.map((pool) => pool.end()))),
+  };
 }
 
 function buildMember(
@@ -380,17 +399,15 @@ function buildMember(
   return member;
 }
 
+const PATIENCE = { connectionTimeoutMillis: 10_000, query_timeout: 10_000 };
+
 /** One statement over a connection of its own: the databases of a cluster come and go. */
 export async function query<Row extends pg.QueryResultRow>(
   databaseUrl: string,
   sql: string,
   values: unknown[] = [],
 ): Promise<Row[]> {
-  const client = new pg.Client({
-    connectionString: databaseUrl,
-    connectionTimeoutMillis: 10_000,
-    query_timeout: 10_000,
-  });
+  const client = new pg.Client({ connectionString: databaseUrl, ...PATIENCE });
   client.on("error", () => undefined);
   await client.connect();
   try {

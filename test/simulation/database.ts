@@ -497,7 +497,7 @@ export function buildSimulatedShardTable(
 
 /** The rows of those databases that answered, in the order of the shards. */
 function valuesOf(answers: readonly PromiseSettledResult<ShardOwner[]>[]): ShardOwner[] {
-  const byShard = Array.from<ShardOwner | undefined>({ length: ALL_SHARDS.length });
+  const byShard: Array<ShardOwner | undefined> = [];
   for (const answer of answers) {
     if (answer.status === "fulfilled") for (const row of answer.value) byShard[row.shard] = row;
   }

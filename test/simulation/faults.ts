@@ -283,23 +283,22 @@ export function databasePlanner(
     const isFaulty = scheduler.nowMs >= beginMs && scheduler.nowMs < healMs;
     const isSlow = isFaulty && kinds.has("slow database") && random.chance(slow);
     const pace = isSlow ? random.pick([10, 200]) : 1;
-    const call = {
-      requestMs: random.between(0.1, 0.6) * pace,
-      commitMs: kind === "append" ? random.between(0.3, 2.5) * pace : random.between(0.05, 0.3),
-      answerMs: random.between(0.1, 0.6) * pace,
-    };
+    const requestMs = random.between(0.1, 0.6) * pace;
+    const commitMs =
+      kind === "append" ? random.between(0.3, 2.5) * pace : random.between(0.05, 0.3);
+    const answerMs = random.between(0.1, 0.6) * pace;
     if (isFaulty && kind === "append" && kinds.has("crash at commit") && random.chance(crashes)) {
       const isBefore = random.chance(0.4);
-      const commitMs = call.requestMs + call.commitMs;
-      const atMs = commitMs + (isBefore ? -0.01 : random.between(0.001, call.answerMs));
+      const committedMs = requestMs + commitMs;
+      const atMs = committedMs + (isBefore ? -0.01 : random.between(0.001, answerMs));
       scheduler.after(atMs, "crash at commit", () => crashCaller(caller));
     }
     const isBlind = kind === "read shards" && (blind.get(caller) ?? 0) > scheduler.nowMs;
-    if (isBlind) return { ...call, fault: "refused" };
+    if (isBlind) return { requestMs, commitMs, answerMs, fault: "refused" };
     const isFailing = isFaulty && kinds.has("database errors") && random.chance(errors);
     const fault = isFailing
       ? random.pick(["refused", "lost before commit", "lost after commit"] as const)
       : null;
-    return { ...call, fault };
+    return { requestMs, commitMs, answerMs, fault };
   };
 }

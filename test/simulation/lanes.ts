@@ -185,10 +185,14 @@ async function perform(
   }
 }
 
+/** They are the copies that crossed, as in `actors/lane-worker.ts`. */
 function stamped(arrivals: readonly Arrival[]): ShardMessage[] {
-  return arrivals.flatMap(({ atMs, messages }) =>
-    messages.map((message) =>
-      message.type === "command" ? { ...message, expiresAtMs: atMs + message.budgetMs } : message,
-    ),
-  );
+  const stampedMessages: ShardMessage[] = [];
+  for (const { atMs, messages } of arrivals) {
+    for (const message of messages) {
+      if (message.type === "command") message.expiresAtMs = atMs + message.budgetMs;
+      stampedMessages.push(message);
+    }
+  }
+  return stampedMessages;
 }

@@ -13,6 +13,7 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { PLANTS, simulate, type Plant, type RunResult } from "./world.ts";
+import { messageOf } from "../../src/message-of.ts";
 
 /** What one run comes to; without its trace. */
 export type Summary = Omit<RunResult, "lines">;
@@ -268,7 +269,7 @@ async function main(): Promise<void> {
   try {
     settings = readSettings();
   } catch (error) {
-    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n${USAGE}\n`);
+    process.stderr.write(`${messageOf(error)}\n${USAGE}\n`);
     process.exitCode = 2;
     return;
   }
