@@ -56,8 +56,8 @@ export default defineConfig({
           // in a shared module is its own to undo.
           isolate: false,
           include: ["test/**/*.test.ts"],
-          globalSetup: ["test/global-setup.ts"],
-          setupFiles: ["test/each-file.ts"],
+          globalSetup: ["test/stage/global-setup.ts"],
+          setupFiles: ["test/stage/each-file.ts"],
           testTimeout: 30_000,
           hookTimeout: 60_000,
         },

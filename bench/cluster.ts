@@ -5,7 +5,7 @@
  * port is the system's.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { startNats, startRedis } from "../test/servers.ts";
+import { startNats, startRedis } from "../test/stage/servers.ts";
 import { HttpConnection } from "./http-client.ts";
 import { startCoffer, type CofferStart, type RunningSystem } from "./processes.ts";
 

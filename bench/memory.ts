@@ -20,7 +20,7 @@ import { exitOnSignals } from "../src/command-line.ts";
 import { messageOf } from "../src/message-of.ts";
 import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
 import { LIMITS } from "../src/limits.ts";
-import { freePort } from "../test/free-port.ts";
+import { freePort } from "../test/stage/free-port.ts";
 import { HttpConnection } from "./http-client.ts";
 import { MEMORY_USAGE, parseMemoryOptions, UsageError } from "./options.ts";
 import { createWallets, inParallel, postPatiently, textOf, type Server } from "./wallet-api.ts";

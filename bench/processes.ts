@@ -7,7 +7,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
-import { freePort } from "../test/free-port.ts";
+import { freePort } from "../test/stage/free-port.ts";
 import { HttpConnection } from "./http-client.ts";
 import type { RivalPlan, RivalReady } from "./rival-server.ts";
 import { messageOf } from "../src/message-of.ts";

@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
-import { balances, buildSetting, connect, errors, versions } from "../test/feed-setting.ts";
+import { balances, buildSetting, connect, errors, versions } from "../test/stage/feed.ts";
 
 const SEED = Number(process.env["FEED_SEED"] ?? Math.trunc(Math.random() * 2 ** 31));
 

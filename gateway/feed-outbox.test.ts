@@ -5,7 +5,7 @@
 import { describe, expect, test } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
-import { balances, buildSetting, connect, versions } from "../test/feed-setting.ts";
+import { balances, buildSetting, connect, versions } from "../test/stage/feed.ts";
 
 describe("a slow client", () => {
   async function watchTwo() {

@@ -7,7 +7,7 @@ import { describe, expect, test } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { SUBJECTS } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
-import { balances, buildSetting, connect, versions } from "../test/feed-setting.ts";
+import { balances, buildSetting, connect, versions } from "../test/stage/feed.ts";
 
 describe("what the bus loses", () => {
   async function watchW1() {

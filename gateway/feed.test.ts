@@ -9,8 +9,8 @@ import { describe, expect, test } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { SUBJECTS, type Change } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
-import { balances, buildSetting, connect, errors, versions } from "../test/feed-setting.ts";
-import type { ServerFrame } from "../test/feed-world.ts";
+import { balances, buildSetting, connect, errors, versions } from "../test/stage/feed.ts";
+import type { ServerFrame } from "../test/stage/feed-world.ts";
 
 const SEED = Number(process.env["FEED_SEED"] ?? Math.trunc(Math.random() * 2 ** 31));
 

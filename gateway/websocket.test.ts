@@ -15,7 +15,7 @@ import { LIMITS } from "../src/limits.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
 import { SUBJECTS } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
-import { buildWorld, type BalanceFrame, type ServerFrame } from "../test/feed-world.ts";
+import { buildWorld, type BalanceFrame, type ServerFrame } from "../test/stage/feed-world.ts";
 import { buildFeedHub, type FeedHub, type FeedSink } from "./feed.ts";
 import { UpgradableRequest } from "./http-server.ts";
 import { buildFeedSocket } from "./websocket.ts";

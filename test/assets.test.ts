@@ -13,12 +13,12 @@ import { migrateUp } from "../src/migrate.ts";
 import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { ReadUnavailable } from "../src/read-model.ts";
 import { shardOf } from "../src/shard.ts";
-import { startCoffer } from "./process.ts";
-import { createDatabase, startPostgres } from "./servers.ts";
-import { openDatabase } from "./audited-database.ts";
-import { EVEN, idIn, ODD, unique } from "./ids.ts";
-import { startStack, until, type AnyBody, type Stack } from "./stack.ts";
-import { withLimits } from "./staging.ts";
+import { startCoffer } from "./stage/process.ts";
+import { createDatabase, startPostgres } from "./stage/servers.ts";
+import { openDatabase } from "./stage/audited-database.ts";
+import { EVEN, idIn, ODD, unique } from "./stage/ids.ts";
+import { startStack, until, type AnyBody, type Stack } from "./stage/stack.ts";
+import { withLimits } from "./stage/lanes.ts";
 
 interface AssetBody extends AnyBody {
   readonly decimalPlaces: number;

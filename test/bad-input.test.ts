@@ -16,9 +16,9 @@ import {
   wrongInWrites,
   type Expected,
   type Row,
-} from "./bad-input-stage.ts";
-import type { AskOptions } from "./stack.ts";
-import { WRITES, type WriteRoute } from "./write-routes.ts";
+} from "./stage/bad-input.ts";
+import type { AskOptions } from "./stage/stack.ts";
+import { WRITES, type WriteRoute } from "./stage/write-routes.ts";
 
 useBadInputStage();
 

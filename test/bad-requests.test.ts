@@ -14,7 +14,7 @@ import {
   useBadInputStage,
   words,
   wrongIn,
-} from "./bad-input-stage.ts";
+} from "./stage/bad-input.ts";
 
 useBadInputStage();
 

@@ -13,10 +13,10 @@ import { WebSocket } from "ws";
 
 import { HttpConnection } from "../bench/http-client.ts";
 import { LIMITS } from "../src/limits.ts";
-import { dataFolder, startCoffer } from "./process.ts";
-import { startPostgres } from "./servers.ts";
-import { unique } from "./ids.ts";
-import { startStack, until, type Stack, type WalletBody } from "./stack.ts";
+import { dataFolder, startCoffer } from "./stage/process.ts";
+import { startPostgres } from "./stage/servers.ts";
+import { unique } from "./stage/ids.ts";
+import { startStack, until, type Stack, type WalletBody } from "./stage/stack.ts";
 
 interface Outcome {
   readonly ok: boolean;

@@ -16,7 +16,7 @@ import {
   PING_MS,
   settled,
   useBusStage,
-} from "./bus-stage.ts";
+} from "./stage/bus.ts";
 
 useBusStage();
 

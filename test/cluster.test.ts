@@ -9,10 +9,16 @@ import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest"
 import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
 import { query, startCluster, type LocalCluster, type ShardRow } from "./cluster/local-cluster.ts";
-import { createMigratedDatabase } from "./migrated-database.ts";
-import { dropDatabase } from "./servers.ts";
-import { until } from "./stack.ts";
-import { askOverHttp, buildWorkload, checkBank, checkOverHttp, type Workload } from "./workload.ts";
+import { createMigratedDatabase } from "./stage/migrated-database.ts";
+import { dropDatabase } from "./stage/servers.ts";
+import { until } from "./stage/stack.ts";
+import {
+  askOverHttp,
+  buildWorkload,
+  checkBank,
+  checkOverHttp,
+  type Workload,
+} from "./stage/workload.ts";
 
 /** From the kill of a host until every wallet answers again. */
 const RECOVERY_MS_MAX = 5_000;

@@ -11,9 +11,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, inject, it } from "vitest";
 import { buildCommandDesk } from "../gateway/commands.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
-import { createMigratedDatabase } from "./migrated-database.ts";
-import { dropDatabase } from "./servers.ts";
-import { buildTestHost } from "./stack.ts";
+import { createMigratedDatabase } from "./stage/migrated-database.ts";
+import { dropDatabase } from "./stage/servers.ts";
+import { buildTestHost } from "./stage/stack.ts";
 import {
   askDesk,
   buildWorkload,
@@ -22,7 +22,7 @@ import {
   type BankAnswer,
   type BankCommand,
   type Entry,
-} from "./workload.ts";
+} from "./stage/workload.ts";
 
 // --- The proxy -----------------------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
 
 import { packageRoot } from "../src/package-root.ts";
-import { addStream, busOf, openWallets, relayOf, write } from "./relay-world.ts";
-import { startNats, type TestServer } from "./servers.ts";
-import { startStack, until, type EventBody, type Stack } from "./stack.ts";
+import { addStream, busOf, openWallets, relayOf, write } from "./stage/relay.ts";
+import { startNats, type TestServer } from "./stage/servers.ts";
+import { startStack, until, type EventBody, type Stack } from "./stage/stack.ts";
 
 const example = join(packageRoot, "docs", "examples", "consumer.mjs");
 

@@ -6,8 +6,8 @@
  */
 import { existsSync } from "node:fs";
 import { expect, it, onTestFinished } from "vitest";
-import { dataFolder, runCoffer, startCoffer } from "./process.ts";
-import { askOverHttp, buildWorkload, checkBank, checkOverHttp } from "./workload.ts";
+import { dataFolder, runCoffer, startCoffer } from "./stage/process.ts";
+import { askOverHttp, buildWorkload, checkBank, checkOverHttp } from "./stage/workload.ts";
 
 const ROUNDS = 2;
 

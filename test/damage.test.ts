@@ -22,9 +22,9 @@ import {
   stage,
   TWO_HOSTS,
   useLaneStage,
-} from "./lane-stage.ts";
-import { capture, credit, release, repeated } from "./staged-commands.ts";
-import { onlyOutcome, summaryOf } from "./staging.ts";
+} from "./stage/lane.ts";
+import { capture, credit, release, repeated } from "./stage/staged-commands.ts";
+import { onlyOutcome, summaryOf } from "./stage/lanes.ts";
 
 useLaneStage("damage_test", TWO_HOSTS);
 

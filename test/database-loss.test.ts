@@ -7,9 +7,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
 import { LIMITS } from "../src/limits.ts";
-import { dataFolder, startCoffer } from "./process.ts";
-import { startPostgres } from "./servers.ts";
-import { askOverHttp, buildWorkload, checkBank, checkOverHttp } from "./workload.ts";
+import { dataFolder, startCoffer } from "./stage/process.ts";
+import { startPostgres } from "./stage/servers.ts";
+import { askOverHttp, buildWorkload, checkBank, checkOverHttp } from "./stage/workload.ts";
 
 it(
   "waits out a short loss of the database, and is honest in a long one",

@@ -8,12 +8,12 @@ import { UnsafeDatabaseError, withClient } from "../src/database.ts";
 import { prepareDatabases, watchDeployment } from "../src/deployment.ts";
 import { migrateDown, migrateUp, migrationStatus } from "../src/migrate.ts";
 import { shardOf } from "../src/shard.ts";
-import { startCoffer, type CofferProcess } from "./process.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
-import type { AnyBody } from "./stack.ts";
-import { EVEN, idIn, ODD } from "./ids.ts";
-import { withLimits } from "./staging.ts";
-import { openWire } from "./wire.ts";
+import { startCoffer, type CofferProcess } from "./stage/process.ts";
+import { createDatabase, dropDatabase } from "./stage/servers.ts";
+import type { AnyBody } from "./stage/stack.ts";
+import { EVEN, idIn, ODD } from "./stage/ids.ts";
+import { withLimits } from "./stage/lanes.ts";
+import { openWire } from "./stage/wire.ts";
 
 // --- The deployment ------------------------------------------------------------------------------
 

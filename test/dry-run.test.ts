@@ -10,12 +10,12 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { SUBJECTS, type Change, type Command } from "../src/protocol.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import { unique } from "./ids.ts";
-import { database, gateOf, stage, TWO_HOSTS, useLaneStage } from "./lane-stage.ts";
-import { startStack, until, type AnyBody, type Stack } from "./stack.ts";
-import { commandOf, creation, credit, debit, transfer } from "./staged-commands.ts";
-import { onlyOutcome } from "./staging.ts";
-import { openStake, WRITES, type Stake } from "./write-routes.ts";
+import { unique } from "./stage/ids.ts";
+import { database, gateOf, stage, TWO_HOSTS, useLaneStage } from "./stage/lane.ts";
+import { startStack, until, type AnyBody, type Stack } from "./stage/stack.ts";
+import { commandOf, creation, credit, debit, transfer } from "./stage/staged-commands.ts";
+import { onlyOutcome } from "./stage/lanes.ts";
+import { openStake, WRITES, type Stake } from "./stage/write-routes.ts";
 
 const TABLES = ["events", "wallets", "rejections", "transfers", "transfer_verdicts", "assets"];
 const COUNTS = `SELECT ${TABLES.map((name) => `(SELECT count(*) FROM ${name})::int AS ${name}`).join(", ")}`;

@@ -11,10 +11,10 @@ import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest"
 import { ERRORS, type ErrorCode } from "../gateway/errors.ts";
 import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
-import { startCoffer } from "./process.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
-import { unique } from "./ids.ts";
-import { startStack, until, type Stack } from "./stack.ts";
+import { startCoffer } from "./stage/process.ts";
+import { createDatabase, dropDatabase } from "./stage/servers.ts";
+import { unique } from "./stage/ids.ts";
+import { startStack, until, type Stack } from "./stage/stack.ts";
 
 /** Instead of `LIMITS.httpRequestMs`, so that a slow request can be waited for. */
 const REQUEST_MS = 500;

@@ -7,8 +7,8 @@ import type { NatsConnection } from "nats";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 
 import type { NATS_REQUESTS } from "../gateway/command-schemas.ts";
-import { startStack, type AnyBody, type Stack } from "./stack.ts";
-import { openStake, WRITES, type Stake } from "./write-routes.ts";
+import { startStack, type AnyBody, type Stack } from "./stage/stack.ts";
+import { openStake, WRITES, type Stake } from "./stage/write-routes.ts";
 
 let stack: Stack;
 let nats: NatsConnection;

@@ -11,9 +11,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { WebSocket } from "ws";
 
 import { LIMITS } from "../src/limits.ts";
-import { unique } from "./ids.ts";
-import { startStack, until, type Stack } from "./stack.ts";
-import { openStake } from "./write-routes.ts";
+import { unique } from "./stage/ids.ts";
+import { startStack, until, type Stack } from "./stage/stack.ts";
+import { openStake } from "./stage/write-routes.ts";
 
 interface BalanceFrame {
   readonly type: "balance";

@@ -16,8 +16,8 @@ import {
   stake,
   useBadInputStage,
   words,
-} from "./bad-input-stage.ts";
-import type { AskOptions } from "./stack.ts";
+} from "./stage/bad-input.ts";
+import type { AskOptions } from "./stage/stack.ts";
 
 useBadInputStage();
 

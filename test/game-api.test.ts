@@ -9,10 +9,10 @@ import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } fro
 import type { BalanceBody, GameAnswerBody } from "../gateway/game-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
-import { dataFolder, startCoffer } from "./process.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
-import { unique } from "./ids.ts";
-import { startStack, type AnyBody, type Reply, type Stack } from "./stack.ts";
+import { dataFolder, startCoffer } from "./stage/process.ts";
+import { createDatabase, dropDatabase } from "./stage/servers.ts";
+import { unique } from "./stage/ids.ts";
+import { startStack, type AnyBody, type Reply, type Stack } from "./stage/stack.ts";
 
 type Body = AnyBody & GameAnswerBody;
 

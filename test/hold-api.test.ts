@@ -8,9 +8,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { WebSocket } from "ws";
 
 import type { HoldBody } from "../gateway/schemas.ts";
-import { dataFolder, startCoffer } from "./process.ts";
-import { unique } from "./ids.ts";
-import { startStack, until, type AnyBody, type Reply, type Stack } from "./stack.ts";
+import { dataFolder, startCoffer } from "./stage/process.ts";
+import { unique } from "./stage/ids.ts";
+import { startStack, until, type AnyBody, type Reply, type Stack } from "./stage/stack.ts";
 
 interface EndBody extends AnyBody {
   readonly hold: HoldBody;

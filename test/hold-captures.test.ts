@@ -18,9 +18,9 @@ import {
   stage,
   TWO_HOSTS,
   useLaneStage,
-} from "./lane-stage.ts";
-import { capture, release, repeated } from "./staged-commands.ts";
-import { NEVER, onlyOutcome, summaryOf } from "./staging.ts";
+} from "./stage/lane.ts";
+import { capture, release, repeated } from "./stage/staged-commands.ts";
+import { NEVER, onlyOutcome, summaryOf } from "./stage/lanes.ts";
 
 useLaneStage("hold_captures_test", TWO_HOSTS);
 

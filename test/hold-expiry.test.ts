@@ -5,7 +5,7 @@
 import { describe, expect, it } from "vitest";
 import type { HoldKey } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
-import { EVEN, idIn } from "./ids.ts";
+import { EVEN, idIn } from "./stage/ids.ts";
 import {
   database,
   holdRow,
@@ -16,9 +16,9 @@ import {
   stage,
   TWO_HOSTS,
   useLaneStage,
-} from "./lane-stage.ts";
-import { capture, commandOf, creation, placing } from "./staged-commands.ts";
-import { summaryOf, withLimits } from "./staging.ts";
+} from "./stage/lane.ts";
+import { capture, commandOf, creation, placing } from "./stage/staged-commands.ts";
+import { summaryOf, withLimits } from "./stage/lanes.ts";
 
 useLaneStage("hold_expiry_test", TWO_HOSTS);
 

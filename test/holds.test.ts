@@ -14,9 +14,9 @@ import {
   stage,
   TWO_HOSTS,
   useLaneStage,
-} from "./lane-stage.ts";
-import { capture, credit, debit, placing, release, repeated } from "./staged-commands.ts";
-import { onlyOutcome, summaryOf, withLimits } from "./staging.ts";
+} from "./stage/lane.ts";
+import { capture, credit, debit, placing, release, repeated } from "./stage/staged-commands.ts";
+import { onlyOutcome, summaryOf, withLimits } from "./stage/lanes.ts";
 
 useLaneStage("holds_test", TWO_HOSTS);
 

@@ -7,10 +7,10 @@ import { connect, type Socket } from "node:net";
 import pg from "pg";
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
-import { describeAllAnswers, expectProblem, stack, useHttpStage } from "./http-stage.ts";
-import { unique } from "./ids.ts";
-import { startStack } from "./stack.ts";
-import { openStake } from "./write-routes.ts";
+import { describeAllAnswers, expectProblem, stack, useHttpStage } from "./stage/http.ts";
+import { unique } from "./stage/ids.ts";
+import { startStack } from "./stage/stack.ts";
+import { openStake } from "./stage/write-routes.ts";
 
 useHttpStage();
 

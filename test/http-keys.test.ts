@@ -1,9 +1,9 @@
 /** One answer per idempotency key, for every write, also across a crash of the lanes. */
 import { describe, expect, it } from "vitest";
-import { describeAllAnswers, expectProblem, lasting, stack, useHttpStage } from "./http-stage.ts";
-import { unique } from "./ids.ts";
-import type { AnyBody, Reply } from "./stack.ts";
-import { openStake, WRITES, type Stake, type WriteRoute } from "./write-routes.ts";
+import { describeAllAnswers, expectProblem, lasting, stack, useHttpStage } from "./stage/http.ts";
+import { unique } from "./stage/ids.ts";
+import type { AnyBody, Reply } from "./stage/stack.ts";
+import { openStake, WRITES, type Stake, type WriteRoute } from "./stage/write-routes.ts";
 
 useHttpStage();
 

@@ -12,10 +12,10 @@ import {
   stack,
   useHttpStage,
   type Operation,
-} from "./http-stage.ts";
-import { unique } from "./ids.ts";
-import type { EventBody, Reply, TransactionBody, WalletBody } from "./stack.ts";
-import { openStake } from "./write-routes.ts";
+} from "./stage/http.ts";
+import { unique } from "./stage/ids.ts";
+import type { EventBody, Reply, TransactionBody, WalletBody } from "./stage/stack.ts";
+import { openStake } from "./stage/write-routes.ts";
 
 useHttpStage();
 

@@ -13,8 +13,8 @@ import {
   lasting,
   stack,
   useHttpStage,
-} from "./http-stage.ts";
-import { unique } from "./ids.ts";
+} from "./stage/http.ts";
+import { unique } from "./stage/ids.ts";
 import {
   until,
   type AnyBody,
@@ -23,8 +23,8 @@ import {
   type TransactionBody,
   type TransferBody,
   type WalletBody,
-} from "./stack.ts";
-import { openStake } from "./write-routes.ts";
+} from "./stage/stack.ts";
+import { openStake } from "./stage/write-routes.ts";
 
 useHttpStage();
 

@@ -8,7 +8,7 @@ import type { DueHold, HoldKey } from "../src/journal.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import type { Transfer } from "../src/transfer.ts";
 import type { WalletState } from "../src/wallet.ts";
-import { unique } from "./ids.ts";
+import { unique } from "./stage/ids.ts";
 import {
   captured,
   draft,
@@ -20,7 +20,7 @@ import {
   putCredit,
   released,
   transferBetween,
-} from "./journal-fixtures.ts";
+} from "./stage/journal-drafts.ts";
 import {
   commit,
   describeJournals,
@@ -30,7 +30,7 @@ import {
   STALE,
   walletNow,
   writingNothing,
-} from "./journal-stage.ts";
+} from "./stage/journal.ts";
 
 describeJournals("journal_holds", () => {
   describe("one commit", () => {

@@ -7,7 +7,7 @@
 import { describe, expect, it } from "vitest";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import type { WalletState } from "../src/wallet.ts";
-import { EVEN, idIn, ODD, unique } from "./ids.ts";
+import { EVEN, idIn, ODD, unique } from "./stage/ids.ts";
 import {
   credited,
   draft,
@@ -18,7 +18,7 @@ import {
   speakFor,
   transferBetween,
   type Draft,
-} from "./journal-fixtures.ts";
+} from "./stage/journal-drafts.ts";
 import {
   claimAll,
   COMMITTED,
@@ -37,7 +37,7 @@ import {
   until,
   walletNow,
   writingNothing,
-} from "./journal-stage.ts";
+} from "./stage/journal.ts";
 
 describeJournals("journal_writers", () => {
   // ---- the shard table ----

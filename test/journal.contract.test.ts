@@ -7,7 +7,7 @@
 import { describe, expect, it } from "vitest";
 import { shardOf } from "../src/shard.ts";
 import type { WalletEvent, WalletState } from "../src/wallet.ts";
-import { unique } from "./ids.ts";
+import { unique } from "./stage/ids.ts";
 import {
   CREATED,
   credited,
@@ -25,7 +25,7 @@ import {
   speakFor,
   transferBetween,
   type Draft,
-} from "./journal-fixtures.ts";
+} from "./stage/journal-drafts.ts";
 import {
   commit,
   COMMITTED,
@@ -41,7 +41,7 @@ import {
   stall,
   walletNow,
   writingNothing,
-} from "./journal-stage.ts";
+} from "./stage/journal.ts";
 
 /** Hash of the wallet's last event in a commit. */
 function hashIn({ wallets }: Draft, walletId: string): string {

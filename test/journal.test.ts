@@ -30,10 +30,10 @@ import {
   putWallet,
   transferBetween,
   type Draft,
-} from "./journal-fixtures.ts";
-import { checkBooks, openDatabase, type TestDatabase } from "./audited-database.ts";
-import { idIn, unique } from "./ids.ts";
-import { withLimits } from "./staging.ts";
+} from "./stage/journal-drafts.ts";
+import { checkBooks, openDatabase, type TestDatabase } from "./stage/audited-database.ts";
+import { idIn, unique } from "./stage/ids.ts";
+import { withLimits } from "./stage/lanes.ts";
 
 const CLAIM_LOCK = 1_668_245_094;
 const OWNER = "host-1";

@@ -4,8 +4,8 @@
  */
 import { headers as natsHeaders, type NatsConnection } from "nats";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { unique } from "./ids.ts";
-import { startStack, type AnyBody, type Stack } from "./stack.ts";
+import { unique } from "./stage/ids.ts";
+import { startStack, type AnyBody, type Stack } from "./stage/stack.ts";
 
 let stack: Stack;
 let nats: NatsConnection;

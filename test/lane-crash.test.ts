@@ -10,10 +10,10 @@ import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest"
 import { buildCommandDesk, type CommandDesk } from "../gateway/commands.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
 import type { Command } from "../src/protocol.ts";
-import { createMigratedDatabase } from "./migrated-database.ts";
-import { dropDatabase } from "./servers.ts";
-import { buildTestHost, until, type TestHost } from "./stack.ts";
-import { askDesk, buildWorkload, checkBank, commandOf, type Workload } from "./workload.ts";
+import { createMigratedDatabase } from "./stage/migrated-database.ts";
+import { dropDatabase } from "./stage/servers.ts";
+import { buildTestHost, until, type TestHost } from "./stage/stack.ts";
+import { askDesk, buildWorkload, checkBank, commandOf, type Workload } from "./stage/workload.ts";
 
 let databaseUrl: string;
 let running: TestHost;

@@ -8,10 +8,10 @@ import { describe, expect, it } from "vitest";
 import type { AppendResult } from "../src/journal.ts";
 import type { PostMessage } from "../src/protocol.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import { idIn, unique } from "./ids.ts";
-import { database, stage, useLaneStage } from "./lane-stage.ts";
-import { commandOf, creation, credit, debit, transfer } from "./staged-commands.ts";
-import { summaryOf } from "./staging.ts";
+import { idIn, unique } from "./stage/ids.ts";
+import { database, stage, useLaneStage } from "./stage/lane.ts";
+import { commandOf, creation, credit, debit, transfer } from "./stage/staged-commands.ts";
+import { summaryOf } from "./stage/lanes.ts";
 
 useLaneStage("lane_moves", [{ name: "here", owner: "host-1", shards: ALL_SHARDS }]);
 

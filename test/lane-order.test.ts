@@ -7,10 +7,10 @@
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import { EVEN, ODD } from "./ids.ts";
-import { begin, gateOf, ONE_LANE, openIn, stage, summaries, useLaneStage } from "./lane-stage.ts";
-import { credit } from "./staged-commands.ts";
-import type { JournalHooks, StagedLane } from "./staging.ts";
+import { EVEN, ODD } from "./stage/ids.ts";
+import { begin, gateOf, ONE_LANE, openIn, stage, summaries, useLaneStage } from "./stage/lane.ts";
+import { credit } from "./stage/staged-commands.ts";
+import type { JournalHooks, StagedLane } from "./stage/lanes.ts";
 
 useLaneStage("lane_order", ONE_LANE);
 

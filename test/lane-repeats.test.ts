@@ -6,7 +6,7 @@ import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import { idIn, unique } from "./ids.ts";
+import { idIn, unique } from "./stage/ids.ts";
 import {
   begin,
   bookOf,
@@ -17,9 +17,9 @@ import {
   stage,
   summaries,
   useLaneStage,
-} from "./lane-stage.ts";
-import { commandOf, creation, credit, debit } from "./staged-commands.ts";
-import { onlyOutcome, summaryOf } from "./staging.ts";
+} from "./stage/lane.ts";
+import { commandOf, creation, credit, debit } from "./stage/staged-commands.ts";
+import { onlyOutcome, summaryOf } from "./stage/lanes.ts";
 
 useLaneStage("lane_repeats_test", ONE_LANE);
 

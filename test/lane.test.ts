@@ -7,7 +7,7 @@ import { describe, expect, it } from "vitest";
 import type { AppendResult } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import { EVEN, idIn } from "./ids.ts";
+import { EVEN, idIn } from "./stage/ids.ts";
 import {
   begin,
   bookOf,
@@ -20,9 +20,9 @@ import {
   summaries,
   TWO_LANES,
   useLaneStage,
-} from "./lane-stage.ts";
-import { commandOf, creation, credit, debit, transfer } from "./staged-commands.ts";
-import { onlyOutcome, summaryOf, withLimits, type Asked } from "./staging.ts";
+} from "./stage/lane.ts";
+import { commandOf, creation, credit, debit, transfer } from "./stage/staged-commands.ts";
+import { onlyOutcome, summaryOf, withLimits, type Asked } from "./stage/lanes.ts";
 
 useLaneStage("lane_test", ONE_LANE);
 

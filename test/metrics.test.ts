@@ -10,10 +10,16 @@ import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest"
 import { WebSocket } from "ws";
 import { migrateUp } from "../src/migrate.ts";
 import { packageRoot } from "../src/package-root.ts";
-import { startCoffer, type CofferProcess } from "./process.ts";
-import { scrape, type Scrape } from "./prometheus-text.ts";
-import { createDatabase, dropDatabase, startNats, startRedis, type TestServer } from "./servers.ts";
-import { until } from "./stack.ts";
+import { startCoffer, type CofferProcess } from "./stage/process.ts";
+import { scrape, type Scrape } from "./stage/prometheus-text.ts";
+import {
+  createDatabase,
+  dropDatabase,
+  startNats,
+  startRedis,
+  type TestServer,
+} from "./stage/servers.ts";
+import { until } from "./stage/stack.ts";
 
 let servers: { readonly nats: TestServer; readonly redis: TestServer };
 let all: CofferProcess;

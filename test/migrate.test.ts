@@ -10,7 +10,7 @@ import pg from "pg";
 import { afterEach, beforeEach, expect, inject, it } from "vitest";
 import { migrateDown, migrateUp, migrationStatus } from "../src/migrate.ts";
 import { packageRoot } from "../src/package-root.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
+import { createDatabase, dropDatabase } from "./stage/servers.ts";
 
 const name = "migrate_test";
 let folder: string;

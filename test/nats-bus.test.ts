@@ -19,8 +19,8 @@ import {
   SLACK_MS,
   startScriptedServer,
   useBusStage,
-} from "./bus-stage.ts";
-import { startNats, type TestServer } from "./servers.ts";
+} from "./stage/bus.ts";
+import { startNats, type TestServer } from "./stage/servers.ts";
 
 useBusStage();
 

@@ -11,9 +11,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { NATS_REQUESTS } from "../gateway/command-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
 import { packageRoot } from "../src/package-root.ts";
-import { unique } from "./ids.ts";
-import { startStack, until, type AnyBody, type Stack } from "./stack.ts";
-import { openStake } from "./write-routes.ts";
+import { unique } from "./stage/ids.ts";
+import { startStack, until, type AnyBody, type Stack } from "./stage/stack.ts";
+import { openStake } from "./stage/write-routes.ts";
 
 const ENDPOINTS = [...Object.keys(NATS_REQUESTS), "batch"];
 

@@ -9,11 +9,11 @@ import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest"
 import { WebSocket } from "ws";
 import { rateKey } from "../gateway/rate-limit.ts";
 import { LIMITS } from "../src/limits.ts";
-import { createMigratedDatabase } from "./migrated-database.ts";
-import { startCoffer, type CofferProcess, type Environment } from "./process.ts";
-import { scrape } from "./prometheus-text.ts";
-import { dropDatabase, startRedis, type TestServer } from "./servers.ts";
-import { until } from "./stack.ts";
+import { createMigratedDatabase } from "./stage/migrated-database.ts";
+import { startCoffer, type CofferProcess, type Environment } from "./stage/process.ts";
+import { scrape } from "./stage/prometheus-text.ts";
+import { dropDatabase, startRedis, type TestServer } from "./stage/servers.ts";
+import { until } from "./stage/stack.ts";
 
 const PER_SECOND = 20;
 

@@ -11,7 +11,7 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vites
 import type { LedgerEntryBody, TrialBalanceBody } from "../gateway/ledger-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
-import { unique } from "./ids.ts";
+import { unique } from "./stage/ids.ts";
 import {
   startStack,
   until,
@@ -22,9 +22,9 @@ import {
   type TransactionBody,
   type TransferBody,
   type WalletBody,
-} from "./stack.ts";
-import { withLimits } from "./staging.ts";
-import { openStake } from "./write-routes.ts";
+} from "./stage/stack.ts";
+import { withLimits } from "./stage/lanes.ts";
+import { openStake } from "./stage/write-routes.ts";
 
 let stack: Stack;
 

@@ -11,12 +11,12 @@ import type { Command } from "../src/protocol.ts";
 import { rebuildWallet } from "../src/rebuild.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
 import { verify } from "../src/verify.ts";
-import { openDatabase, type TestDatabase } from "./audited-database.ts";
-import { unique } from "./ids.ts";
-import { until } from "./stack.ts";
-import { capture, credit, debit, placing, release } from "./staged-commands.ts";
-import { stageLanes, type Asked, type Stage } from "./staging.ts";
-import { buildWorld, tamper, type Copy, type World } from "./verify-world.ts";
+import { openDatabase, type TestDatabase } from "./stage/audited-database.ts";
+import { unique } from "./stage/ids.ts";
+import { until } from "./stage/stack.ts";
+import { capture, credit, debit, placing, release } from "./stage/staged-commands.ts";
+import { stageLanes, type Asked, type Stage } from "./stage/lanes.ts";
+import { buildWorld, tamper, type Copy, type World } from "./stage/books.ts";
 
 /**
  * One lane on a database of its own, which the test may leave as damaged as it likes; both end with

@@ -9,10 +9,10 @@ import { systemTime } from "../src/clock.ts";
 import { withClient } from "../src/database.ts";
 import { rebuildWallet } from "../src/rebuild.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import { EVEN } from "./ids.ts";
-import { until } from "./stack.ts";
-import { withLimits } from "./staging.ts";
-import { buildWorld, type Copy, type World } from "./verify-world.ts";
+import { EVEN } from "./stage/ids.ts";
+import { until } from "./stage/stack.ts";
+import { withLimits } from "./stage/lanes.ts";
+import { buildWorld, type Copy, type World } from "./stage/books.ts";
 
 let world: World;
 let copy: Copy;

@@ -32,12 +32,12 @@ import {
   openWallets,
   relayOf,
   write,
-} from "./relay-world.ts";
-import { startCoffer } from "./process.ts";
-import { createDatabase, dropDatabase, startNats, type TestServer } from "./servers.ts";
-import { unique } from "./ids.ts";
-import { startStack, until, type EventBody, type Stack } from "./stack.ts";
-import { withLimits } from "./staging.ts";
+} from "./stage/relay.ts";
+import { startCoffer } from "./stage/process.ts";
+import { createDatabase, dropDatabase, startNats, type TestServer } from "./stage/servers.ts";
+import { unique } from "./stage/ids.ts";
+import { startStack, until, type EventBody, type Stack } from "./stage/stack.ts";
+import { withLimits } from "./stage/lanes.ts";
 
 let nats: TestServer;
 let stack: Stack;

@@ -10,11 +10,23 @@ import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 import { WebSocket } from "ws";
 import { LIMITS } from "../src/limits.ts";
-import { createMigratedDatabase } from "./migrated-database.ts";
-import { startCoffer, type CofferProcess, type Environment } from "./process.ts";
-import { createDatabase, dropDatabase, startNats, startRedis, type TestServer } from "./servers.ts";
-import { until } from "./stack.ts";
-import { askOverHttp, buildWorkload, checkBank, checkOverHttp, type Workload } from "./workload.ts";
+import { createMigratedDatabase } from "./stage/migrated-database.ts";
+import { startCoffer, type CofferProcess, type Environment } from "./stage/process.ts";
+import {
+  createDatabase,
+  dropDatabase,
+  startNats,
+  startRedis,
+  type TestServer,
+} from "./stage/servers.ts";
+import { until } from "./stage/stack.ts";
+import {
+  askOverHttp,
+  buildWorkload,
+  checkBank,
+  checkOverHttp,
+  type Workload,
+} from "./stage/workload.ts";
 
 /** Between SIGTERM and the end of the process, with room for a busy machine. */
 const STOP_MS_MAX = LIMITS.shutdownMs;

@@ -4,7 +4,7 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import pg from "pg";
 import { expect, it, onTestFinished } from "vitest";
-import { startNats, startPostgres, startRedis } from "./servers.ts";
+import { startNats, startPostgres, startRedis } from "./stage/servers.ts";
 
 function isListening(port: number): Promise<boolean> {
   return new Promise((done) => {

@@ -6,8 +6,8 @@
 import { createServer, type AddressInfo } from "node:net";
 import { expect, inject, it, onTestFinished } from "vitest";
 import { prepareDatabases } from "../src/deployment.ts";
-import { runCoffer, startCoffer } from "./process.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
+import { runCoffer, startCoffer } from "./stage/process.ts";
+import { createDatabase, dropDatabase } from "./stage/servers.ts";
 
 /** Nearly all of it is Node's own start, with room for a busy machine. */
 const AT_ONCE_MS = 10_000;

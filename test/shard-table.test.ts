@@ -8,9 +8,9 @@ import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
 import type { ShardTable } from "../src/shard-table.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import { openDatabase, type TestDatabase } from "./audited-database.ts";
-import { EVEN, ODD } from "./ids.ts";
-import { openWire } from "./wire.ts";
+import { openDatabase, type TestDatabase } from "./stage/audited-database.ts";
+import { EVEN, ODD } from "./stage/ids.ts";
+import { openWire } from "./stage/wire.ts";
 
 /** Shard `s` is in the one at `s % 2`. */
 let databases: TestDatabase[];

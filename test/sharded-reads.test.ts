@@ -29,12 +29,12 @@ import {
   putWallet,
   transferBetween,
   type Draft,
-} from "./journal-fixtures.ts";
-import { dropDatabase } from "./servers.ts";
-import { EVEN, idIn, ODD, unique } from "./ids.ts";
-import { creation } from "./staged-commands.ts";
-import { withLimits } from "./staging.ts";
-import { openWire } from "./wire.ts";
+} from "./stage/journal-drafts.ts";
+import { dropDatabase } from "./stage/servers.ts";
+import { EVEN, idIn, ODD, unique } from "./stage/ids.ts";
+import { creation } from "./stage/staged-commands.ts";
+import { withLimits } from "./stage/lanes.ts";
+import { openWire } from "./stage/wire.ts";
 
 const T0 = Date.UTC(2026, 0, 2, 3, 4, 5, 678);
 

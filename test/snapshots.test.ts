@@ -9,10 +9,10 @@ import { LIMITS } from "../src/limits.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import { verify } from "../src/verify.ts";
-import { openDatabase, type TestDatabase } from "./audited-database.ts";
-import { until } from "./stack.ts";
-import { commandOf, creation, credit } from "./staged-commands.ts";
-import { stageLanes, type Stage } from "./staging.ts";
+import { openDatabase, type TestDatabase } from "./stage/audited-database.ts";
+import { until } from "./stage/stack.ts";
+import { commandOf, creation, credit } from "./stage/staged-commands.ts";
+import { stageLanes, type Stage } from "./stage/lanes.ts";
 
 const MANY = 100_000;
 const FEW = 10;

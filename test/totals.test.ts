@@ -8,9 +8,9 @@ import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
 
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import type { AccountTotal } from "../src/read-model.ts";
-import { startStack, type Stack } from "./stack.ts";
-import { withLimits } from "./staging.ts";
-import { openStake } from "./write-routes.ts";
+import { startStack, type Stack } from "./stage/stack.ts";
+import { withLimits } from "./stage/lanes.ts";
+import { openStake } from "./stage/write-routes.ts";
 
 let stack: Stack;
 

@@ -12,11 +12,17 @@ import { placeOf } from "../actors/placement.ts";
 import type { ClusterBody } from "../gateway/cluster-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import { createMigratedDatabase } from "./migrated-database.ts";
-import { startCollector, type CollectedSpan, type Collector } from "./otlp-collector.ts";
-import { startCoffer, type CofferProcess, type Environment } from "./process.ts";
-import { createDatabase, dropDatabase, startNats, startRedis, type TestServer } from "./servers.ts";
-import { until } from "./stack.ts";
+import { createMigratedDatabase } from "./stage/migrated-database.ts";
+import { startCollector, type CollectedSpan, type Collector } from "./stage/otlp-collector.ts";
+import { startCoffer, type CofferProcess, type Environment } from "./stage/process.ts";
+import {
+  createDatabase,
+  dropDatabase,
+  startNats,
+  startRedis,
+  type TestServer,
+} from "./stage/servers.ts";
+import { until } from "./stage/stack.ts";
 
 let servers: { readonly nats: TestServer; readonly redis: TestServer };
 let collector: Collector;

@@ -10,11 +10,11 @@ import { expect, it } from "vitest";
 import type { AppendResult } from "../src/journal.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import { checkBooks } from "./audited-database.ts";
-import { unique } from "./ids.ts";
-import { database, restage, stage, TWO_HOSTS, useLaneStage } from "./lane-stage.ts";
-import { commandOf, credit, debit, repeated, transfer } from "./staged-commands.ts";
-import type { Asked, LanePlan, StagedLane } from "./staging.ts";
+import { checkBooks } from "./stage/audited-database.ts";
+import { unique } from "./stage/ids.ts";
+import { database, restage, stage, TWO_HOSTS, useLaneStage } from "./stage/lane.ts";
+import { commandOf, credit, debit, repeated, transfer } from "./stage/staged-commands.ts";
+import type { Asked, LanePlan, StagedLane } from "./stage/lanes.ts";
 
 useLaneStage("transfer_chance_test", TWO_HOSTS);
 

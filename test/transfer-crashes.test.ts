@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from "vitest";
 import type { AppendResult, Writes } from "../src/journal.ts";
-import { EVEN } from "./ids.ts";
+import { EVEN } from "./stage/ids.ts";
 import {
   balances,
   drop,
@@ -16,9 +16,9 @@ import {
   transferRow,
   TWO_HOSTS,
   useLaneStage,
-} from "./lane-stage.ts";
-import { commandOf, creation, credit, debit, repeated, transfer } from "./staged-commands.ts";
-import { NEVER, onlyOutcome, summaryOf } from "./staging.ts";
+} from "./stage/lane.ts";
+import { commandOf, creation, credit, debit, repeated, transfer } from "./stage/staged-commands.ts";
+import { NEVER, onlyOutcome, summaryOf } from "./stage/lanes.ts";
 
 useLaneStage("transfer_crashes_test", TWO_HOSTS);
 

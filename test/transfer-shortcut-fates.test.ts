@@ -3,7 +3,7 @@
  * lane: the money moves once, and whoever asks again hears of that one time.
  */
 import { describe, expect, it } from "vitest";
-import { EVEN, ODD } from "./ids.ts";
+import { EVEN, ODD } from "./stage/ids.ts";
 import {
   balances,
   begin,
@@ -18,9 +18,9 @@ import {
   stage,
   summaries,
   useLaneStage,
-} from "./lane-stage.ts";
-import { repeated, transfer } from "./staged-commands.ts";
-import { NEVER, onlyOutcome, summaryOf, withLimits } from "./staging.ts";
+} from "./stage/lane.ts";
+import { repeated, transfer } from "./stage/staged-commands.ts";
+import { NEVER, onlyOutcome, summaryOf, withLimits } from "./stage/lanes.ts";
 
 useLaneStage("transfer_shortcut_fates_test", ONE_LANE, true);
 

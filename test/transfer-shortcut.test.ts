@@ -6,7 +6,7 @@
  */
 import { describe, expect, it } from "vitest";
 import type { Command, CommandMessage } from "../src/protocol.ts";
-import { EVEN, ODD } from "./ids.ts";
+import { EVEN, ODD } from "./stage/ids.ts";
 import {
   balances,
   begin,
@@ -24,7 +24,7 @@ import {
   transferIdOf,
   TWO_HOSTS,
   useLaneStage,
-} from "./lane-stage.ts";
+} from "./stage/lane.ts";
 import {
   capture,
   commandOf,
@@ -34,8 +34,8 @@ import {
   placing,
   repeated,
   transfer,
-} from "./staged-commands.ts";
-import { onlyOutcome, summaryOf, withLimits } from "./staging.ts";
+} from "./stage/staged-commands.ts";
+import { onlyOutcome, summaryOf, withLimits } from "./stage/lanes.ts";
 
 useLaneStage("transfer_shortcut_test", ONE_LANE, true);
 

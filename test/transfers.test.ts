@@ -22,9 +22,9 @@ import {
   TWO_HOSTS,
   TWO_LANES,
   useLaneStage,
-} from "./lane-stage.ts";
-import { commandOf, repeated, transfer } from "./staged-commands.ts";
-import { onlyOutcome, summaryOf } from "./staging.ts";
+} from "./stage/lane.ts";
+import { commandOf, repeated, transfer } from "./stage/staged-commands.ts";
+import { onlyOutcome, summaryOf } from "./stage/lanes.ts";
 
 useLaneStage("transfers_test", TWO_HOSTS);
 

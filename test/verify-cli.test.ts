@@ -8,10 +8,10 @@ import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { packageRoot } from "../src/package-root.ts";
 import type { VerifyReport } from "../src/verify.ts";
-import { dataFolder, startCoffer } from "./process.ts";
-import { openDatabase } from "./audited-database.ts";
-import { until } from "./stack.ts";
-import { buildWorld, type Copy, type World } from "./verify-world.ts";
+import { dataFolder, startCoffer } from "./stage/process.ts";
+import { openDatabase } from "./stage/audited-database.ts";
+import { until } from "./stage/stack.ts";
+import { buildWorld, type Copy, type World } from "./stage/books.ts";
 
 interface Run {
   readonly code: number | null;

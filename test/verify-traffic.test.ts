@@ -8,9 +8,9 @@ import { expect, inject, it, onTestFinished } from "vitest";
 import { rebuildWallet } from "../src/rebuild.ts";
 import { shardOf } from "../src/shard.ts";
 import { verify } from "../src/verify.ts";
-import { startCoffer, type CofferProcess } from "./process.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
-import { askOverHttp, buildWorkload, checkBank, type Workload } from "./workload.ts";
+import { startCoffer, type CofferProcess } from "./stage/process.ts";
+import { createDatabase, dropDatabase } from "./stage/servers.ts";
+import { askOverHttp, buildWorkload, checkBank, type Workload } from "./stage/workload.ts";
 
 async function openDatabases(...names: readonly string[]): Promise<string[]> {
   const urls: string[] = [];

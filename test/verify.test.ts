@@ -16,10 +16,10 @@ import {
   putReserve,
   transferBetween,
   type Draft,
-} from "./journal-fixtures.ts";
-import { EVEN, ODD } from "./ids.ts";
-import { until } from "./stack.ts";
-import { ask, buildWorld, tamper, type Copy, type World } from "./verify-world.ts";
+} from "./stage/journal-drafts.ts";
+import { EVEN, ODD } from "./stage/ids.ts";
+import { until } from "./stage/stack.ts";
+import { ask, buildWorld, tamper, type Copy, type World } from "./stage/books.ts";
 
 let world: World;
 

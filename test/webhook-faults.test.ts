@@ -8,9 +8,9 @@ import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest"
 import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
 import { ReadUnavailable } from "../src/read-model.ts";
 import type { WebhookStore } from "../src/webhooks.ts";
-import { createMigratedDatabase } from "./migrated-database.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
-import { withLimits } from "./staging.ts";
+import { createMigratedDatabase } from "./stage/migrated-database.ts";
+import { createDatabase, dropDatabase } from "./stage/servers.ts";
+import { withLimits } from "./stage/lanes.ts";
 
 /** Nothing listens there. */
 const AWAY = "postgres://nobody@127.0.0.1:1/none";

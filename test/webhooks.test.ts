@@ -18,10 +18,10 @@ import { LIMITS } from "../src/limits.ts";
 import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
 import { shardOf } from "../src/shard.ts";
 import { buildWebhookSender } from "../src/webhook-sender.ts";
-import { keepWarnings, relayOf, write } from "./relay-world.ts";
-import { unique } from "./ids.ts";
-import { startStack, until, type Stack } from "./stack.ts";
-import { withLimits } from "./staging.ts";
+import { keepWarnings, relayOf, write } from "./stage/relay.ts";
+import { unique } from "./stage/ids.ts";
+import { startStack, until, type Stack } from "./stage/stack.ts";
+import { withLimits } from "./stage/lanes.ts";
 
 let stack: Stack;
 

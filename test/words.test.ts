@@ -8,7 +8,7 @@ import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it } from "vitest";
 
 import { migrateUp } from "../src/migrate.ts";
-import { createDatabase, dropDatabase } from "./servers.ts";
+import { createDatabase, dropDatabase } from "./stage/servers.ts";
 
 /** By the second one a letter may become another small one at the end of a word. */
 const LOCALES = ["C.UTF-8", "PG_UNICODE_FAST"];

@@ -8,7 +8,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { startCluster, type LocalCluster } from "../cluster/local-cluster.ts";
-import { isGame, type BankCommand } from "../bank-wire.ts";
+import { isGame, type BankCommand } from "../stage/bank-wire.ts";
 import {
   askOverHttp,
   buildWorkload,
@@ -18,7 +18,7 @@ import {
   type AskBatch,
   type BankAnswer,
   type Workload,
-} from "../workload.ts";
+} from "../stage/workload.ts";
 import { checkExpiry, checkVerified } from "./books-check.ts";
 import { FAULT_KINDS, inject, planFaults, type FaultKind } from "./faults.ts";
 import { recordFeed, type FeedRecorder } from "./feed-recorder.ts";

@@ -6,8 +6,8 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { LocalCluster, Member } from "../cluster/local-cluster.ts";
-import type { TestServer } from "../servers.ts";
-import { randomFrom } from "../workload.ts";
+import type { TestServer } from "../stage/servers.ts";
+import { randomFrom } from "../stage/workload.ts";
 import { messageOf } from "../../src/message-of.ts";
 
 /**

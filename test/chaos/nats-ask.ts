@@ -13,8 +13,8 @@ import {
   type BankBatch,
   type BankCommand,
   type ErrorText,
-} from "../bank-wire.ts";
-import type { Ask, AskBatch, BankAnswer } from "../workload.ts";
+} from "../stage/bank-wire.ts";
+import type { Ask, AskBatch, BankAnswer } from "../stage/workload.ts";
 
 /** Longer than a command's deadline: who gives up earlier sees nothing of honest answers. */
 const silenceMsMax = 20_000;

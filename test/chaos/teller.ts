@@ -5,9 +5,9 @@
  * wallets are opened, emptied and closed while others pay them, users' wallets are made by several
  * first uses at once.
  */
-import type { BankAnswer } from "../bank-check.ts";
-import { GAME_ASSET, isGame, type BankCommand } from "../bank-wire.ts";
-import type { BankView, Turn } from "../workload.ts";
+import type { BankAnswer } from "../stage/bank-check.ts";
+import { GAME_ASSET, isGame, type BankCommand } from "../stage/bank-wire.ts";
+import type { BankView, Turn } from "../stage/workload.ts";
 
 /** Holds that callers know of; the latest ones. */
 const HOLDS_MAX = 60;

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { alignColumns } from "../../bench/statistics.ts";
 import type { ClusterBody } from "../../gateway/cluster-schemas.ts";
-import type { TestServer } from "../servers.ts";
+import type { TestServer } from "../stage/servers.ts";
 import { renderCluster } from "./cluster-table.ts";
 import { startCluster, type LocalCluster, type Member, type ShardRow } from "./local-cluster.ts";
 import { messageOf } from "../../src/message-of.ts";

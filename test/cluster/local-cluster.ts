@@ -15,14 +15,14 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { placeOf } from "../../actors/placement.ts";
-import { startCoffer, type CofferProcess, type Environment, type Exit } from "../process.ts";
+import { startCoffer, type CofferProcess, type Environment, type Exit } from "../stage/process.ts";
 import {
   startNats,
   startPostgres,
   startRedis,
   type ServerOptions,
   type TestServer,
-} from "../servers.ts";
+} from "../stage/servers.ts";
 
 export interface ClusterOptions {
   readonly hosts?: number;

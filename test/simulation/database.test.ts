@@ -6,7 +6,7 @@ import { describe, expect, it } from "vitest";
 import type { AppendResult, Journal } from "../../src/journal.ts";
 import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { WalletState } from "../../src/wallet.ts";
-import { buildVirtualTime } from "../feed-world.ts";
+import { buildVirtualTime } from "../stage/feed-world.ts";
 import {
   draft,
   metadataChanged,
@@ -14,8 +14,8 @@ import {
   putCredit,
   putWallet,
   type Draft,
-} from "../journal-fixtures.ts";
-import { unique } from "../ids.ts";
+} from "../stage/journal-drafts.ts";
+import { unique } from "../stage/ids.ts";
 import {
   buildSimulatedDatabase,
   buildSimulatedReads,

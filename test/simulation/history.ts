@@ -5,7 +5,7 @@
  * order came first. Nothing in here knows the cluster; `books.ts` judges by it.
  */
 import type { Command, Outcome } from "../../src/protocol.ts";
-import type { BalanceFrame as FeedBalanceFrame, ServerFrame } from "../feed-world.ts";
+import type { BalanceFrame as FeedBalanceFrame, ServerFrame } from "../stage/feed-world.ts";
 import { copied } from "./copy.ts";
 
 export interface Moment {

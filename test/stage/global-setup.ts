@@ -7,8 +7,8 @@
  */
 import { spawnSync } from "node:child_process";
 import type { TestProject } from "vitest/node";
-import { migrateUp } from "../src/migrate.ts";
-import { packageRoot } from "../src/package-root.ts";
+import { migrateUp } from "../../src/migrate.ts";
+import { packageRoot } from "../../src/package-root.ts";
 import { createDatabase, dropDatabase, startNats, startPostgres, startRedis } from "./servers.ts";
 
 declare module "vitest" {

@@ -11,7 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
-import { packageRoot } from "../src/package-root.ts";
+import { packageRoot } from "../../src/package-root.ts";
 
 /**
  * From the spawn to the line that says where it serves; the first start on a folder runs initdb.

@@ -3,7 +3,7 @@
  * that was written is unknown, one that never found a connection is unavailable, and a status that
  * does not belong to its answer is wrong.
  */
-import { HttpConnection, HttpFault, headerOf, type HttpAnswer } from "../bench/http-client.ts";
+import { HttpConnection, HttpFault, headerOf, type HttpAnswer } from "../../bench/http-client.ts";
 import type { BankAnswer } from "./bank-check.ts";
 import {
   batchBody,

@@ -6,12 +6,12 @@ import { once } from "node:events";
 import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { pino } from "pino";
 import { afterAll, afterEach, beforeAll } from "vitest";
-import type { Bus } from "../src/bus.ts";
-import { buildMemoryBus } from "../src/memory-bus.ts";
-import { buildNatsBus, type NatsBus } from "../src/nats-bus.ts";
+import type { Bus } from "../../src/bus.ts";
+import { buildMemoryBus } from "../../src/memory-bus.ts";
+import { buildNatsBus, type NatsBus } from "../../src/nats-bus.ts";
 import { startNats, type TestServer } from "./servers.ts";
-import { buildNetwork } from "./simulation/bus.ts";
-import { buildScheduler } from "./simulation/scheduler.ts";
+import { buildNetwork } from "../simulation/bus.ts";
+import { buildScheduler } from "../simulation/scheduler.ts";
 
 export const silent = pino({ level: "silent" });
 export const PING_MS = 2_000;

@@ -4,11 +4,11 @@
  * fills by hand.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished } from "vitest";
-import type { Journal } from "../src/journal.ts";
-import type { ShardOwner } from "../src/shard-table.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
-import type { Transfer } from "../src/transfer.ts";
-import type { WalletState } from "../src/wallet.ts";
+import type { Journal } from "../../src/journal.ts";
+import type { ShardOwner } from "../../src/shard-table.ts";
+import { ALL_SHARDS } from "../../src/shard.ts";
+import type { Transfer } from "../../src/transfer.ts";
+import type { WalletState } from "../../src/wallet.ts";
 import { unique } from "./ids.ts";
 import {
   draft,
@@ -17,8 +17,8 @@ import {
   putWallet,
   transferBetween,
   type Draft,
-} from "./journal-fixtures.ts";
-import { openPostgresGround, openSimulatedGround, type JournalGround } from "./journal-grounds.ts";
+} from "./journal-drafts.ts";
+import { openPostgresGround, openSimulatedGround, type JournalGround } from "./journals.ts";
 
 export const OWNER = "host-1";
 export const COMMITTED = { type: "committed" };

@@ -18,25 +18,30 @@ import { pino, type Logger } from "pino";
 import { uuidv7 } from "uuidv7";
 import { inject } from "vitest";
 
-import { buildHost, type Host, type HostDeps } from "../actors/host.ts";
-import { buildPiscinaLanes, type PiscinaLanes } from "../actors/piscina-lanes.ts";
-import { buildAnswers } from "../gateway/answers.ts";
-import { buildBatches } from "../gateway/batch.ts";
-import { buildCommandIntake } from "../gateway/command-intake.ts";
-import { buildCommandDesk, type CommandDesk } from "../gateway/commands.ts";
-import { buildFeedHub, type FeedHub } from "../gateway/feed.ts";
-import { buildGateway } from "../gateway/http.ts";
-import { buildWalletService } from "../gateway/nats-service.ts";
-import type { EventBody, TransactionBody, TransferBody, WalletBody } from "../gateway/schemas.ts";
-import { buildFeedSocket } from "../gateway/websocket.ts";
-import type { Bus } from "../src/bus.ts";
-import { buildMemoryBus } from "../src/memory-bus.ts";
-import { buildNatsBus, type NatsBus } from "../src/nats-bus.ts";
-import { systemTime } from "../src/clock.ts";
-import { buildPostgresAssets } from "../src/postgres-assets.ts";
-import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
-import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
-import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
+import { buildHost, type Host, type HostDeps } from "../../actors/host.ts";
+import { buildPiscinaLanes, type PiscinaLanes } from "../../actors/piscina-lanes.ts";
+import { buildAnswers } from "../../gateway/answers.ts";
+import { buildBatches } from "../../gateway/batch.ts";
+import { buildCommandIntake } from "../../gateway/command-intake.ts";
+import { buildCommandDesk, type CommandDesk } from "../../gateway/commands.ts";
+import { buildFeedHub, type FeedHub } from "../../gateway/feed.ts";
+import { buildGateway } from "../../gateway/http.ts";
+import { buildWalletService } from "../../gateway/nats-service.ts";
+import type {
+  EventBody,
+  TransactionBody,
+  TransferBody,
+  WalletBody,
+} from "../../gateway/schemas.ts";
+import { buildFeedSocket } from "../../gateway/websocket.ts";
+import type { Bus } from "../../src/bus.ts";
+import { buildMemoryBus } from "../../src/memory-bus.ts";
+import { buildNatsBus, type NatsBus } from "../../src/nats-bus.ts";
+import { systemTime } from "../../src/clock.ts";
+import { buildPostgresAssets } from "../../src/postgres-assets.ts";
+import { buildPostgresShardTable } from "../../src/postgres-shard-table.ts";
+import { buildPostgresReadModel } from "../../src/postgres-read-model.ts";
+import { buildPostgresWebhooks } from "../../src/postgres-webhooks.ts";
 import { unique } from "./ids.ts";
 import { createMigratedDatabase } from "./migrated-database.ts";
 import { dropDatabase, startNats, type TestServer } from "./servers.ts";

@@ -6,13 +6,13 @@
  */
 import pg from "pg";
 import { inject } from "vitest";
-import { prepareDatabases } from "../src/deployment.ts";
-import type { Journal } from "../src/journal.ts";
-import { buildPostgresJournal } from "../src/postgres-journal.ts";
-import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
-import { shardOf } from "../src/shard.ts";
-import type { Transfer } from "../src/transfer.ts";
-import type { WalletState } from "../src/wallet.ts";
+import { prepareDatabases } from "../../src/deployment.ts";
+import type { Journal } from "../../src/journal.ts";
+import { buildPostgresJournal } from "../../src/postgres-journal.ts";
+import { buildPostgresShardTable } from "../../src/postgres-shard-table.ts";
+import { shardOf } from "../../src/shard.ts";
+import type { Transfer } from "../../src/transfer.ts";
+import type { WalletState } from "../../src/wallet.ts";
 import {
   draft,
   put,
@@ -28,7 +28,7 @@ import {
   NOW_MS,
   transferBetween,
   type Draft,
-} from "./journal-fixtures.ts";
+} from "./journal-drafts.ts";
 import { createDatabase, dropDatabase } from "./servers.ts";
 import { EVEN, idIn, ODD } from "./ids.ts";
 
