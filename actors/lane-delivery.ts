@@ -129,7 +129,9 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
     const origin = message.type === "ask" || message.type === "asked" ? message.origin : message;
     // Past its deadline nobody waits for the answer, and another owner may have given it.
     if (origin.type === "command" && context.nowMs() < origin.expiresAtMs) {
-      context.answer(origin, { type: "fault", fault: item.inDoubt ? "unknown" : fault });
+      // What has an outcome must not be told as if nothing had happened.
+      const isOpen = !item.inDoubt && item.known === null;
+      context.answer(origin, { type: "fault", fault: isOpen ? fault : "unknown" });
     }
     finish(item);
   }

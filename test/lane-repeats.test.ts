@@ -19,7 +19,7 @@ import {
   useLaneStage,
 } from "./stage/lane.ts";
 import { commandOf, creation, credit, debit } from "./stage/staged-commands.ts";
-import { onlyOutcome, summaryOf } from "./stage/lanes.ts";
+import { onlyOutcome, summaryOf, withLimits } from "./stage/lanes.ts";
 
 useLaneStage("lane_repeats_test", ONE_LANE);
 
@@ -66,6 +66,22 @@ describe("a command id", () => {
       expect(await bookOf(wallet, [command])).toEqual({ balance: 11, events: 1 });
     },
   );
+
+  it("that was found to be done is never told as not done, also by a lane that is full", async () => {
+    // Given a command that is done, and a lane whose mailboxes hold two messages
+    const wallet = await stage.open("a", "10");
+    const command = credit(wallet, "1");
+    await stage.perform(command);
+    withLimits({ mailboxMessagesMax: 2 });
+
+    // When its repeat is found in a commit, is dealt with anew, and finds the mailbox full
+    const asked = await begin(credit(wallet, "2"), credit(wallet, "3"), command);
+    await stage.quiet();
+
+    // Then nobody says that nothing happened, and the same id tells what did
+    expect(summaries(asked)).toEqual(["done 3", "done 4", "unknown"]);
+    expect(summaryOf(await stage.perform(command))).toBe("replayed 2");
+  });
 
   it("that a gateway made is carried out once, even when its one message comes twice", async () => {
     const wallet = await stage.open("a", "10");
