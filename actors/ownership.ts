@@ -17,6 +17,7 @@
  */
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import type { HostStatus } from "../src/protocol.ts";
 import type { ShardOwner, ShardTable } from "../src/shard-table.ts";
 import type { Member, Membership } from "./membership.ts";
@@ -154,7 +155,7 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
       hasWarned = false;
       return table;
     } catch (error) {
-      if (!hasWarned) log.warn(`cannot read the shard table, trying again: ${String(error)}`);
+      if (!hasWarned) log.warn(`cannot read the shard table, trying again: ${messageOf(error)}`);
       hasWarned = true;
       isTableInSight = false;
       return null;
@@ -240,7 +241,7 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
       } catch (error) {
         // One database is away; the others' shards must not wait for it. What was released there,
         // the table tells below.
-        log.warn(`ownership: ${String(error)}`);
+        log.warn(`ownership: ${messageOf(error)}`);
       }
     }
     if (isLeaving && states.size === 0) onEmpty?.();

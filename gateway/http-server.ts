@@ -15,8 +15,10 @@ import Fastify, {
   type FastifyRequest,
   type FastifyTypeProvider,
 } from "fastify";
-import { IncomingMessage, STATUS_CODES } from "node:http";
+import { IncomingMessage, STATUS_CODES, type Server } from "node:http";
 import type { Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
 import type { Static, TSchema } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
@@ -97,6 +99,7 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   if (tracing !== null) traceRequests(app, tracing);
   // Node would silently drop what is behind the 2,000th header; 16 KiB bound them all.
   app.server.maxHeadersCount = 0;
+  app.addHook("preClose", () => letGo(app.server));
   app.addHook("onRequest", (request, reply, done) => {
     reply.header("x-correlation-id", request.id);
     done();
@@ -123,6 +126,18 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   answerUnknownRoutes(app);
   for (const schema of NAMED_SCHEMAS) app.addSchema(schema);
   return app;
+}
+
+/**
+ * Ends connections without cutting off a request. From here on every answer says that its connection
+ * closes; what clients had sent already, and sends now, still gets one. An idle connection is ended
+ * after that, and one whose answer was under way soon after it: its client may mean to keep it, and
+ * all that closes after the server would wait for that.
+ */
+async function letGo(server: Server): Promise<void> {
+  server.keepAliveTimeout = LIMITS.httpClosingKeepAliveMs;
+  const open = await promisify(server.getConnections.bind(server))();
+  if (open > 0) await sleep(LIMITS.httpDrainMs);
 }
 
 // --- Upgrades ------------------------------------------------------------------------------------

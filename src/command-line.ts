@@ -1,9 +1,9 @@
 /**
- * What every command line has to get right for the person who started it: how far it is,
- * and that Ctrl-C ends all of it. On a terminal progress is a bar on standard error; in a
- * pipe or a file it is a plain line now and then, and one for how far it came. An interrupted
- * process exits instead of being killed, so that exit handlers run: they give the terminal back
- * and stop an embedded PostgreSQL, which no signal of the terminal reaches.
+ * What every command line has to get right for the person who started it: how far it is, and that
+ * Ctrl-C ends all of it. On a terminal progress is a bar on standard error; in a pipe or a file it
+ * is a plain line now and then, and one for how far it came. An interrupted process exits instead
+ * of being killed, so that exit handlers run: they give the terminal back and stop an embedded
+ * PostgreSQL, which no signal of the terminal reaches.
  */
 import { SingleBar } from "cli-progress";
 

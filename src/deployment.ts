@@ -87,7 +87,7 @@ export async function watchDeployment(options: WatchOptions): Promise<{ stop(): 
   let isStopped = false;
 
   const missOf = (url: string) => (error: unknown) => {
-    log.warn(`cannot see yet whether ${databaseName(url)} is in its place: ${String(error)}`);
+    log.warn(`cannot see yet whether ${databaseName(url)} is in its place: ${messageOf(error)}`);
     return null;
   };
 

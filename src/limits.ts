@@ -62,6 +62,13 @@ export const LIMITS = {
   httpSocketIdleMs: 60_000,
   /** A connection may wait this long for a request: longer than load balancers do (60 s). */
   httpKeepAliveMs: 72_000,
+  /** The same of a server that is closing: only answers under way when it began leave any. */
+  httpClosingKeepAliveMs: 100,
+  /**
+   * A server that closes answers for this long what comes over open connections, and tells each
+   * client to close its own: longer than a request is on its way.
+   */
+  httpDrainMs: 250,
   /** Wrong fields that one validation error lists; the library stops looking at 8. */
   validationProblemsMax: 8,
   /** One probe of a dependency by a health endpoint. */

@@ -23,6 +23,7 @@ import type { NatsBus } from "./nats-bus.ts";
 import { packageRoot } from "./package-root.ts";
 import { startTracing } from "./tracing.ts";
 import type { RunningHost } from "./main-host.ts";
+import { messageOf } from "./message-of.ts";
 import { closeAll, type Closing, type Parts } from "./parts.ts";
 
 async function start(config: Config, log: Logger, closing: Closing): Promise<void> {
@@ -105,7 +106,7 @@ async function prepareWhenThere(databaseUrls: readonly string[], log: Logger): P
     } catch (error) {
       if (!isAway(error)) throw error;
       if (performance.now() >= quietUntilMs) {
-        log.warn(`a database is away, trying again: ${String(error)}`);
+        log.warn(`a database is away, trying again: ${messageOf(error)}`);
         quietUntilMs = performance.now() + LIMITS.busTroubleLogMs;
       }
     }

@@ -6,6 +6,7 @@
  */
 import pg from "pg";
 import { LIMITS } from "./limits.ts";
+import { messageOf } from "./message-of.ts";
 import type { ShardOwner, ShardTable } from "./shard-table.ts";
 
 export interface PostgresShardTable extends ShardTable {
@@ -116,5 +117,5 @@ function byDatabase(
 
 function reasonOf(asked: ReadonlyArray<PromiseSettledResult<unknown>>): string {
   const failed = asked.filter((answer) => answer.status === "rejected");
-  return failed.map(({ reason }) => String(reason)).join("; ");
+  return failed.map(({ reason }) => messageOf(reason)).join("; ");
 }

@@ -8,7 +8,7 @@ import { verify } from "../../src/verify.ts";
 import { query } from "../cluster/local-cluster.ts";
 
 /** From a hold's time, or from the end of the faults, until it is written that it has expired. */
-export const EXPIRY_MS_MAX = 5_000;
+const EXPIRY_MS_MAX = 5_000;
 const lookMs = 50;
 /** Holds that end later are for another day. */
 const soonMs = 60_000;

@@ -44,7 +44,7 @@ export interface Crew {
   end(): Promise<void>;
 }
 
-export function gatherCrew(): Crew {
+function gatherCrew(): Crew {
   const workers = Array.from({ length: availableParallelism() }, () => {
     return new Worker(new URL(import.meta.url), { workerData: { simulation: true } });
   });

@@ -63,7 +63,7 @@ export interface World {
 /**
  * Never less than any event of the books, so that the pending transfer is from just before them.
  */
-export const TEN_MINUTES_MS = 600_000;
+const TEN_MINUTES_MS = 600_000;
 
 let lastCopy = 0;
 

@@ -23,7 +23,7 @@ interface Sample {
 const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"(?:,|$)/g;
 
-export function readScrape(text: string): Scrape {
+function readScrape(text: string): Scrape {
   const types = new Map<string, string>();
   const samples: Sample[] = [];
   const seen = new Set<string>();
