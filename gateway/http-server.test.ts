@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { Agent, request, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";
 import { pino } from "pino";
-import { expect, it, onTestFinished } from "vitest";
+import { expect, it, onTestFinished, vi } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { buildServer } from "./http-server.ts";
 
@@ -46,6 +46,7 @@ it("clients that go on asking lose no answer: each is told to close its connecti
   app.get("/", () => "done");
   await app.listen({ port: 0, host: "127.0.0.1" });
   const { port } = app.server.address() as AddressInfo;
+  const connected = new Set<Agent>();
   const ends = Array.from({ length: 20 }, async () => {
     const agent = new Agent({ keepAlive: true, maxSockets: 1 });
     onTestFinished(() => agent.destroy());
@@ -55,10 +56,11 @@ it("clients that go on asking lose no answer: each is told to close its connecti
       });
       response.resume();
       await once(response, "end");
+      connected.add(agent);
       if (response.headers.connection === "close") return response.statusCode;
     }
   });
-  await new Promise((resolve) => setTimeout(resolve, 100));
+  await vi.waitUntil(() => connected.size === 20);
   // When the server closes
   await app.close();
   // Then each request was answered, also those that were on their way

@@ -16,7 +16,7 @@ import Fastify, {
   type FastifyTypeProvider,
 } from "fastify";
 import { IncomingMessage, STATUS_CODES, type Server } from "node:http";
-import type { Socket } from "node:net";
+import { Server as NetServer, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import type { Static, TSchema } from "typebox";
@@ -129,13 +129,15 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
 }
 
 /**
- * Ends connections without cutting off a request. From here on every answer says that its connection
- * closes; what clients had sent already, and sends now, still gets one. An idle connection is ended
+ * Ends connections without cutting off a request. From here on none is taken, and every answer says
+ * that its connection closes; what comes over those that are open still gets one. An idle connection is ended
  * after that, and one whose answer was under way soon after it: its client may mean to keep it, and
  * all that closes after the server would wait for that.
  */
 async function letGo(server: Server): Promise<void> {
   server.keepAliveTimeout = LIMITS.httpClosingKeepAliveMs;
+  // Takes no new connection; HTTP's own close would end the idle ones at once.
+  NetServer.prototype.close.call(server);
   const open = await promisify(server.getConnections.bind(server))();
   if (open > 0) await sleep(LIMITS.httpDrainMs);
 }

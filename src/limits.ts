@@ -65,8 +65,8 @@ export const LIMITS = {
   /** The same of a server that is closing: only answers under way when it began leave any. */
   httpClosingKeepAliveMs: 100,
   /**
-   * A server that closes answers for this long what comes over open connections, and tells each
-   * client to close its own: longer than a request is on its way.
+   * A server that closes answers for this long what comes over open connections, each with the word
+   * that it closes: longer than a request is on its way.
    */
   httpDrainMs: 250,
   /** Wrong fields that one validation error lists; the library stops looking at 8. */
