@@ -18,12 +18,8 @@ import type { RelayStore } from "../../src/relay-store.ts";
 import type { CommandMessage } from "../../src/protocol.ts";
 import { buildBatchDoor, type BatchDoor } from "./batches.ts";
 import type { Network, SimulatedBus } from "./bus.ts";
-import {
-  buildSimulatedReads,
-  buildSimulatedShardTable,
-  type Caller,
-  type SimulatedDatabase,
-} from "./database.ts";
+import { buildSimulatedShardTable, type Caller, type SimulatedDatabase } from "./database.ts";
+import { buildSimulatedReads } from "./reads.ts";
 import { buildLanes, type SimulatedLanes } from "./lanes.ts";
 import type { Registry } from "./membership.ts";
 import type { Process, Scheduler } from "./scheduler.ts";

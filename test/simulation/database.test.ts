@@ -18,13 +18,13 @@ import {
 import { unique } from "../stage/ids.ts";
 import {
   buildSimulatedDatabase,
-  buildSimulatedReads,
   buildSimulatedShardTable,
   type Call,
   type CallPlan,
   type Plants,
   type SimulatedDatabase,
 } from "./database.ts";
+import { buildSimulatedReads } from "./reads.ts";
 import { buildSimulatedRelayStore } from "./relay-store.ts";
 
 const OWNER = "host-1";

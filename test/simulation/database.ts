@@ -1,6 +1,6 @@
 /**
- * One PostgreSQL, in memory and in virtual time: the journal, the shard table and the read model of
- * a simulated cluster. It keeps what their SQL promises: an append shares a lock from its fence
+ * One PostgreSQL, in memory and in virtual time: the journal and the shard table of a simulated
+ * cluster (what it is asked besides is in `reads.ts`). It keeps what their SQL promises: an append shares a lock from its fence
  * check to its commit, a claim takes it alone, everything else happens at the commit point, at
  * once. What it hides is that nothing here is real; what it traded is waiting on single rows: of
  * two transactions with the same key the first to commit wins, where PostgreSQL lets the first to
@@ -22,13 +22,7 @@ import {
   type Journal,
   type Writes,
 } from "../../src/journal.ts";
-import { LIMITS } from "../../src/limits.ts";
-import {
-  ReadUnavailable,
-  type Operation,
-  type ReadModel,
-  type StoredEvent,
-} from "../../src/read-model.ts";
+import { ReadUnavailable } from "../../src/read-model.ts";
 import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { ShardOwner, ShardTable } from "../../src/shard-table.ts";
 import type { Transfer } from "../../src/transfer.ts";
@@ -41,7 +35,6 @@ import {
   copyOf,
   lastPositionOf,
   lookUp,
-  metadataAt,
   supersededShards,
   write,
   type EventRow,
@@ -506,105 +499,6 @@ function valuesOf(answers: readonly PromiseSettledResult<ShardOwner[]>[]): Shard
 
 function firstReason(answers: readonly PromiseSettledResult<unknown>[]): unknown {
   return answers.find((answer) => answer.status === "rejected")?.reason;
-}
-
-// --- The read model ------------------------------------------------------------------------------
-
-/** What gateways and feeds of a simulated cluster ask. */
-export type SimulatedReads = Pick<
-  ReadModel,
-  | "wallet"
-  | "walletsById"
-  | "walletAt"
-  | "walletIdsOfOwner"
-  | "events"
-  | "transfer"
-  | "operations"
-  | "holdAt"
->;
-
-/** Reads of all databases; a wallet is where its shard is. */
-export function buildSimulatedReads(
-  databases: readonly SimulatedDatabase[],
-  caller: Caller,
-): SimulatedReads {
-  const at = (walletId: string): SimulatedDatabase =>
-    databases[shardOf(walletId) % databases.length]!;
-  async function everywhere<T>(statement: (tables: Tables) => T[]): Promise<T[]> {
-    const parts = await Promise.all(
-      databases.map((database) => database.ask(caller, "read", statement)),
-    );
-    return parts.flat();
-  }
-  return {
-    wallet: (walletId) =>
-      at(walletId).ask(caller, "read", ({ wallets }) => wallets.get(walletId) ?? null),
-    async walletsById(walletIds) {
-      if (walletIds.length > LIMITS.queryRowsMax) {
-        throw new RangeError(`${walletIds.length} ids are more than ${LIMITS.queryRowsMax}`);
-      }
-      const parts = databases.map((database) => ({
-        database,
-        ids: walletIds.filter((walletId) => at(walletId) === database),
-      }));
-      const found = await Promise.all(
-        parts
-          .filter(({ ids }) => ids.length > 0)
-          .map(({ database, ids }) =>
-            database.ask(caller, "read", ({ wallets }) => ids.map((id) => wallets.get(id))),
-          ),
-      );
-      return found.flat().filter((wallet) => wallet !== undefined);
-    },
-    walletAt: (walletId, version) =>
-      at(walletId).ask(caller, "read", (tables) => {
-        const wallet = tables.wallets.get(walletId);
-        const event = tables.byVersion.get(`${walletId} ${version}`);
-        if (wallet === undefined || event === undefined) return null;
-        const { balanceMinor, heldMinor, status, occurredAtMs: updatedAtMs } = event;
-        const metadata = metadataAt(tables, walletId, version);
-        return { ...wallet, balanceMinor, heldMinor, status, version, metadata, updatedAtMs };
-      }),
-    holdAt: (walletId, version) =>
-      at(walletId).ask(caller, "read", ({ byVersion }) => {
-        const hold = byVersion.get(`${walletId} ${version}`)?.data?.["hold"];
-        return (hold ?? null) as Hold | null;
-      }),
-    async walletIdsOfOwner(ownerId, limit) {
-      const found = await everywhere(({ wallets }) =>
-        [...wallets.values()].filter((wallet) => wallet.ownerId === ownerId),
-      );
-      const walletIds = found.map(({ walletId }) => walletId).toSorted();
-      return walletIds.slice(0, Math.min(limit, LIMITS.queryRowsMax));
-    },
-    events: (walletId, fromVersion, limit) =>
-      at(walletId).ask(caller, "read", ({ eventsOf }): StoredEvent[] =>
-        (eventsOf.get(walletId) ?? [])
-          .filter(({ version }) => version >= fromVersion)
-          .slice(0, Math.min(limit, LIMITS.queryRowsMax)),
-      ),
-    async transfer(transferId) {
-      const found = await everywhere(({ transfers }) => {
-        const transfer = transfers.get(transferId);
-        return transfer === undefined ? [] : [transfer];
-      });
-      return found[0] ?? null;
-    },
-    operations: (commandId, walletId) =>
-      everywhere(({ events, rejections }): Operation[] => {
-        const isIt = (row: { walletId: string; commandId: string | null }): boolean =>
-          row.commandId === commandId && (walletId === null || row.walletId === walletId);
-        const done = events.filter(isIt).map((event): Operation => {
-          const { version, transferId } = event;
-          return { commandId, walletId: event.walletId, version, rejection: null, transferId };
-        });
-        const rejected = [...rejections.values()].filter(isIt).map((row): Operation => {
-          const { rejection } = row;
-          return { commandId, walletId: row.walletId, version: null, rejection, transferId: null };
-        });
-        return [...done, ...rejected];
-      }),
-  };
 }
 
 function comparePlaces(one: DueHold, other: DueHold): number {
