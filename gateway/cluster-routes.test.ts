@@ -12,7 +12,10 @@ import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import { SUBJECTS, type HostStatus } from "../src/protocol.ts";
 import type { ShardOwner } from "../src/shard-table.ts";
+import { buildAnswers } from "./answers.ts";
+import { buildBatches } from "./batch.ts";
 import { buildClusterLook, type ClusterRoutesDeps } from "./cluster-routes.ts";
+import { buildCommandIntake } from "./command-intake.ts";
 import { buildCommandDesk } from "./commands.ts";
 import { buildGateway } from "./http.ts";
 
@@ -262,13 +265,20 @@ describe("GET /cluster", () => {
     const databaseUrls = ["postgres://nobody@127.0.0.1:1/none"];
     const readModel = buildPostgresReadModel({ databaseUrls });
     const shardTable = reading(tableOf(() => "host-a:1"));
+    const assets = buildPostgresAssets({ databaseUrls });
+    const log = pino({ level: "silent" });
+    const takeIn = buildCommandIntake((code) => assets.assetOf(code));
+    const answer = buildAnswers({ readModel, log });
     const app = buildGateway({
       bus,
       commands,
+      takeIn,
+      answer,
+      batches: buildBatches({ commands, takeIn, answer, log }),
       readModel,
-      assets: buildPostgresAssets({ databaseUrls }),
+      assets,
       version: "1.2.3",
-      log: pino({ level: "silent" }),
+      log,
       cluster: { bus, shardTable, gatewayId: "gateway-1", time },
     });
     try {

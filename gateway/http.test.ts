@@ -11,6 +11,9 @@ import { LIMITS } from "../src/limits.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
 import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
+import { buildAnswers } from "./answers.ts";
+import { buildBatches } from "./batch.ts";
+import { buildCommandIntake } from "./command-intake.ts";
 import { buildCommandDesk } from "./commands.ts";
 import { buildGateway } from "./http.ts";
 import { OPERATION_IDS } from "./operation-ids.ts";
@@ -21,13 +24,20 @@ const commands = buildCommandDesk({ bus, gatewayId: "test" });
 const databaseUrls = ["postgres://nobody@127.0.0.1:1/none"];
 const readModel = buildPostgresReadModel({ databaseUrls });
 const assets = buildPostgresAssets({ databaseUrls });
+const log = pino({ level: "silent" });
+const takeIn = buildCommandIntake((code) => assets.assetOf(code));
+const answer = buildAnswers({ readModel, log });
+const batches = buildBatches({ commands, takeIn, answer, log });
 const app = buildGateway({
   bus,
   commands,
+  takeIn,
+  answer,
+  batches,
   readModel,
   assets,
   version: "1.2.3",
-  log: pino({ level: "silent" }),
+  log,
 });
 let port: number;
 

@@ -14,12 +14,12 @@ import type { Assets } from "../src/assets.ts";
 import type { RelayStatus } from "../src/protocol.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import type { Tracing } from "../src/tracing.ts";
-import { buildAnswers } from "./answers.ts";
+import type { GiveAnswer } from "./answers.ts";
 import { addAssetRoutes } from "./asset-routes.ts";
-import { buildBatches, type Batches } from "./batch.ts";
+import type { Batches } from "./batch.ts";
 import { addBatchRoute } from "./batch-routes.ts";
 import { addClusterRoutes, type ClusterRoutesDeps } from "./cluster-routes.ts";
-import { buildCommandIntake } from "./command-intake.ts";
+import type { TakeIn } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
 import { addGameRoutes } from "./game-routes.ts";
 import { addHealthRoutes, type HealthProbe } from "./health-routes.ts";
@@ -36,6 +36,10 @@ import { addWebhookRoutes, type WebhookRoutesDeps } from "./webhook-routes.ts";
 
 export interface GatewayOptions {
   readonly commands: Pick<CommandDesk, "submit" | "pending">;
+  readonly takeIn: TakeIn;
+  readonly answer: GiveAnswer;
+  /** Shared with the NATS service of the process, so that one bound holds for both. */
+  readonly batches: Batches;
   readonly readModel: ReadModel;
   readonly bus: Pick<Bus, "state" | "ping">;
   readonly assets: Assets;
@@ -47,11 +51,6 @@ export interface GatewayOptions {
    * shards.
    */
   readonly probes?: readonly HealthProbe[];
-  /**
-   * Shared with the NATS service of the process, so that one bound holds for both; made here when
-   * there is none.
-   */
-  readonly batches?: Batches;
   /** What `/health/nats/stats` shows; without it the bus is in-process. */
   readonly busStats?: () => object;
   /** What `GET /cluster` looks at; without it there is no such path. */
@@ -75,15 +74,12 @@ export interface GatewayOptions {
  * registered until then.
  */
 export function buildGateway(options: GatewayOptions): FastifyInstance {
-  const { commands, readModel, bus, assets, version, log } = options;
+  const { commands, takeIn, answer, batches, readModel, bus, assets, version, log } = options;
   const { metrics, tracing, rateLimit = null, trustProxy } = options;
   const app = buildServer(log, { metrics, tracing, trustProxy });
   // Before the routes that it counts.
   if (rateLimit !== null) rateLimit.limit(app);
   describeApi(app, version);
-  const takeIn = buildCommandIntake((code) => assets.assetOf(code));
-  const answer = buildAnswers({ readModel, log });
-  const batches = options.batches ?? buildBatches({ commands, takeIn, answer, log });
   // In a plugin, so that they come after the one that collects their schemas.
   void app.register((routes, _options, done) => {
     refuseQueriesOfWrites(routes);
@@ -93,7 +89,7 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
     addGameRoutes(routes, { commands, takeIn, answer, readModel });
     addAssetRoutes(routes, assets);
     addReadRoutes(routes, readModel);
-    addLedgerRoutes(routes, readModel);
+    addLedgerRoutes(routes, readModel, assets);
     if (options.cluster !== undefined) addClusterRoutes(routes, options.cluster);
     if (metrics !== undefined) addMetricsRoute(routes, metrics);
     if (options.webhooks !== undefined) addWebhookRoutes(routes, options.webhooks);

@@ -7,11 +7,12 @@
 import type { FastifyInstance } from "fastify";
 
 import { formatAmount } from "../src/amount.ts";
+import type { Assets } from "../src/assets.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { AccountTotal, ReadModel, StoredEvent } from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { isoTime } from "./answers.ts";
-import { apiError, ApiException } from "./errors.ts";
+import { apiError, ApiException, rejectionError } from "./errors.ts";
 import { ledgerEntryBody } from "./history.ts";
 import type { InputTypes } from "./http-server.ts";
 import { rowsOf, versionCursor } from "./pages.ts";
@@ -29,7 +30,11 @@ import { NoQuery, problems, WalletParams } from "./schemas.ts";
 
 const tags = ["ledger"];
 
-export function addLedgerRoutes(app: FastifyInstance, readModel: ReadModel): void {
+export function addLedgerRoutes(
+  app: FastifyInstance,
+  readModel: ReadModel,
+  assets: Pick<Assets, "assetOf">,
+): void {
   const routes = app.withTypeProvider<InputTypes>();
   routes.get(
     "/ledger/wallet/:walletId",
@@ -74,14 +79,19 @@ export function addLedgerRoutes(app: FastifyInstance, readModel: ReadModel): voi
       schema: {
         tags,
         summary: "Totals per account, which sum to zero",
-        description: `All wallets together by their balances, the system accounts by every event that names them, both of the same moment. Each event is read once: the totals are kept, and go on from where the last question left them. When there is more to add than ${LIMITS.trialBalanceMs / 1_000} s allow, it ends with \`query_too_slow\`: ask again, it goes on. Each database is read at a moment of its own, so \`system:transit\` may show money that is on its way between two. A \`currency\` without any wallet, known or not, has no totals: the list is empty.`,
+        description: `All wallets together by their balances, the system accounts by every event that names them, both of the same moment. Each event is read once: the totals are kept, and go on from where the last question left them. When there is more to add than ${LIMITS.trialBalanceMs / 1_000} s allow, it ends with \`query_too_slow\`: ask again, it goes on. Each database is read at a moment of its own, so \`system:transit\` may show money that is on its way between two. A known \`currency\` without any wallet has no totals: the list is empty. One that is not known is \`asset_not_found\`.`,
         querystring: TrialBalanceQuery,
         response: { 200: TrialBalance, ...problems },
       },
     },
     async (request): Promise<TrialBalanceBody> => {
       const asOf = isoTime(Date.now());
-      const totals = await readModel.trialBalance(request.query.currency ?? null);
+      const { currency = null } = request.query;
+      const totals = await readModel.trialBalance(currency);
+      // A later ISO 4217 may have dropped an asset: what wallets hold of it is shown all the same.
+      if (totals.length === 0 && currency !== null && (await assets.assetOf(currency)) === null) {
+        throw new ApiException(rejectionError({ code: "asset_not_found", currency }));
+      }
       return { asOf, currencies: currenciesOf(totals) };
     },
   );

@@ -7,6 +7,7 @@ import pg from "pg";
 import { databaseName } from "./config.ts";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
+import { messageOf } from "./message-of.ts";
 
 export interface Databases {
   /** Shard `s` lives in the one at `s % urls.length`. */
@@ -105,7 +106,7 @@ async function openEmbedded(dataDir: string, log: DatabaseLog): Promise<Database
         log.warn("the embedded PostgreSQL runs again");
         return;
       } catch (error) {
-        log.error(`the embedded PostgreSQL does not start: ${String(error)}`);
+        log.error(`the embedded PostgreSQL does not start: ${messageOf(error)}`);
         await new Promise((resolve) => setTimeout(resolve, pauseMs));
         pauseMs = Math.min(pauseMs * 2, LIMITS.journalRetryMsMax);
       }

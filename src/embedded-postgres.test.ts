@@ -10,6 +10,7 @@ import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { openDatabases } from "./database.ts";
 import {
   EmbeddedPostgresError,
   startEmbeddedPostgres,
@@ -143,6 +144,30 @@ describe("embedded PostgreSQL", { timeout: 20_000 }, () => {
     const server = await start();
     process.kill(server.pid, "SIGKILL");
     expect(await server.exited).toEqual({ code: null, signal: "SIGKILL", expected: false });
+  });
+
+  it("is started again when it dies, as soon as it can be, and the log says why it cannot yet", async () => {
+    const lines: string[] = [];
+    const tell = (line: string): void => void lines.push(line);
+    const { urls, stop } = await openDatabases([], dataDir, { warn: tell, error: tell });
+    onTestFinished(stop);
+    const cluster = join(dataDir, "postgres");
+    const password = join(cluster, "coffer.password");
+
+    // When it dies while something that it needs is not there
+    fs.renameSync(password, `${password}.away`);
+    const pid = fs.readFileSync(join(cluster, "postmaster.pid"), "utf8").split("\n")[0];
+    process.kill(Number(pid), "SIGKILL");
+    await expect.poll(() => lines.length).toBeGreaterThan(1);
+    fs.renameSync(`${password}.away`, password);
+    await expect.poll(() => lines.at(-1)).toBe("the embedded PostgreSQL runs again");
+
+    // Then it is back, where it was
+    expect(await query(urls[0]!, "SELECT 1")).toEqual([1]);
+    expect(lines[0]).toBe("the embedded PostgreSQL ended (SIGKILL), starting it again");
+    expect(lines[1]).toMatch(
+      /^the embedded PostgreSQL does not start: \/.*coffer\.password, the password of the embedded PostgreSQL, cannot be read: ENOENT/,
+    );
   });
 
   it("names an occupied port", async () => {

@@ -10,12 +10,12 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import * as fs from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { LIMITS } from "./limits.ts";
+import { listenOnce } from "./listen-once.ts";
 import { messageOf } from "./message-of.ts";
 import {
   chooseAccount,
@@ -32,6 +32,7 @@ export { EmbeddedPostgresError, type EmbeddedPostgresErrorCode } from "./postgre
 
 const superuser = "coffer";
 const database = "coffer";
+const loopback = "127.0.0.1";
 
 const defaultSettings: Record<string, string> = {
   shared_buffers: "256MB",
@@ -50,7 +51,7 @@ const fixedSettings: Record<string, string> = {
   fsync: "on",
   synchronous_commit: "on",
   full_page_writes: "on",
-  listen_addresses: "127.0.0.1",
+  listen_addresses: loopback,
   unix_socket_directories: "",
   logging_collector: "off",
   log_destination: "stderr",
@@ -439,7 +440,7 @@ function readPassword(cluster: string): string {
 // --- Ports ---------------------------------------------------------------------------------------
 
 function findFreePort(): Promise<number> {
-  return listenOnce(0);
+  return listenOnce(0, loopback);
 }
 
 /**
@@ -447,23 +448,12 @@ function findFreePort(): Promise<number> {
  * answer.
  */
 async function assertPortFree(port: number): Promise<void> {
-  await listenOnce(port).catch((error: unknown) => {
+  await listenOnce(port, loopback).catch((error: unknown) => {
     if ((error as NodeJS.ErrnoException).code === "EADDRINUSE") throw portTaken(port);
     throw new EmbeddedPostgresError(
       "port_in_use",
       `Port ${port} on 127.0.0.1 cannot be used for PostgreSQL: ${messageOf(error)}`,
     );
-  });
-}
-
-function listenOnce(port: number): Promise<number> {
-  return new Promise((done, fail) => {
-    const server = createServer();
-    server.once("error", fail);
-    server.listen(port, "127.0.0.1", () => {
-      const found = (server.address() as AddressInfo).port;
-      server.close(() => done(found));
-    });
   });
 }
 

@@ -65,14 +65,13 @@ export async function startGateway(
   const takeIn = buildCommandIntake((code) => assets.assetOf(code));
   const answer = buildAnswers({ readModel, log });
   const batches = buildBatches({ commands, takeIn, answer, log, metrics });
+  const answering = { commands, takeIn, answer, batches, readModel };
   const webhooks = buildPostgresWebhooks(databases.urls);
   closing.push({ name: "webhooks of the gateway", close: () => webhooks.close() });
   const server = buildGateway({
-    commands,
-    readModel,
+    ...answering,
     bus,
     assets,
-    batches,
     cluster: { bus, shardTable, gatewayId },
     webhooks: { store: webhooks, allowsPrivate: config.webhookPrivate },
     version,
@@ -100,8 +99,7 @@ export async function startGateway(
   closing.push({ name: "http", close: () => server.close() });
   closing.push({ name: "feed", close: () => hub.drain() });
   if (natsBus !== null) {
-    const answering = { readModel, takeIn, answer, batches };
-    const close = openService(natsBus, { ...parts, ...answering, commands });
+    const close = openService(natsBus, { ...parts, ...answering });
     closing.push({ name: "service", close });
   }
   // First of all: what has begun gets the time that is left.

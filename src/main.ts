@@ -16,6 +16,7 @@ import { isAway, openDatabases, UnsafeDatabaseError } from "./database.ts";
 import { prepareDatabases, watchDeployment } from "./deployment.ts";
 import { EmbeddedPostgresError } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
+import { listenOnce } from "./listen-once.ts";
 import { buildLog } from "./log.ts";
 import { buildMemoryBus } from "./memory-bus.ts";
 import { buildMetrics } from "./metrics.ts";
@@ -27,6 +28,9 @@ import { messageOf } from "./message-of.ts";
 import { closeAll, type Closing, type Parts } from "./parts.ts";
 
 async function start(config: Config, log: Logger, closing: Closing): Promise<void> {
+  // The server listens only when it can serve; that it cannot listen is told before a database is
+  // made for nothing.
+  await listenOnce(config.port, config.host);
   // Nearly all that there is to load: bad settings are told before that, and a host without a
   // gateway loads none.
   const { buildHostServer, buildRunningHost } = await import("./main-host.ts");

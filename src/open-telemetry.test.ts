@@ -1,6 +1,9 @@
-/** The W3C trace context, as strangers send it. */
-import { expect, it } from "vitest";
-import { spanContextOf, traceparentOf } from "./open-telemetry.ts";
+/** The W3C trace context, as strangers send it, and a collector that takes nothing. */
+import { diag } from "@opentelemetry/api";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { expect, it, onTestFinished, vi } from "vitest";
+import { buildOpenTelemetry, spanContextOf, traceparentOf } from "./open-telemetry.ts";
 
 const traceId = "0af7651916cd43dd8448eb211c80319c";
 const spanId = "b7ad6b7169203331";
@@ -30,4 +33,30 @@ it.each([
   `00-${traceId}-${"0".repeat(16)}-01`,
 ])("%s is none", (text) => {
   expect(spanContextOf(text)).toBeNull();
+});
+
+it("says in words why the last spans were not exported", async () => {
+  // Given a collector that refuses everything
+  const collector = createServer((request, response) => {
+    request.resume();
+    response.writeHead(400).end();
+  });
+  await new Promise<void>((done) => collector.listen(0, "127.0.0.1", done));
+  onTestFinished(() => void collector.close());
+  const { port } = collector.address() as AddressInfo;
+  vi.stubEnv("OTEL_EXPORTER_OTLP_ENDPOINT", `http://127.0.0.1:${port}`);
+  onTestFinished(() => {
+    vi.unstubAllEnvs();
+    diag.disable();
+  });
+  const warnings: string[] = [];
+  const log = { warn: (text: string) => void warnings.push(text) };
+  const tracing = buildOpenTelemetry({ version: "1.2.3", hostId: "host-1", role: "all", log });
+
+  // When the process ends with a span that has not left
+  tracing.begin("server", "GET /", undefined, {})?.end({});
+  await tracing.stop();
+
+  // Then the log has the reason, without the name of a class
+  expect(warnings).toContain("the last spans were not exported: Bad Request");
 });

@@ -22,6 +22,7 @@ import { detectResources, envDetector, resourceFromAttributes } from "@opentelem
 import { BatchSpanProcessor, NodeTracerProvider } from "@opentelemetry/sdk-trace-node";
 import { LIMITS } from "./limits.ts";
 import { monotonicMs, type CommitTrace } from "./measures.ts";
+import { messageOf } from "./message-of.ts";
 import type { OpenSpan, TracedProcess, Tracing } from "./tracing.ts";
 
 /**
@@ -139,7 +140,7 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
         timer = setTimeout(resolve, LIMITS.spansFlushMs);
       });
       const flushed = provider.shutdown().catch((error: unknown) => {
-        log.warn(`the last spans were not exported: ${String(error)}`);
+        log.warn(`the last spans were not exported: ${messageOf(error)}`);
       });
       await Promise.race([flushed, late]);
       clearTimeout(timer);

@@ -283,6 +283,7 @@ describe("with several databases", () => {
         return [answer.status, body.code ?? null] as const;
       };
       const open = (currency: string) => ask("/wallets", { walletId: idIn(EVEN), currency });
+      const books = (currency: string) => ask(`/ledger/trial-balance?currency=${currency}`);
       for (const code of [seen, inEven]) {
         expect((await ask("/assets", gold({ code })))[0]).toBe(201);
       }
@@ -303,6 +304,10 @@ describe("with several databases", () => {
       }
       expect(await ask("/assets", gold({ code: codeIn(ODD) }))).toEqual([503, "unavailable"]);
       expect(await ask("/assets")).toEqual([503, "unavailable"]);
+      // And books, which take all databases, say of no asset that it does not exist
+      for (const code of ["USD", seen, unseen, inEven, codeIn(ODD), codeIn(EVEN)]) {
+        expect((await books(code))[0]).toBe(503);
+      }
 
       // When a process starts meanwhile, it is not kept waiting by what may be there
       const warnings: unknown[] = [];
@@ -322,6 +327,12 @@ describe("with several databases", () => {
       expect(late.assetOf(unseen)).toMatchObject({ decimalPlaces: 0, isOwn: true });
       expect(await open(codeIn(ODD))).toEqual([404, "asset_not_found"]);
       expect((await ask("/assets"))[0]).toBe(200);
+      const unused = codeIn(ODD);
+      await assets.create(gold({ code: unused }), false);
+      for (const code of [unseen, unused]) expect(await books(code)).toEqual([200, null]);
+      for (const code of [codeIn(EVEN), codeIn(ODD)]) {
+        expect(await books(code)).toEqual([404, "asset_not_found"]);
+      }
     },
   );
 

@@ -482,7 +482,23 @@ describe("the ledger", () => {
       { account: "system:world", balance: `-${total}` },
       { account: "wallets", balance: total },
     ]);
-    expect((await read("?currency=XYZ")).currencies).toEqual([]);
+  });
+
+  it("of one currency is empty where no wallet has it, and not found where it is none", async () => {
+    await stack.open({ currency: "CHF" });
+    const asked = (currency: string) =>
+      stack.get<AnyBody & TrialBalanceBody>(`/ledger/trial-balance?currency=${currency}`);
+    const known = await asked("XAF");
+    expect([known.status, known.body.currencies]).toEqual([200, []]);
+    const empty = await asked("CHF");
+    expect(empty.body.currencies).toMatchObject([{ currency: "CHF", sum: "0.00" }]);
+    for (const unknown of ["XYZ", "chf"]) {
+      const { status, body } = await asked(unknown);
+      expect([status, body]).toMatchObject([
+        404,
+        { code: "asset_not_found", path: "/ledger/trial-balance", details: { currency: unknown } },
+      ]);
+    }
   });
 
   it("says so when the books take longer than they may, and reads pages meanwhile", async () => {

@@ -3,11 +3,15 @@
  * not 0 and one message that names the variable, what was given and what is allowed. A variable
  * that is wrong by itself opens nothing: the addresses of those lead nowhere.
  */
+import { existsSync, rmdirSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { expect, inject, it, onTestFinished } from "vitest";
+import { withClient } from "../src/database.ts";
 import { prepareDatabases } from "../src/deployment.ts";
-import { runCoffer, startCoffer } from "./stage/process.ts";
+import { listenOnce } from "../src/listen-once.ts";
+import { dataFolder, runCoffer, startCoffer } from "./stage/process.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";
+import { until } from "./stage/stack.ts";
 
 /** Nearly all of it is Node's own start, with room for a busy machine. */
 const AT_ONCE_MS = 10_000;
@@ -81,22 +85,36 @@ it.each(rows)("ends at once with %j, and says what is allowed", async (env, line
   expect(output).not.toContain("secret");
 });
 
-it("names the port when something else listens there", async () => {
-  // Given a port that is taken
+/** Something else that listens, until the test is over. */
+async function occupy(port: number): Promise<number> {
   const other = createServer();
-  await new Promise<void>((done) => other.listen(0, "127.0.0.1", done));
+  await new Promise<void>((done, fail) => {
+    other.once("error", fail);
+    other.listen(port, "127.0.0.1", done);
+  });
   onTestFinished(() => new Promise<void>((done) => other.close(() => done())));
-  const { port } = other.address() as AddressInfo;
-  const databaseUrl = await createDatabase(inject("postgresUrl"), "settings");
-  onTestFinished(() => dropDatabase(inject("postgresUrl"), "settings"));
+  return (other.address() as AddressInfo).port;
+}
+
+function portInUse(port: number): string {
+  return `PORT ${port} on 127.0.0.1 is in use; stop what uses it, or set PORT\n`;
+}
+
+it("names the port when something else listens there, before it makes a database", async () => {
+  // Given a port that is taken, and no data folder yet
+  const port = await occupy(0);
+  const folder = dataFolder();
+  onTestFinished(() => folder.remove());
+  rmdirSync(folder.path);
 
   // When Coffer starts on it
-  const env = { PORT: String(port), DATABASE_URL: databaseUrl, LOG_LEVEL: "error" };
+  const env = { PORT: String(port), DATA_DIR: folder.path, LOG_LEVEL: "error" };
   const { code, output } = await runCoffer(env);
 
-  // Then it ends, and the one thing it says is what to do
+  // Then it ends, the one thing it says is what to do, and it leaves nothing behind
   expect(code).toBe(1);
-  expect(output).toBe(`PORT ${port} on 127.0.0.1 is in use; stop what uses it, or set PORT\n`);
+  expect(output).toBe(portInUse(port));
+  expect(existsSync(folder.path)).toBe(false);
 });
 
 it("serves on beside a second one on its database that cannot start, and again after one that took over", async () => {
@@ -115,10 +133,24 @@ it("serves on beside a second one on its database that cannot start, and again a
   const opened = await fetch(`${first.baseUrl}/wallets`, { method: "POST", headers, body });
   expect(opened.status).toBe(201);
 
-  // When another one is started by mistake on its port, then it has taken nothing away
+  // When another one is started by mistake on its port, or on one that is taken while it prepares
+  // the database
   const second = { DATABASE_URL, HOST_ID: "second" };
-  const { code } = await runCoffer({ ...second, PORT: String(first.port) });
-  expect(code).toBe(1);
+  const codes = [(await runCoffer({ ...second, PORT: String(first.port) })).code];
+  const port = await listenOnce(0, "127.0.0.1");
+  const late = await withClient(DATABASE_URL, async (client) => {
+    await client.query("BEGIN; LOCK TABLE deployment");
+    const ended = runCoffer({ ...second, PORT: String(port), LOG_LEVEL: "error" });
+    const waiting = "SELECT FROM pg_locks WHERE relation = 'deployment'::regclass AND NOT granted";
+    await until("it prepares", async () => (await client.query(waiting)).rowCount === 1);
+    await occupy(port);
+    await client.query("COMMIT");
+    return await ended;
+  });
+
+  // Then they end, and have taken nothing away
+  expect([...codes, late.code]).toEqual([1, 1]);
+  expect(late.output).toBe(portInUse(port));
   expect(await credit(1)).toBe(200);
   expect(first.output).not.toContain("shards lost");
 

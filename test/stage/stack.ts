@@ -354,12 +354,11 @@ async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "h
   const takeIn = buildCommandIntake((code) => assets.assetOf(code));
   const answer = buildAnswers({ readModel, log });
   const batches = buildBatches({ commands, takeIn, answer, log });
+  const answering = { commands, takeIn, answer, batches, readModel };
   const app = buildGateway({
-    commands,
-    readModel,
+    ...answering,
     bus,
     assets,
-    batches,
     webhooks: { store: webhooks, allowsPrivate: true },
     version,
     log,
@@ -376,11 +375,7 @@ async function startGateway(parts: GatewayParts): Promise<Pick<Stack, "app" | "h
   if (natsBus !== null) {
     const service = await buildWalletService({
       connection: await natsBus.connection,
-      commands,
-      readModel,
-      takeIn,
-      answer,
-      batches,
+      ...answering,
       version,
       log,
     });
