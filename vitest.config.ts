@@ -34,7 +34,7 @@ export default defineConfig({
     coverage: {
       provider: "v8",
       include: ["src/**/*.ts", "actors/**/*.ts", "gateway/**/*.ts"],
-      exclude: ["**/*.test.ts", "src/wallet-{fixtures,model}.ts"],
+      exclude: ["**/*.test.ts"],
     },
     projects: [
       {

@@ -5,6 +5,7 @@
  */
 import { parseArgs } from "node:util";
 import { SHAPES, type ShapeName } from "./shapes.ts";
+import { listText } from "../src/command-line.ts";
 import { messageOf } from "../src/message-of.ts";
 
 export class UsageError extends Error {}
@@ -22,11 +23,13 @@ export interface BenchOptions {
   databaseUrl?: string;
 }
 
+const SHAPE_NAMES = SHAPES.map((shape) => shape.name);
+
 export const BENCH_USAGE = `Usage: npm run bench -- [options]
   --seconds <1-600>        length of one measurement (8); a warm-up of a fourth of that precedes it
   --rounds <1-50>          rounds over all shapes and systems, of which medians are taken (3)
   --connections <1-1000>   connections of the shapes that do not fix it (128)
-  --only <shape,...>       only these: ${SHAPES.map((shape) => shape.name).join(", ")}
+${listText("  --only <shape,...>       only these:", SHAPE_NAMES, 27)}
   --no-rivals              only Coffer
   --pool-size <1-90>       database connections of the row-lock rival (20)
   --generator <wrk|node>   what makes the load (wrk; the Node generator where wrk cannot be had)
@@ -211,7 +214,7 @@ function wholeIn(name: string, text: string, min: number, max: number): number {
 }
 
 function shapesOf(only: string | undefined): ShapeName[] {
-  const known = SHAPES.map((shape) => shape.name);
+  const known = SHAPE_NAMES;
   if (only === undefined) return known;
   const asked = only.split(",").map((name) => name.trim());
   const strange = asked.find((name) => !known.some((one) => one === name));

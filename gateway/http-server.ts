@@ -130,9 +130,9 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
 
 /**
  * Ends connections without cutting off a request. From here on none is taken, and every answer says
- * that its connection closes; what comes over those that are open still gets one. An idle connection is ended
- * after that, and one whose answer was under way soon after it: its client may mean to keep it, and
- * all that closes after the server would wait for that.
+ * that its connection closes; what comes over those that are open still gets one. An idle
+ * connection is ended after that, and one whose answer was under way soon after it: its client may
+ * mean to keep it, and all that closes after the server would wait for that.
  */
 async function letGo(server: Server): Promise<void> {
   server.keepAliveTimeout = LIMITS.httpClosingKeepAliveMs;

@@ -1,7 +1,7 @@
 /** What a person sees of a command's progress, with a terminal and without one, and of its end. */
 import { PassThrough } from "node:stream";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { startProgress } from "./command-line.ts";
+import { listText, startProgress } from "./command-line.ts";
 
 /** Standard error as it is in a pipe, or on a terminal. */
 function stageStream(isTTY: boolean): { stream: NodeJS.WriteStream; written(): string } {
@@ -10,6 +10,24 @@ function stageStream(isTTY: boolean): { stream: NodeJS.WriteStream; written(): s
   stream.on("data", (chunk: Buffer) => (text += chunk.toString()));
   return { stream: stream as unknown as NodeJS.WriteStream, written: () => text };
 }
+
+describe("a list", () => {
+  it.each<[why: string, last: readonly string[], text: string]>([
+    ["fits with 100 columns", ["xx"], "h: 1, xx"],
+    ["does not fit with 101", ["xxx"], "h: 1,\n    xxx"],
+    ["counts its comma", ["xx", "y"], "h: 1,\n    xx, y"],
+    ["fits with its comma", ["x", "y"], "h: 1, x,\n    y"],
+  ])("goes on in the next line, further in: what %s", (_, last, text) => {
+    // Given a first item with which three columns of the first line are left
+    const first = "1".repeat(93);
+    const told = listText("h:", [first, ...last], 4);
+    expect(told.replace(first, "1")).toBe(text);
+  });
+
+  it("of nothing is its head", () => {
+    expect(listText("only these:", [], 4)).toBe("only these:");
+  });
+});
 
 describe("progress", () => {
   beforeEach(() => void vi.useFakeTimers());

@@ -1,9 +1,9 @@
 /**
- * What every command line has to get right for the person who started it: how far it is, and that
- * Ctrl-C ends all of it. On a terminal progress is a bar on standard error; in a pipe or a file it
- * is a plain line now and then, and one for how far it came. An interrupted process exits instead
- * of being killed, so that exit handlers run: they give the terminal back and stop an embedded
- * PostgreSQL, which no signal of the terminal reaches.
+ * What every command line has to get right for the person who started it: how far it is, lists that
+ * can be read, and that Ctrl-C ends all of it. On a terminal progress is a bar on standard error;
+ * in a pipe or a file it is a plain line now and then, and one for how far it came. An interrupted
+ * process exits instead of being killed, so that exit handlers run: they give the terminal back and
+ * stop an embedded PostgreSQL, which no signal of the terminal reaches.
  */
 import { SingleBar } from "cli-progress";
 
@@ -113,6 +113,25 @@ function startBar(
       bar.stop();
     },
   };
+}
+
+const COLUMNS = 100;
+
+/**
+ * Items behind a head, with commas between them, in lines of at most 100 columns; the second and
+ * all further lines begin `indent` columns in.
+ */
+export function listText(head: string, items: readonly string[], indent: number): string {
+  const lines: string[] = [];
+  let line = head;
+  for (const [index, item] of items.entries()) {
+    const next = index < items.length - 1 ? `${item},` : item;
+    if (line.length + 1 + next.length > COLUMNS) {
+      lines.push(line);
+      line = " ".repeat(indent) + next;
+    } else line += ` ${next}`;
+  }
+  return [...lines, line].join("\n");
 }
 
 /** The code of a process that such a signal has ended, by the shells' custom. */

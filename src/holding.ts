@@ -10,7 +10,13 @@ import { isDue, moveHold, remainingMinor, type Hold, type HoldMove } from "./hol
 import { LIMITS } from "./limits.ts";
 import type { Rejection } from "./rejection.ts";
 import { amountFor, checkActive, checkAvailable, no, notActive, yes } from "./rules.ts";
-import type { Circumstances, Decision, WalletCommand, WalletEvent, WalletState } from "./wallet.ts";
+import type {
+  Circumstances,
+  Decision,
+  WalletCommand,
+  WalletEvent,
+  WalletState,
+} from "./wallet-types.ts";
 
 export function decideHold(
   state: WalletState,

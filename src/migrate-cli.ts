@@ -22,7 +22,8 @@ const usage = `Usage: npm run migrate -- status | up | down [n] [--force]
   up        run whatever is pending
   down [n]  take back the latest n migrations (1), and with them all that they made room for;
             where there are events only with --force. End every Coffer and make a backup before
-The database: DATABASE_URL (several with commas between them), or else the embedded one under DATA_DIR (.coffer).`;
+The databases: DATABASE_URL (several with commas between them), or else the embedded one under
+DATA_DIR (.coffer).`;
 
 const print = (line: string): void => void process.stdout.write(`${line}\n`);
 

@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { amountMinor } from "./amount.ts";
 import { describe as sentenceOf, type Rejection, type RejectionCode } from "./rejection.ts";
-import { notEmpty } from "./wallet-fixtures.ts";
+import { notEmpty } from "../test/stage/wallet-fixtures.ts";
 
 describe("the sentence of a rejection", () => {
   // By code, so that a new rejection without its sentences does not compile.

@@ -8,7 +8,7 @@ import { formatAmount, inRange, toMinor, type AmountMinor } from "./amount.ts";
 import { LIMITS } from "./limits.ts";
 import { metadataBytes } from "./metadata.ts";
 import type { Rejection } from "./rejection.ts";
-import type { Decision, UserWallet, WalletEvent, WalletState } from "./wallet.ts";
+import type { Decision, UserWallet, WalletEvent, WalletState } from "./wallet-types.ts";
 
 export function no(rejection: Rejection): Decision {
   return { ok: false, rejection };

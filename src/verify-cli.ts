@@ -19,10 +19,12 @@ import { verify, type VerifyProgress, type VerifyReport } from "./verify.ts";
 
 const USAGE = `Usage: npm run verify -- [options]
   --wallet <id>  only this wallet and the transfers in its history
-  --rebuild      writes rows of wallets and holds anew that are not what the events make of them, while hosts serve
+  --rebuild      writes rows of wallets and holds anew that are not what the events make of them,
+                 while hosts serve
   --json         one JSON object on standard output
   --help
-The databases: DATABASE_URL, or else the embedded one under DATA_DIR (.coffer), whether Coffer runs there or not.
+The databases: DATABASE_URL, or else the embedded one under DATA_DIR (.coffer), whether Coffer runs
+there or not.
 Exit code: 0 nothing is wrong, 1 differences, 2 it could not look.`;
 
 interface Options {
@@ -144,11 +146,9 @@ function showProgress(): { show(progress: VerifyProgress): void; stop(): void } 
       if (progress.stage !== stage) {
         shown?.stop();
         stage = progress.stage;
-        shown = startProgress(stage, stage === "books" ? 1 : progress.total);
+        shown = startProgress(stage, progress.total);
       }
-      // The books are asked for as a whole.
-      if (stage === "books") shown?.show(1);
-      else shown?.show(progress.done, progress.total);
+      shown?.show(progress.done, progress.total);
     },
     stop: () => shown?.stop(),
   };

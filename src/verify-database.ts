@@ -278,12 +278,19 @@ export async function totals(query: Query): Promise<Totals> {
   return { accounts, repeated, gaps };
 }
 
+export interface Counts {
+  readonly events: number;
+  readonly transfers: number;
+  readonly verdicts: number;
+}
+
 /** How much there is to do. */
-export async function counts(query: Query): Promise<{ events: number; transfers: number }> {
+export async function counts(query: Query): Promise<Counts> {
   await query(FREE_PLANS);
-  const [row] = await query<{ events: number; transfers: number }>(
+  const [row] = await query<Counts>(
     `SELECT (SELECT coalesce(sum(version + 1), 0)::bigint FROM wallets) AS events,
-            (SELECT count(*) FROM transfers) + (SELECT count(*) FROM transfer_verdicts) AS transfers`,
+            (SELECT count(*) FROM transfers) AS transfers,
+            (SELECT count(*) FROM transfer_verdicts) AS verdicts`,
   );
   return row!;
 }

@@ -60,7 +60,8 @@ export interface Pace {
 }
 
 export interface VerifyProgress {
-  readonly stage: "events" | "transfers" | "books";
+  /** Transfers are their records; verdicts are looked at by themselves, books are databases. */
+  readonly stage: "events" | "transfers" | "verdicts" | "books";
   readonly done: number;
   /** As of the beginning; 0 when it is not known. */
   readonly total: number;
@@ -131,20 +132,20 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
   const { pace } = options;
   const list = buildDifferenceList(options.onDifference);
   const counted = { wallets: 0, events: 0, transfers: 0 };
-  const expected = { events: 0, transfers: 0 };
+  const done = { transfers: 0, verdicts: 0, books: 0 };
+  const expected = { events: 0, transfers: 0, verdicts: 0, books: databases.length };
   const settings: books.Setting[] = [];
   /** By currency: what transfers under way explain of the money in transit. */
   const transit = new Map<string, bigint>();
-  let transferRows = 0;
   const chunkEvents = pace === undefined ? LIMITS.verifyChunkEvents : LIMITS.verifyPacedChunkEvents;
   /** Whether all facts of a transfer are as of one moment. */
   const isOneMoment = databases.length === 1 && pace === undefined;
   const isOurs = (walletId: string): boolean => pace?.isOurs(shardOf(walletId)) ?? true;
 
   function tell(stage: VerifyProgress["stage"]): void {
-    const [done, total] =
-      stage === "events" ? [counted.events, expected.events] : [transferRows, expected.transfers];
-    options.onProgress?.({ stage, done, total, wallets: counted.wallets });
+    const { events, wallets } = counted;
+    const soFar = { events, ...done };
+    options.onProgress?.({ stage, done: soFar[stage], total: expected[stage], wallets });
   }
 
   async function setUp(database: BooksDatabase): Promise<void> {
@@ -154,9 +155,10 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
       list.name({ kind: "guard_off", field, expected: "in force", found: "not in force" });
     }
     if (pace !== undefined || options.walletId !== undefined) return;
-    const { events, transfers } = await database.read(books.counts);
+    const { events, transfers, verdicts } = await database.read(books.counts);
     expected.events += events;
     expected.transfers += transfers;
+    expected.verdicts += verdicts;
   }
 
   // ---- events and wallets -----------------------------------------------------------------------
@@ -287,7 +289,10 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     if (options.walletId !== undefined) {
       const ids = new Set(chunk.events.flatMap(({ transferId }) => transferId ?? []));
       await auditTransfers([...ids]);
-      counted.transfers += ids.size;
+      // Each has one of these in the wallet; what came back may have left in an earlier chunk.
+      const isBegin = ({ type }: EventRow) =>
+        type === "TransferSent" || type === "TransferReceived";
+      counted.transfers += chunk.events.filter(isBegin).length;
     }
     await pace?.spend(chunk.events.length);
   }
@@ -315,7 +320,7 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     of: "transfers" | "verdicts",
     audit: (ids: readonly string[]) => Promise<void>,
   ): Promise<void> {
-    tell("transfers");
+    tell(of);
     for (let after = ""; ;) {
       const page = await database.read((query) =>
         books.transferKeys(query, of, after, LIMITS.verifyPageRows),
@@ -326,8 +331,8 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
         await audit(part);
         await pace?.spend(part.length);
       }
-      transferRows += page.length;
-      tell("transfers");
+      done[of] += page.length;
+      tell(of);
       if (page.length < LIMITS.verifyPageRows) return;
       after = page.at(-1)!.id;
       await pace?.spend(0);
@@ -396,6 +401,8 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     const inTransit = new Map<string, bigint>();
     for (const database of databases) {
       const { accounts, repeated, gaps } = await database.read(books.totals);
+      done.books += 1;
+      tell("books");
       for (const { currency, account, balance } of accounts) {
         const minor = BigInt(balance);
         sums.set(currency, (sums.get(currency) ?? 0n) + minor);

@@ -31,7 +31,7 @@ import {
   wallet,
   type Case,
   type Receive,
-} from "./wallet-fixtures.ts";
+} from "../test/stage/wallet-fixtures.ts";
 import { checkReceive, decide, type WalletState } from "./wallet.ts";
 
 describe("a command is rejected", () => {

@@ -29,7 +29,7 @@ import {
   type CommandPlan,
   type Model,
   type Step,
-} from "./wallet-model.ts";
+} from "../test/stage/wallet-model.ts";
 import {
   apply,
   checkReceive,

@@ -30,7 +30,7 @@ import {
   update,
   wallet,
   type Case,
-} from "./wallet-fixtures.ts";
+} from "../test/stage/wallet-fixtures.ts";
 import {
   apply,
   checkReceive,

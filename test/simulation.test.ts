@@ -9,7 +9,7 @@ import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { packageRoot } from "../src/package-root.ts";
-import { tellingLines } from "./simulation/simulate.ts";
+import { metText, tellingLines } from "./simulation/simulate.ts";
 import { PLANTS, simulate, type Plant } from "./simulation/world.ts";
 
 const SEEDS = 500;
@@ -68,9 +68,30 @@ describe("many seeds, and then each bug", () => {
     },
   );
 
+  test("what was met is told kind by kind, in lines that can be read", () => {
+    const [, met] = /^met:\n((?: {2}.+\n)+)\d+ of /m.exec(ended.output)!;
+    const lines = met!.trimEnd().split("\n");
+    expect(Math.max(...lines.map((line) => line.length))).toBeLessThanOrEqual(100);
+    expect(met).toMatch(/^ {2}answers: (?:\w+ \d+,\s+)*done \d{4,}/m);
+    const kinds = lines.flatMap((line) => /^ {2}(\S.*?):/.exec(line)?.[1] ?? []);
+    expect(kinds).toEqual(expect.arrayContaining(["answers", "appends", "faults", "transfers"]));
+    expect(new Set(kinds).size).toBe(kinds.length);
+  });
+
   test("each bug that can be planted has its turn", () => {
     expect(PLANTS.toSorted()).toEqual(Object.keys(plants).toSorted());
   });
+});
+
+test("what was met is a line for each kind, at most 100 columns wide", () => {
+  const far = Array.from({ length: 12 }, (_, nth): [string, number] => [`faults: far ${nth}`, 5]);
+  const text = metText(new Map([["holds: ACTIVE", 1], ...far, ["answers: done", 4065]]));
+  expect(text.split("\n")).toEqual([
+    "  answers: done 4065",
+    "  faults: far 0 5, far 1 5, far 10 5, far 11 5, far 2 5, far 3 5, far 4 5, far 5 5, far 6 5,",
+    "    far 7 5, far 8 5, far 9 5",
+    "  holds: ACTIVE 1",
+  ]);
 });
 
 describe("a seed", () => {

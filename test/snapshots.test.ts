@@ -22,8 +22,8 @@ const WAKES = 15;
 const SERIES_MAX = 20;
 
 /**
- * What the lanes' sessions and the journal's have read of each table, in rows, and of each index, in
- * entries. A session's own counts are certain to be in there when it has ended.
+ * What the lanes' sessions and the journal's have read of each table, in rows, and of each index,
+ * in entries. A session's own counts are certain to be in there when it has ended.
  */
 async function readsAtRest(database: TestDatabase): Promise<Map<string, number>> {
   await until("the sessions of lanes have ended", async () => {

@@ -66,7 +66,7 @@ describe("on databases by URL", () => {
     expect(out).toMatch(/^3 wallets, 18 events, 3 transfers in [\d.]+ s: no difference$/m);
     expect(code).toBe(0);
     // Without a terminal the bars are lines, on standard error.
-    expect(err).toBe("events     18/18\ntransfers  5/5\nbooks      1/1\n");
+    expect(err).toBe("events     18/18\ntransfers  3/3\nverdicts   2/2\nbooks      2/2\n");
   });
 
   it("names every difference, for people and for programs, and exits with 1", async () => {

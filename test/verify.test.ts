@@ -5,19 +5,25 @@
  */
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import type { Journal } from "../src/journal.ts";
+import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { verify, type VerifyReport } from "../src/verify.ts";
 import type { WalletState } from "../src/wallet.ts";
 import {
   draft,
+  putCredit,
   putPosted,
   putReceipt,
+  putRefusal,
   putReserve,
+  putReturn,
+  putWallet,
   transferBetween,
   type Draft,
 } from "./stage/journal-drafts.ts";
-import { EVEN, ODD } from "./stage/ids.ts";
+import { EVEN, idIn, ODD } from "./stage/ids.ts";
 import { until } from "./stage/stack.ts";
 import { ask, buildWorld, tamper, type Copy, type World } from "./stage/books.ts";
 
@@ -74,11 +80,54 @@ describe("books in order", () => {
     expect(report).toMatchObject({ wallets: 3, events: 18, transfers: 3, differences: 0 });
   });
 
+  it("are counted as what they are, from nothing to all of each", async () => {
+    const { urls } = await freshCopy();
+    const told: string[] = [];
+    await verify({
+      databaseUrls: urls,
+      onProgress: ({ stage, done, total }) => told.push(`${stage} ${done}/${total}`),
+    });
+    expect([...new Set(told)].filter((each) => !each.startsWith("events"))).toEqual([
+      "transfers 0/3",
+      "transfers 2/3",
+      "transfers 3/3",
+      "verdicts 0/2",
+      "verdicts 2/2",
+      "books 0/2",
+      "books 1/2",
+      "books 2/2",
+    ]);
+    expect(told[0]).toBe("events 0/18");
+    expect(told.findLast((each) => each.startsWith("events"))).toBe("events 18/18");
+  });
+
   it("are found in order wallet by wallet", async () => {
     const { urls } = await freshCopy();
     const report = await verify({ databaseUrls: urls, walletId: world.anna });
     expect(placesOf(report)).toEqual([]);
     expect(report).toMatchObject({ wallets: 1, events: 11, transfers: 2 });
+  });
+
+  it("have one transfer where it left in one chunk of events and came back in the next", async () => {
+    const { urls } = await freshCopy();
+    const walletId = idIn(EVEN);
+    await onJournals(urls, async (commit) => {
+      let payer = await commit(0, (one) => {
+        putWallet(one, walletId, 100, "open");
+        let state = one.wallets.get(walletId)!.state;
+        while (state.version < LIMITS.verifyPacedChunkEvents - 2) state = putCredit(one, state, 1);
+        return state;
+      });
+      const transfer = transferBetween(payer, world.nobody, 50);
+      payer = await commit(0, (one) => putReserve(one, payer, transfer));
+      await commit(1, (one) => putRefusal(one, transfer));
+      await commit(0, (one) => putReturn(one, transfer, payer));
+    });
+    const pace = { isOurs: () => true, spend: () => Promise.resolve() };
+    const report = await verify({ databaseUrls: urls, walletId, pace });
+    expect(placesOf(report)).toEqual([]);
+    const events = LIMITS.verifyPacedChunkEvents + 1;
+    expect(report).toMatchObject({ wallets: 1, events, transfers: 1 });
   });
 });
 
@@ -141,11 +190,13 @@ async function holdBack(url: string): Promise<{ url: string; letGo(): void }> {
   return { url: Object.assign(new URL(url), { port: String(port) }).href, letGo };
 }
 
-async function performTransfer(
+type Commit = <T>(database: number, fill: (writes: Draft) => T) => Promise<T>;
+
+/** Commits by a host that has claimed all shards. */
+async function onJournals<T>(
   urls: readonly string[],
-  fromWalletId: string,
-  toWalletId: string,
-): Promise<string> {
+  work: (commit: Commit, journals: readonly Journal[]) => Promise<T>,
+): Promise<T> {
   const journals = urls.map((url) => buildPostgresJournal(url));
   try {
     const epochs = new Map<number, number>();
@@ -153,22 +204,33 @@ async function performTransfer(
       const claimed = await journal.claim("host", index === 0 ? EVEN : ODD);
       for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
     }
+    const commit: Commit = async (index, fill) => {
+      const writes = draft(epochs);
+      const filled = fill(writes);
+      expect(await journals[index]!.append(writes)).toEqual({ type: "committed" });
+      return filled;
+    };
+    return await work(commit, journals);
+  } finally {
+    await Promise.all(journals.map((journal) => journal.close()));
+  }
+}
+
+function performTransfer(
+  urls: readonly string[],
+  fromWalletId: string,
+  toWalletId: string,
+): Promise<string> {
+  return onJournals(urls, async (commit, journals) => {
     const load = async (walletId: string, index: number): Promise<WalletState> =>
       (await journals[index]!.loadWallets([walletId])).wallets.get(walletId)!.state!;
     const [from, to] = [await load(fromWalletId, 0), await load(toWalletId, 1)];
     const transfer = transferBetween(from, toWalletId, 77);
-    const commit = async (index: number, fill: (writes: Draft) => void): Promise<void> => {
-      const writes = draft(epochs);
-      fill(writes);
-      expect(await journals[index]!.append(writes)).toEqual({ type: "committed" });
-    };
-    await commit(0, (writes) => void putReserve(writes, from, transfer));
-    await commit(1, (writes) => void putReceipt(writes, transfer, to));
-    await commit(0, (writes) => void putPosted(writes, transfer, to.version + 1));
+    await commit(0, (writes) => putReserve(writes, from, transfer));
+    await commit(1, (writes) => putReceipt(writes, transfer, to));
+    await commit(0, (writes) => putPosted(writes, transfer, to.version + 1));
     return transfer.transferId;
-  } finally {
-    await Promise.all(journals.map((journal) => journal.close()));
-  }
+  });
 }
 
 interface Tampering {

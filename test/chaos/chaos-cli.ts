@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { startChaos, type ChaosReport } from "./chaos.ts";
 import { FAULT_KINDS, type FaultKind } from "./faults.ts";
+import { listText } from "../../src/command-line.ts";
 import { messageOf } from "../../src/message-of.ts";
 
 const USAGE = `Usage: npm run chaos -- [options]
@@ -18,7 +19,7 @@ const USAGE = `Usage: npm run chaos -- [options]
   --round <5-600>        seconds of faults in a round (30)
   --hosts <2-9>          hosts (3); --gateways <1-9> (2); --databases <1-4> (1)
   --callers <1-200>      callers with one command at a time each (12)
-  --only <fault,...>     only these: ${FAULT_KINDS.join(", ")}
+${listText("  --only <fault,...>     only these:", FAULT_KINDS, 25)}
   --help`;
 
 interface Settings {

@@ -138,7 +138,7 @@ export function buildBank(deps: BankDeps): Bank {
   async function sendBatch(entries: readonly HistoryEntry[]): Promise<void> {
     const gateway = somewhere();
     const commands = entries.map(nextCommand);
-    deps.count("batch");
+    deps.count("batches: sent");
     const all = await ask(gateway, batchPatienceMs, (run) => run.batches.send(commands));
     for (const [index, entry] of entries.entries()) heard(entry, all?.[index] ?? null);
   }
@@ -161,7 +161,7 @@ export function buildBank(deps: BankDeps): Bank {
     if (scheduler.isTracing) scheduler.trace("bank", `${commandId} = ${summaryOf(reached)}`);
     if (reached === null) return;
     recorder.answered(entry, reached.outcome, reached.body);
-    deps.count(`${dryRun === true ? "dry run" : "answer"}: ${kindOf(reached.outcome)}`);
+    deps.count(`${dryRun === true ? "dry runs" : "answers"}: ${kindOf(reached.outcome)}`);
     if (dryRun !== true) learn(reached.outcome);
   }
 

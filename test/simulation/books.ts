@@ -1,9 +1,9 @@
 /**
  * The audit after a run: what is committed in all databases, by itself and against what the clients
- * saw. The rules that hold for every bank are in `test/stage/bank-check.ts`; this file brings a run into
- * their form and adds what only a run can know: the order in which things were told, the feeds,
- * several databases. All transfers must have been given the time to settle, and the feeds the time
- * to catch up. Returns sentences about what is wrong, at best none.
+ * saw. The rules that hold for every bank are in `test/stage/bank-check.ts`; this file brings a run
+ * into their form and adds what only a run can know: the order in which things were told, the
+ * feeds, several databases. All transfers must have been given the time to settle, and the feeds
+ * the time to catch up. Returns sentences about what is wrong, at best none.
  */
 import { toDecimal, toMinor } from "../../src/amount.ts";
 import { chainHashOfRow } from "../../src/chain.ts";

@@ -113,7 +113,7 @@ export function buildCluster(deps: ClusterDeps): Cluster {
     return {
       info(text: string) {
         const handOff = /shards (taken|handed over|lost)/.exec(text);
-        if (handOff !== null) deps.count(`shards ${handOff[1]!}`);
+        if (handOff !== null) deps.count(`shards: ${handOff[1]!}`);
         process.trace(text);
       },
       warn: (text: string) => process.trace(text),

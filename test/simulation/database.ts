@@ -1,11 +1,11 @@
 /**
  * One PostgreSQL, in memory and in virtual time: the journal and the shard table of a simulated
- * cluster (what it is asked besides is in `reads.ts`). It keeps what their SQL promises: an append shares a lock from its fence
- * check to its commit, a claim takes it alone, everything else happens at the commit point, at
- * once. What it hides is that nothing here is real; what it traded is waiting on single rows: of
- * two transactions with the same key the first to commit wins, where PostgreSQL lets the first to
- * write win. No clock, timer or chance of its own: how long each call takes and how it fails comes
- * from `plan`, so that a seed decides.
+ * cluster (what it is asked besides is in `reads.ts`). It keeps what their SQL promises: an append
+ * shares a lock from its fence check to its commit, a claim takes it alone, everything else happens
+ * at the commit point, at once. What it hides is that nothing here is real; what it traded is
+ * waiting on single rows: of two transactions with the same key the first to commit wins, where
+ * PostgreSQL lets the first to write win. No clock, timer or chance of its own: how long each call
+ * takes and how it fails comes from `plan`, so that a seed decides.
  *
  *     called --requestMs--> at the server --lock--> executed --commitMs--> committed --answerMs--> answered
  *
@@ -26,7 +26,7 @@ import { ReadUnavailable } from "../../src/read-model.ts";
 import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { ShardOwner, ShardTable } from "../../src/shard-table.ts";
 import type { Transfer } from "../../src/transfer.ts";
-import { loseUnflushed } from "./relay-store.ts";
+import { loseUnflushed } from "./relay-cursors.ts";
 import {
   buildTables,
   checkFence,
@@ -371,7 +371,7 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
     goAway() {
       isAway = true;
       incarnation += 1;
-      loseUnflushed(tables, time.nowMs());
+      loseUnflushed(tables.relayCursors, time.nowMs());
       // Those who hold or wait for the old one find out that they are cut.
       lock = buildLock();
     },

@@ -101,7 +101,7 @@ export function unleash(deps: FaultsDeps): void {
     const pauseMs = random.between(0.2, 1.8) * everyMs;
     scheduler.after(pauseMs, kind, () => {
       if (scheduler.nowMs >= healMs) return;
-      deps.count(`fault: ${kind}`);
+      deps.count(`faults: ${kind}`);
       task();
       now(kind, everyMs, task);
     });

@@ -1,6 +1,6 @@
 /**
- * The read model of a simulated cluster: what its gateways and feeds ask, over all of its databases.
- * Every question sees one moment of each database, and fails as `database.ts` plans it.
+ * The read model of a simulated cluster: what its gateways and feeds ask, over all of its
+ * databases. Every question sees one moment of each database, and fails as `database.ts` plans it.
  */
 import type { Hold } from "../../src/hold.ts";
 import { LIMITS } from "../../src/limits.ts";

@@ -1,14 +1,12 @@
 /**
  * What the relay asks of a simulated database, as `src/postgres-relay.ts` asks it of PostgreSQL.
- * Cursors are saved without waiting for the disk there, so here a database that goes away takes the
- * latest ones back: the relay must repeat then, and lose nothing.
+ * A cursor that a crash has taken back (`relay-cursors.ts`) makes the relay repeat, and lose
+ * nothing.
  */
-import type { Cursor, RelayEvent, RelayStore, ShardPosition } from "../../src/relay-store.ts";
+import type { RelayEvent, RelayStore, ShardPosition } from "../../src/relay-store.ts";
 import type { Caller, SimulatedDatabase } from "./database.ts";
+import { UNFLUSHED_MS } from "./relay-cursors.ts";
 import { lastPositionOf, type EventRow, type Tables } from "./tables.ts";
-
-/** Three times PostgreSQL's `wal_writer_delay`, milliseconds: what is older is on the disk. */
-const UNFLUSHED_MS = 600;
 
 /** @param onSaved told of every cursor that a save has moved, when it is committed */
 export function buildSimulatedRelayStore(
@@ -92,24 +90,4 @@ function eventsBehind(
   if (events === undefined) return [];
   const last = events.findLastIndex((event) => event.position <= position);
   return events.slice(last + 1, last + 1 + limit);
-}
-
-/** A cursor, and what a crash of the database would leave of it. */
-export interface StoredCursor {
-  readonly cursor: Cursor;
-  readonly savedAtMs: number;
-  readonly flushed: Cursor;
-  /**
-   * A crash took it back, and nothing has moved it since: its relay, which knows better, saves only
-   * what it delivers next.
-   */
-  readonly isTakenBack: boolean;
-}
-
-/** What a crash of the database takes back. */
-export function loseUnflushed({ relayCursors }: Pick<Tables, "relayCursors">, nowMs: number): void {
-  for (const [key, { flushed, savedAtMs }] of relayCursors) {
-    if (nowMs - savedAtMs > UNFLUSHED_MS) continue;
-    relayCursors.set(key, { cursor: flushed, savedAtMs, flushed, isTakenBack: true });
-  }
 }

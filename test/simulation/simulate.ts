@@ -13,6 +13,7 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { PLANTS, simulate, type Plant, type RunResult } from "./world.ts";
+import { listText } from "../../src/command-line.ts";
 import { messageOf } from "../../src/message-of.ts";
 
 /** What one run comes to; without its trace. */
@@ -113,6 +114,16 @@ export function tellingLines(lines: readonly string[], violations: readonly stri
   return told.length > 0 ? told.slice(-TOLD_LINES_MAX) : lines.slice(-LAST_LINES);
 }
 
+/** What was met, each kind on a line of its own, or on several where it is long. */
+export function metText(counts: ReadonlyMap<string, number>): string {
+  const kinds = new Map<string, string[]>();
+  for (const [what, count] of [...counts].toSorted()) {
+    const [kind, name] = what.split(": ") as [string, string];
+    kinds.set(kind, [...(kinds.get(kind) ?? []), `${name} ${count}`]);
+  }
+  return [...kinds].map(([kind, names]) => listText(`  ${kind}:`, names, 4)).join("\n");
+}
+
 const LINE_LENGTH = 400;
 
 function cut(text: string): string {
@@ -143,7 +154,9 @@ async function runOne(seed: number, plant: Plant | undefined, traceFile: string 
   }
   const verdict = violations.length === 0 ? "nothing is wrong" : "violated";
   const length = `${(virtualMs / 1_000).toFixed(1)} s of virtual time`;
-  print(`\nseed ${seed}: ${verdict}; ${length}, ${events} events, ${commands} commands, ${digest}`);
+  print(
+    `\nseed ${seed}: ${verdict}; ${length}, ${events} events, ${commands} commands, digest ${digest}`,
+  );
   return violations.length === 0;
 }
 
@@ -172,8 +185,7 @@ async function runMany(crew: Crew, series: Series): Promise<boolean> {
   });
   for (const { seed } of failed.slice(0, TRACED_MAX)) await runOne(seed, plant, undefined);
   const seconds = (performance.now() - startedAtMs) / 1_000;
-  const met = [...counts].toSorted().map(([what, count]) => `${what} ${count}`);
-  print(`\nmet: ${met.join(", ")}`);
+  print(`\nmet:\n${metText(counts)}`);
   print(
     `${runs} of ${seeds} seeds from ${from}, ${failed.length} failed; ${(virtualMs / 3_600_000).toFixed(1)} h of ` +
       `virtual time in ${seconds.toFixed(0)} s, ${(runs / seconds).toFixed(1)} seeds/s`,
@@ -204,7 +216,7 @@ const USAGE = `Usage: npm run simulate -- [options]
   --seeds <count>     as many seeds, on all cores (${SEEDS_DEFAULT})
   --from <number>     the first of them (1)
   --first             ends at the first seed that fails
-  --plant <bug>       plants a bug that has to be found: ${PLANTS.join(", ")}
+${listText("  --plant <bug>       plants a bug that has to be found:", PLANTS, 22)}
   --plants            after the seeds: plants each bug, and ends it at the first seed that finds it
   --help`;
 

@@ -23,7 +23,7 @@ import type { ShardOwner } from "../../src/shard-table.ts";
 import type { Transfer } from "../../src/transfer.ts";
 import type { WalletEvent, WalletState } from "../../src/wallet.ts";
 import { copied } from "./copy.ts";
-import type { StoredCursor } from "./relay-store.ts";
+import type { StoredCursor } from "./relay-cursors.ts";
 
 export interface EventRow extends StoredEvent {
   readonly fingerprint: string | null;

@@ -66,7 +66,7 @@ export interface RunResult {
   readonly commands: number;
   readonly commits: number;
   readonly lines: readonly string[];
-  /** What the run has met, and how often. */
+  /** What the run has met, as `kind: what`, and how often. */
   readonly counts: ReadonlyMap<string, number>;
   /** What the seed drew, in words. */
   readonly plan: string;
@@ -254,16 +254,16 @@ async function run(
   }
   for (const { tables } of databases) {
     for (const { status, holdId } of tables.transfers.values()) {
-      count(`${holdId === null ? "transfer" : "capture"}: ${status}`);
+      count(`${holdId === null ? "transfers" : "captures"}: ${status}`);
     }
     for (const { type, data, transferId } of tables.events) {
-      if (type === "WalletClosed") count("wallet closed");
+      if (type === "WalletClosed") count("wallets: closed");
       const hold = data?.["hold"] as Hold | undefined;
       if (type !== "TransferReturned" || hold === undefined) continue;
       const { isHoldFinal } = tables.transfers.get(transferId!)!;
-      count(`${isHoldFinal ? "final capture" : "capture"} returned to a hold: ${hold.status}`);
+      count(`${isHoldFinal ? "final captures" : "captures"} returned to a hold: ${hold.status}`);
     }
-    for (const { status } of tables.holds.values()) count(`hold: ${status}`);
+    for (const { status } of tables.holds.values()) count(`holds: ${status}`);
   }
   return {
     seed,
@@ -410,7 +410,7 @@ function counted(
     async append(writes) {
       if (writes.transfers.length > 0) onReserve(writes.transfers);
       const result = await journal.append(writes);
-      count(`append: ${result.type}`);
+      count(`appends: ${result.type}`);
       return result;
     },
   };

@@ -2,9 +2,9 @@
  * What the wallet's tests are made of: a wallet, the commands in short, and the rejections with all
  * that they name.
  */
-import { AMOUNT_MINOR_BOUND, amountMinor } from "./amount.ts";
-import { LIMITS } from "./limits.ts";
-import { describe as sentenceOf, type Rejection, type WalletStatus } from "./rejection.ts";
+import { AMOUNT_MINOR_BOUND, amountMinor } from "../../src/amount.ts";
+import { LIMITS } from "../../src/limits.ts";
+import { describe as sentenceOf, type Rejection, type WalletStatus } from "../../src/rejection.ts";
 import {
   apply,
   decide,
@@ -12,7 +12,7 @@ import {
   type TransferStep,
   type WalletCommand,
   type WalletState,
-} from "./wallet.ts";
+} from "../../src/wallet.ts";
 
 export type Receive = Extract<TransferStep, { type: "receive" }>;
 
