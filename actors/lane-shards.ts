@@ -19,6 +19,7 @@
  */
 import type { Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import type { Transfer } from "../src/transfer.ts";
 import type { Commit } from "./commit.ts";
 
@@ -105,7 +106,7 @@ export function buildLaneShards(deps: LaneShardsDeps): LaneShards {
         },
         (error: unknown) => {
           claiming.clear();
-          deps.onFailed(`cannot claim shards: ${String(error)}`);
+          deps.onFailed(`cannot claim shards: ${messageOf(error)}`);
         },
       )
       .finally(() => {

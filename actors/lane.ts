@@ -20,6 +20,7 @@
  */
 import type { AppendResult, Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import {
   addressee,
   type CommandMessage,
@@ -224,7 +225,7 @@ export function buildLane(deps: LaneDeps): Lane {
   /** Failed reads are tried again at once, so it is told once until one works. */
   function onRead(failure: ReadFailure | null): void {
     if (failure !== null && !isReadFailing) {
-      deps.log("warn", `cannot ${failure.what}, trying again: ${String(failure.error)}`);
+      deps.log("warn", `cannot ${failure.what}, trying again: ${messageOf(failure.error)}`);
     }
     isReadFailing = failure !== null;
   }

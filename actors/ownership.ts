@@ -97,9 +97,8 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
     const byPeer = new Map<string | null, number[]>();
     for (const [shard, peer] of peers) byPeer.set(peer, [...(byPeer.get(peer) ?? []), shard]);
     for (const [peer, shards] of byPeer) {
-      const whom = peer === null ? "" : type === "taken" ? ` from ${peer}` : ` to ${peer}`;
       const isExpected = type !== "lost" && (type !== "taken" || peer === null);
-      log[isExpected ? "info" : "warn"](`${shards.length} shards ${type}${whom}`);
+      log[isExpected ? "info" : "warn"](`${shards.length} shards ${type}${withWhom(type, peer)}`);
       handOffs.unshift({ at: new Date(time.nowMs()).toISOString(), shards, type, peer });
     }
     handOffs.length = Math.min(handOffs.length, LIMITS.handOffsKept);
@@ -114,7 +113,7 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
       return;
     }
     looking = step()
-      .catch((error: unknown) => log.warn(`ownership: ${String(error)}`))
+      .catch((error: unknown) => log.warn(`ownership: ${messageOf(error)}`))
       .finally(() => {
         looking = null;
         if (!isLookDue) return;
@@ -307,4 +306,10 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
       await membership?.leave(self.owner).catch(() => undefined);
     },
   };
+}
+
+function withWhom(type: HandOff["type"], peer: string | null): string {
+  if (type === "handed over") return ` to ${peer ?? "whoever takes them"}`;
+  if (peer === null) return "";
+  return type === "taken" ? ` from ${peer}` : ` to ${peer}`;
 }

@@ -6,6 +6,7 @@
 import { join } from "node:path";
 import { Piscina } from "piscina";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import { packageRoot } from "../src/package-root.ts";
 import {
   packTask,
@@ -53,7 +54,7 @@ export function buildPiscinaLanes(
     let isEnding = false;
 
     function lost(error: unknown): void {
-      if (!isEnding) listener.lost(String(error), pool.threads.length > 0);
+      if (!isEnding) listener.lost(messageOf(error), pool.threads.length > 0);
     }
 
     pool.on("message", (notice: PackedNotice) => listener.notice(unpackNotice(notice)));

@@ -239,4 +239,18 @@ describe("moves", () => {
     const { give } = movesOf(a, view(), table("a:1"));
     expect(new Set(give.values())).toEqual(new Set(["b:1"]));
   });
+
+  it("of a host that leaves are never meant for itself, and for nobody before it trusts its view", () => {
+    const leaving = { ...a, isLeaving: true };
+    const heirs = (its: View) => new Set(movesOf(leaving, its, table("a:1")).give.values());
+    expect(heirs(view())).toEqual(new Set(["b:1"]));
+    expect(heirs(view({ isTrusted: false }))).toEqual(new Set([null]));
+    expect(heirs(view({ settled: new Set(["a"]) }))).toEqual(new Set([null]));
+  });
+
+  it("of a host that gives way are meant for the younger run, also without trust", () => {
+    const owners = new Map([["a", "a:2"]]);
+    const its = view({ isTrusted: false, isSuperseded: true, owners });
+    expect(new Set(movesOf(a, its, table("a:1")).give.values())).toEqual(new Set(["a:2"]));
+  });
 });

@@ -146,7 +146,7 @@ function membersIn(seen: ReadonlyMap<string, Sighting>, self: string, nowMs: num
 
 /**
  * What a host should do now: each shard with the owner it is taken from, or with the owner it is
- * meant for.
+ * meant for; null: from nobody, or for whoever takes it.
  */
 export interface Moves {
   readonly take: ReadonlyMap<number, string | null>;
@@ -167,7 +167,10 @@ export function movesOf(
     if (owner === self.owner) {
       const place = places === null ? self.hostId : placeOf(shard, places);
       const isMoving = self.isLeaving || view?.isSuperseded === true || place !== self.hostId;
-      if (isMoving) give.set(shard, view?.owners.get(place ?? "") ?? null);
+      if (!isMoving) continue;
+      // Who leaves before its view is to be trusted does not know who else there is.
+      const heir = view?.owners.get(place ?? "") ?? null;
+      give.set(shard, heir === self.owner ? null : heir);
     } else if (mayTake) {
       const isFree = owner === null || (view.isTrusted && !view.alive.has(owner));
       if (isFree && placeOf(shard, view.present) === self.hostId) take.set(shard, owner);

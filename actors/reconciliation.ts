@@ -11,6 +11,7 @@
 import type { Time } from "../src/clock.ts";
 import type { Difference } from "../src/differences.ts";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import type { BooksStatus } from "../src/protocol.ts";
 import { verify, type VerifyReport } from "../src/verify.ts";
 
@@ -113,7 +114,7 @@ export function buildReconciliation(deps: ReconciliationDeps): Reconciliation {
         await running;
       } catch (error) {
         if (error instanceof Stopped) return;
-        log.warn(`books: the reconciliation failed, it begins anew later: ${String(error)}`);
+        log.warn(`books: the reconciliation failed, it begins anew later: ${messageOf(error)}`);
         pauseMs = Math.min(LIMITS.verifyRetryMs, deps.intervalMs);
       } finally {
         running = null;

@@ -16,6 +16,7 @@
  */
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import type { Cursor, RelayEvent, RelayStore, Trouble } from "../src/relay-store.ts";
 import { grouped } from "../src/shard.ts";
 import type { Delivery, RelaySink } from "./relay-sink.ts";
@@ -117,7 +118,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
         if (isLookDue) lookIn(0);
       })
       .catch((error: unknown) => {
-        warn(`cannot read events for ${sink.label}: ${String(error)}`);
+        warn(`cannot read events for ${sink.label}: ${messageOf(error)}`);
         lookIn(readPauseMs);
         readPauseMs = Math.min(readPauseMs * 2, LIMITS.relayRetryMsMax);
       })
@@ -232,7 +233,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
     try {
       return await sink.deliver(row, trouble);
     } catch (error) {
-      return { type: "failed", reason: String(error), retryInMs: LIMITS.relayRetryMsMax };
+      return { type: "failed", reason: messageOf(error), retryInMs: LIMITS.relayRetryMsMax };
     }
   }
 
@@ -305,7 +306,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
         for (const cursor of cursors) {
           if (!unsaved.has(cursor.shard)) unsaved.set(cursor.shard, cursor);
         }
-        warn(`cannot save how far ${sink.label} is: ${String(error)}`);
+        warn(`cannot save how far ${sink.label} is: ${messageOf(error)}`);
         throw error;
       })
       .finally(() => {

@@ -7,6 +7,7 @@
  */
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import type { RelayStore } from "../src/relay-store.ts";
 import type { RelayStatus } from "../src/protocol.ts";
 import { buildPump, type Pump } from "./relay-pump.ts";
@@ -72,7 +73,7 @@ export function buildRelay({ stores, time, log }: RelayDeps): Relay {
     } catch (error) {
       if (time.nowMs() < quietUntilMs) return;
       quietUntilMs = time.nowMs() + LIMITS.busTroubleLogMs;
-      log.warn(`the relay cannot see what is committed: ${String(error)}`);
+      log.warn(`the relay cannot see what is committed: ${messageOf(error)}`);
     } finally {
       isSweeping[index] = false;
     }

@@ -10,6 +10,7 @@
 import { eventBody, eventId } from "../src/event-body.ts";
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import type { RelayEvent, Trouble } from "../src/relay-store.ts";
 import { sinkOf, type Webhook, type WebhookStore } from "../src/webhooks.ts";
 import type { WebhookSender } from "../src/webhook-sender.ts";
@@ -73,7 +74,7 @@ export function startWebhookSinks(deps: WebhookSinksDeps): WebhookSinks {
       // Those that are known go on.
       if (time.nowMs() >= quietUntilMs) {
         quietUntilMs = time.nowMs() + LIMITS.busTroubleLogMs;
-        log.warn(`cannot see which webhooks there are: ${String(error)}`);
+        log.warn(`cannot see which webhooks there are: ${messageOf(error)}`);
       }
     }
     if (!isStopped) cancel = time.after(pauses.lookMs, () => void look());

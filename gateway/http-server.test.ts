@@ -60,7 +60,7 @@ it("clients that go on asking lose no answer: each is told to close its connecti
       if (response.headers.connection === "close") return response.statusCode;
     }
   });
-  await vi.waitUntil(() => connected.size === 20);
+  await vi.waitUntil(() => connected.size === 20, { timeout: 10_000 });
   // When the server closes
   await app.close();
   // Then each request was answered, also those that were on their way

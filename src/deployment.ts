@@ -5,9 +5,10 @@
  * own place and the count, written by the first start and never changed. A process that finds its
  * list to be another one ends and says which database belongs where.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { databaseName } from "./config.ts";
-import { assertDurable, UnsafeDatabaseError, withClient } from "./database.ts";
+import { assertDurable, isAway, UnsafeDatabaseError, withClient } from "./database.ts";
 import { LIMITS } from "./limits.ts";
 import { messageOf } from "./message-of.ts";
 import { migrateUp } from "./migrate.ts";
@@ -67,6 +68,58 @@ export async function prepareDatabases(
  * manual, appendix A).
  */
 const UNFIT = new Set(["28000", "28P01", "3D000", "42501"]);
+
+/**
+ * A database may be away when a host starts, as it may later: the host waits, and says for which.
+ * @throws UnsafeDatabaseError when a database must not be used, or not in this place.
+ */
+export async function prepareWhenThere(
+  databaseUrls: readonly string[],
+  log: { info(text: string): void; warn(text: string): void },
+): Promise<void> {
+  let quietUntilMs = 0;
+  for (let pauseMs: number = LIMITS.journalRetryMs; ; pauseMs = nextPauseMs(pauseMs)) {
+    try {
+      await prepareDatabases(databaseUrls, (line) => log.info(line));
+      return;
+    } catch (error) {
+      if (!isAway(error)) throw error;
+      const waited = await Promise.all(databaseUrls.map((url) => untilThere(url, log)));
+      if (!waited.includes(true) && performance.now() >= quietUntilMs) {
+        quietUntilMs = performance.now() + LIMITS.busTroubleLogMs;
+        log.warn(`the databases could not be prepared, trying again: ${messageOf(error)}`);
+      }
+    }
+    await sleep(pauseMs);
+  }
+}
+
+/** Resolves to whether the database was away; what else is wrong with it is not told here. */
+async function untilThere(
+  databaseUrl: string,
+  log: { warn(text: string): void },
+): Promise<boolean> {
+  let wasAway = false;
+  for (let pauseMs: number = LIMITS.journalRetryMs; ; pauseMs = nextPauseMs(pauseMs)) {
+    try {
+      await withClient(databaseUrl, (client) => client.query(IS_THERE));
+      return wasAway;
+    } catch (error) {
+      if (!isAway(error)) return wasAway;
+      if (!wasAway) {
+        log.warn(`${databaseName(databaseUrl)} is away, trying again: ${messageOf(error)}`);
+      }
+      wasAway = true;
+    }
+    await sleep(pauseMs);
+  }
+}
+
+const IS_THERE = { text: "SELECT 1", query_timeout: LIMITS.migrationConnectMs };
+
+function nextPauseMs(pauseMs: number): number {
+  return Math.min(pauseMs * 2, LIMITS.journalRetryMsMax);
+}
 
 export interface WatchOptions {
   readonly databaseUrls: readonly string[];

@@ -12,8 +12,8 @@ import { join } from "node:path";
 import type { Logger } from "pino";
 import type { Host } from "../actors/host.ts";
 import { ConfigError, readConfig, type Config } from "./config.ts";
-import { isAway, openDatabases, UnsafeDatabaseError } from "./database.ts";
-import { prepareDatabases, watchDeployment } from "./deployment.ts";
+import { openDatabases, UnsafeDatabaseError } from "./database.ts";
+import { prepareWhenThere, watchDeployment } from "./deployment.ts";
 import { EmbeddedPostgresError } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
 import { listenOnce } from "./listen-once.ts";
@@ -24,7 +24,6 @@ import type { NatsBus } from "./nats-bus.ts";
 import { packageRoot } from "./package-root.ts";
 import { startTracing } from "./tracing.ts";
 import type { RunningHost } from "./main-host.ts";
-import { messageOf } from "./message-of.ts";
 import { closeAll, type Closing, type Parts } from "./parts.ts";
 
 async function start(config: Config, log: Logger, closing: Closing): Promise<void> {
@@ -98,25 +97,6 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
   running.reconciliation?.start();
   await running.startRelaying();
   announce(parts, running.host, address);
-}
-
-/** A database may be away when a host starts, as it may later: the host waits, and says so. */
-async function prepareWhenThere(databaseUrls: readonly string[], log: Logger): Promise<void> {
-  let quietUntilMs = 0;
-  for (let pauseMs: number = LIMITS.journalRetryMs; ;) {
-    try {
-      await prepareDatabases(databaseUrls, (line) => log.info(line));
-      return;
-    } catch (error) {
-      if (!isAway(error)) throw error;
-      if (performance.now() >= quietUntilMs) {
-        log.warn(`a database is away, trying again: ${messageOf(error)}`);
-        quietUntilMs = performance.now() + LIMITS.busTroubleLogMs;
-      }
-    }
-    await new Promise((resolve) => setTimeout(resolve, pauseMs));
-    pauseMs = Math.min(pauseMs * 2, LIMITS.journalRetryMsMax);
-  }
 }
 
 function versionOf(packageJson: string): string {

@@ -5,10 +5,11 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeEach, describe, expect, inject, it, onTestFinished } from "vitest";
 import { UnsafeDatabaseError, withClient } from "../src/database.ts";
-import { prepareDatabases, watchDeployment } from "../src/deployment.ts";
+import { prepareDatabases, prepareWhenThere, watchDeployment } from "../src/deployment.ts";
 import { migrateDown, migrateUp, migrationStatus } from "../src/migrate.ts";
 import { shardOf } from "../src/shard.ts";
 import { startCoffer, type CofferProcess } from "./stage/process.ts";
+import { freePort } from "./stage/free-port.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";
 import type { AnyBody } from "./stage/stack.ts";
 import { EVEN, idIn, ODD } from "./stage/ids.ts";
@@ -145,6 +146,40 @@ describe("the deployment", () => {
 
     expect(await refusalOf(prepareDatabases([a, b], quiet))).toContain("is number 1 of 1");
     await prepareDatabases([a], quiet);
+  });
+
+  it("is waited for by a host, which names once, and without its password, what is away", async () => {
+    withLimits({ journalRetryMs: 5, journalRetryMsMax: 5, busTroubleLogMs: 0 });
+    const [a, b] = fresh as [string, string];
+    const log: string[] = [];
+    const info = (text: string): void => void log.push(text);
+    const warn = (text: string): void => void log.push(`warn ${text}`);
+
+    // Given a host that starts while one of its databases is away
+    const port = await freePort();
+    const away = new URL(b);
+    away.host = `127.0.0.1:${port}`;
+    expect(away.password).not.toBe("");
+    let isPrepared = false;
+    const preparing = prepareWhenThere([a, away.href], { info, warn }).then(() => {
+      isPrepared = true;
+    });
+    const warnings = (): string[] => log.filter((line) => line.startsWith("warn "));
+    await expect.poll(warnings).not.toEqual([]);
+
+    // When it is away for many tries more, and then there
+    await delay(300);
+    expect(isPrepared).toBe(false);
+    await openWire(b, port);
+    await preparing;
+
+    // Then it was named, and by its address only
+    const name = `127.0.0.1:${port}/deployment_b`;
+    expect(warnings()).toEqual([
+      `warn ${name} is away, trying again: connect ECONNREFUSED 127.0.0.1:${port}`,
+    ]);
+    expect(log.at(-1)).toMatch(new RegExp(`^${name}: Applied `));
+    expect(await placeOf(b)).toMatchObject({ place: "1 of 2" });
   });
 
   it("cannot be changed once it is written down", async () => {

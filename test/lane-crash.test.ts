@@ -77,7 +77,13 @@ it("callers end with the one outcome when threads are killed between commit and 
 
   // Then every command happened once or not at all, as its caller was told, without the caller
   // asking twice
-  expect(log.filter((line) => line.includes("outcomes are unknown"))).not.toEqual([]);
+  const told = log.filter((line) => line.includes("outcomes are unknown"));
+  expect(told).not.toEqual([]);
+  for (const line of told) {
+    expect(line).toMatch(
+      /^lane-[01] ended \(worker exited with code: 1\); \d+ outcomes are unknown$/,
+    );
+  }
   expect(bank.count("unknown")).toBe(0);
   await expectRightOutcomes(bank);
 });

@@ -2,7 +2,8 @@
  * The order of one wallet's messages while a lane stops serving and begins again. They wait in
  * several places: with a wallet that is being read, with a shard that is being claimed, and, once a
  * commit has failed, in the lane's backlog. The race in each test: an older message waits in one of
- * the first two when a later one comes to the backlog, and must not be overtaken by it.
+ * the first two when a later one comes to the backlog, and must not be overtaken by it. The last
+ * one is the other way round: the older one is in the backlog when its wallet is passivated.
  */
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
@@ -10,7 +11,7 @@ import { ALL_SHARDS } from "../src/shard.ts";
 import { EVEN, ODD } from "./stage/ids.ts";
 import { begin, gateOf, ONE_LANE, openIn, stage, summaries, useLaneStage } from "./stage/lane.ts";
 import { credit } from "./stage/staged-commands.ts";
-import type { JournalHooks, StagedLane } from "./stage/lanes.ts";
+import { withLimits, type JournalHooks, type StagedLane } from "./stage/lanes.ts";
 
 useLaneStage("lane_order", ONE_LANE);
 
@@ -86,4 +87,28 @@ describe.each(STOPS)("when a commit of another wallet is %s", (fate) => {
     // Then they happen in the order in which they came
     expect(summaries(asked)).toEqual(["done 2", "done 3"]);
   });
+});
+
+it("what waits for room in a commit comes first, though its wallet is passivated meanwhile", async () => {
+  // Given more wallets in memory than may be, and a message of one that does not fit the commit
+  const lane = stage.lane("a");
+  const [busy, idle] = [await stage.open("a", "10"), await stage.open("a", "10")];
+  withLimits({ actorsMax: 1, commitMessagesMax: 2 });
+  const gate = gateOf();
+  await begin(credit(busy, "1"));
+  await begin(credit(busy, "1"), credit(busy, "1"));
+  const asked = await begin(credit(idle, "1"));
+  expect(lane.lane.stats()).toMatchObject({ actors: 2, backlog: 1 });
+
+  // When its wallet goes and is read again, another message comes, and then there is room
+  const reads = lane.calls.loadWallets;
+  const read = holdBack("loadWallets", lane);
+  await stage.tick();
+  asked.push(...(await begin(credit(idle, "1"))));
+  await gate.open();
+  await read();
+  expect(lane.calls.loadWallets).toBe(reads + 1);
+
+  // Then they happen in the order in which they came
+  expect(summaries(asked)).toEqual(["done 2", "done 3"]);
 });

@@ -245,7 +245,7 @@ describe("while the database is away", () => {
     },
   );
 
-  it("a lane that cannot read a wallet tries again, and answers then", async () => {
+  it("a lane that cannot read a wallet says why, tries again, and answers then", async () => {
     const wallet = await stage.open("a", "10");
     const { hooks } = await stage.replace("a");
     hooks.loadWallets = () => Promise.reject(new Error("away"));
@@ -253,6 +253,8 @@ describe("while the database is away", () => {
     const late = stage.sendAs(credit(wallet, "1"), { budgetMs: 1_000 });
     for (let ticks = 0; ticks < 10; ticks += 1) await stage.tick();
     expect(summaries([...asked, late])).toEqual(["no answer", "no answer", "unavailable"]);
+    const told = stage.log.filter((line) => line.includes("cannot recover wallets"));
+    expect(new Set(told)).toEqual(new Set(["a warn: cannot recover wallets, trying again: away"]));
     delete hooks.loadWallets;
     await stage.tick();
     expect(summaries(asked)).toEqual(["done 2", "done 3"]);

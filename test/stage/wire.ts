@@ -2,8 +2,15 @@
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { onTestFinished } from "vitest";
 
-/** The same database by way of a port of ours, which can fall silent or refuse. */
-export async function openWire(url: string): Promise<{ url: string; hang(): void; close(): void }> {
+/**
+ * The same database by way of a port of ours, which can fall silent or refuse.
+ *
+ * @param ourPort 0: any that is free
+ */
+export async function openWire(
+  url: string,
+  ourPort = 0,
+): Promise<{ url: string; hang(): void; close(): void }> {
   const { port, hostname } = new URL(url);
   const sockets = new Set<Socket>();
   let isSilent = false;
@@ -21,7 +28,7 @@ export async function openWire(url: string): Promise<{ url: string; hang(): void
       });
     }
   });
-  await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+  await new Promise<void>((done) => server.listen(ourPort, "127.0.0.1", done));
   function close(): void {
     server.close();
     for (const socket of sockets) socket.destroy();

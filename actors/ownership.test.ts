@@ -1,0 +1,72 @@
+/** What a host says of the shards that it takes and gives, in its log and in `GET /cluster`. */
+import { expect, it } from "vitest";
+import { systemTime } from "../src/clock.ts";
+import { ALL_SHARDS } from "../src/shard.ts";
+import type { ShardTable } from "../src/shard-table.ts";
+import type { Member, Membership } from "./membership.ts";
+import { buildOwnership, type Ownership } from "./ownership.ts";
+
+const SELF = { hostId: "a", owner: "a:1", startedAtMs: 0 };
+
+function buildTable(): ShardTable {
+  const owners = new Map<number, string | null>(ALL_SHARDS.map((shard) => [shard, null]));
+  return {
+    read: () =>
+      Promise.resolve(
+        [...owners].map(([shard, owner]) => ({ shard, owner, epoch: 1, claimedAtMs: 0 })),
+      ),
+    take(owner, from) {
+      for (const shard of from.keys()) owners.set(shard, owner);
+      return Promise.resolve([...from.keys()]);
+    },
+    release(_, shards) {
+      for (const shard of shards) owners.set(shard, null);
+      return Promise.resolve();
+    },
+    close: () => Promise.resolve(),
+  };
+}
+
+function buildMembership(): Membership {
+  const members = new Map<string, Member>();
+  return {
+    beat: (member) => Promise.resolve(void members.set(member.owner, member)),
+    read: () => Promise.resolve([...members.values()]),
+    leave: (owner) => Promise.resolve(void members.delete(owner)),
+    close: () => Promise.resolve(),
+  };
+}
+
+it.each<[string, Membership | null]>([
+  ["within moments of its start, before it knows who else there is,", buildMembership()],
+  ["that is alone", null],
+])("a host that leaves %s does not say that somebody got its shards", async (_, membership) => {
+  // Given a host that has just taken all shards
+  const log: string[] = [];
+  const ignored = (): void => undefined;
+  const ownership: Ownership = buildOwnership({
+    shardTable: buildTable(),
+    membership,
+    self: SELF,
+    time: systemTime,
+    log: { info: (text) => void log.push(text), warn: (text) => void log.push(`warn ${text}`) },
+    isReachable: () => true,
+    open: ignored,
+    leave: (shards) => setImmediate(() => ownership.left(shards)),
+    drop: ignored,
+    announce: (shards) => void log.push(`announced ${shards.length}`),
+  });
+  await ownership.start();
+
+  // When it leaves
+  await ownership.drain(10_000);
+
+  // Then they are free, for whoever takes them
+  expect(log).toEqual([
+    "256 shards taken",
+    "256 shards handed over to whoever takes them",
+    "announced 256",
+  ]);
+  const [latest] = ownership.handOffs;
+  expect(latest).toMatchObject({ type: "handed over", shards: ALL_SHARDS, peer: null });
+});
