@@ -26,6 +26,7 @@ import {
 } from "./schemas.ts";
 import {
   buildRun,
+  DRY_RUN,
   mismatch,
   takeNoBody,
   type Respond,
@@ -103,8 +104,11 @@ function addHoldWrites(app: FastifyInstance, deps: WalletRoutesDeps): void {
 const respondPlaced: Respond = (answer, reply) => {
   if (answer.type !== "hold") return mismatch();
   const { hold } = answer;
+  reply.code(201);
   const location = `/wallets/${hold.walletId}/holds/${hold.id}`;
-  return reply.code(201).header("location", location).send(hold);
+  // A dry run has made nothing that could be found there.
+  if (!reply.hasHeader(DRY_RUN)) reply.header("location", location);
+  return reply.send(hold);
 };
 
 const respondEnd: Respond = (answer, reply) => {

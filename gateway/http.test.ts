@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
+import { buildMetrics } from "../src/metrics.ts";
 import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import { buildAnswers } from "./answers.ts";
@@ -28,17 +29,9 @@ const log = pino({ level: "silent" });
 const takeIn = buildCommandIntake((code) => assets.assetOf(code));
 const answer = buildAnswers({ readModel, log });
 const batches = buildBatches({ commands, takeIn, answer, log });
-const app = buildGateway({
-  bus,
-  commands,
-  takeIn,
-  answer,
-  batches,
-  readModel,
-  assets,
-  version: "1.2.3",
-  log,
-});
+const version = "1.2.3";
+const options = { bus, commands, takeIn, answer, batches, readModel, assets, version, log };
+const app = buildGateway(options);
 let port: number;
 
 beforeAll(async () => {
@@ -262,6 +255,58 @@ it("the OpenAPI document comes from the schemas that validate", async () => {
 
   // And the feed is there, whose protocol begins with an answer of HTTP
   expect(Object.keys(spec.paths["/ws"]?.["get"]?.responses ?? {})).toContain("101");
+});
+
+it("the OpenAPI document says of each answer which headers and kind of body it has", async () => {
+  const metrics = buildMetrics({ role: "gateway", version });
+  const described = buildGateway({ ...options, metrics });
+  await described.ready();
+  const spec = (await described.inject({ url: "/openapi.json" })).json<{
+    paths: Record<string, Record<string, { responses: Record<string, Answer> }>>;
+    components: { schemas: Record<string, { properties: object }> };
+    security: unknown[];
+  }>();
+  interface Answer {
+    headers?: Record<string, object>;
+    content?: Record<string, object>;
+  }
+  const all = Object.entries(spec.paths).flatMap(([path, operations]) =>
+    Object.entries(operations).flatMap(([method, { responses }]) =>
+      Object.entries(responses).map(([status, answer]) => ({
+        name: `${method} ${path} ${status}`,
+        headers: Object.keys(answer.headers ?? {}),
+        content: Object.keys(answer.content ?? {}),
+      })),
+    ),
+  );
+  const having = (header: string): string[] =>
+    all.filter(({ headers }) => headers.includes(header)).map(({ name }) => name);
+
+  // All that is HTTP is named
+  const others = all.filter(({ headers }) => !headers.includes("X-Correlation-Id"));
+  expect(others.map(({ name }) => name)).toEqual(["get /ws 101"]);
+  expect((await described.inject({ url: "/assets" })).headers["x-correlation-id"]).toMatch(/\w/);
+  // What is made can be found, if it has a path
+  expect(having("Location").toSorted()).toEqual([
+    "post /wallets 201",
+    "post /wallets/{walletId}/holds 201",
+  ]);
+  // Metrics are no JSON
+  const shown = all.find(({ name }) => name === "get /metrics 200");
+  expect(shown?.content).toEqual(["text/plain"]);
+  const page = await described.inject({ url: "/metrics" });
+  expect(page.headers["content-type"]).toMatch(/^text\/plain;/);
+  expect(page.body).toContain("coffer_build_info{");
+  // A time that may be missing is a time
+  const time = { type: ["string", "null"], format: "date-time" };
+  expect(spec.components.schemas["Hold"]?.properties).toMatchObject({
+    expiresAt: time,
+    releasedAt: time,
+    capturedAt: time,
+  });
+  // And nobody is asked who he is
+  expect(spec.security).toEqual([]);
+  await described.close();
 });
 
 describe("what is no HTTP", () => {

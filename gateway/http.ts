@@ -141,6 +141,9 @@ function describeApi(app: FastifyInstance, version: string): void {
         description: API_DESCRIPTION,
         license: { name: "MIT", identifier: "MIT" },
       },
+      servers: [{ url: "/" }],
+      // None of its own: see docs/operations.md, "Who must be trusted".
+      security: [],
     },
     transformObject: (document) => {
       if ("openapiObject" in document) completeDocument(document.openapiObject as ApiDocument);
@@ -172,7 +175,7 @@ const API_DESCRIPTION = `Wallets that keep balances: each answer is durable, eac
 - **Refusals** have one body, \`Error\`: programs read \`code\`, people \`message\`; docs/errors.md lists the codes.
 - **Lists** come in pages: follow the header \`Link\` until there is none.
 
-Live balances come over WebSocket (\`/ws\`, docs/feed.md), the same commands over NATS (\`wallets.v1.*\`), and events by JetStream or webhooks (docs/events.md).`;
+Live balances come over WebSocket (\`/ws\`, docs/feed.md), the same commands over NATS (\`wallets.v1.*\`, docs/nats.md), and events by JetStream or webhooks (docs/events.md).`;
 
 interface ApiDocument {
   readonly paths: Record<string, Record<string, ApiOperation>>;
@@ -213,6 +216,10 @@ const key = {
 const replayed = header("`true` when this is the answer to an earlier request with the key");
 const dryRun = header("`true` when this is the answer to a dry run, and nothing was changed");
 const retryAfter = header("Seconds to wait, with 503 and 429", "integer");
+const location = header("Path of what was made; not with a dry run");
+const echoed = header(
+  "Names the request, in the log and in its events: the caller's own, or a new one",
+);
 const link = header('`<...>; rel="next"`, unless this is the last page');
 
 /** What a `Link` to the next page sets. */
@@ -256,6 +263,8 @@ function completeDocument({ paths }: ApiDocument): void {
       const isWrite = method === "post" || method === "patch";
       // Each outcome says for itself whether it is a replay, or of a dry run.
       const isBatch = operation.tags?.includes("batches") === true;
+      // An asset has no path of its own.
+      const hasLocation = operation.tags?.includes("assets") !== true;
       const hasNext = operation.parameters?.some(({ name }) => NEXT_PARAMETERS.has(name)) === true;
       if (isWrite) operation.parameters = [...(operation.parameters ?? []), key, correlation];
       const { requestBody } = operation;
@@ -268,6 +277,8 @@ function completeDocument({ paths }: ApiDocument): void {
         const isPage = hasNext && status === "200";
         response.description = DESCRIPTIONS[status] ?? response.description;
         const headers = {
+          ...(status !== "101" && { "X-Correlation-Id": echoed }),
+          ...(hasLocation && status === "201" && { Location: location }),
           ...(isWrite && !isBatch && status !== "5XX" && { "Idempotent-Replayed": replayed }),
           ...(hasDryRun && { "Dry-Run": dryRun }),
           ...(/^[45]/.test(status) && { "Retry-After": retryAfter }),

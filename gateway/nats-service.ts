@@ -147,7 +147,7 @@ async function serve(
   span?.end({ "coffer.status": status, ...code }, status >= 500 ? error?.code : undefined);
   log.debug?.({ ...about, status }, "answered");
   try {
-    respond(message, answer);
+    respond(message, answer, correlationId);
   } catch (lost) {
     log.error({ err: lost, ...about }, "a NATS request could not be answered");
   }
@@ -247,7 +247,7 @@ type Parsed =
   | { readonly ok: true; readonly value: unknown }
   | { readonly ok: false; readonly error: ApiError };
 
-/** JSON, or nothing at all, which reads as an object without fields: like over HTTP. */
+/** The body. Nothing at all is `invalid_json` here, while over HTTP it is a body without fields. */
 function parse(message: Msg, bytesMax: number = LIMITS.httpBodyBytesMax): Parsed {
   if (message.data.length > bytesMax) {
     return { ok: false, error: bodyTooLarge(bytesMax) };
@@ -267,7 +267,7 @@ function headerOf(headers: MsgHdrs | undefined, name: string): string | undefine
     : undefined;
 }
 
-function respond(message: ServiceMsg, answer: NatsAnswer): void {
+function respond(message: ServiceMsg, answer: NatsAnswer, correlationId: string): void {
   const { data, text, error, isReplay, isDryRun = false } = answer;
   const headers = newHeaders();
   if (isReplay) headers.set("Idempotent-Replayed", "true");
@@ -279,6 +279,8 @@ function respond(message: ServiceMsg, answer: NatsAnswer): void {
     message.respond(encoder.encode(`{"ok":true,${dry}"data":${json}}`), { headers });
     return;
   }
+  // So that whoever reports an error can name it, as the body does over HTTP.
+  headers.set("X-Correlation-Id", correlationId);
   const { code, message: sentence, details } = error;
   const statusCode = statusOf(code);
   const body = { code, message: sentence, statusCode, ...(details !== undefined && { details }) };

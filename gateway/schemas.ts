@@ -44,7 +44,10 @@ export const NullableText = Type.Unsafe<string | null>({ type: ["string", "null"
 export const NullableId = NullableText;
 const NullableInteger = Type.Unsafe<number | null>({ type: ["integer", "null"] });
 const NullableNumber = Type.Unsafe<number | null>({ type: ["number", "null"] });
-export const NullableTime = NullableText;
+export const NullableTime = Type.Unsafe<string | null>({
+  type: ["string", "null"],
+  format: "date-time",
+});
 
 /** A closed set of words, as `enum`. */
 export function words<const Word extends string>(...allowed: Word[]) {
@@ -156,11 +159,13 @@ export const Hold = Type.Object(
     expiresAt: NullableTime,
     releasedAt: Type.Unsafe<string | null>({
       type: ["string", "null"],
+      format: "date-time",
       description:
         "When what was left became available: by a release, by expiry, or since a capture was final",
     }),
     capturedAt: Type.Unsafe<string | null>({
       type: ["string", "null"],
+      format: "date-time",
       description: "When it became `CAPTURED`",
     }),
     createdAt: Time,

@@ -18,9 +18,13 @@ const example = join(packageRoot, "docs", "examples", "consumer.mjs");
 
 let nats: TestServer;
 let stack: Stack;
+/** Coffer's own setting, as it may be: two ways to the server, with a login. */
+let natsUrl: string;
 
 beforeAll(async () => {
-  nats = await startNats({ jetstream: true });
+  nats = await startNats({ jetstream: true, login: { user: "shop", pass: "p@ss" } });
+  const way = `nats://shop:p%40ss@127.0.0.1:${nats.port}`;
+  natsUrl = `${way}, ${way.replace("127.0.0.1", "localhost")}`;
   stack = await startStack();
 });
 afterAll(async () => {
@@ -32,7 +36,7 @@ function startConsumer(name: string, handler: string): ChildProcess & { text(): 
   const child = spawn(process.execPath, [example, name, handler], {
     env: {
       ...process.env,
-      NATS_URL: nats.url,
+      NATS_URL: natsUrl,
       ATTEMPTS_MAX: "3",
       PAUSE_MS: "50",
       ACK_WAIT_MS: "2000",
@@ -69,7 +73,7 @@ it(
      }`,
     );
     const relay = relayOf(stack);
-    addStream(relay, await busOf(nats.url));
+    addStream(relay, await busOf(natsUrl));
     await until("the stream is there", () => relay.status()[0]!.state === "open");
     const [walletId = ""] = await openWallets(stack, 1);
     await write(stack, [walletId], 2);
@@ -94,7 +98,7 @@ it(
     ]);
 
     // And it is under the dead-letter subject
-    const connection = await (await busOf(nats.url)).connection;
+    const connection = await (await busOf(natsUrl)).connection;
     const manager = await connection.jetstreamManager();
     expect((await manager.streams.info("WALLET_DEAD")).state.messages).toBe(1);
     const dead = await manager.streams.getMessage("WALLET_DEAD", {

@@ -49,6 +49,14 @@ function end(
 const funded = () => stack.open({ initialBalance: 100 });
 
 describe("a hold over HTTP", () => {
+  it("that is only tried out leads to no place where it would be", async () => {
+    const { id } = await funded();
+    const tried = await stack.post<HoldBody>(`/wallets/${id}/holds`, { amount: 1, dryRun: true });
+    expect([tried.status, tried.headers["dry-run"]]).toEqual([201, "true"]);
+    expect(tried.headers["location"]).toBeUndefined();
+    expect((await stack.get(`/wallets/${id}/holds/${tried.body.id}`)).status).toBe(404);
+  });
+
   it("is placed, read, captured in part, and finally", async () => {
     const { id } = await funded();
     const fields = {

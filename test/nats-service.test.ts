@@ -133,6 +133,13 @@ describe("the service", () => {
     expect(body[0]!.metadata).toMatchObject({ correlationId: "order-8" });
   });
 
+  it("names a refused request by its correlation id, the caller's or a new one", async () => {
+    const given = await ask("get", { walletId: "nobody" }, { "x-correlation-id": "order-9" });
+    expect(given.message.headers?.get("X-Correlation-Id")).toBe("order-9");
+    const { message } = await send("credit", "{");
+    expect(message.headers?.get("X-Correlation-Id")).toMatch(/^[\da-f-]{36}$/);
+  });
+
   it("carries out a request to which nobody wants an answer", async () => {
     const { id } = await stacks[0].open();
     nats.publish("wallets.v1.credit", JSON.stringify({ walletId: id, amount: 3 }));

@@ -26,8 +26,17 @@ const { handle } =
     ? { handle: (event) => console.log(JSON.stringify(event)) }
     : await import(pathToFileURL(resolve(handlerFile)));
 
+// Coffer's own NATS_URL will do: servers with commas, `nats://user:password@host:4222`,
+// `nats://token@host`, `tls://host`. The library reads no more of an address than host and port.
+const urls = (process.env.NATS_URL ?? "nats://127.0.0.1:4222")
+  .split(",")
+  .map((url) => new URL(url.trim()));
+const [user, pass] = [urls[0].username, urls[0].password].map(decodeURIComponent);
+const login = pass !== "" ? { user, pass } : user !== "" ? { token: user } : {};
 const connection = await connect({
-  servers: process.env.NATS_URL ?? "nats://127.0.0.1:4222",
+  servers: urls.map(({ hostname, port }) => `${hostname}:${port || 4222}`),
+  ...login,
+  ...(urls[0].protocol === "tls:" && { tls: {} }),
   name,
   maxReconnectAttempts: -1,
 });

@@ -45,7 +45,7 @@ export interface ServerOptions {
 }
 
 export async function startNats(
-  options: ServerOptions & { jetstream?: boolean } = {},
+  options: ServerOptions & { jetstream?: boolean; login?: { user: string; pass: string } } = {},
 ): Promise<TestServer> {
   return await startBinary(options, {
     name: "NATS",
@@ -58,6 +58,7 @@ export async function startNats(
       "-p",
       String(port),
       ...(options.jetstream === true ? ["-js", "-sd", folder] : []),
+      ...(options.login ? ["--user", options.login.user, "--pass", options.login.pass] : []),
     ],
     greeting: "",
     answer: /^INFO \{/,
