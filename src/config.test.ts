@@ -96,6 +96,7 @@ describe("readConfig", () => {
     [{ DATA_DIR: "/var/lib/coffer" }, { dataDir: "/var/lib/coffer" }],
     [{ DATABASE_URL: "postgresql://db/x," }, { databaseUrls: ["postgresql://db/x"] }],
     [{ DATABASE_URL: listOf(16) }, { databaseUrls: listOf(16).split(",") }],
+    [{ DATABASE_URL: "postgres://db/x?ssl=1" }, { databaseUrls: ["postgres://db/x?ssl=1"] }],
     [{ NATS_URL: "nats://a:1, tls://b:2" }, { natsUrls: ["nats://a:1", "tls://b:2"] }],
     [
       { ...cluster, ROLE: "host" },
@@ -144,6 +145,11 @@ describe("readConfig", () => {
     [{ DATABASE_URL: "," }, "allowed: postgres://user:password@host:port/database"],
     [{ DATABASE_URL: `${postgres},postgres://db/coffer?a=b` }, "not db:5432/coffer twice"],
     [{ DATABASE_URL: listOf(17) }, "allowed: at most 16 databases, not 17"],
+    [{ DATABASE_URL: `${postgres}?options=-c%20a%3Db` }, "an address without options, which"],
+    [
+      { DATABASE_URL: `postgres://db/y,${postgres}?sslmode=require&statement_timeout=0` },
+      "an address without statement_timeout, which Coffer sets itself",
+    ],
     [{ NATS_URL: "bus:4222" }, "allowed: nats://host:port, or several"],
     [{ REDIS_URL: "http://r" }, "allowed: redis://host:port"],
     [{ ROLE: "gateway", NATS_URL: "nats://b" }, "DATABASE_URL: is not set"],

@@ -192,12 +192,31 @@ const databases = makeExactValidator<string[]>((text) => {
     "postgres://user:password@host:port/database, or several with commas between them";
   for (const url of urls) parseAddress(url, ["postgres:", "postgresql:"], allowed);
   if (urls.length === 0) throw new Error(allowed);
+  const taken = urls.flatMap((url) => [...new URL(url).searchParams.keys()]).find(isSetByCoffer);
+  if (taken !== undefined) throw new Error(`an address without ${taken}, which Coffer sets itself`);
   const names = urls.map(databaseName);
   const twice = names.find((name, index) => names.indexOf(name) < index);
   if (twice !== undefined) throw new Error(`each database once, not ${twice} twice`);
   if (urls.length <= LIMITS.databasesMax) return urls;
   throw new Error(`at most ${LIMITS.databasesMax} databases, not ${urls.length}`);
 });
+
+/**
+ * The driver takes these from an address in place of what it is told: with `options` there, nothing
+ * of what commits and the fence rest on would be set (`synchronous_commit`, the isolation, bounds).
+ */
+const SET_BY_COFFER = new Set([
+  "options",
+  "statement_timeout",
+  "lock_timeout",
+  "idle_in_transaction_session_timeout",
+  "query_timeout",
+  "connectionTimeoutMillis",
+]);
+
+function isSetByCoffer(parameter: string): boolean {
+  return SET_BY_COFFER.has(parameter);
+}
 
 const natsServers = makeExactValidator<string[]>((text) => {
   const allowed = "nats://host:port, or several such addresses with commas between them";

@@ -47,6 +47,7 @@ export async function withClient<T>(
     connectionTimeoutMillis: LIMITS.migrationConnectMs,
     keepAlive: true,
     application_name: "coffer-migrate",
+    options: "-c search_path=public",
   });
   // A lost connection fails the query under way; the event alone would end the process.
   client.on("error", () => {});
@@ -59,11 +60,12 @@ export async function withClient<T>(
 }
 
 const AWAY =
-  /^(ECONN[A-Z]+|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN|EPIPE|08...|57P..)$/;
+  /^(ECONN[A-Z]+|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN|EPIPE|08...|25006|53...|55P03|57...)$/;
 
 /**
- * Whether an error says that the server cannot be talked to now: no connection (a system error,
- * class 08 or the driver's own words), or starting and stopping (class 57P; PostgreSQL manual,
+ * Whether an error says that the server cannot be talked to now, or cannot do it now: no connection
+ * (a system error, class 08 or the driver's own words), starting, stopping or canceled (class 57),
+ * no connections or room left (class 53), locked (55P03) or read-only (25006; PostgreSQL manual,
  * appendix A).
  */
 export function isAway(error: unknown): boolean {

@@ -13,6 +13,7 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vites
 import { openDatabases } from "./database.ts";
 import {
   EmbeddedPostgresError,
+  isWorthQuoting,
   startEmbeddedPostgres,
   type EmbeddedPostgres,
   type EmbeddedPostgresOptions,
@@ -190,6 +191,16 @@ describe("embedded PostgreSQL", { timeout: 20_000 }, () => {
     );
     expect(error.code).toBe("start_failed");
     expect(error.message).toContain('unrecognized configuration parameter "shared_bufers"');
+  });
+
+  it.each([
+    ["[7] PANIC:  could not write to file: No space left on device", true],
+    ["[7] FATAL:  could not write lock file", true],
+    ["[7] FATAL:  the database system is not yet accepting connections", false],
+    ["[7] FATAL:  the database system is starting up", false],
+    ["[7] DETAIL:  Consistent recovery state has not been yet reached.", false],
+  ])("quotes %j: %s", (line, expected) => {
+    expect(isWorthQuoting(line)).toBe(expected);
   });
 
   it("says which parent folder of DATA_DIR is closed to the user who runs PostgreSQL", async () => {

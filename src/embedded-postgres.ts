@@ -26,7 +26,15 @@ import {
   prepareRuntime,
   type Runtime,
 } from "./postgres-binaries.ts";
-import { inspect, isGoneWithin, membersOf, signal, takeLock, worksOn } from "./process-lock.ts";
+import {
+  inspect,
+  isGoneWithin,
+  membersOf,
+  signal,
+  takeLock,
+  worksOn,
+  type LockAttempt,
+} from "./process-lock.ts";
 
 export { EmbeddedPostgresError, type EmbeddedPostgresErrorCode } from "./postgres-binaries.ts";
 
@@ -263,6 +271,16 @@ async function waitUntilReady(server: Server, url: string): Promise<void> {
   }
 }
 
+/**
+ * Whether a line of PostgreSQL's log tells more than that we asked too early: our own probes would
+ * push the reason of a failed start out of what is quoted.
+ */
+export function isWorthQuoting(line: string): boolean {
+  return !/FATAL: {2}the database system is (starting|not yet|in recovery|shutting)|DETAIL: {2}Consistent recovery state/.test(
+    line,
+  );
+}
+
 function captureLog(
   child: ChildProcess,
   file: string,
@@ -272,7 +290,7 @@ function captureLog(
   if (child.stderr === null) return last;
   let bytes = fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0;
   createInterface({ input: child.stderr }).on("line", (line) => {
-    last.push(line);
+    if (isWorthQuoting(line)) last.push(line);
     if (last.length > LIMITS.postgresQuotedLinesMax) last.shift();
     onLog?.(line);
     try {
@@ -417,7 +435,15 @@ async function createCluster(runtime: Runtime, dataDir: string, cluster: string)
 }
 
 function lockDataDir(dataDir: string, given: string): () => void {
-  const lock = takeLock(join(dataDir, "coffer.pid"));
+  let lock: LockAttempt;
+  try {
+    lock = takeLock(join(dataDir, "coffer.pid"));
+  } catch (error) {
+    throw new EmbeddedPostgresError(
+      "no_access",
+      `DATA_DIR ${given} cannot be written: ${messageOf(error)}; make room there, or set DATA_DIR to another folder`,
+    );
+  }
   if ("release" in lock) return lock.release;
   throw new EmbeddedPostgresError(
     "data_dir_in_use",

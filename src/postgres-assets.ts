@@ -141,7 +141,7 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
     query_timeout: LIMITS.queryStatementMs + 1_000,
     keepAlive: true,
     options:
-      "-c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off",
+      "-c search_path=public -c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off",
   });
   pool.on("error", (error) => log?.warn(`a connection for assets was lost: ${error.message}`));
   let closed: Promise<void> | undefined;

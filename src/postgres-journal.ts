@@ -10,6 +10,7 @@ import pg from "pg";
 import type { Hold } from "./hold.ts";
 import type { AppendResult, DueHold, Journal, LoadedWallet, Writes } from "./journal.ts";
 import { LIMITS } from "./limits.ts";
+import { messageOf } from "./message-of.ts";
 import { appendOf, type Place } from "./postgres-append.ts";
 import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
 import type { Rejection } from "./rejection.ts";
@@ -24,6 +25,7 @@ const { Client, Pool } = pg;
  * made while the tables were empty would otherwise scan them for as long as the connection lives.
  */
 const WRITER_SETTINGS = [
+  "search_path=public",
   "synchronous_commit=on",
   "default_transaction_isolation=read\\ committed",
   "enable_hashjoin=off",
@@ -47,7 +49,13 @@ interface Connection {
   close(): Promise<void>;
 }
 
-function buildConnection(databaseUrl: string, name: string, settings: string[]): Connection {
+/** @param onLost called when a connection is forgotten, or one could not be made */
+function buildConnection(
+  databaseUrl: string,
+  name: string,
+  settings: string[],
+  onLost: () => void,
+): Connection {
   let connecting: Promise<pg.Client> | null = null;
 
   async function connect(forget: () => void): Promise<pg.Client> {
@@ -69,7 +77,9 @@ function buildConnection(databaseUrl: string, name: string, settings: string[]):
     get() {
       if (connecting === null) {
         const forget = (): void => {
-          if (connecting === attempt) connecting = null;
+          if (connecting !== attempt) return;
+          connecting = null;
+          onLost();
         };
         const attempt = connect(forget);
         connecting = attempt;
@@ -80,6 +90,7 @@ function buildConnection(databaseUrl: string, name: string, settings: string[]):
     drop() {
       const lost = connecting;
       connecting = null;
+      onLost();
       void lost?.then(
         (client) => destroySocket(client),
         () => undefined,
@@ -102,10 +113,18 @@ function destroySocket(client: pg.Client): void {
 
 export function buildPostgresJournal(databaseUrl: string): Journal {
   const statementMs = LIMITS.journalStatementMs;
-  const writer = buildConnection(databaseUrl, "coffer-writer", [
-    ...WRITER_SETTINGS,
-    `statement_timeout=${statementMs}`,
-  ]);
+  /**
+   * Last position of each shard that was claimed here; only the writer that holds a shard can know
+   * it. Forgotten with the writer's connection: behind the next one may be a server that has lost
+   * the latest commits, and a position after one that is not there would be a gap for ever.
+   */
+  const lastPositions = new Map<number, number>();
+  const writer = buildConnection(
+    databaseUrl,
+    "coffer-writer",
+    [...WRITER_SETTINGS, `statement_timeout=${statementMs}`],
+    () => lastPositions.clear(),
+  );
   const reader = new Pool({
     connectionString: databaseUrl,
     application_name: "coffer-recovery",
@@ -113,14 +132,9 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     connectionTimeoutMillis: LIMITS.journalConnectMs,
     query_timeout: statementMs + LIMITS.journalConnectMs,
     // Claims are writes too: an epoch that a crash took back could be given twice.
-    options: `-c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off -c statement_timeout=${statementMs}`,
+    options: `-c search_path=public -c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off -c statement_timeout=${statementMs}`,
     types: NUMBERS,
   });
-  /**
-   * Last position of each shard that was claimed here; only the writer that holds a shard can know
-   * it.
-   */
-  const lastPositions = new Map<number, number>();
   reader.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
 
   async function read<Row extends pg.QueryResultRow>(
@@ -199,21 +213,17 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     loadPendingTransfers: (shards) => read<Transfer>("pending", SELECT_PENDING, [shards]),
 
     async append(writes) {
+      let client: pg.Client;
       let places: Place[];
       try {
+        client = await writer.get();
         await loadPositions([...writes.fence.keys()].filter((shard) => !lastPositions.has(shard)));
         places = placesOf(writes);
       } catch (error) {
-        return { type: "refused", reason: String(error) };
+        return { type: "refused", reason: messageOf(error) };
       }
       const { statement, values } = appendOf(writes, places);
-      let client: pg.Client;
       let timer: NodeJS.Timeout | undefined;
-      try {
-        client = await writer.get();
-      } catch (error) {
-        return { type: "refused", reason: String(error) };
-      }
       try {
         const { name, text } = statement;
         const query = client.query<{ known: KnownJson | null }>({ name, text, values });
@@ -270,8 +280,8 @@ function readKnown(known: KnownJson | null): AppendResult {
 
 /**
  * What an error of the append statement proves (PostgreSQL manual, appendix A). An error response
- * means that the implicit transaction was aborted, except class 57P, which ends the connection and
- * may follow a commit; no response proves nothing.
+ * means that the implicit transaction was aborted, except class 57P and 25P03 and 25P04 (timeouts),
+ * which end the connection and may follow a commit; no response proves nothing.
  */
 function readError(error: unknown): AppendResult {
   const { message } = error as Error;
@@ -290,10 +300,10 @@ function readError(error: unknown): AppendResult {
       ? { type: "stale", reason }
       : { type: "stale", reason, walletId: walletId[1]! };
   }
-  if (code.startsWith("57P") || code.startsWith("08")) return { type: "unknown", reason };
+  if (/^(57P|08|25P0[34])/.test(code)) return { type: "unknown", reason };
   // Serialization and deadlock (40), resources (53), not now (55), cancelled (57014), read-only
-  // after a failover (25006), I/O (58).
-  if (/^(40|53|55|57|58|25006)/.test(code)) return { type: "refused", reason };
+  // after a failover (25006), a privilege taken away (42501), I/O (58).
+  if (/^(40|53|55|57|58|25006|42501)/.test(code)) return { type: "refused", reason };
   throw error;
 }
 

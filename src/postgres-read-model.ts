@@ -54,12 +54,14 @@ const CANCELED = "57014";
  * whole table is never the way to one, and compiling a query or starting workers for it takes
  * longer than running it.
  */
-const PAGE_SETTINGS = "-c enable_seqscan=off -c jit=off -c max_parallel_workers_per_gather=0";
+const PAGE_SETTINGS =
+  "-c search_path=public -c enable_seqscan=off -c jit=off -c max_parallel_workers_per_gather=0";
 
 /**
  * What is new is found by its key, whatever the statistics say; the wallets are read as a whole.
  */
-const TOTALS_SETTINGS = "-c jit=off -c enable_hashjoin=off -c enable_mergejoin=off";
+const TOTALS_SETTINGS =
+  "-c search_path=public -c jit=off -c enable_hashjoin=off -c enable_mergejoin=off";
 
 type Ask = <Row extends pg.QueryResultRow>(query: pg.QueryConfig) => Promise<Row[]>;
 

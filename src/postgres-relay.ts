@@ -18,6 +18,7 @@ export function buildPostgresRelayStore(databaseUrl: string): RelayStore {
     connectionTimeoutMillis: LIMITS.journalConnectMs,
     query_timeout: LIMITS.relayStatementMs + LIMITS.journalConnectMs,
     options: [
+      "-c search_path=public",
       "-c synchronous_commit=off",
       "-c enable_seqscan=off",
       "-c enable_hashjoin=off",

@@ -40,6 +40,10 @@ export function buildPostgresShardTable(databaseUrls: readonly string[]): Postgr
         }),
       );
       const answers = asked.filter((answer) => answer.status === "fulfilled");
+      // A server that answers `read` and not this does not write: nothing else would tell of it.
+      if (answers.length === 0 && asked.some(isRefused)) {
+        throw new Error(`shards cannot be taken: ${reasonOf(asked)}`);
+      }
       const taken = answers.flatMap(({ value }) => value.rows.map(({ shard }) => shard));
       return taken.toSorted((one, other) => one - other);
     },
@@ -77,6 +81,7 @@ function buildPool(databaseUrl: string): pg.Pool {
     // The server's own bound answers first, and then it is known that nothing was changed.
     query_timeout: answerMs + LIMITS.placementMs,
     options: [
+      "-c search_path=public",
       "-c synchronous_commit=on",
       "-c default_transaction_isolation=read\\ committed",
       `-c statement_timeout=${answerMs}`,
@@ -113,6 +118,10 @@ function byDatabase(
     index,
     shards: shards.filter((shard) => shard % databases === index),
   })).filter((part) => part.shards.length > 0);
+}
+
+function isRefused(answer: PromiseSettledResult<unknown>): boolean {
+  return answer.status === "rejected" && answer.reason instanceof pg.DatabaseError;
 }
 
 function reasonOf(asked: ReadonlyArray<PromiseSettledResult<unknown>>): string {

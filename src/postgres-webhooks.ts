@@ -8,6 +8,7 @@ import { randomUUID } from "node:crypto";
 import pg from "pg";
 import { isAway } from "./database.ts";
 import { LIMITS } from "./limits.ts";
+import { messageOf } from "./message-of.ts";
 import { milliseconds, NUMBERS } from "./postgres-rows.ts";
 import { ReadUnavailable } from "./read-model.ts";
 import { ALL_SHARDS } from "./shard.ts";
@@ -160,7 +161,7 @@ function withFaults(store: WebhookStore): WebhookStore {
       if (!isSlow && !isAway(error)) throw error;
       throw new ReadUnavailable(
         "unavailable",
-        `a database gave no answer: ${String(error)}`,
+        `a database gave no answer: ${messageOf(error)}`,
         error,
       );
     }
@@ -184,7 +185,7 @@ function buildPool(databaseUrl: string): pg.Pool {
     max: 1,
     connectionTimeoutMillis: LIMITS.journalConnectMs,
     query_timeout: LIMITS.relayStatementMs + LIMITS.journalConnectMs,
-    options: `-c synchronous_commit=on -c jit=off -c statement_timeout=${LIMITS.relayStatementMs}`,
+    options: `-c search_path=public -c synchronous_commit=on -c jit=off -c statement_timeout=${LIMITS.relayStatementMs}`,
     keepAlive: true,
     types: NUMBERS,
   });

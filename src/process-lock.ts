@@ -26,8 +26,8 @@ export type LockAttempt = { release: () => void } | { heldBy: number };
 export function takeLock(file: string): LockAttempt {
   const mine = `${file}.${process.pid}-${randomBytes(4).toString("hex")}`;
   const text = `${process.pid}\n${inspect(process.pid)?.startedAt ?? ""}\n${randomBytes(8).toString("hex")}\n`;
-  fs.writeFileSync(mine, text, { mode: 0o644 });
   try {
+    fs.writeFileSync(mine, text, { mode: 0o644 });
     while (!linkIfAbsent(mine, file)) {
       const held = readIfPresent(file);
       if (held === undefined) continue;

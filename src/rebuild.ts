@@ -54,6 +54,7 @@ export async function rebuildWallet(databaseUrl: string, walletId: string): Prom
     connectionTimeoutMillis: LIMITS.migrationConnectMs,
     keepAlive: true,
     options: [
+      "-c search_path=public",
       "-c synchronous_commit=on",
       "-c default_transaction_isolation=read\\ committed",
       `-c idle_in_transaction_session_timeout=${LIMITS.rebuildLockMs}`,

@@ -24,7 +24,8 @@ export interface ShardTable {
   read(): Promise<ShardOwner[]>;
   /**
    * Makes `owner` the owner of those shards that still have the owner they are listed with; returns
-   * these. The others, and those of a database that cannot be reached, are left out.
+   * these. The others, and those of a database that cannot be reached, are left out. Rejects when
+   * every database that was asked refuses it.
    */
   take(owner: string, from: ReadonlyMap<number, string | null>): Promise<number[]>;
   /**

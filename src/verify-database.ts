@@ -51,7 +51,7 @@ export async function openBooksDatabase(
       application_name: "coffer-verify",
       connectionTimeoutMillis: LIMITS.verifyStatementMs,
       keepAlive: true,
-      options: `${SETTINGS} -c statement_timeout=${timeoutMs} -c idle_in_transaction_session_timeout=0`,
+      options: `-c search_path=public ${SETTINGS} -c statement_timeout=${timeoutMs} -c idle_in_transaction_session_timeout=0`,
       types: NUMBERS,
     });
     // A lost connection fails the query under way; the event alone would end the process.

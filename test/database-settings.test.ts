@@ -1,0 +1,232 @@
+/**
+ * What somebody else sets on Coffer's role or database, or does to it: each is either of no effect
+ * on what commits rest on, or told as what it is, and passes by itself when it is taken back.
+ */
+import { once } from "node:events";
+import { connect, createServer, type AddressInfo } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
+import type pg from "pg";
+import {
+  afterAll,
+  afterEach,
+  beforeAll,
+  beforeEach,
+  describe,
+  expect,
+  it,
+  onTestFinished,
+} from "vitest";
+import type { Journal } from "../src/journal.ts";
+import { buildPostgresJournal } from "../src/postgres-journal.ts";
+import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
+import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
+import { ALL_SHARDS, shardOf } from "../src/shard.ts";
+import type { WalletState } from "../src/wallet.ts";
+import { checkBooks, openDatabase, type TestDatabase } from "./stage/audited-database.ts";
+import { idIn, unique } from "./stage/ids.ts";
+import { draft, putCredit, putWallet, type Draft } from "./stage/journal-drafts.ts";
+import { startCoffer } from "./stage/process.ts";
+
+const NAME = "database_settings";
+const OWNER = "host-1";
+const ROLE = "coffer_plain";
+
+let database: TestDatabase;
+/** For a role that may what tables grant it, and is no superuser. */
+let plainUrl: string;
+
+beforeAll(async () => {
+  database = await openDatabase(NAME);
+  await database.query(`DROP ROLE IF EXISTS ${ROLE}`);
+  await database.query(`CREATE ROLE ${ROLE} LOGIN PASSWORD 'plain'`);
+  await database.query("INSERT INTO deployment VALUES (true, gen_random_uuid(), 0, 1)");
+  await database.query(`GRANT ALL ON ALL TABLES IN SCHEMA public TO ${ROLE}`);
+  const url = new URL(database.url);
+  url.username = ROLE;
+  url.password = "plain";
+  plainUrl = url.href;
+});
+
+afterAll(async () => {
+  await database.query(`DROP OWNED BY ${ROLE}`);
+  await database.query(`DROP ROLE ${ROLE}`);
+  await database.close();
+});
+
+afterEach(async () => {
+  await database.query(`ALTER DATABASE ${NAME} RESET ALL`);
+});
+
+// --- Commits -------------------------------------------------------------------------------------
+
+describe("commits", () => {
+  let epochs: Map<number, number>;
+
+  beforeEach(async () => {
+    await database.query(`UPDATE shards SET owner = '${OWNER}'`);
+  });
+
+  /** Connects after what the test has set, and may write everything. */
+  async function open(url = database.url): Promise<Journal> {
+    const journal = buildPostgresJournal(url);
+    onTestFinished(() => journal.close());
+    epochs = await journal.claim(OWNER, ALL_SHARDS);
+    return journal;
+  }
+
+  async function openWallet(journal: Journal, walletId = unique("w")): Promise<WalletState> {
+    const writes = draft(epochs);
+    const state = putWallet(writes, walletId, 10_000, unique("command"));
+    expect(await journal.append(writes)).toEqual({ type: "committed" });
+    return state;
+  }
+
+  function creditOf(state: WalletState): Draft {
+    const writes = draft(epochs);
+    putCredit(writes, state, 1);
+    return writes;
+  }
+
+  it("go to Coffer's own tables, whatever schema stands before them", async () => {
+    // Given a copy of a table in a schema that the search path names first
+    await database.query("CREATE SCHEMA copies");
+    onTestFinished(async () => void (await database.query("DROP SCHEMA copies CASCADE")));
+    await database.query("CREATE TABLE copies.wallets (LIKE public.wallets INCLUDING ALL)");
+    await database.query(`ALTER DATABASE ${NAME} SET search_path = copies, public`);
+
+    // When a wallet is made and read
+    const journal = await open();
+    const { walletId } = await openWallet(journal);
+    const reads = buildPostgresReadModel({ databaseUrls: [database.url] });
+    onTestFinished(() => reads.close());
+
+    // Then the copy has nothing to do with it
+    expect(await database.query("SELECT FROM copies.wallets")).toEqual([]);
+    expect(await reads.wallet(walletId)).toMatchObject({ walletId });
+  });
+
+  it("have an unknown outcome when a transaction's time ends them, and are found", async () => {
+    // Given a bound that PostgreSQL counts from the transaction's begin to its end (17 and later)
+    await database.query(`ALTER DATABASE ${NAME} SET transaction_timeout = '700ms'`);
+    const journal = await open();
+    const wallet = await openWallet(journal);
+
+    // When an append waits for longer
+    const operator = await holdEvents();
+    const result = await journal.append(creditOf(wallet));
+    await operator.query("ROLLBACK");
+
+    // Then nobody claims to know, and the same append works after a claim
+    expect(result).toMatchObject({ type: "unknown", reason: expect.stringContaining("25P04") });
+    epochs = await journal.claim(OWNER, ALL_SHARDS);
+    expect(await journal.append(creditOf(wallet))).toEqual({ type: "committed" });
+  });
+
+  it("are refused while a privilege is taken away", async () => {
+    const journal = await open(plainUrl);
+    const wallet = await openWallet(journal);
+    await database.query(`REVOKE INSERT ON events FROM ${ROLE}`);
+    const result = await journal.append(creditOf(wallet));
+    await database.query(`GRANT INSERT ON events TO ${ROLE}`);
+    expect(result).toMatchObject({ type: "refused", reason: expect.stringContaining("42501") });
+    expect(await journal.append(creditOf(wallet))).toEqual({ type: "committed" });
+  });
+
+  it("leave no gap in a shard's places when the server behind a new connection has lost some", async () => {
+    // Given two wallets of one shard, and a last commit of the first one
+    const journal = await open();
+    const first = await openWallet(journal);
+    const second = await openWallet(journal, idIn([shardOf(first.walletId)]));
+    expect(await journal.append(creditOf(first))).toEqual({ type: "committed" });
+
+    // When that is gone, as after the loss of a server whose standby was behind
+    const operator = await database.session();
+    await operator.query("SET session_replication_role = replica");
+    const { walletId, version } = first;
+    const where = [walletId, version + 1];
+    await operator.query("DELETE FROM events WHERE wallet_id = $1 AND version = $2", where);
+    await operator.query(
+      `UPDATE wallets w SET version = e.version, balance = e.balance, hash = e.hash FROM events e
+       WHERE w.wallet_id = $1 AND e.wallet_id = $1 AND e.version = $2 - 1`,
+      where,
+    );
+    await database.query(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+       WHERE datname = current_database() AND application_name LIKE 'coffer-%'`,
+    );
+    await delay(100);
+
+    // Then the next commit of the shard takes its place
+    expect(await journal.append(creditOf(second))).toEqual({ type: "committed" });
+    await checkBooks(database);
+  });
+
+  /** An operator's session that keeps appends waiting. */
+  async function holdEvents(): Promise<pg.Client> {
+    const operator = await database.session();
+    await operator.query("SET transaction_timeout = 0");
+    await operator.query("BEGIN; LOCK TABLE events");
+    return operator;
+  }
+});
+
+// --- Starts --------------------------------------------------------------------------------------
+
+it("says why shards cannot be taken where nothing may be written", async () => {
+  await database.query(`ALTER DATABASE ${NAME} SET default_transaction_read_only = on`);
+  const table = buildPostgresShardTable([database.url]);
+  onTestFinished(() => table.close());
+  const owners = await table.read();
+  const from = new Map(owners.map(({ shard, owner }) => [shard, owner]));
+  await expect(table.take("host-2", from)).rejects.toThrow(/cannot be taken: .*read-only/);
+});
+
+it("waits at its start while others have all connections", { timeout: 60_000 }, async () => {
+  // Given a role that gets no connection, and a start that has heard so
+  await database.query(`ALTER ROLE ${ROLE} CONNECTION LIMIT 0`);
+  const wire = await openTappedWire(plainUrl);
+  const starting = startCoffer({ DATABASE_URL: wire.url, LOG_LEVEL: "warn" });
+  await Promise.race([wire.heard("too many connections"), starting]);
+
+  // When there is room again after a while
+  await delay(1_500);
+  await database.query(`ALTER ROLE ${ROLE} CONNECTION LIMIT 50`);
+
+  // Then it serves, and has told what it waited for
+  const coffer = await starting;
+  onTestFinished(async () => void (await coffer.kill()));
+  await coffer.untilReady();
+  expect(coffer.output).toContain("a database is away, trying again: too many connections");
+  expect(await coffer.stop()).toEqual({ code: 0, signal: null });
+});
+
+/** The same server by way of a port of ours, where one can hear what it says. */
+async function openTappedWire(
+  url: string,
+): Promise<{ url: string; heard(text: string): Promise<void> }> {
+  const { hostname, port } = new URL(url);
+  let said = "";
+  const server = createServer((socket) => {
+    const onward = connect(Number(port), hostname);
+    onward.on("data", (bytes) => (said = (said + bytes.toString("latin1")).slice(-65_536)));
+    socket.pipe(onward).pipe(socket);
+    for (const [end, other] of [
+      [socket, onward],
+      [onward, socket],
+    ] as const) {
+      end.on("error", () => undefined);
+      end.on("close", () => other.destroy());
+    }
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => void server.close());
+  const wired = new URL(url);
+  wired.host = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  return {
+    url: wired.href,
+    heard: async (text) => {
+      await expect.poll(() => said, { timeout: 30_000 }).toContain(text);
+    },
+  };
+}
