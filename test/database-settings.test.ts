@@ -16,6 +16,7 @@ import {
   it,
   onTestFinished,
 } from "vitest";
+import { databaseName } from "../src/config.ts";
 import type { Journal } from "../src/journal.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
@@ -196,7 +197,8 @@ it("waits at its start while others have all connections", { timeout: 60_000 }, 
   const coffer = await starting;
   onTestFinished(async () => void (await coffer.kill()));
   await coffer.untilReady();
-  expect(coffer.output).toContain("a database is away, trying again: too many connections");
+  const name = databaseName(wire.url);
+  expect(coffer.output).toContain(`${name} is away, trying again: too many connections`);
   expect(await coffer.stop()).toEqual({ code: 0, signal: null });
 });
 
