@@ -51,8 +51,9 @@ export interface LaneActors {
   sift(isKept: (item: Item) => boolean): void;
   /**
    * Passivates actors: those idle for long, and the oldest above the bound. What has uncommitted
-   * state stays. Whose messages wait in the backlog may go: the same turn deals with all of it anew,
-   * in order, before a later message can come, so they wait together for the wallet to be read.
+   * state stays. Whose messages wait in the backlog may go: the same turn deals with all of it
+   * anew, in order, before a later message can come, so they wait together for the wallet to be
+   * read.
    */
   passivate(nowMs: number): void;
   /**

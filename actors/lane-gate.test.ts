@@ -1,4 +1,4 @@
-/** A gate before a thread that keeps what it is given: what travels together, and how much of it. */
+/** A gate before a thread that keeps what it is given: what travels together, and how much. */
 import { expect, it } from "vitest";
 
 import { systemTime } from "../src/clock.ts";

@@ -139,7 +139,7 @@ const sets: Array<[told: string, setOff: (log: Log) => void]> = [
   ],
 ];
 
-it.each(sets)("%s: why", async (told, setOff) => {
+it.each(sets)('the log says why, after "%s"', async (told, setOff) => {
   const log: string[] = [];
   const keep = (text: string): void => void log.push(text);
   setOff({ info: keep, warn: keep, error: keep });

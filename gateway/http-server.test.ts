@@ -1,4 +1,4 @@
-/** How the HTTP server ends: with every answer that is under way, and without waiting for clients. */
+/** How the HTTP server ends: with every answer under way, and without waiting for clients. */
 import { once } from "node:events";
 import { Agent, request, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";

@@ -135,7 +135,8 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     options: `-c search_path=public -c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off -c statement_timeout=${statementMs}`,
     types: NUMBERS,
   });
-  reader.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
+  // An idle connection was lost; the pool makes another when one is needed.
+  reader.on("error", () => undefined);
 
   async function read<Row extends pg.QueryResultRow>(
     name: string,

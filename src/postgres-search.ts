@@ -3,8 +3,8 @@
  * and no question may look at more than a bounded number of rows. There are three ways to a page:
  *
  * - The walk: wallets in the order of their ids, along the index of an owner, a status or a
- *   currency if one is asked for, and each one is tested. What many wallets have is soon met so, and
- *   dear to read from the indexes of metadata and words, which know no order.
+ *   currency if one is asked for, and each one is tested. What many wallets have is soon met so,
+ *   and dear to read from the indexes of metadata and words, which know no order.
  * - These indexes bring few wallets (`queryCandidatesMax`): take all of them, test the rest of the
  *   filter, sort.
  * - They bring more: what they have among the next wallets of the walk. Pages of this way and of

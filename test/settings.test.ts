@@ -8,7 +8,7 @@ import { createServer, type AddressInfo } from "node:net";
 import { expect, inject, it, onTestFinished } from "vitest";
 import { withClient } from "../src/database.ts";
 import { prepareDatabases } from "../src/deployment.ts";
-import { listenOnce } from "../src/listen-once.ts";
+import { freePort } from "./stage/free-port.ts";
 import { dataFolder, runCoffer, startCoffer } from "./stage/process.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";
 import { until } from "./stage/stack.ts";
@@ -137,7 +137,7 @@ it("serves on beside a second one on its database that cannot start, and again a
   // the database
   const second = { DATABASE_URL, HOST_ID: "second" };
   const codes = [(await runCoffer({ ...second, PORT: String(first.port) })).code];
-  const port = await listenOnce(0, "127.0.0.1");
+  const port = await freePort();
   const late = await withClient(DATABASE_URL, async (client) => {
     await client.query("BEGIN; LOCK TABLE deployment");
     const ended = runCoffer({ ...second, PORT: String(port), LOG_LEVEL: "error" });

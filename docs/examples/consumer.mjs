@@ -3,12 +3,14 @@
  *
  *     NATS_URL=nats://127.0.0.1:4222 node docs/examples/consumer.mjs invoices ./my-handler.mjs
  *
- * The handler is a module with `export async function handle(event)`; without one, events are printed. An event is acknowledged when
- * `handle` has returned. When it throws, the event comes again after a pause; after ATTEMPTS_MAX it goes to the dead-letter subject
- * `wallets.dead.<consumer>`, with the reason, so that one bad event does not hold up the others for ever.
+ * The handler is a module with `export async function handle(event)`; without one, events are
+ * printed. An event is acknowledged when `handle` has returned. When it throws, the event comes
+ * again after a pause; after ATTEMPTS_MAX it goes to the dead-letter subject
+ * `wallets.dead.<consumer>`, with the reason, so that one bad event does not hold up the others for
+ * ever.
  *
- * Events come at least once: `handle` must be able to get the same event again. Keep, with what you write, the last version of each
- * wallet, and ignore an event whose version is not higher.
+ * Events come at least once: `handle` must be able to get the same event again. Keep, with what you
+ * write, the last version of each wallet, and ignore an event whose version is not higher.
  */
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -56,8 +58,9 @@ await manager.streams
     if (error.api_error?.err_code !== 10_058) throw error;
   });
 
-// The server keeps how far this consumer is, under its name. One event at a time keeps the order of each wallet, also when one has to
-// come again. `max_deliver` stays unbounded: past a bound the server would drop an event without a word.
+// The server keeps how far this consumer is, under its name. One event at a time keeps the order of
+// each wallet, also when one has to come again. `max_deliver` stays unbounded: past a bound the
+// server would drop an event without a word.
 await manager.consumers.add("WALLET_EVENTS", {
   durable_name: name,
   ack_policy: AckPolicy.Explicit,
@@ -82,7 +85,10 @@ async function take(message) {
   }
 }
 
-/** First the dead letter, then the end of the event here: a crash in between makes a second letter, not none. */
+/**
+ * First the dead letter, then the end of the event here: a crash in between makes a second letter,
+ * not none.
+ */
 async function bury(message, error) {
   const id = message.headers?.get("Nats-Msg-Id") ?? `${message.seq}`;
   const dead = headers();

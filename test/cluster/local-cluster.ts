@@ -10,11 +10,11 @@
  *        ^                 |  |               |
  *        +---- stop -------+  +----- kill ----+--> killed --start--> running     (by itself: died)
  */
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { placeOf } from "../../actors/placement.ts";
+import { listenOnce } from "../../src/listen-once.ts";
 import { startCoffer, type CofferProcess, type Environment, type Exit } from "../stage/process.ts";
 import {
   startNats,
@@ -436,9 +436,8 @@ async function freePort(): Promise<number> {
 }
 
 function isFree(port: number): Promise<boolean> {
-  return new Promise((done) => {
-    const server = createServer();
-    server.once("error", () => done(false));
-    server.listen(port, "127.0.0.1", () => server.close(() => done(true)));
-  });
+  return listenOnce(port, "127.0.0.1").then(
+    () => true,
+    () => false,
+  );
 }

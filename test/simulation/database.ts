@@ -7,7 +7,8 @@
  * PostgreSQL lets the first to write win. No clock, timer or chance of its own: how long each call
  * takes and how it fails comes from `plan`, so that a seed decides.
  *
- *     called --requestMs--> at the server --lock--> executed --commitMs--> committed --answerMs--> answered
+ *     called --requestMs--> at the server --lock--> executed
+ *            --commitMs--> committed --answerMs--> answered
  *
  * called: nothing has happened. executed: fence and known ids are looked at, locks are held.
  * committed: everybody sees it, whatever becomes of the answer. A call is cut at the next step

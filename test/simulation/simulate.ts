@@ -5,7 +5,8 @@
  *
  *     npm run simulate -- --seed 42              one seed; --trace <file> keeps all of its trace
  *     npm run simulate -- --seeds 1000           as many, from --from on (default 1)
- *     npm run simulate -- --seeds 50 --plant noDurableVerdict --first     until the planted bug is found
+ *     npm run simulate -- --seeds 50 --plant noDurableVerdict --first
+ *                                                until the planted bug is found
  *     npm run simulate -- --seeds 500 --plants   and then each bug, all of which have to be found
  */
 import { writeFileSync } from "node:fs";

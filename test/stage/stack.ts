@@ -153,7 +153,7 @@ export interface TestHost {
   close(): Promise<void>;
 }
 
-/** A host that is alone on its database, not started yet. `shortcut`: `LaneDeps.shortcut` (true). */
+/** A host that is alone on its database, not started. `shortcut`: `LaneDeps.shortcut` (true). */
 export function buildTestHost(
   options: Pick<HostDeps, "bus" | "laneCount" | "log" | "onFatal"> & {
     databaseUrl: string;

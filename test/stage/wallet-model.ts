@@ -45,7 +45,7 @@ export const ASSETS = [
   { currency: "EUR", decimalPlaces: 2 },
 ] as const;
 
-export const amountPlan: fc.Arbitrary<AmountPlan> = fc.oneof(
+const amountPlan: fc.Arbitrary<AmountPlan> = fc.oneof(
   { weight: 4, arbitrary: exactly(fc.bigInt(1n, 1_000n)) },
   { weight: 2, arbitrary: exactly(fc.bigInt(BOUND / 4n, BOUND / 2n)) },
   { weight: 2, arbitrary: exactly(fc.bigInt(BOUND - 3n, BOUND + 1n)) },
@@ -59,7 +59,7 @@ function exactly(minor: fc.Arbitrary<bigint>): fc.Arbitrary<AmountPlan> {
   return minor.map((minor) => ({ is: "exactly", minor }));
 }
 
-export function near(
+function near(
   is: "all that is available, plus" | "all that there is room for, plus",
 ): fc.Arbitrary<AmountPlan> {
   return fc.constantFrom(0n, 0n, -1n, 1n).map((minor) => ({ is, minor }));

@@ -1,6 +1,6 @@
-/** A wire to a database that can be cut: for what is still served when one of several is away. */
+/** A wire to a database that can be cut and tapped: for what happens when a database is away. */
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
-import { onTestFinished } from "vitest";
+import { expect, onTestFinished } from "vitest";
 
 /**
  * The same database by way of a port of ours, which can fall silent or refuse.
@@ -10,12 +10,22 @@ import { onTestFinished } from "vitest";
 export async function openWire(
   url: string,
   ourPort = 0,
-): Promise<{ url: string; hang(): void; close(): void }> {
+): Promise<{
+  url: string;
+  hang(): void;
+  close(): void;
+  /** Resolves when the database has said this, in what it said last. */
+  heard(text: string): Promise<void>;
+}> {
   const { port, hostname } = new URL(url);
   const sockets = new Set<Socket>();
   let isSilent = false;
+  let said = "";
   const server = createServer((socket) => {
     const onward = connect(Number(port), hostname);
+    onward.on("data", (bytes) => {
+      said = (said + bytes.toString("latin1")).slice(-65_536);
+    });
     for (const [from, to] of [
       [socket, onward],
       [onward, socket],
@@ -42,5 +52,8 @@ export async function openWire(
       isSilent = true;
     },
     close,
+    async heard(text) {
+      await expect.poll(() => said, { timeout: 30_000 }).toContain(text);
+    },
   };
 }

@@ -6,7 +6,9 @@
  * is a port: over HTTP here (`bank-wire.ts`), through a command desk where a test brings that. What
  * callers do is one, too.
  *
- *     acknowledged, rejected: outcomes, for ever. unavailable: nothing happened by this sending. unknown: ask again.
+ *     acknowledged, rejected: outcomes, for ever
+ *     unavailable: nothing happened by this sending
+ *     unknown: ask again
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
