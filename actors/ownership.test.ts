@@ -70,3 +70,32 @@ it.each<[string, Membership | null]>([
   const [latest] = ownership.handOffs;
   expect(latest).toMatchObject({ type: "handed over", shards: ALL_SHARDS, peer: null });
 });
+
+it("a host that cannot take shards says so once in a while, not at every look", async () => {
+  // Given a table that is not to be written to
+  const log: string[] = [];
+  const ignored = (): void => undefined;
+  const ownership: Ownership = buildOwnership({
+    shardTable: { ...buildTable(), take: () => Promise.reject(new Error("read-only")) },
+    membership: null,
+    self: SELF,
+    time: systemTime,
+    log: { info: ignored, warn: (text) => void log.push(text) },
+    isReachable: () => true,
+    open: ignored,
+    leave: ignored,
+    drop: ignored,
+    announce: ignored,
+  });
+
+  // When it looks again and again
+  await ownership.start();
+  for (let looks = 0; looks < 3; looks += 1) {
+    ownership.look();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await ownership.drain(0);
+
+  // Then
+  expect(log).toEqual(["ownership: read-only"]);
+});

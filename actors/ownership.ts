@@ -83,6 +83,7 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
   let isLookDue = false;
   let isTableInSight = false;
   let hasWarned = false;
+  let quietUntilMs = 0;
   let stopBeating = (): void => undefined;
   let stopLooking = (): void => undefined;
   let onEmpty: (() => void) | null = null;
@@ -113,13 +114,20 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
       return;
     }
     looking = step()
-      .catch((error: unknown) => log.warn(`ownership: ${messageOf(error)}`))
+      .catch(tellTrouble)
       .finally(() => {
         looking = null;
         if (!isLookDue) return;
         isLookDue = false;
         look();
       });
+  }
+
+  /** A database that refuses does so at every look. */
+  function tellTrouble(error: unknown): void {
+    if (time.nowMs() < quietUntilMs) return;
+    quietUntilMs = time.nowMs() + LIMITS.busTroubleLogMs;
+    log.warn(`ownership: ${messageOf(error)}`);
   }
 
   async function step(): Promise<void> {

@@ -150,6 +150,10 @@ describe("readConfig", () => {
       { DATABASE_URL: `postgres://db/y,${postgres}?sslmode=require&statement_timeout=0` },
       "an address without statement_timeout, which Coffer sets itself",
     ],
+    [
+      { DATABASE_URL: `${postgres}?host=other` },
+      "/database, or several with commas between them, and no host behind it",
+    ],
     [{ NATS_URL: "bus:4222" }, "allowed: nats://host:port, or several"],
     [{ REDIS_URL: "http://r" }, "allowed: redis://host:port"],
     [{ ROLE: "gateway", NATS_URL: "nats://b" }, "DATABASE_URL: is not set"],

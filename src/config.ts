@@ -192,8 +192,12 @@ const databases = makeExactValidator<string[]>((text) => {
     "postgres://user:password@host:port/database, or several with commas between them";
   for (const url of urls) parseAddress(url, ["postgres:", "postgresql:"], allowed);
   if (urls.length === 0) throw new Error(allowed);
-  const taken = urls.flatMap((url) => [...new URL(url).searchParams.keys()]).find(isSetByCoffer);
-  if (taken !== undefined) throw new Error(`an address without ${taken}, which Coffer sets itself`);
+  for (const parameter of urls.flatMap((url) => [...new URL(url).searchParams.keys()])) {
+    if (SET_BY_COFFER.has(parameter)) {
+      throw new Error(`an address without ${parameter}, which Coffer sets itself`);
+    }
+    if (SAID_BEFORE.has(parameter)) throw new Error(`${allowed}, and no ${parameter} behind it`);
+  }
   const names = urls.map(databaseName);
   const twice = names.find((name, index) => names.indexOf(name) < index);
   if (twice !== undefined) throw new Error(`each database once, not ${twice} twice`);
@@ -214,9 +218,8 @@ const SET_BY_COFFER = new Set([
   "connectionTimeoutMillis",
 ]);
 
-function isSetByCoffer(parameter: string): boolean {
-  return SET_BY_COFFER.has(parameter);
-}
+/** What the driver would take from behind an address in place of what the address says. */
+const SAID_BEFORE = new Set(["host", "port", "user", "password", "database"]);
 
 const natsServers = makeExactValidator<string[]>((text) => {
   const allowed = "nats://host:port, or several such addresses with commas between them";

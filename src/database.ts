@@ -25,17 +25,30 @@ export class UnsafeDatabaseError extends Error {
 
 /**
  * @throws UnsafeDatabaseError when the server would acknowledge commits that a power cut can take
- * back.
+ * back, or cannot keep every text: one word that it has no letters for would fail each commit that
+ * it is in, and with it the lane.
  */
-export async function assertDurable(databaseUrl: string): Promise<void> {
+export async function assertFit(databaseUrl: string): Promise<void> {
   const { rows } = await withClient(databaseUrl, (client) =>
-    client.query<{ fsync: string }>("SHOW fsync"),
+    client.query<{ fsync: string; encoding: string }>(
+      "SELECT current_setting('fsync') AS fsync, current_setting('server_encoding') AS encoding",
+    ),
   );
-  if (rows[0]?.fsync === "on") return;
-  throw new UnsafeDatabaseError(
-    `${databaseName(databaseUrl)} (DATABASE_URL) has fsync off, which can lose acknowledged money; set fsync = on there`,
-  );
+  const { fsync, encoding } = rows[0]!;
+  if (fsync !== "on") {
+    throw new UnsafeDatabaseError(
+      `${databaseName(databaseUrl)} (DATABASE_URL) has fsync off, which can lose acknowledged money; set fsync = on there`,
+    );
+  }
+  if (!ENCODINGS.has(encoding)) {
+    throw new UnsafeDatabaseError(
+      `${databaseName(databaseUrl)} (DATABASE_URL) has the encoding ${encoding}, which cannot keep every text; make the database with ENCODING 'UTF8'`,
+    );
+  }
 }
+
+/** The latter keeps whatever bytes it is given. */
+const ENCODINGS = new Set(["UTF8", "SQL_ASCII"]);
 
 /** A connection for work at the start or by hand, which is closed at its end. */
 export async function withClient<T>(
@@ -47,7 +60,8 @@ export async function withClient<T>(
     connectionTimeoutMillis: LIMITS.migrationConnectMs,
     keepAlive: true,
     application_name: "coffer-migrate",
-    options: "-c search_path=public",
+    // What it is for has its own bounds, or takes as long as it takes, like a migration.
+    options: "-c search_path=public -c statement_timeout=0",
   });
   // A lost connection fails the query under way; the event alone would end the process.
   client.on("error", () => {});

@@ -8,7 +8,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { databaseName } from "./config.ts";
-import { assertDurable, isAway, UnsafeDatabaseError, withClient } from "./database.ts";
+import { assertFit, isAway, UnsafeDatabaseError, withClient } from "./database.ts";
 import { LIMITS } from "./limits.ts";
 import { messageOf } from "./message-of.ts";
 import { migrateUp } from "./migrate.ts";
@@ -28,9 +28,9 @@ interface Place {
 }
 
 /**
- * For a process with a host, before anything is written: brings every database to this version's
- * schema, sees that commits are durable, and gives or checks its place. Any number of processes may
- * do so at once.
+ * For a process with a host, before anything is written: sees that commits are durable and texts
+ * kept, brings every database to this version's schema, and gives or checks its place. Any number of
+ * processes may do so at once.
  * @throws UnsafeDatabaseError when a database must not be used, or not in this place.
  */
 export async function prepareDatabases(
@@ -39,6 +39,7 @@ export async function prepareDatabases(
 ): Promise<void> {
   for (const url of databaseUrls) {
     try {
+      await assertFit(url);
       await migrateUp(url, { log: (line) => log(`${databaseName(url)}: ${line}`) });
     } catch (error) {
       if (error instanceof pg.DatabaseError && UNFIT.has(error.code ?? "")) {
@@ -48,7 +49,6 @@ export async function prepareDatabases(
       }
       throw error;
     }
-    await assertDurable(url);
   }
   let sights = await lookAtAll(databaseUrls, look);
   assertPlaces(databaseUrls, sights);

@@ -113,6 +113,8 @@ function destroySocket(client: pg.Client): void {
 
 export function buildPostgresJournal(databaseUrl: string): Journal {
   const statementMs = LIMITS.journalStatementMs;
+  /** The server ends a statement by its own bound; past this the server itself is not there. */
+  const answerMs = statementMs + LIMITS.journalConnectMs;
   /**
    * Last position of each shard that was claimed here; only the writer that holds a shard can know
    * it. Forgotten with the writer's connection: behind the next one may be a server that has lost
@@ -130,7 +132,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     application_name: "coffer-recovery",
     max: LIMITS.recoveryConnectionsMax,
     connectionTimeoutMillis: LIMITS.journalConnectMs,
-    query_timeout: statementMs + LIMITS.journalConnectMs,
+    query_timeout: answerMs,
     // Claims are writes too: an epoch that a crash took back could be given twice.
     options: `-c search_path=public -c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off -c statement_timeout=${statementMs}`,
     types: NUMBERS,
@@ -147,9 +149,14 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     return result.rows;
   }
 
-  async function loadPositions(shards: readonly number[]): Promise<void> {
+  /** For an append over its own connection, as a pooled one may still lead to a former server. */
+  async function loadPositions(
+    connection: Pick<pg.ClientBase, "query">,
+    shards: readonly number[],
+  ): Promise<void> {
     if (shards.length === 0) return;
-    const rows = await read<Place>("positions", SELECT_POSITIONS, [shards]);
+    const query = { text: SELECT_POSITIONS, values: [shards], query_timeout: answerMs };
+    const { rows } = await connection.query<Place>(query);
     for (const { shard, position } of rows) lastPositions.set(shard, position);
   }
 
@@ -173,7 +180,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       );
       const epochs = new Map(rows.map((row) => [row.claimed_shard, row.claimed_epoch]));
       // Nobody writes these shards from now on but this journal, so from now on it counts.
-      await loadPositions([...epochs.keys()]);
+      await loadPositions(reader, [...epochs.keys()]);
       return epochs;
     },
 
@@ -218,9 +225,12 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       let places: Place[];
       try {
         client = await writer.get();
-        await loadPositions([...writes.fence.keys()].filter((shard) => !lastPositions.has(shard)));
+        const isUnknown = (shard: number): boolean => !lastPositions.has(shard);
+        await loadPositions(client, [...writes.fence.keys()].filter(isUnknown));
         places = placesOf(writes);
       } catch (error) {
+        // Perhaps the question is still under way there.
+        writer.drop();
         return { type: "refused", reason: messageOf(error) };
       }
       const { statement, values } = appendOf(writes, places);
@@ -228,8 +238,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       try {
         const { name, text } = statement;
         const query = client.query<{ known: KnownJson | null }>({ name, text, values });
-        // The server ends a statement by its own bound; past that the server itself is not there.
-        timer = setTimeout(() => writer.drop(), statementMs + LIMITS.journalConnectMs);
+        timer = setTimeout(() => writer.drop(), answerMs);
         const result = await query;
         const known = readKnown(result.rows[0]?.known ?? null);
         if (known.type === "committed") {
@@ -238,7 +247,9 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         return known;
       } catch (error) {
         const result = readError(error);
-        if (result.type === "unknown") writer.drop();
+        // A session that began read-only stays so when the server takes writes again.
+        const isReadOnly = error instanceof pg.DatabaseError && error.code === READ_ONLY;
+        if (result.type === "unknown" || isReadOnly) writer.drop();
         // Perhaps it was written, or somebody else has: look before the next one.
         if (result.type === "unknown" || result.type === "stale") {
           for (const shard of writes.fence.keys()) lastPositions.delete(shard);
@@ -307,6 +318,9 @@ function readError(error: unknown): AppendResult {
   if (/^(40|53|55|57|58|25006|42501)/.test(code)) return { type: "refused", reason };
   throw error;
 }
+
+/** `read_only_sql_transaction`. */
+const READ_ONLY = "25006";
 
 /** In the detail of an error, whatever the server's language. No id has a space in it. */
 const VERSION_KEY = /\(wallet_id, version\)=\((\S+), \d+\)/;

@@ -14,6 +14,7 @@ import {
   it,
   onTestFinished,
 } from "vitest";
+import { withClient } from "../src/database.ts";
 import type { Journal } from "../src/journal.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
@@ -131,6 +132,24 @@ describe("commits", () => {
     expect(await journal.append(creditOf(wallet))).toEqual({ type: "committed" });
   });
 
+  it("go on over a new connection when the server may be written to again", async () => {
+    // Given a writer that has connected while the database was read-only, which is its session's
+    // for good
+    const before = await open();
+    const wallet = await openWallet(before);
+    await database.query(`ALTER DATABASE ${NAME} SET default_transaction_read_only = on`);
+    const journal = buildPostgresJournal(database.url);
+    onTestFinished(() => journal.close());
+    const refused = await journal.append(creditOf(wallet));
+    expect(refused).toMatchObject({ type: "refused", reason: expect.stringContaining("25006") });
+
+    // When that is taken back
+    await database.query(`ALTER DATABASE ${NAME} RESET default_transaction_read_only`);
+
+    // Then the next append is one of a session that may write
+    expect(await journal.append(creditOf(wallet))).toEqual({ type: "committed" });
+  });
+
   it("leave no gap in a shard's places when the server behind a new connection has lost some", async () => {
     // Given two wallets of one shard, and a last commit of the first one
     const journal = await open();
@@ -178,6 +197,14 @@ it("says why shards cannot be taken where nothing may be written", async () => {
   const owners = await table.read();
   const from = new Map(owners.map(({ shard, owner }) => [shard, owner]));
   await expect(table.take("host-2", from)).rejects.toThrow(/cannot be taken: .*read-only/);
+});
+
+it("takes as long for a migration as it takes, whatever the role allows a statement", async () => {
+  await database.query(`ALTER DATABASE ${NAME} SET statement_timeout = '20ms'`);
+  const rows = await withClient(database.url, async (client) => {
+    return (await client.query("SELECT pg_sleep(0.1), 1 AS done")).rows;
+  });
+  expect(rows).toMatchObject([{ done: 1 }]);
 });
 
 it("waits at its start while others have all connections", { timeout: 60_000 }, async () => {

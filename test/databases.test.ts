@@ -58,6 +58,14 @@ describe("the deployment", () => {
     return (error as Error).message;
   }
 
+  it("refuses a database that cannot keep every text", async () => {
+    const options = "TEMPLATE template0 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'";
+    const url = await createDatabase(inject("postgresUrl"), names[0]!, options);
+    expect(await refusalOf(prepareDatabases([url], quiet))).toMatch(
+      /deployment_a \(DATABASE_URL\) has the encoding LATIN1, .* ENCODING 'UTF8'/,
+    );
+  });
+
   it("race: four processes start at once on new databases, and all agree on the places", async () => {
     const lines: string[] = [];
     const log = (line: string): void => void lines.push(line);
