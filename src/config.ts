@@ -218,8 +218,8 @@ const SET_BY_COFFER = new Set([
   "connectionTimeoutMillis",
 ]);
 
-/** What the driver would take from behind an address in place of what the address says. */
-const SAID_BEFORE = new Set(["host", "port", "user", "password", "database"]);
+/** What the driver would take from behind an address in place of what names the database here. */
+const SAID_BEFORE = new Set(["host", "port"]);
 
 const natsServers = makeExactValidator<string[]>((text) => {
   const allowed = "nats://host:port, or several such addresses with commas between them";
