@@ -375,13 +375,22 @@ function stopAtExit(running: Running): void {
     for (const each of stoppedAtExit) signal(each.pid, "SIGINT");
     const deadlineMs = Date.now() + LIMITS.postgresImmediateShutdownMs;
     for (const each of stoppedAtExit) {
-      while (inspect(each.pid) !== undefined && Date.now() < deadlineMs) {
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LIMITS.postgresExitPollMs);
+      if (!blockUntilGone(each.pid, deadlineMs)) {
+        signal(each.pid, "SIGQUIT");
+        blockUntilGone(each.pid, Date.now() + LIMITS.postgresImmediateShutdownMs);
       }
-      if (inspect(each.pid) !== undefined) signal(each.pid, "SIGQUIT");
       each.releaseLock();
     }
   });
+}
+
+/** Returns whether it has ended by then. */
+function blockUntilGone(pid: number, deadlineMs: number): boolean {
+  while (inspect(pid) !== undefined) {
+    if (Date.now() >= deadlineMs) return false;
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LIMITS.postgresExitPollMs);
+  }
+  return true;
 }
 
 // --- The cluster on disk -------------------------------------------------------------------------
