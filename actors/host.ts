@@ -52,7 +52,7 @@ export interface HostDeps {
   readonly log: Record<"info" | "warn" | "error" | "fatal", (text: string) => void>;
   /** Without one nothing is measured. */
   readonly meter?: HostMeter;
-  /** A lane cannot be kept alive; the process has to end. */
+  /** A lane cannot be kept alive, or its journal has lost commits; the process has to end. */
   readonly onFatal: (reason: string) => void;
 }
 

@@ -25,7 +25,7 @@ export interface LaneGateDeps {
   readonly reply: (replies: readonly Reply[]) => void;
   /** Takes shards that the lane has nothing of any more, after they were unassigned. */
   readonly onLeft: (shards: readonly number[]) => void;
-  /** The thread cannot be started. */
+  /** The thread cannot be started, or says that the process has to end. */
   readonly onFatal: (reason: string) => void;
 }
 
@@ -82,6 +82,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   const thread: LaneThread = deps.startLane(plan, {
     notice(notice) {
       if (notice.type === "effects") deps.dispatch(notice.effects);
+      else if (notice.type === "fatal") deps.onFatal(`${plan.name}: ${notice.reason}`);
       else log[notice.level](`${plan.name}: ${notice.text}`);
     },
     lost: threadLost,

@@ -173,6 +173,7 @@ describe("what crosses between threads", () => {
     for (const notice of [
       { type: "effects", effects },
       { type: "log", level: "warn", text: "t" },
+      { type: "fatal", reason: "r" },
     ] as const) {
       expect(unpackNotice(structuredClone(packNotice(notice)))).toEqual(notice);
     }

@@ -17,7 +17,7 @@
  * epoch here was claimed by this lane, and no commit names an epoch that it did not get from a
  * claim.
  */
-import type { Journal } from "../src/journal.ts";
+import { HistoryLostError, type Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
 import type { Transfer } from "../src/transfer.ts";
@@ -105,6 +105,7 @@ export function buildLaneShards(deps: LaneShardsDeps): LaneShards {
           deps.dealWithWaiting();
         },
         (error: unknown) => {
+          if (error instanceof HistoryLostError) throw error;
           claiming.clear();
           deps.onFailed(`cannot claim shards: ${messageOf(error)}`);
         },

@@ -37,6 +37,8 @@ export interface LaneResult {
 /** Lane -> host, outside any run. */
 export type LaneNotice =
   | { readonly type: "effects"; readonly effects: Effects }
+  /** Another thread would be of no use: the process has to end. */
+  | { readonly type: "fatal"; readonly reason: string }
   | {
       readonly type: "log";
       readonly level: "info" | "warn" | "error" | "fatal";

@@ -9,6 +9,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { parentPort, workerData } from "node:worker_threads";
 import { nowMs } from "../src/clock.ts";
+import { HistoryLostError } from "../src/journal.ts";
 import type { ShardMessage } from "../src/protocol.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildLane, type LaneStats } from "./lane.ts";
@@ -44,6 +45,8 @@ function notify(notice: LaneNotice): void {
 }
 
 function crash(error: unknown): never {
+  // Not only the lane's memory is worth nothing now.
+  if (error instanceof HistoryLostError) notify({ type: "fatal", reason: error.message });
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
   notify({ type: "log", level: "fatal", text });
   process.exit(1);

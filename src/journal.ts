@@ -172,12 +172,22 @@ export type AppendResult =
   /** The connection was lost: it may have been written. Claim the shards again, then look. */
   | { readonly type: "unknown"; readonly reason: string };
 
+/**
+ * The journal lacks what was committed to it: a standby that was behind has taken over, or an older
+ * state was restored. What the process remembers of wallets, transfers, subscribers and streams is
+ * of a history that is no more, so the process has to end.
+ */
+export class HistoryLostError extends Error {
+  override readonly name = "HistoryLostError";
+}
+
 export interface Journal {
   /**
    * Takes the next epoch of those `shards` that `owner` holds in the shard table, after waiting for
    * every append under way. Returns the epochs; a shard missing in the answer belongs to somebody
    * else. When it returns, no append with an older epoch of these shards can commit any more, and
    * every one that did is visible.
+   * @throws HistoryLostError when the journal lacks what was committed to it.
    */
   claim(owner: string, shards: readonly number[]): Promise<Map<number, number>>;
 

@@ -8,7 +8,14 @@
  */
 import pg from "pg";
 import type { Hold } from "./hold.ts";
-import type { AppendResult, DueHold, Journal, LoadedWallet, Writes } from "./journal.ts";
+import {
+  HistoryLostError,
+  type AppendResult,
+  type DueHold,
+  type Journal,
+  type LoadedWallet,
+  type Writes,
+} from "./journal.ts";
 import { LIMITS } from "./limits.ts";
 import { messageOf } from "./message-of.ts";
 import { appendOf, type Place } from "./postgres-append.ts";
@@ -121,6 +128,8 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
    * the latest commits, and a position after one that is not there would be a gap for ever.
    */
   const lastPositions = new Map<number, number>();
+  /** The highest that each of them ever was; less means that commits are gone. */
+  const reached = new Map<number, number>();
   const writer = buildConnection(
     databaseUrl,
     "coffer-writer",
@@ -157,7 +166,14 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     if (shards.length === 0) return;
     const query = { text: SELECT_POSITIONS, values: [shards], query_timeout: answerMs };
     const { rows } = await connection.query<Place>(query);
-    for (const { shard, position } of rows) lastPositions.set(shard, position);
+    const behind = rows.filter(({ shard, position }) => position < (reached.get(shard) ?? 0));
+    if (behind.length > 0) throw new HistoryLostError(lossText(behind, reached));
+    rows.forEach(reach);
+  }
+
+  function reach({ shard, position }: Place): void {
+    lastPositions.set(shard, position);
+    reached.set(shard, position);
   }
 
   /** The next places of the shards, for one append; they are taken when it is committed. */
@@ -226,9 +242,15 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       try {
         client = await writer.get();
         const isUnknown = (shard: number): boolean => !lastPositions.has(shard);
-        await loadPositions(client, [...writes.fence.keys()].filter(isUnknown));
+        if ([...writes.fence.keys()].some(isUnknown)) {
+          // Behind a new connection all of them are looked at: what is written here may follow from
+          // what another shard has lost.
+          const shards = new Set([...writes.fence.keys(), ...reached.keys()]);
+          await loadPositions(client, [...shards].filter(isUnknown));
+        }
         places = placesOf(writes);
       } catch (error) {
+        if (error instanceof HistoryLostError) throw error;
         // Perhaps the question is still under way there.
         writer.drop();
         return { type: "refused", reason: messageOf(error) };
@@ -242,7 +264,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         const result = await query;
         const known = readKnown(result.rows[0]?.known ?? null);
         if (known.type === "committed") {
-          for (const { shard, position } of places) lastPositions.set(shard, position);
+          places.forEach(reach);
         }
         return known;
       } catch (error) {
@@ -264,6 +286,14 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       await Promise.all([writer.close(), reader.end()]);
     },
   };
+}
+
+function lossText(behind: readonly Place[], reached: ReadonlyMap<number, number>): string {
+  const lost = behind.reduce((sum, { shard, position }) => sum + reached.get(shard)! - position, 0);
+  return (
+    `the database lacks the last ${lost} events of ${behind.length} shards that were committed ` +
+    "to it: a standby that was behind has taken over, or an older state was restored"
+  );
 }
 
 interface KnownJson {

@@ -275,9 +275,11 @@ describe("10,000 commands in one request", { timeout: 120_000 }, () => {
     await until("the last change arrives", () => last.version === LIMITS.batchCommandsMax + 1);
   });
 
-  it("leave room for single commands beside many of them", async () => {
+  it("leave room for single commands beside many of them", { timeout: 60_000 }, async () => {
+    // Given five times as many commands as may be under way before a single one
     const wallets = await openWallets(unique("busy"), 200);
-    const run = range(8).map(() => batch(range(2_000).map((n) => credit(wallets[n % 200]!))));
+    const beganAtMs = performance.now();
+    const run = range(8).map(() => batch(range(5_000).map((n) => credit(wallets[n % 200]!))));
     let isOver = false;
     const all = Promise.all(run).finally(() => (isOver = true));
     const waits: number[] = [];
@@ -289,11 +291,13 @@ describe("10,000 commands in one request", { timeout: 120_000 }, () => {
       most = Math.max(most, stack.commands.pending);
       expect(status).toBe(200);
     }
+    const tookMs = performance.now() - beganAtMs;
     expect((await all).flat().every(({ ok }) => ok)).toBe(true);
     // Every batch may keep what it had under way when the next ones came.
     expect(most).toBeLessThanOrEqual(2 * LIMITS.batchesWindowMax + 1);
     expect(waits.length).toBeGreaterThan(3);
-    expect(Math.max(...waits)).toBeLessThan(LIMITS.commandDeadlineMs / 2);
+    // Whoever waited for all of them would have waited that long
+    expect(Math.max(...waits)).toBeLessThan(tookMs / 2);
   });
 });
 

@@ -2,8 +2,12 @@
  * PostgreSQL dies under load, all its processes at once, and comes back on the same port and data.
  * The race: a commit is under way whose outcome nobody can know until the database is there again.
  * Callers wait out a short outage; in a long one they are told that nothing happened (503) or that
- * they have to ask again (504), and never anything else. Coffer itself is not restarted.
+ * they have to ask again (504), and never anything else. Coffer itself is not restarted; unless what
+ * comes back lacks what was committed.
  */
+import { execFileSync } from "node:child_process";
+import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
 import { LIMITS } from "../src/limits.ts";
@@ -105,3 +109,60 @@ it(
     expect(await coffer.stop()).toEqual({ code: 0, signal: null });
   },
 );
+
+it(
+  "ends when the database comes back without what was committed",
+  { timeout: 60_000 },
+  async () => {
+    // Given a wallet with 5, and a backup from before 7 more
+    const folder = dataFolder();
+    const backup = dataFolder();
+    onTestFinished(() => backup.remove());
+    onTestFinished(() => folder.remove());
+    const postgres = await startPostgres({ folder: folder.path });
+    onTestFinished(() => postgres.stop());
+    const env = { DATABASE_URL: postgres.url, LOG_LEVEL: "warn" };
+    const coffer = await startCoffer(env);
+    onTestFinished(async () => void (await coffer.kill()));
+    await coffer.untilReady();
+    const post = postTo(coffer.baseUrl);
+    await post("/wallets", { walletId: "lost", currency: "EUR" });
+    expect(await post("/wallets/lost/credit", { amount: 5 })).toMatchObject({ balance: 5 });
+    await postgres.stop();
+    copy(folder.path, backup.path);
+    await postgres.restart();
+    expect(await post("/wallets/lost/credit", { amount: 7 })).toMatchObject({ balance: 12 });
+
+    // When the backup is what comes back, and a wallet that has lost nothing is written to
+    await postgres.kill();
+    rmSync(join(folder.path, "postgres"), { recursive: true });
+    copy(backup.path, folder.path);
+    await postgres.restart();
+    await post("/wallets", { walletId: "another", currency: "EUR" }).catch(() => undefined);
+
+    // Then nothing is served from memory any more
+    expect(await coffer.exited).toEqual({ code: 1, signal: null });
+    expect(coffer.output).toContain("lacks the last 1 events of 1 shards that were committed");
+
+    // And the next start goes on from what is there
+    const next = await startCoffer(env);
+    onTestFinished(async () => void (await next.kill()));
+    await next.untilReady();
+    const postToNext = postTo(next.baseUrl);
+    expect(await postToNext("/wallets/lost/credit", { amount: 1 })).toMatchObject({ balance: 6 });
+    expect(await next.stop()).toEqual({ code: 0, signal: null });
+  },
+);
+
+/** The cluster, and whose it is: as root, PostgreSQL has a user of its own. */
+function copy(from: string, to: string): void {
+  execFileSync("cp", ["-a", join(from, "postgres"), to]);
+}
+
+function postTo(baseUrl: string): (path: string, body: object) => Promise<unknown> {
+  return async (path, body) => {
+    const headers = { "content-type": "application/json" };
+    const init = { method: "POST", headers, body: JSON.stringify(body) };
+    return await (await fetch(`${baseUrl}${path}`, init)).json();
+  };
+}

@@ -15,7 +15,7 @@ import {
   onTestFinished,
 } from "vitest";
 import { withClient } from "../src/database.ts";
-import type { Journal } from "../src/journal.ts";
+import { HistoryLostError, type Journal } from "../src/journal.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
@@ -150,7 +150,7 @@ describe("commits", () => {
     expect(await journal.append(creditOf(wallet))).toEqual({ type: "committed" });
   });
 
-  it("leave no gap in a shard's places when the server behind a new connection has lost some", async () => {
+  it("end, and leave no gap in a shard's places, when the server has lost some", async () => {
     // Given two wallets of one shard, and a last commit of the first one
     const journal = await open();
     const first = await openWallet(journal);
@@ -173,9 +173,15 @@ describe("commits", () => {
        WHERE datname = current_database() AND application_name LIKE 'coffer-%'`,
     );
 
-    // Then the next commit of the shard takes its place, at its second try if only the first one
-    // tells the journal that its connection is gone
-    await expect.poll(() => journal.append(creditOf(second))).toEqual({ type: "committed" });
+    // Then the journal, of which others remember what is gone, takes nothing more, for whatever
+    // wallet; at its second try if only the first one tells it that its connection is gone
+    await expect
+      .poll(() => journal.append(creditOf(second)).catch((error: unknown) => error))
+      .toBeInstanceOf(HistoryLostError);
+    await expect(journal.claim(OWNER, ALL_SHARDS)).rejects.toThrow(HistoryLostError);
+
+    // And one that begins anew takes the place of what is gone
+    expect(await (await open()).append(creditOf(second))).toEqual({ type: "committed" });
     await checkBooks(database);
   });
 
