@@ -105,6 +105,7 @@ export function buildLaneShards(deps: LaneShardsDeps): LaneShards {
           deps.dealWithWaiting();
         },
         (error: unknown) => {
+          // The next claim would find the same.
           if (error instanceof HistoryLostError) throw error;
           claiming.clear();
           deps.onFailed(`cannot claim shards: ${messageOf(error)}`);

@@ -1,8 +1,8 @@
 /**
  * The thread of a lane: the entry that Piscina loads. It gives the lane its real parts (PostgreSQL,
  * the clock, the way out) and turns any broken invariant into the end of the thread; Piscina brings
- * a new one, which claims the shards afresh. Nothing here is shared with the main thread but
- * messages.
+ * a new one, which claims the shards afresh. Only where the database has lost commits does it ask
+ * for the end of the process. Nothing here is shared with the main thread but messages.
  */
 import "../src/navigator.ts";
 import { setFlagsFromString } from "node:v8";
@@ -45,7 +45,7 @@ function notify(notice: LaneNotice): void {
 }
 
 function crash(error: unknown): never {
-  // Not only the lane's memory is worth nothing now.
+  // Another thread would go on well, but relay and feeds remember what is gone, too.
   if (error instanceof HistoryLostError) notify({ type: "fatal", reason: error.message });
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
   notify({ type: "log", level: "fatal", text });

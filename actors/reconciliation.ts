@@ -9,6 +9,7 @@
  *                                          \--a database is away--> waiting, for a moment
  */
 import type { Time } from "../src/clock.ts";
+import { counted } from "../src/counted.ts";
 import type { Difference } from "../src/differences.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
@@ -100,7 +101,9 @@ export function buildReconciliation(deps: ReconciliationDeps): Reconciliation {
     last = report;
     firstKnown = found.first;
     const { wallets, events, transfers, differences } = report;
-    const text = `books: ${wallets} wallets, ${events} events, ${transfers} transfers reconciled, ${differences} differences`;
+    const looked = [counted(wallets, "wallet"), counted(events, "event")];
+    const came = `${counted(transfers, "transfer")} reconciled, ${counted(differences, "difference")}`;
+    const text = `books: ${looked.join(", ")}, ${came}`;
     if (differences > 0) log.error(text);
     else log.info(text);
   }

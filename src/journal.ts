@@ -173,7 +173,7 @@ export type AppendResult =
   | { readonly type: "unknown"; readonly reason: string };
 
 /**
- * The journal lacks what was committed to it: a standby that was behind has taken over, or an older
+ * Events are missing that were committed: a standby that was behind has taken over, or an older
  * state was restored. What the process remembers of wallets, transfers, subscribers and streams is
  * of a history that is no more, so the process has to end.
  */
@@ -187,7 +187,7 @@ export interface Journal {
    * every append under way. Returns the epochs; a shard missing in the answer belongs to somebody
    * else. When it returns, no append with an older epoch of these shards can commit any more, and
    * every one that did is visible.
-   * @throws HistoryLostError when the journal lacks what was committed to it.
+   * @throws HistoryLostError when events are missing that this journal has committed or seen.
    */
   claim(owner: string, shards: readonly number[]): Promise<Map<number, number>>;
 
@@ -218,8 +218,9 @@ export interface Journal {
   loadPendingTransfers(shards: readonly number[]): Promise<Transfer[]>;
 
   /**
-   * Commits. Never rejects for an outcome listed above; a rejection of the promise is a broken
-   * invariant.
+   * Commits. Never rejects for an outcome listed above; any other rejection of the promise is a
+   * broken invariant.
+   * @throws HistoryLostError when events are missing that were committed; nothing was written.
    */
   append(writes: Writes): Promise<AppendResult>;
 

@@ -7,6 +7,7 @@
  * halfway can hold no lock.
  */
 import pg from "pg";
+import { counted } from "./counted.ts";
 import type { Hold } from "./hold.ts";
 import {
   HistoryLostError,
@@ -56,13 +57,7 @@ interface Connection {
   close(): Promise<void>;
 }
 
-/** @param onLost called when a connection is forgotten, or one could not be made */
-function buildConnection(
-  databaseUrl: string,
-  name: string,
-  settings: string[],
-  onLost: () => void,
-): Connection {
+function buildConnection(databaseUrl: string, name: string, settings: string[]): Connection {
   let connecting: Promise<pg.Client> | null = null;
 
   async function connect(forget: () => void): Promise<pg.Client> {
@@ -84,9 +79,7 @@ function buildConnection(
     get() {
       if (connecting === null) {
         const forget = (): void => {
-          if (connecting !== attempt) return;
-          connecting = null;
-          onLost();
+          if (connecting === attempt) connecting = null;
         };
         const attempt = connect(forget);
         connecting = attempt;
@@ -97,7 +90,6 @@ function buildConnection(
     drop() {
       const lost = connecting;
       connecting = null;
-      onLost();
       void lost?.then(
         (client) => destroySocket(client),
         () => undefined,
@@ -123,19 +115,18 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
   /** The server ends a statement by its own bound; past this the server itself is not there. */
   const answerMs = statementMs + LIMITS.journalConnectMs;
   /**
-   * Last position of each shard that was claimed here; only the writer that holds a shard can know
-   * it. Forgotten with the writer's connection: behind the next one may be a server that has lost
-   * the latest commits, and a position after one that is not there would be a gap for ever.
+   * The highest position that was ever committed or seen here, by shard. The last one, as long as
+   * the shard is ours; never less than what the database has, unless that has lost commits.
    */
-  const lastPositions = new Map<number, number>();
-  /** The highest that each of them ever was; less means that commits are gone. */
-  const reached = new Map<number, number>();
-  const writer = buildConnection(
-    databaseUrl,
-    "coffer-writer",
-    [...WRITER_SETTINGS, `statement_timeout=${statementMs}`],
-    () => lastPositions.clear(),
-  );
+  const positions = new Map<number, number>();
+  /**
+   * Shards whose position was read over `seenBy`, the writer's connection: behind the next one may
+   * be a server that lacks the latest commits.
+   */
+  const seen = new Set<number>();
+  let seenBy: pg.Client | null = null;
+  const settings = [...WRITER_SETTINGS, `statement_timeout=${statementMs}`];
+  const writer = buildConnection(databaseUrl, "coffer-writer", settings);
   const reader = new Pool({
     connectionString: databaseUrl,
     application_name: "coffer-recovery",
@@ -158,22 +149,41 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     return result.rows;
   }
 
-  /** For an append over its own connection, as a pooled one may still lead to a former server. */
-  async function loadPositions(
+  /** @throws HistoryLostError when one of the shards lacks what was committed. */
+  async function readPositions(
     connection: Pick<pg.ClientBase, "query">,
     shards: readonly number[],
   ): Promise<void> {
     if (shards.length === 0) return;
+    // A shard that comes back is claimed beside this, and may have got further before the answer.
+    const before = new Map(positions);
     const query = { text: SELECT_POSITIONS, values: [shards], query_timeout: answerMs };
     const { rows } = await connection.query<Place>(query);
-    const behind = rows.filter(({ shard, position }) => position < (reached.get(shard) ?? 0));
-    if (behind.length > 0) throw new HistoryLostError(lossText(behind, reached));
-    rows.forEach(reach);
+    const short = rows.filter(({ shard, position }) => position < (before.get(shard) ?? 0));
+    if (short.length > 0) throw new HistoryLostError(lossText(short, before));
+    rows.forEach(remember);
   }
 
-  function reach({ shard, position }: Place): void {
-    lastPositions.set(shard, position);
-    reached.set(shard, position);
+  function remember({ shard, position }: Place): void {
+    positions.set(shard, Math.max(position, positions.get(shard) ?? 0));
+  }
+
+  /**
+   * Before an append over a connection, sees that nothing is gone behind it: not only in the shards
+   * that are written, as what is written may follow from what another one has lost.
+   * @throws HistoryLostError when something is.
+   */
+  async function lookBehind(client: pg.Client, fence: Writes["fence"]): Promise<void> {
+    if (client !== seenBy) {
+      seenBy = client;
+      seen.clear();
+    }
+    const isSeen = (shard: number): boolean => seen.has(shard);
+    if (seen.size === positions.size && [...fence.keys()].every(isSeen)) return;
+    const shards = new Set([...fence.keys(), ...positions.keys()]);
+    const unseen = [...shards].filter((shard) => !isSeen(shard));
+    await readPositions(client, unseen);
+    for (const shard of unseen) seen.add(shard);
   }
 
   /** The next places of the shards, for one append; they are taken when it is committed. */
@@ -181,7 +191,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     const next = new Map<number, number>();
     return events.map(({ walletId }) => {
       const shard = shardOf(walletId);
-      const position = (next.get(shard) ?? lastPositions.get(shard) ?? 0) + 1;
+      const position = (next.get(shard) ?? positions.get(shard) ?? 0) + 1;
       next.set(shard, position);
       return { shard, position };
     });
@@ -196,7 +206,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       );
       const epochs = new Map(rows.map((row) => [row.claimed_shard, row.claimed_epoch]));
       // Nobody writes these shards from now on but this journal, so from now on it counts.
-      await loadPositions(reader, [...epochs.keys()]);
+      await readPositions(reader, [...epochs.keys()]);
       return epochs;
     },
 
@@ -241,13 +251,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       let places: Place[];
       try {
         client = await writer.get();
-        const isUnknown = (shard: number): boolean => !lastPositions.has(shard);
-        if ([...writes.fence.keys()].some(isUnknown)) {
-          // Behind a new connection all of them are looked at: what is written here may follow from
-          // what another shard has lost.
-          const shards = new Set([...writes.fence.keys(), ...reached.keys()]);
-          await loadPositions(client, [...shards].filter(isUnknown));
-        }
+        await lookBehind(client, writes.fence);
         places = placesOf(writes);
       } catch (error) {
         if (error instanceof HistoryLostError) throw error;
@@ -263,9 +267,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         timer = setTimeout(() => writer.drop(), answerMs);
         const result = await query;
         const known = readKnown(result.rows[0]?.known ?? null);
-        if (known.type === "committed") {
-          places.forEach(reach);
-        }
+        if (known.type === "committed") places.forEach(remember);
         return known;
       } catch (error) {
         const result = readError(error);
@@ -274,7 +276,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         if (result.type === "unknown" || isReadOnly) writer.drop();
         // Perhaps it was written, or somebody else has: look before the next one.
         if (result.type === "unknown" || result.type === "stale") {
-          for (const shard of writes.fence.keys()) lastPositions.delete(shard);
+          for (const shard of writes.fence.keys()) seen.delete(shard);
         }
         return result;
       } finally {
@@ -288,11 +290,12 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
   };
 }
 
-function lossText(behind: readonly Place[], reached: ReadonlyMap<number, number>): string {
-  const lost = behind.reduce((sum, { shard, position }) => sum + reached.get(shard)! - position, 0);
+function lossText(short: readonly Place[], known: ReadonlyMap<number, number>): string {
+  const lost = short.reduce((sum, { shard, position }) => sum + known.get(shard)! - position, 0);
   return (
-    `the database lacks the last ${lost} events of ${behind.length} shards that were committed ` +
-    "to it: a standby that was behind has taken over, or an older state was restored"
+    `the database lacks events that were committed (${counted(lost, "event")} of ` +
+    `${counted(short.length, "shard")}): a standby that was behind has taken over, or an older ` +
+    'state was restored; see "PostgreSQL in trouble" in docs/operations.md'
   );
 }
 

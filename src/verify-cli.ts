@@ -8,6 +8,7 @@
 import { parseArgs } from "node:util";
 import { exitOnSignals, startProgress, type Progress } from "./command-line.ts";
 import { databaseName, readConfig } from "./config.ts";
+import { counted } from "./counted.ts";
 import { watchDeployment } from "./deployment.ts";
 import { DIFFERENCE_KINDS, type DifferenceKind } from "./differences.ts";
 import { useEmbeddedPostgres } from "./embedded-postgres.ts";
@@ -197,8 +198,4 @@ function tellReport(report: VerifyReport): void {
   const found = differences === 0 ? "no difference" : counted(differences, "difference");
   const rest = warnings === 0 ? "" : `, ${counted(warnings, "warning")}`;
   print(`${looked.join(", ")} in ${seconds.toFixed(1)} s: ${found}${rest}`);
-}
-
-function counted(count: number, what: string): string {
-  return `${new Intl.NumberFormat("en-US").format(count)} ${what}${count === 1 ? "" : "s"}`;
 }

@@ -276,7 +276,7 @@ describe("10,000 commands in one request", { timeout: 120_000 }, () => {
   });
 
   it("leave room for single commands beside many of them", { timeout: 60_000 }, async () => {
-    // Given many times as many commands as may be under way before a single one
+    // Given twelve times the commands that may be under way at once
     const wallets = await openWallets(unique("busy"), 200);
     const credits = range(4_000).map((n) => credit(wallets[n % 200]!));
     const beganAtMs = performance.now();

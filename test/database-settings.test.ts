@@ -2,6 +2,7 @@
  * What somebody else sets on Coffer's role or database, or does to it: each is either of no effect
  * on what commits rest on, or told as what it is, and passes by itself when it is taken back.
  */
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import {
@@ -151,16 +152,101 @@ describe("commits", () => {
   });
 
   it("end, and leave no gap in a shard's places, when the server has lost some", async () => {
-    // Given two wallets of one shard, and a last commit of the first one
+    // Given wallets of two shards, and a last commit of the first one
     const journal = await open();
     const first = await openWallet(journal);
-    const second = await openWallet(journal, idIn([shardOf(first.walletId)]));
+    const beside = await openWallet(journal, idIn([shardOf(first.walletId)]));
+    const other = await openWallet(journal, idIn([(shardOf(first.walletId) + 1) % 256]));
     expect(await journal.append(creditOf(first))).toEqual({ type: "committed" });
 
     // When that is gone, as after the loss of a server whose standby was behind
+    await loseLast(first);
+    await endConnections();
+
+    // Then the journal, of which others remember what is gone, takes nothing more: not in the other
+    // shard either, also when it is claimed meanwhile; at its second try if only the first one tells
+    // it that its connection is gone
+    epochs = await journal.claim(OWNER, [shardOf(other.walletId)]);
+    await expect
+      .poll(() => journal.append(creditOf(other)).catch((error: unknown) => error))
+      .toBeInstanceOf(HistoryLostError);
+    await expect(journal.claim(OWNER, ALL_SHARDS)).rejects.toThrow(HistoryLostError);
+
+    // And one that begins anew takes the place of what is gone
+    expect(await (await open()).append(creditOf(beside))).toEqual({ type: "committed" });
+    await checkBooks(database);
+  });
+
+  it("are not missed in a shard that comes back while they are looked for", async () => {
+    // Given a shard that another journal has taken, and a look at it whose answer is late
+    const relay = await startRelay(database.url);
+    const journal = await open(relay.url);
+    const gone = await openWallet(journal);
+    const kept = await openWallet(journal, idIn([(shardOf(gone.walletId) + 1) % 256]));
+    const there = await open();
+    await endConnections();
+    relay.holdAnswerTo("max(e.position)");
+    // The journal must have heard of that
+    await delay(200);
+    const looking = journal.append(creditOf(kept));
+    const look = `SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'
+                  AND application_name = 'coffer-writer' AND query LIKE '%max(e.position)%'`;
+    await expect.poll(() => database.query(look)).toHaveLength(1);
+
+    // When the other one writes there and hands it back, all before the answer
+    expect(await there.append(creditOf(gone))).toEqual({ type: "committed" });
+    epochs = await journal.claim(OWNER, ALL_SHARDS);
+    relay.goOn();
+
+    // Then nothing is taken for lost
+    expect(await looking).toMatchObject({ type: "fenced" });
+    expect(await journal.append(creditOf(kept))).toEqual({ type: "committed" });
+  });
+
+  interface Relay {
+    readonly url: string;
+    /** From the next question with these words on, its connection's answers wait for `goOn`. */
+    holdAnswerTo(words: string): void;
+    goOn(): void;
+  }
+
+  /** Passes on what goes between a journal and its database. */
+  async function startRelay(databaseUrl: string): Promise<Relay> {
+    const { hostname, port } = new URL(databaseUrl);
+    let words: string | null = null;
+    let held: Socket | undefined;
+    const server = createServer((client) => {
+      const upstream = connect(Number(port), hostname);
+      client.on("data", (bytes) => {
+        if (words !== null && bytes.includes(words)) {
+          words = null;
+          held = upstream.pause();
+        }
+        upstream.write(bytes);
+      });
+      upstream.on("data", (bytes) => client.write(bytes));
+      for (const [one, other] of [
+        [client, upstream],
+        [upstream, client],
+      ] as const) {
+        one.on("error", () => undefined).on("close", () => other.destroy());
+      }
+    });
+    await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+    onTestFinished(() => void server.close());
+    const url = new URL(databaseUrl);
+    url.port = String((server.address() as AddressInfo).port);
+    return {
+      url: url.href,
+      holdAnswerTo: (given) => (words = given),
+      goOn: () => held?.resume(),
+    };
+  }
+
+  /** Takes back the last commit of a wallet, without a trigger. */
+  async function loseLast({ walletId, version }: WalletState): Promise<void> {
     const operator = await database.session();
     await operator.query("SET session_replication_role = replica");
-    const { walletId, version } = first;
     const where = [walletId, version + 1];
     await operator.query("DELETE FROM events WHERE wallet_id = $1 AND version = $2", where);
     await operator.query(
@@ -168,22 +254,14 @@ describe("commits", () => {
        WHERE w.wallet_id = $1 AND e.wallet_id = $1 AND e.version = $2 - 1`,
       where,
     );
+  }
+
+  async function endConnections(): Promise<void> {
     await database.query(
       `SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
        WHERE datname = current_database() AND application_name LIKE 'coffer-%'`,
     );
-
-    // Then the journal, of which others remember what is gone, takes nothing more, for whatever
-    // wallet; at its second try if only the first one tells it that its connection is gone
-    await expect
-      .poll(() => journal.append(creditOf(second)).catch((error: unknown) => error))
-      .toBeInstanceOf(HistoryLostError);
-    await expect(journal.claim(OWNER, ALL_SHARDS)).rejects.toThrow(HistoryLostError);
-
-    // And one that begins anew takes the place of what is gone
-    expect(await (await open()).append(creditOf(second))).toEqual({ type: "committed" });
-    await checkBooks(database);
-  });
+  }
 
   /** An operator's session that keeps appends waiting. */
   async function holdEvents(): Promise<pg.Client> {

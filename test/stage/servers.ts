@@ -94,7 +94,7 @@ export async function startPostgres(
       settings: {
         shared_buffers: "128MB",
         max_wal_size: "1GB",
-        // Divided by the databases, of which a run makes hundreds.
+        // PostgreSQL divides it by the number of databases, of which a run makes hundreds.
         autovacuum_naptime: "10min",
         ...options.settings,
       },
@@ -140,7 +140,7 @@ export async function createDatabase(
   name: string,
   options = "",
 ): Promise<string> {
-  await onServer(serverUrl, dropping(name));
+  await onServer(serverUrl, dropStatement(name));
   await onServer(serverUrl, `CREATE DATABASE ${pg.escapeIdentifier(name)} ${options}`);
   const url = new URL(serverUrl);
   url.pathname = `/${encodeURIComponent(name)}`;
@@ -148,8 +148,8 @@ export async function createDatabase(
 }
 
 /**
- * Ends its sessions. The database itself goes only where the server stays; otherwise it goes with
- * the server's folder: each drop writes a checkpoint, and ext4 makes no file without a look at all
+ * Ends its sessions, and drops it only where the server stays (TEST_DATABASE_URL). Otherwise it
+ * goes with the server's folder: each drop writes a checkpoint, and ext4 makes no file without a look at all
  * inodes that were given up within the last minutes, so that hundreds of drops took a fifth of the
  * whole run.
  */
@@ -157,12 +157,13 @@ export async function dropDatabase(serverUrl: string, name: string): Promise<voi
   await onServer(
     serverUrl,
     process.env["TEST_DATABASE_URL"]
-      ? dropping(name)
-      : `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ${pg.escapeLiteral(name)}`,
+      ? dropStatement(name)
+      : `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = ${pg.escapeLiteral(name)}`,
   );
 }
 
-function dropping(name: string): string {
+function dropStatement(name: string): string {
   return `DROP DATABASE IF EXISTS ${pg.escapeIdentifier(name)} WITH (FORCE)`;
 }
 
