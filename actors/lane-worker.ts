@@ -24,8 +24,8 @@ import {
 import type { Arrival, LaneNotice, LaneResult, LaneTask } from "./lane-thread.ts";
 import type { LaneWorkerData } from "./piscina-lanes.ts";
 
-const { databaseUrl, owner, shortcut } = workerData as LaneWorkerData;
-const meter = buildLaneMeter(buildPostgresJournal(databaseUrl));
+const { databaseUrl, positions, owner, shortcut } = workerData as LaneWorkerData;
+const meter = buildLaneMeter(buildPostgresJournal(databaseUrl, positions));
 const { journal } = meter;
 
 setFlagsFromString("--expose-gc");

@@ -8,6 +8,7 @@ import { Piscina } from "piscina";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
 import { packageRoot } from "../src/package-root.ts";
+import { positionsMemory } from "../src/positions.ts";
 import {
   packTask,
   unpackNotice,
@@ -20,6 +21,8 @@ import type { LanePlan, LaneTask, LaneThread, StartLane } from "./lane-thread.ts
 /** What a lane's thread gets when it begins. */
 export interface LaneWorkerData extends LanePlan {
   readonly databaseUrl: string;
+  /** `positionsMemory` of that database, of all lanes of this process. */
+  readonly positions: SharedArrayBuffer;
   /** `LaneDeps.shortcut`. */
   readonly shortcut: boolean;
 }
@@ -35,10 +38,12 @@ export function buildPiscinaLanes(
   shortcut: boolean,
 ): PiscinaLanes {
   const pools: Piscina[] = [];
+  const memories = databaseUrls.map(positionsMemory);
 
   function start(...[plan, listener]: Parameters<StartLane>): LaneThread {
     const databaseUrl = databaseUrls[plan.database]!;
-    const workerData: LaneWorkerData = { ...plan, databaseUrl, shortcut };
+    const positions = memories[plan.database]!;
+    const workerData: LaneWorkerData = { ...plan, databaseUrl, positions, shortcut };
     const pool = new Piscina({
       // A thread needs JavaScript, also when this file itself runs as TypeScript.
       filename: join(packageRoot, "dist", "actors", "lane-worker.js"),

@@ -19,10 +19,11 @@ import {
 } from "./journal.ts";
 import { LIMITS } from "./limits.ts";
 import { messageOf } from "./message-of.ts";
+import { buildPositions, positionsMemory } from "./positions.ts";
 import { appendOf, type Place } from "./postgres-append.ts";
 import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
 import type { Rejection } from "./rejection.ts";
-import { shardOf } from "./shard.ts";
+import { ALL_SHARDS, shardOf } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 import type { WalletState } from "./wallet.ts";
 
@@ -110,20 +111,17 @@ function destroySocket(client: pg.Client): void {
   connection.stream.destroy();
 }
 
-export function buildPostgresJournal(databaseUrl: string): Journal {
+/** @param memory `positionsMemory` of the database, for all who append there in this process */
+export function buildPostgresJournal(databaseUrl: string, memory = positionsMemory()): Journal {
   const statementMs = LIMITS.journalStatementMs;
   /** The server ends a statement by its own bound; past this the server itself is not there. */
   const answerMs = statementMs + LIMITS.journalConnectMs;
+  const positions = buildPositions(memory);
   /**
-   * The highest position that was ever committed or seen here, by shard. The last one, as long as
-   * the shard is ours; never less than what the database has, unless that has lost commits.
+   * Shards whose position has to be read over `seenBy`, the writer's connection, before it is
+   * written to: behind a new one may be a server that lacks the latest commits.
    */
-  const positions = new Map<number, number>();
-  /**
-   * Shards whose position was read over `seenBy`, the writer's connection: behind the next one may
-   * be a server that lacks the latest commits.
-   */
-  const seen = new Set<number>();
+  const unseen = new Set<number>();
   let seenBy: pg.Client | null = null;
   const settings = [...WRITER_SETTINGS, `statement_timeout=${statementMs}`];
   const writer = buildConnection(databaseUrl, "coffer-writer", settings);
@@ -155,35 +153,34 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     shards: readonly number[],
   ): Promise<void> {
     if (shards.length === 0) return;
-    // A shard that comes back is claimed beside this, and may have got further before the answer.
-    const before = new Map(positions);
+    // Others may commit, and a shard that comes back be claimed, before the answer is here.
+    const before = positions.snapshot();
     const query = { text: SELECT_POSITIONS, values: [shards], query_timeout: answerMs };
-    const { rows } = await connection.query<Place>(query);
-    const short = rows.filter(({ shard, position }) => position < (before.get(shard) ?? 0));
+    const { rows } = await connection.query<Place & { isStandby: boolean }>(query);
+    // It may have all commits on its disk, and still be about to bring them in.
+    if (rows[0]?.isStandby === true) throw new Error("the database is a standby");
+    const short = rows.filter(({ shard, position }) => position < before[shard]!);
     if (short.length > 0) throw new HistoryLostError(lossText(short, before));
     rows.forEach(remember);
   }
 
   function remember({ shard, position }: Place): void {
-    positions.set(shard, Math.max(position, positions.get(shard) ?? 0));
+    positions.raise(shard, position);
   }
 
   /**
-   * Before an append over a connection, sees that nothing is gone behind it: not only in the shards
-   * that are written, as what is written may follow from what another one has lost.
+   * Before an append over a connection, sees that nothing is gone behind it: in no shard of this
+   * process, as what is written may follow from what another lane has lost.
    * @throws HistoryLostError when something is.
    */
-  async function lookBehind(client: pg.Client, fence: Writes["fence"]): Promise<void> {
+  async function lookBehind(client: pg.Client): Promise<void> {
     if (client !== seenBy) {
       seenBy = client;
-      seen.clear();
+      for (const shard of ALL_SHARDS) unseen.add(shard);
     }
-    const isSeen = (shard: number): boolean => seen.has(shard);
-    if (seen.size === positions.size && [...fence.keys()].every(isSeen)) return;
-    const shards = new Set([...fence.keys(), ...positions.keys()]);
-    const unseen = [...shards].filter((shard) => !isSeen(shard));
-    await readPositions(client, unseen);
-    for (const shard of unseen) seen.add(shard);
+    const shards = [...unseen];
+    await readPositions(client, shards);
+    for (const shard of shards) unseen.delete(shard);
   }
 
   /** The next places of the shards, for one append; they are taken when it is committed. */
@@ -191,7 +188,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
     const next = new Map<number, number>();
     return events.map(({ walletId }) => {
       const shard = shardOf(walletId);
-      const position = (next.get(shard) ?? positions.get(shard) ?? 0) + 1;
+      const position = (next.get(shard) ?? positions.get(shard)) + 1;
       next.set(shard, position);
       return { shard, position };
     });
@@ -251,7 +248,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
       let places: Place[];
       try {
         client = await writer.get();
-        await lookBehind(client, writes.fence);
+        await lookBehind(client);
         places = placesOf(writes);
       } catch (error) {
         if (error instanceof HistoryLostError) throw error;
@@ -276,7 +273,7 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
         if (result.type === "unknown" || isReadOnly) writer.drop();
         // Perhaps it was written, or somebody else has: look before the next one.
         if (result.type === "unknown" || result.type === "stale") {
-          for (const shard of writes.fence.keys()) seen.delete(shard);
+          for (const shard of writes.fence.keys()) unseen.add(shard);
         }
         return result;
       } finally {
@@ -290,8 +287,8 @@ export function buildPostgresJournal(databaseUrl: string): Journal {
   };
 }
 
-function lossText(short: readonly Place[], known: ReadonlyMap<number, number>): string {
-  const lost = short.reduce((sum, { shard, position }) => sum + known.get(shard)! - position, 0);
+function lossText(short: readonly Place[], known: readonly number[]): string {
+  const lost = short.reduce((sum, { shard, position }) => sum + known[shard]! - position, 0);
   return (
     `the database lacks events that were committed (${counted(lost, "event")} of ` +
     `${counted(short.length, "shard")}): a standby that was behind has taken over, or an older ` +
@@ -375,7 +372,8 @@ const SELECT_WALLETS = `
   FROM wallets w WHERE w.wallet_id = ANY ($1)`;
 
 const SELECT_POSITIONS = `
-  SELECT s.shard, coalesce((SELECT max(e.position) FROM events e WHERE e.shard = s.shard), 0) AS position
+  SELECT s.shard, coalesce((SELECT max(e.position) FROM events e WHERE e.shard = s.shard), 0) AS position,
+         pg_is_in_recovery() AS "isStandby"
   FROM unnest($1::smallint[]) s(shard)`;
 
 const SELECT_HOLDS = `

@@ -128,6 +128,7 @@ const SELECT_OLDEST = `
     SELECT e.occurred_at FROM events e WHERE e.shard = c.shard AND e.position > c.position ORDER BY e.position LIMIT 1
   ) e`;
 
+/** Never behind the last event: after a loss, those that come in their places must be relayed. */
 const SAVE = `
   UPDATE relay_cursors c
   SET position = s.position, attempts = s.attempts, failing_since = to_timestamp(s.failing_ms / 1000),
@@ -136,4 +137,5 @@ const SAVE = `
     SELECT unnest($2::smallint[]) AS shard, unnest($3::bigint[]) AS position, unnest($4::int[]) AS attempts,
            unnest($5::float8[]) AS failing_ms, unnest($6::float8[]) AS retry_ms, unnest($7::text[]) AS reason
   ) s
-  WHERE c.sink = $1 AND c.shard = s.shard AND c.position <= s.position`;
+  WHERE c.sink = $1 AND c.shard = s.shard AND c.position <= s.position
+    AND (s.position = 0 OR EXISTS (SELECT FROM events e WHERE e.shard = s.shard AND e.position = s.position))`;

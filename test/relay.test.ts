@@ -309,6 +309,27 @@ describe("nothing is lost", () => {
     }
   });
 
+  it("when the database has lost events: no cursor is saved behind the last one", async () => {
+    // Given a sink that was told of two events, of which the second is gone
+    const [walletId = ""] = await openWallets(stack, 1);
+    await write(stack, [walletId], 1);
+    const store = buildPostgresRelayStore(stack.databaseUrl);
+    onTestFinished(() => store.close());
+    const [name, shard] = [unique("sink"), shardOf(walletId)];
+    const [last] = await store.lastPositions([shard]);
+    await store.cursors(name, [shard], true);
+    const save = (position: number): Promise<void> =>
+      store.save(name, [{ shard, position, trouble: null }]);
+    const saved = async (): Promise<number> =>
+      (await store.cursors(name, [shard], true))[0]!.position;
+
+    // Then what it has kept of the second is not saved, what it knows of the first is
+    await save(last!.position + 1);
+    expect(await saved()).toBe(0);
+    await save(last!.position);
+    expect(await saved()).toBe(last!.position);
+  });
+
   it("when an event fails in the middle of those under way: it comes again, and all behind it", async () => {
     // Race: a later event is delivered, an earlier one is not
     const [walletId = ""] = await openWallets(stack, 1);

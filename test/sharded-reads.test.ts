@@ -64,7 +64,7 @@ describe("the read model", () => {
     const shardTable = buildPostgresShardTable(homes);
     await shardTable.take("host", new Map(ALL_SHARDS.map((shard) => [shard, null])));
     await shardTable.close();
-    journals = homes.map(buildPostgresJournal);
+    journals = homes.map((url) => buildPostgresJournal(url));
     epochs = [await journals[0]!.claim("host", EVEN), await journals[1]!.claim("host", ODD)];
     reads = buildPostgresReadModel({ databaseUrls: homes });
     for (const [nth, walletId] of LISTED.entries()) {

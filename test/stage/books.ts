@@ -80,7 +80,7 @@ export async function buildWorld(name: string): Promise<World> {
       lastCopy += 1;
       const copies = names.map((each) => `${each}_copy_${lastCopy}`);
       for (const [index, each] of copies.entries()) {
-        await onServer(server, `CREATE DATABASE ${each} TEMPLATE ${names[index]}`);
+        await createDatabase(server, each, `TEMPLATE ${names[index]}`);
       }
       const urlsOfCopy = copies.map(
         (each) => Object.assign(new URL(server), { pathname: each }).href,
@@ -111,10 +111,6 @@ export async function ask<Row extends object>(
   } finally {
     await client.end();
   }
-}
-
-async function onServer(url: string, sql: string): Promise<void> {
-  await ask(url, sql);
 }
 
 /** As a superuser may: no trigger fires. */

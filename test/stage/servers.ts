@@ -158,7 +158,7 @@ export async function dropDatabase(serverUrl: string, name: string): Promise<voi
     serverUrl,
     process.env["TEST_DATABASE_URL"]
       ? dropStatement(name)
-      : `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+      : `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
          WHERE datname = ${pg.escapeLiteral(name)}`,
   );
 }
