@@ -6,7 +6,7 @@
  * what comes back lacks what was committed.
  */
 import { execFileSync } from "node:child_process";
-import { rmSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
@@ -120,7 +120,10 @@ it(
     const backup = dataFolder();
     onTestFinished(() => backup.remove());
     onTestFinished(() => folder.remove());
-    const postgres = await startPostgres({ folder: folder.path });
+    const postgres = await startPostgres({
+      folder: folder.path,
+      settings: { wal_level: "replica" },
+    });
     onTestFinished(() => postgres.stop());
     // Lanes of one process know what the others have committed
     const env = { DATABASE_URL: postgres.url, LANES: "2", LOG_LEVEL: "warn" };
@@ -135,16 +138,28 @@ it(
     await postgres.restart();
     expect(await post("/wallets/lost/credit", { amount: 7 })).toMatchObject({ balance: 12 });
 
-    // When the backup is what comes back, and a lane that has lost nothing is written to
+    // When the backup is what comes back: first as a standby, which may still bring in what it lacks
     await postgres.kill();
     rmSync(join(folder.path, "postgres"), { recursive: true });
     copy(backup.path, folder.path);
+    const signal = join(folder.path, "postgres", "standby.signal");
+    writeFileSync(signal, "");
     await postgres.restart();
     const walletId = inAnotherLane("lost");
-    await post("/wallets", { walletId, currency: "EUR" }).catch(() => undefined);
+    const attempts = [post("/wallets", { walletId, currency: "EUR" }).catch(() => undefined)];
+
+    // Then everybody waits
+    await expect.poll(() => coffer.output).toContain("the database is a standby");
+    expect(coffer.output).not.toContain("lacks events");
+
+    // When it is what it is, and a lane that has lost nothing is written to
+    rmSync(signal);
+    await postgres.restart();
+    attempts.push(post("/wallets", { walletId, currency: "EUR" }).catch(() => undefined));
 
     // Then nothing is served from memory any more
     expect(await coffer.exited).toEqual({ code: 1, signal: null });
+    await Promise.all(attempts);
     expect(coffer.output).toContain("lacks events that were committed (1 event of 1 shard)");
 
     // And the next start goes on from what is there

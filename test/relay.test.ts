@@ -22,7 +22,7 @@ import { eventSubject, EVENT_STREAM, EVENT_SUBJECTS } from "../src/event-stream.
 import { LIMITS } from "../src/limits.ts";
 import { buildPostgresRelayStore } from "../src/postgres-relay.ts";
 import type { RelayEvent } from "../src/relay-store.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
+import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import {
   addStream,
   busOf,
