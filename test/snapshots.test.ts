@@ -124,7 +124,8 @@ it(
     await stage.close();
 
     // And a lane that has never seen them reads one row for each waking. All that it reads of
-    // events is, when it takes its shards, the last position of each.
+    // events is the last position of each shard: when it takes them, and over the connection that it
+    // writes to.
     const filled = new Set([long, short, ...others.map(({ walletId }) => walletId)].map(shardOf));
     for (const walletId of [long, short]) {
       // Of the shards it reads more or less, by what is left of their older rows.
@@ -137,7 +138,11 @@ it(
         for (let nth = 0; nth < WAKES; nth++) await wake(other, walletId);
         await other.close();
       });
-      expect(reads).toEqual({ wallets: WAKES, wallets_pkey: WAKES, events_position: filled.size });
+      expect(reads).toEqual({
+        wallets: WAKES,
+        wallets_pkey: WAKES,
+        events_position: 2 * filled.size,
+      });
     }
 
     // And one that nobody has in memory is read by one row of wallets, and nothing else
