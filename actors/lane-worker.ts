@@ -2,7 +2,8 @@
  * The thread of a lane: the entry that Piscina loads. It gives the lane its real parts (PostgreSQL,
  * the clock, the way out) and turns any broken invariant into the end of the thread; Piscina brings
  * a new one, which claims the shards afresh. Only where the database has lost commits does it ask
- * for the end of the process. Nothing here is shared with the main thread but messages.
+ * for the end of the process. Nothing here is shared with the main thread but messages, and with
+ * other lanes but how far each shard has got (docs/adr/0012).
  */
 import "../src/navigator.ts";
 import { setFlagsFromString } from "node:v8";
