@@ -22,7 +22,7 @@ import { eventSubject, EVENT_STREAM, EVENT_SUBJECTS } from "../src/event-stream.
 import { LIMITS } from "../src/limits.ts";
 import { buildPostgresRelayStore } from "../src/postgres-relay.ts";
 import type { RelayEvent } from "../src/relay-store.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
+import { ALL_SHARDS } from "../src/shard.ts";
 import {
   addStream,
   busOf,
@@ -290,44 +290,6 @@ describe("nothing is lost", () => {
     await until("the next event is told", () => second.taken.length > 0);
     expect(first.taken).toHaveLength(10);
     expect(second.taken.map(({ version }) => version)).toEqual([10]);
-  });
-
-  it("and nothing is repeated from the first on: a cursor is on disk before anything is delivered", async () => {
-    const store = buildPostgresRelayStore(stack.databaseUrl);
-    onTestFinished(() => store.close());
-    const names = Array.from({ length: 10 }, () => unique("sink"));
-    const places = async (): Promise<{ written: string; flushed: string }> => {
-      const sql = `SELECT pg_current_wal_insert_lsn() - '0/0' AS written, pg_current_wal_flush_lsn() - '0/0' AS flushed`;
-      return (await stack.sql<{ written: string; flushed: string }>(sql))[0]!;
-    };
-    for (const name of names) {
-      const before = await places();
-      await store.cursors(name, ALL_SHARDS, true);
-      const after = await places();
-      // More than a row's worth of log for each of the 256, all but nothing of it still in memory
-      expect(Number(after.flushed) - Number(before.written)).toBeGreaterThan(256 * 64);
-    }
-  });
-
-  it("when the database has lost events: no cursor is saved behind the last one", async () => {
-    // Given a sink that was told of two events, of which the second is gone
-    const [walletId = ""] = await openWallets(stack, 1);
-    await write(stack, [walletId], 1);
-    const store = buildPostgresRelayStore(stack.databaseUrl);
-    onTestFinished(() => store.close());
-    const [name, shard] = [unique("sink"), shardOf(walletId)];
-    const [last] = await store.lastPositions([shard]);
-    await store.cursors(name, [shard], true);
-    const save = (position: number): Promise<void> =>
-      store.save(name, [{ shard, position, trouble: null }]);
-    const saved = async (): Promise<number> =>
-      (await store.cursors(name, [shard], true))[0]!.position;
-
-    // Then what it has kept of the second is not saved, what it knows of the first is
-    await save(last!.position + 1);
-    expect(await saved()).toBe(0);
-    await save(last!.position);
-    expect(await saved()).toBe(last!.position);
   });
 
   it("when an event fails in the middle of those under way: it comes again, and all behind it", async () => {
