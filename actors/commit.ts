@@ -143,6 +143,8 @@ export interface Commit extends Omit<Writes, "fence" | "wallets" | "holds" | "tr
   readonly replies: Reply[];
   readonly messages: ShardMessage[];
   readonly changes: Change[];
+  /** What leads under each id in here, by `Item.flightKey`. */
+  readonly leaders: Map<string, Item>;
   /** Null: no step in here is traced. */
   traced: TracedStep[] | null;
 }
@@ -165,6 +167,7 @@ export function newCommit(): Commit {
     replies: [],
     messages: [],
     changes: [],
+    leaders: new Map(),
     traced: null,
   };
 }

@@ -26,8 +26,8 @@ export interface StepContext {
   /** The commit that is filling now. */
   open(): Commit;
   readonly pending: PendingTransfers;
-  /** Command and transfer ids in commits under way, by `Item.flightKey`. */
-  readonly inFlight: Map<string, Item>;
+  /** What leads under this `Item.flightKey` in a commit that fills or is under way. */
+  leaderOf(flightKey: string): Item | undefined;
   /**
    * The actor of a payee that the payer's commit may include: awake in this lane. Null: ask it by
    * the protocol.
@@ -54,7 +54,7 @@ export type StepResult = "dealt" | "waits";
  */
 export function follows(context: StepContext, item: Item): boolean {
   if (item.flightKey === null) return false;
-  const leader = context.inFlight.get(item.flightKey);
+  const leader = context.leaderOf(item.flightKey);
   if (leader === undefined || leader === item) return false;
   leader.followers.push(item);
   return true;
@@ -63,7 +63,7 @@ export function follows(context: StepContext, item: Item): boolean {
 export function lead(context: StepContext, actor: Actor, item: Item): Commit {
   const commit = context.open();
   enlist(commit, actor, item);
-  if (item.flightKey !== null) context.inFlight.set(item.flightKey, item);
+  if (item.flightKey !== null) commit.leaders.set(item.flightKey, item);
   return commit;
 }
 

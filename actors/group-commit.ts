@@ -36,8 +36,8 @@ export interface GroupCommit {
   /** The commit that is filling now. */
   open(): Commit;
   underWay(): Commit | null;
-  /** What leads under each id in the two commits, by `Item.flightKey`. */
-  readonly inFlight: Map<string, Item>;
+  /** What leads under this `Item.flightKey` in the two commits. */
+  leaderOf(flightKey: string): Item | undefined;
   /** Sends the open commit, if there is something in it and none is under way. */
   send(): void;
   /**
@@ -48,7 +48,6 @@ export interface GroupCommit {
 }
 
 export function buildGroupCommit(deps: GroupCommitDeps): GroupCommit {
-  const inFlight = new Map<string, Item>();
   let open = newCommit();
   let underWay: Commit | null = null;
 
@@ -62,7 +61,6 @@ export function buildGroupCommit(deps: GroupCommitDeps): GroupCommit {
     for (const actor of commit.actors) actor.uncommitted -= 1;
     const followers: Item[] = [];
     for (const item of commit.items) {
-      if (item.flightKey !== null) inFlight.delete(item.flightKey);
       for (const follower of item.followers) {
         follower.known = outcomeIn(commit, follower.message);
         // Then it was only looked for, and there was none.
@@ -76,7 +74,7 @@ export function buildGroupCommit(deps: GroupCommitDeps): GroupCommit {
   return {
     open: () => open,
     underWay: () => underWay,
-    inFlight,
+    leaderOf: (flightKey) => open.leaders.get(flightKey) ?? underWay?.leaders.get(flightKey),
 
     send() {
       if (underWay !== null || open.items.length === 0) return;
@@ -101,7 +99,6 @@ export function buildGroupCommit(deps: GroupCommitDeps): GroupCommit {
           items.push(item, ...followers);
         }
       }
-      inFlight.clear();
       underWay = null;
       open = newCommit();
       return items;

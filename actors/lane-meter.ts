@@ -18,6 +18,7 @@ import {
   type Tally,
 } from "../src/measures.ts";
 import type { Command } from "../src/protocol.ts";
+import { buildTransitMap } from "../src/transit-map.ts";
 import { payeeOf } from "../src/wallet.ts";
 import type { Arrival } from "./lane-thread.ts";
 
@@ -61,13 +62,13 @@ export function buildLaneMeter(journal: Journal): LaneMeter {
    * By command id; of two wallets with the same id the later one counts, which is rare and only
    * measured.
    */
-  const notes = new Map<string, Note>();
+  const notes = buildTransitMap<string, Note>();
   let measures = newMeasures();
   let commits = 0;
   let utilization = performance.eventLoopUtilization();
 
   /**
-   * Notes of what a commit carries; before it is under way, as a batch may be dealt with sooner
+   * Notes of what a commit carries; right after it was sent, as a batch may be dealt with sooner
    * than it is done.
    */
   function notesOf({ events, rejections }: Writes): Note[] {
@@ -124,9 +125,10 @@ export function buildLaneMeter(journal: Journal): LaneMeter {
         return wallets;
       },
       async append(writes) {
-        const carried = notesOf(writes);
         const startedAtMs = monotonicMs();
-        const result = await journal.append(writes);
+        const answer = journal.append(writes);
+        const carried = notesOf(writes);
+        const result = await answer;
         const tally = (measures.commits[result.type] ??= newTally(SECONDS));
         observe(tally, SECONDS, (monotonicMs() - startedAtMs) / 1e3);
         if (result.type === "committed") committed(carried, writes, startedAtMs);

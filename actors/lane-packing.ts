@@ -337,7 +337,7 @@ export function unpackEffects(packed: PackedEffects): Effects {
 // --- Results and notices -------------------------------------------------------------------------
 
 export interface PackedResult extends Omit<LaneResult, "effects"> {
-  readonly effects: PackedEffects | null;
+  effects: PackedEffects | null;
 }
 export type PackedNotice =
   | { readonly type: "effects"; readonly effects: PackedEffects }

@@ -122,7 +122,7 @@ export function buildLane(deps: LaneDeps): Lane {
     nowMs: () => nowMs,
     open: groupCommit.open,
     pending,
-    inFlight: groupCommit.inFlight,
+    leaderOf: groupCommit.leaderOf,
     send(message) {
       if (shards.serves(shardOf(addressee(message)))) delivery.sendSoon(message);
       else outbox.messages.push(message);

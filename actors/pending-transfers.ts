@@ -16,6 +16,7 @@ import type { Hold } from "../src/hold.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { CommandMessage, PostMessage, TransferAnswer } from "../src/protocol.ts";
 import { drivePauseMs, type Transfer } from "../src/transfer.ts";
+import { buildTransitMap } from "../src/transit-map.ts";
 import type { WalletState } from "../src/wallet.ts";
 
 export interface PendingTransfer {
@@ -67,7 +68,7 @@ export interface PendingTransfers {
 }
 
 export function buildPendingTransfers(): PendingTransfers {
-  let byId = new Map<string, PendingTransfer>();
+  let byId = buildTransitMap<string, PendingTransfer>();
   const inTransit = new Map<string, AmountMinor>();
 
   function shift(transfer: Transfer, sign: 1 | -1): void {
@@ -151,7 +152,7 @@ export function buildPendingTransfers(): PendingTransfers {
     },
     due(nowMs) {
       const due: PendingTransfer[] = [];
-      for (const pending of byId.values()) {
+      for (const [, pending] of byId) {
         if (pending.phase !== "pending" || pending.nextDriveMs > nowMs) continue;
         pending.attempts += 1;
         pending.nextDriveMs = nowMs + drivePauseMs(pending.attempts);
@@ -161,7 +162,7 @@ export function buildPendingTransfers(): PendingTransfers {
     },
     impatient(nowMs) {
       const impatient: Array<{ pending: PendingTransfer; waiter: CommandMessage }> = [];
-      for (const pending of byId.values()) {
+      for (const [, pending] of byId) {
         if (pending.phase !== "pending" || pending.waiters.length === 0) continue;
         const late = pending.waiters.filter(
           (waiter) => waiter.expiresAtMs - LIMITS.transferPendingMarginMs <= nowMs,
@@ -174,7 +175,7 @@ export function buildPendingTransfers(): PendingTransfers {
     },
     reload(transfers, nowMs) {
       const before = byId;
-      byId = new Map();
+      byId = buildTransitMap();
       inTransit.clear();
       for (const transfer of transfers) readBack(transfer, before.get(transfer.transferId), nowMs);
     },

@@ -67,7 +67,11 @@ export function buildPiscinaLanes(
     return {
       async run(task: LaneTask) {
         try {
-          return unpackResult((await pool.run(packTask(task))) as PackedResult);
+          const packed = (await pool.run(packTask(task))) as PackedResult;
+          const result = unpackResult(packed);
+          // Piscina's table of tasks names their promises, and those this (src/transit-map.ts).
+          packed.effects = null;
+          return result;
         } catch (error) {
           lost(error);
           throw error;

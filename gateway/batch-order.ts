@@ -7,6 +7,7 @@
  * thousands of them run side by side. One into a wallet waits for those out of it, and the other
  * way round.
  */
+import { buildTransitMap } from "../src/transit-map.ts";
 
 /** Commands of one kind that a wallet has under way. */
 interface UnderWay {
@@ -41,7 +42,7 @@ function none(): UnderWay {
 
 export function buildBatchOrder(): BatchOrder {
   /** Wallets that have something under way: no more than the batch's window. */
-  const uses = new Map<string, WalletUse>();
+  const uses = buildTransitMap<string, WalletUse>();
 
   function useOf(walletId: string): WalletUse {
     let use = uses.get(walletId);

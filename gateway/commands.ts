@@ -27,6 +27,7 @@ import type { CommandMeter } from "../src/metrics.ts";
 import { SUBJECTS } from "../src/protocol.ts";
 import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
+import { buildTransitMap } from "../src/transit-map.ts";
 
 export interface CommandDesk {
   /** Never rejects; answers within `LIMITS.commandDeadlineMs`. */
@@ -140,7 +141,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   const { hasSoleHost = true } = options;
   const inbox = SUBJECTS.inbox(gatewayId);
   /** By number: in the order of submission, which is the order of deadlines. */
-  const entries = new Map<number, Entry>();
+  const entries = buildTransitMap<number, Entry>();
   /** By shard, of this turn. */
   let outboxes = new Map<number, Outbox>();
   /** Until when new commands for a shard are refused at the door, as its owner had no room. */
@@ -292,7 +293,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
 
   function sweep(): void {
     const nowMs = clock.nowMs();
-    for (const entry of entries.values()) {
+    for (const [, entry] of entries) {
       const ageMs = nowMs - entry.submittedAtMs;
       // All that follow are younger, so none of them can be late either.
       if (ageMs < LIMITS.commandAttemptMs) break;
@@ -349,7 +350,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   // Replies and commands may have been lost while the bus was away; the same ids again are
   // harmless.
   const unlisten = bus.onReconnect(() => {
-    for (const entry of entries.values()) if (entry.state === "sent") again(entry);
+    for (const [, entry] of entries) if (entry.state === "sent") again(entry);
   });
 
   function close(): void {

@@ -15,6 +15,7 @@ import type { BaseLogger } from "pino";
 
 import type { Bus, BusHandler, BusState, Unsubscribe } from "./bus.ts";
 import { LIMITS } from "./limits.ts";
+import { buildTransitMap, type TransitMap } from "./transit-map.ts";
 
 export interface NatsBusOptions {
   /**
@@ -69,7 +70,7 @@ interface Window {
   /** Number of the latest message that waits for a 503. */
   latest: number;
   /** By number, so in the order of publication. */
-  readonly waiting: Map<number, () => void>;
+  waiting: TransitMap<number, () => void>;
   timer: NodeJS.Timeout | undefined;
 }
 
@@ -200,7 +201,7 @@ async function confirm(wire: Wire): Promise<void> {
     return; // The connection broke or closed, and the window was reset; nothing was published since.
   }
   window.bytes -= bytes;
-  for (const number of window.waiting.keys()) {
+  for (const [number] of window.waiting) {
     if (number > latest) break;
     window.waiting.delete(number);
   }
@@ -212,7 +213,7 @@ function resetWindow(window: Window): void {
   clearTimeout(window.timer);
   window.timer = undefined;
   window.bytes = 0;
-  window.waiting.clear();
+  window.waiting = buildTransitMap();
 }
 
 /**
@@ -407,7 +408,7 @@ export function buildNatsBus(options: NatsBusOptions): NatsBus {
     inbox: createInbox(),
     subscriptions: new Set(),
     reconnectListeners: new Set(),
-    window: { bytes: 0, latest: 0, waiting: new Map(), timer: undefined },
+    window: { bytes: 0, latest: 0, waiting: buildTransitMap(), timer: undefined },
     counts: { published: 0, delivered: 0, undelivered: 0, malformed: 0, reconnects: 0 },
     mayLog: atMostEvery(LIMITS.busTroubleLogMs),
     state: "reconnecting",

@@ -125,7 +125,7 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
   return {
     begin,
     committed(lane, traces) {
-      const toWallMs = Date.now() - monotonicMs();
+      const toWallMs = wallMs() - monotonicMs();
       const commits = new Map<number, CommitTrace[]>();
       for (const each of traces) {
         const of = commits.get(each.commit);
@@ -146,6 +146,17 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
       clearTimeout(timer);
     },
   };
+}
+
+/**
+ * Milliseconds since 1970, with fractions as long as those agree with `Date.now`, which has none:
+ * commits of two processes follow each other within less than a millisecond. They do not when the
+ * clock was set after the process began.
+ */
+function wallMs(): number {
+  const wholeMs = Date.now();
+  const exactMs = performance.timeOrigin + performance.now();
+  return Math.abs(exactMs - wholeMs - 0.5) <= 1 ? exactMs : wholeMs;
 }
 
 /** A collector that is away is told of now and then, and is no reason for anything else. */

@@ -49,6 +49,8 @@ const WRITER_SETTINGS = [
 
 /** One connection that is made when needed and forgotten when lost. */
 interface Connection {
+  /** Null while there is none. */
+  readonly current: pg.Client | null;
   get(): Promise<pg.Client>;
   /**
    * Forgets the connection without ceremony, so that nobody waits for a server that does not
@@ -60,6 +62,7 @@ interface Connection {
 
 function buildConnection(databaseUrl: string, name: string, settings: string[]): Connection {
   let connecting: Promise<pg.Client> | null = null;
+  let current: pg.Client | null = null;
 
   async function connect(forget: () => void): Promise<pg.Client> {
     const client = new Client({
@@ -77,20 +80,25 @@ function buildConnection(databaseUrl: string, name: string, settings: string[]):
   }
 
   return {
+    get current() {
+      return current;
+    },
     get() {
       if (connecting === null) {
         const forget = (): void => {
-          if (connecting === attempt) connecting = null;
+          if (connecting === attempt) connecting = current = null;
         };
         const attempt = connect(forget);
         connecting = attempt;
-        attempt.catch(forget);
+        attempt.then((client) => {
+          if (connecting === attempt) current = client;
+        }, forget);
       }
       return connecting;
     },
     drop() {
       const lost = connecting;
-      connecting = null;
+      connecting = current = null;
       void lost?.then(
         (client) => destroySocket(client),
         () => undefined,
@@ -98,7 +106,7 @@ function buildConnection(databaseUrl: string, name: string, settings: string[]):
     },
     async close() {
       const last = connecting;
-      connecting = null;
+      connecting = current = null;
       const client = await last?.catch(() => null);
       await client?.end().catch(() => undefined);
     },
@@ -244,11 +252,15 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
     loadPendingTransfers: (shards) => read<Transfer>("pending", SELECT_PENDING, [shards]),
 
     async append(writes) {
-      let client: pg.Client;
+      let client = writer.current;
       let places: Place[];
       try {
-        client = await writer.get();
-        await lookBehind(client);
+        // Without a turn in between where there is nothing to wait for: whoever appends goes on with
+        // other work then, and the database would wait for that.
+        if (client === null || client !== seenBy || unseen.size > 0) {
+          client = await writer.get();
+          await lookBehind(client);
+        }
         places = placesOf(writes);
       } catch (error) {
         if (error instanceof HistoryLostError) throw error;

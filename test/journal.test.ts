@@ -5,9 +5,10 @@
  */
 import { once } from "node:events";
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
+import { Duplex } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
-import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import type { Journal } from "../src/journal.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
@@ -264,6 +265,16 @@ describe("one commit", () => {
     expect((await walletNow(newId)).ownerId).toBe(all);
     expect(await journal.append(again)).toMatchObject({ commands: [{ rejection }] });
     await giveBack(transfer);
+  });
+
+  it("is on its way before whoever appends goes on, over a connection that is there", async () => {
+    const wallet = await openWallet();
+    const written = vi.spyOn(Duplex.prototype, "write");
+    onTestFinished(() => written.mockRestore());
+    const answer = journal.append(creditOf(wallet, 1));
+    // Whatever else runs in this turn of the loop, the database need not wait for it.
+    expect(written).toHaveBeenCalled();
+    expect(await answer).toEqual({ type: "committed" });
   });
 
   it("keeps numbers up to the bound exactly", async () => {
