@@ -39,7 +39,7 @@ export interface Actor {
    */
   mailbox: Item[];
   /**
-   * Commits under way that contain something of this actor; it stays in memory until there are
+   * Commits, filling or under way, that contain something of this actor; it stays in memory until there are
    * none.
    */
   uncommitted: number;
@@ -143,7 +143,7 @@ export interface Commit extends Omit<Writes, "fence" | "wallets" | "holds" | "tr
   readonly replies: Reply[];
   readonly messages: ShardMessage[];
   readonly changes: Change[];
-  /** What leads under each id in here, by `Item.flightKey`. */
+  /** The first message in here with each `Item.flightKey`; repeats are its followers. */
   readonly leaders: Map<string, Item>;
   /** Null: no step in here is traced. */
   traced: TracedStep[] | null;

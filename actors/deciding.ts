@@ -26,7 +26,7 @@ export interface StepContext {
   /** The commit that is filling now. */
   open(): Commit;
   readonly pending: PendingTransfers;
-  /** What leads under this `Item.flightKey` in a commit that fills or is under way. */
+  /** The first message with this `Item.flightKey` in a commit that fills or is under way. */
   leaderOf(flightKey: string): Item | undefined;
   /**
    * The actor of a payee that the payer's commit may include: awake in this lane. Null: ask it by
@@ -49,8 +49,8 @@ export interface StepContext {
 export type StepResult = "dealt" | "waits";
 
 /**
- * Whether the same id is in a commit under way; then the item is dealt with after that one, as a
- * repeat.
+ * Whether the same id is in a commit that fills or is under way; then the item is dealt with after
+ * that one, as a repeat.
  */
 export function follows(context: StepContext, item: Item): boolean {
   if (item.flightKey === null) return false;

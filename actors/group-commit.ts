@@ -36,7 +36,7 @@ export interface GroupCommit {
   /** The commit that is filling now. */
   open(): Commit;
   underWay(): Commit | null;
-  /** What leads under this `Item.flightKey` in the two commits. */
+  /** The first message in the two commits with this `Item.flightKey`. */
   leaderOf(flightKey: string): Item | undefined;
   /** Sends the open commit, if there is something in it and none is under way. */
   send(): void;

@@ -16,6 +16,7 @@ import { LIMITS } from "../src/limits.ts";
 import { holdKey, type DueHold, type HoldKey, type Journal } from "../src/journal.ts";
 import type { Hold } from "../src/hold.ts";
 import { shardOf } from "../src/shard.ts";
+import { buildTransitMap } from "../src/transit-map.ts";
 import { keepHold, newItem, type Actor, type Commit, type Item, type Turn } from "./commit.ts";
 
 export interface HoldKeeperDeps {
@@ -58,7 +59,7 @@ interface LookUp extends HoldKey {
 
 export function buildHoldKeeper(deps: HoldKeeperDeps): HoldKeeper {
   const { journal, actors } = deps;
-  const lookUps = new Map<string, LookUp>();
+  const lookUps = buildTransitMap<string, LookUp>();
   let unasked = new Set<LookUp>();
   let lookedUp: Array<{ actor: Actor; hold: Hold }> = [];
   let nextExpiryMs = 0;

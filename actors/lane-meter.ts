@@ -68,8 +68,8 @@ export function buildLaneMeter(journal: Journal): LaneMeter {
   let utilization = performance.eventLoopUtilization();
 
   /**
-   * Notes of what a commit carries; right after it was sent, as a batch may be dealt with sooner
-   * than it is done.
+   * Notes of what a commit carries, taken right after the append was asked for: it need not wait
+   * for that, and a batch may be dealt with before its commit is done.
    */
   function notesOf({ events, rejections }: Writes): Note[] {
     const carried: Note[] = [];

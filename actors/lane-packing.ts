@@ -337,6 +337,7 @@ export function unpackEffects(packed: PackedEffects): Effects {
 // --- Results and notices -------------------------------------------------------------------------
 
 export interface PackedResult extends Omit<LaneResult, "effects"> {
+  /** Null: there are none, or they were taken out. */
   effects: PackedEffects | null;
 }
 export type PackedNotice =

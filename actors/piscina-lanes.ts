@@ -69,7 +69,7 @@ export function buildPiscinaLanes(
         try {
           const packed = (await pool.run(packTask(task))) as PackedResult;
           const result = unpackResult(packed);
-          // Piscina's table of tasks names their promises, and those this (src/transit-map.ts).
+          // Piscina's tables of tasks may lead to this object long after (docs/adr/0013).
           packed.effects = null;
           return result;
         } catch (error) {

@@ -429,6 +429,8 @@ export const LIMITS = {
   spansPauseMs: 1_000,
   /** Time for the last spans to be exported when the process ends. */
   spansFlushMs: 2_000,
+  /** How far the clock may be off the times of spans before it counts as set: more than a pause. */
+  clockStepMs: 10,
 
   // --- Embedded PostgreSQL -----------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
  * old ones, then the lanes, the bus and the database. It only wires, with `main-host.ts` and
  * `main-gateway.ts`; these three are the only files that know both actors and gateway.
  */
+import "./pretenuring.ts";
 import "./navigator.ts";
 import closeWithGrace from "close-with-grace";
 import type { FastifyInstance } from "fastify";

@@ -71,12 +71,14 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
   const tracer = provider.getTracer("coffer", version);
 
   const begin: Tracing["begin"] = (kind, name, traceparent, attributes) => {
+    const toWallMs = unixOffsetMs();
     const options = {
       kind: kind === "server" ? SpanKind.SERVER : SpanKind.CLIENT,
       attributes: { ...attributes },
+      startTime: monotonicMs() + toWallMs,
     };
     const span = tracer.startSpan(name, options, contextOf(spanContextOf(traceparent)));
-    return span.isRecording() ? openSpan(span) : null;
+    return span.isRecording() ? openSpan(span, toWallMs) : null;
   };
 
   /**
@@ -125,7 +127,7 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
   return {
     begin,
     committed(lane, traces) {
-      const toWallMs = wallMs() - monotonicMs();
+      const toWallMs = unixOffsetMs();
       const commits = new Map<number, CommitTrace[]>();
       for (const each of traces) {
         const of = commits.get(each.commit);
@@ -149,14 +151,16 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
 }
 
 /**
- * Milliseconds since 1970, with fractions as long as those agree with `Date.now`, which has none:
- * commits of two processes follow each other within less than a millisecond. They do not when the
- * clock was set after the process began.
+ * What makes Unix milliseconds of `monotonicMs`: the same for all spans, so that they lie within
+ * each other as they did, though a commit takes less than the whole milliseconds of `Date.now`.
+ * Reckoned anew when the clock was set.
  */
-function wallMs(): number {
-  const wholeMs = Date.now();
-  const exactMs = performance.timeOrigin + performance.now();
-  return Math.abs(exactMs - wholeMs - 0.5) <= 1 ? exactMs : wholeMs;
+let toUnixMs = performance.timeOrigin + performance.now() - monotonicMs();
+
+function unixOffsetMs(): number {
+  const latestMs = Date.now() + 0.5 - monotonicMs();
+  if (Math.abs(latestMs - toUnixMs) > LIMITS.clockStepMs) toUnixMs = latestMs;
+  return toUnixMs;
 }
 
 /** A collector that is away is told of now and then, and is no reason for anything else. */
@@ -174,7 +178,7 @@ function tellTroubles(log: TracedProcess["log"]): void {
   );
 }
 
-function openSpan(span: Span): OpenSpan {
+function openSpan(span: Span, toWallMs: number): OpenSpan {
   return {
     traceparent: traceparentOf(span.spanContext()),
     end(attributes, failure) {
@@ -182,7 +186,7 @@ function openSpan(span: Span): OpenSpan {
       if (failure !== undefined) {
         span.setStatus({ code: SpanStatusCode.ERROR, message: failure });
       }
-      span.end();
+      span.end(monotonicMs() + toWallMs);
     },
   };
 }

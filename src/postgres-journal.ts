@@ -49,7 +49,7 @@ const WRITER_SETTINGS = [
 
 /** One connection that is made when needed and forgotten when lost. */
 interface Connection {
-  /** Null while there is none. */
+  /** Null until it is made, and when it is lost. */
   readonly current: pg.Client | null;
   get(): Promise<pg.Client>;
   /**
@@ -255,8 +255,8 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
       let client = writer.current;
       let places: Place[];
       try {
-        // Without a turn in between where there is nothing to wait for: whoever appends goes on with
-        // other work then, and the database would wait for that.
+        // Nothing is awaited where there is nothing to wait for: what else the caller has to do in
+        // this turn would run first, and the database would wait for that.
         if (client === null || client !== seenBy || unseen.size > 0) {
           client = await writer.get();
           await lookBehind(client);

@@ -4,8 +4,8 @@
  * each table still names what was there when it was left, and the table after it. Once one of them
  * has become old, a collection of the young generation takes all of that for alive: requests that
  * were answered long ago, with everything they hang on, are copied twice and then wait for a full
- * collection (docs/adr/0013). So here the `Map` knows only where a value lies, and the values lie
- * in one array, whose places are emptied and used again.
+ * collection (docs/adr/0013). So here the `Map` has keys and places only, and the values lie in one
+ * array, whose places are emptied and used again; it stays as long as the most that there was.
  */
 export interface TransitMap<Key, Value> {
   readonly size: number;
