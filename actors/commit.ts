@@ -39,8 +39,8 @@ export interface Actor {
    */
   mailbox: Item[];
   /**
-   * Commits, filling or under way, that contain something of this actor; it stays in memory until there are
-   * none.
+   * Commits, filling or under way, that contain something of this actor; it stays in memory until
+   * there are none.
    */
   uncommitted: number;
   lastUsedMs: number;
