@@ -9,6 +9,7 @@ import { chainHash } from "../src/chain.ts";
 import type { Hold } from "../src/hold.ts";
 import {
   holdKey,
+  type AppendOrder,
   type KnownCommand,
   type KnownVerdict,
   type TracedStep,
@@ -131,7 +132,7 @@ function mayBeKnown(message: ShardMessage): boolean {
   return attempt !== 1 || command.fingerprint !== null;
 }
 
-export interface Commit extends Omit<Writes, "fence" | "wallets" | "holds" | "traced"> {
+export interface Commit extends Omit<Writes, "fence" | "order" | "wallets" | "holds" | "traced"> {
   readonly items: Item[];
   readonly actors: Set<Actor>;
   readonly wallets: Map<string, WalletWrite>;
@@ -324,7 +325,11 @@ export function traceStep(
 }
 
 /** The commit as the journal takes it, under the epochs that the lane holds now. */
-export function writesOf(commit: Commit, epochs: ReadonlyMap<number, number>): Writes {
+export function writesOf(
+  commit: Commit,
+  epochs: ReadonlyMap<number, number>,
+  order: AppendOrder,
+): Writes {
   const fence = new Map<number, number>();
   // A shard that was lost meanwhile has no epoch; -1 is never a shard's epoch, so the journal
   // refuses.
@@ -340,6 +345,7 @@ export function writesOf(commit: Commit, epochs: ReadonlyMap<number, number>): W
     settled: commit.settled,
     holds: commit.holds,
     fence,
+    order,
     traced: commit.traced,
   };
 }

@@ -69,7 +69,7 @@ export interface LaneShards {
    * Lets go of shards that are no longer assigned, as soon as none of these commits has anything of
    * them.
    */
-  leave(...commits: ReadonlyArray<Pick<Commit, "shards"> | null>): void;
+  leave(...commits: ReadonlyArray<Pick<Commit, "shards">>): void;
   served(): number[];
   servesAll(): boolean;
   /** Shards of which something may be under way here: claiming, held or leaving. */
@@ -189,7 +189,7 @@ export function buildLaneShards(deps: LaneShardsDeps): LaneShards {
       const leaving = new Set([...epochs.keys()].filter((shard) => !assigned.has(shard)));
       if (leaving.size === 0) return;
       for (const commit of commits) {
-        for (const shard of commit?.shards ?? []) leaving.delete(shard);
+        for (const shard of commit.shards) leaving.delete(shard);
       }
       forget([...leaving]);
     },

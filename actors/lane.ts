@@ -50,6 +50,8 @@ export interface LaneDeps {
    * takes the protocol as all others do.
    */
   readonly shortcut: boolean;
+  /** In place of the limit of that name; commits in a simulation are small. */
+  readonly commitBehindMessagesMin?: number;
   /** Takes effects that no finished batch could carry. */
   readonly emit: (effects: Effects) => void;
   /** "error": somebody has to mend something. */
@@ -112,6 +114,7 @@ export function buildLane(deps: LaneDeps): Lane {
     journal,
     pending,
     epochs: () => shards.epochs,
+    behindMessagesMin: () => deps.commitBehindMessagesMin ?? LIMITS.commitBehindMessagesMin,
     drop: (actor) => actors.drop(actor),
     onCommitted: committed,
     onFailed: failed,
@@ -248,10 +251,14 @@ export function buildLane(deps: LaneDeps): Lane {
     proceed();
   }
 
-  function failed(commit: Commit, failure: AppendFailure): void {
+  function failed(failure: AppendFailure): void {
     switch (failure.type) {
       case "known":
         delivery.again(withKnown(groupCommit.undo(), failure.commands, failure.verdicts));
+        break;
+      case "undone":
+        // The connection was made anew in front of it.
+        delivery.again(suspected(groupCommit.undo()));
         break;
       case "fenced": {
         // Somebody raised the epoch, perhaps this owner: the next claim tells what is still ours.
@@ -276,7 +283,9 @@ export function buildLane(deps: LaneDeps): Lane {
         break;
       case "unknown": {
         deps.log("warn", `the outcome of a commit is unknown, claiming again: ${failure.reason}`);
-        const doubtful = new Set(commit.items.flatMap((item) => [item, ...item.followers]));
+        // What was behind it may have been written too, after it.
+        const sent = groupCommit.underWay().flatMap(({ items }) => items);
+        const doubtful = new Set(sent.flatMap((item) => [item, ...item.followers]));
         const items = suspected(groupCommit.undo());
         for (const item of items) if (doubtful.has(item)) item.inDoubt = true;
         recover(items);
@@ -348,7 +357,7 @@ export function buildLane(deps: LaneDeps): Lane {
       if (mode === "serving") {
         // Some of their shards may have gone to another host before they were claimed.
         delivery.dealWithWaiting();
-        shards.leave(groupCommit.open(), groupCommit.underWay());
+        shards.leave(groupCommit.open(), ...groupCommit.underWay());
         shards.adopt();
       }
       driveTransfers(context);

@@ -22,6 +22,7 @@ import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
 import { LIMITS } from "../src/limits.ts";
 import { freePort } from "../test/stage/free-port.ts";
 import { HttpConnection } from "./http-client.ts";
+import { NODE_FLAGS } from "./processes.ts";
 import { MEMORY_USAGE, parseMemoryOptions, UsageError } from "./options.ts";
 import { createWallets, inParallel, postPatiently, textOf, type Server } from "./wallet-api.ts";
 
@@ -93,6 +94,7 @@ async function startServer(databaseUrl: string): Promise<Coffer> {
     process.execPath,
     [
       ...process.execArgv,
+      ...NODE_FLAGS,
       ...preloads.flatMap((file) => ["--import", file]),
       fileURLToPath(new URL("../src/main.js", here)),
     ],

@@ -80,6 +80,20 @@ export interface TracedStep {
   readonly traceparent: string;
 }
 
+/** How an append stands to others of the same journal. */
+export interface AppendOrder {
+  /** Names it, different from all others of the journal; above 0. */
+  readonly number: number;
+  /**
+   * The append that was begun right before it, and on which it builds: it is committed after that
+   * one, and only if that one is. Null: on none that is under way.
+   */
+  readonly behind: number | null;
+}
+
+/** Of an append that none will be behind. */
+export const APART: AppendOrder = { number: 0, behind: null };
+
 /** The content of one commit. */
 export interface Writes {
   readonly events: NewEvent[];
@@ -102,6 +116,7 @@ export interface Writes {
    * The epoch at which the writer holds each shard that the commit touches or merely speaks for.
    */
   readonly fence: ReadonlyMap<number, number>;
+  readonly order: AppendOrder;
   /** For who takes the time of commits; nothing of it is written. */
   readonly traced?: readonly TracedStep[] | null;
 }
@@ -164,6 +179,8 @@ export type AppendResult =
    * same may work later.
    */
   | { readonly type: "refused"; readonly reason: string }
+  /** Nothing was written: what it was behind was not committed, or nobody can tell any more. */
+  | { readonly type: "undone" }
   /**
    * A wallet was not at its base version, or an id was not new after all: reload and decide again.
    * `walletId`: whose next version is an event already.
@@ -218,8 +235,11 @@ export interface Journal {
   loadPendingTransfers(shards: readonly number[]): Promise<Transfer[]>;
 
   /**
-   * Commits. Never rejects for an outcome listed above; any other rejection of the promise is a
-   * broken invariant.
+   * Commits. What builds on an append under way says so in its `order`; no more than
+   * `LIMITS.commitsUnderWayMax` may be under way like that. One that does not may begin when all
+   * others are answered, or one of them has failed and what is behind that one counts no more.
+   * Never rejects for an outcome listed above; any other rejection of the promise is a broken
+   * invariant.
    * @throws HistoryLostError when events are missing that were committed; nothing was written.
    */
   append(writes: Writes): Promise<AppendResult>;

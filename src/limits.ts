@@ -152,6 +152,13 @@ export const LIMITS = {
   laneBacklogMax: 40_000,
   /** Messages whose effects go into one commit. */
   commitMessagesMax: 4_096,
+  /** Commits of a lane under way at once: one with the database, one that it goes on with. */
+  commitsUnderWayMax: 2,
+  /**
+   * Messages from which on a commit is sent behind another; smaller ones wait and grow, as a commit
+   * costs the database 300 us before its first event.
+   */
+  commitBehindMessagesMin: 256,
   /** Commits in a row that find another writer's rows before a lane gives up on its own memory. */
   staleCommitsMax: 5,
   /** How often lanes hear the time: the grain of expiry, transfer re-drive and passivation. */
@@ -486,6 +493,10 @@ assertRelation(
 assertRelation(
   LIMITS.commitMessagesMax >= LIMITS.laneBatchMessagesMax * LIMITS.laneBatchesMax,
   "one commit must hold whatever can be under way to a lane",
+);
+assertRelation(
+  LIMITS.commitBehindMessagesMin <= LIMITS.commitMessagesMax,
+  "a commit that is full must not wait for more",
 );
 assertRelation(
   LIMITS.laneBacklogMax >= LIMITS.laneCommandsMax + LIMITS.pendingTransfersMax,

@@ -6,15 +6,10 @@
  */
 import { accountOf, dataOf } from "./event-row.ts";
 import type { NewVerdict, Writes } from "./journal.ts";
+import type { Place } from "./places.ts";
 import { ALL_SHARDS, shardOf } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 import type { WalletState } from "./wallet.ts";
-
-/** An event's place among all events of its shard. */
-export interface Place {
-  readonly shard: number;
-  readonly position: number;
-}
 
 /**
  * The database refuses a stale epoch of the shards that a commit speaks for; that it speaks for all
@@ -250,6 +245,18 @@ interface Statement {
   readonly text: string;
 }
 
+/** As the driver takes it. */
+export interface AppendQuery extends Statement {
+  readonly values: unknown[];
+}
+
+/** What an append and the one that it is behind are called in their session. */
+export interface AppendNames {
+  readonly own: string;
+  /** Empty: it is behind none. */
+  readonly behind: string;
+}
+
 /** By name, which says what the commit brings; there are eight. */
 const statements = new Map<string, Statement>();
 
@@ -260,9 +267,12 @@ const statements = new Map<string, Statement>();
 export function appendOf(
   writes: Writes,
   places: readonly Place[],
-): { statement: Statement; values: unknown[] } {
+  { own, behind }: AppendNames,
+): AppendQuery {
   checkFence(writes, places);
-  const values = commitValues(writes, places);
+  const values: unknown[] = [behind, own];
+  const first = values.length + 1;
+  values.push(...commitValues(writes, places));
   const commit = values.length;
   const parts: Array<{ name: string; count: number }> = [];
   let name = "append";
@@ -280,15 +290,30 @@ export function appendOf(
   let statement = statements.get(name);
   if (statement === undefined) {
     let next = commit + 1;
-    let call = `append_commit(${placeholders(1, commit)})`;
+    let call = `append_commit(${placeholders(first, commit - first + 1)})`;
     for (const part of parts) {
       call = `put_${part.name}(${call}, ${placeholders(next, part.count)})`;
       next += part.count;
     }
-    statement = { name, text: `SELECT ${call} AS known` };
+    statement = { name, text: unlessUndone(call) };
     statements.set(name, statement);
   }
-  return { statement, values };
+  return { name, text: statement.text, values };
+}
+
+/**
+ * The call, unless what it is behind (`$1`; empty: nothing) was not committed. The session
+ * remembers the last append (`$2`) that has written, in a setting that a rollback takes back with
+ * everything else; a new session remembers none. `OFFSET 0`: called once, though used twice.
+ */
+function unlessUndone(call: string): string {
+  return `
+    SELECT known, CASE WHEN known IS NULL THEN set_config('coffer.last_append', $2, false) END
+    FROM (
+      SELECT CASE WHEN $1 = '' OR current_setting('coffer.last_append', true) = $1 THEN ${call}
+                  ELSE '"undone"' END AS known
+      OFFSET 0
+    ) append`;
 }
 
 /** `$1, $2, $3`: so many from `first` on. */

@@ -4,13 +4,16 @@
  * which of them mean "nothing was written", which mean "nobody knows". One append is one call of
  * `append_commit` (and, where there is reason, `put_transfers`, `put_metadata` and `put_holds`) in
  * an implicit transaction, sent whole before the server begins, so that a process that is stopped
- * halfway can hold no lock.
+ * halfway can hold no lock. One behind another is sent before that one is answered, over the same
+ * connection (docs/adr/0014).
  */
+import { randomUUID } from "node:crypto";
 import pg from "pg";
 import { counted } from "./counted.ts";
 import type { Hold } from "./hold.ts";
 import {
   HistoryLostError,
+  type AppendOrder,
   type AppendResult,
   type DueHold,
   type Journal,
@@ -20,10 +23,11 @@ import {
 import { LIMITS } from "./limits.ts";
 import { messageOf } from "./message-of.ts";
 import { buildPositions, positionsMemory } from "./positions.ts";
-import { appendOf, type Place } from "./postgres-append.ts";
+import { buildPlaces, type Place } from "./places.ts";
+import { appendOf, type AppendNames } from "./postgres-append.ts";
 import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
 import type { Rejection } from "./rejection.ts";
-import { ALL_SHARDS, shardOf } from "./shard.ts";
+import { ALL_SHARDS } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 import type { WalletState } from "./wallet.ts";
 
@@ -54,9 +58,9 @@ interface Connection {
   get(): Promise<pg.Client>;
   /**
    * Forgets the connection without ceremony, so that nobody waits for a server that does not
-   * answer.
+   * answer. With a connection only that one, where another may have taken its place.
    */
-  drop(): void;
+  drop(connection?: pg.Client): void;
   close(): Promise<void>;
 }
 
@@ -68,6 +72,7 @@ function buildConnection(databaseUrl: string, name: string, settings: string[]):
     const client = new Client({
       connectionString: databaseUrl,
       application_name: name,
+      pipeline: true,
       connectionTimeoutMillis: LIMITS.journalConnectMs,
       keepAlive: true,
       options: settings.map((setting) => `-c ${setting}`).join(" "),
@@ -96,7 +101,8 @@ function buildConnection(databaseUrl: string, name: string, settings: string[]):
       }
       return connecting;
     },
-    drop() {
+    drop(connection) {
+      if (connection !== undefined && connection !== current) return;
       const lost = connecting;
       connecting = current = null;
       void lost?.then(
@@ -125,12 +131,19 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
   /** The server ends a statement by its own bound; past this the server itself is not there. */
   const answerMs = statementMs + LIMITS.journalConnectMs;
   const positions = buildPositions(memory);
+  const places = buildPlaces(positions.get);
   /**
    * Shards whose position has to be read over `seenBy`, the writer's connection, before it is
    * written to: behind a new one may be a server that lacks the latest commits.
    */
   const unseen = new Set<number>();
   let seenBy: pg.Client | null = null;
+  /** Makes the names of appends this journal's own, whoever has had the session before. */
+  const writerId = randomUUID();
+  /** Appends without an answer. */
+  let underWay = 0;
+  /** What the last append waits for that cannot be sent yet; null: all are sent. */
+  let lastUnsent: Promise<pg.Client> | null = null;
   const settings = [...WRITER_SETTINGS, `statement_timeout=${statementMs}`];
   const writer = buildConnection(databaseUrl, "coffer-writer", settings);
   const reader = new Pool({
@@ -191,15 +204,72 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
     for (const shard of shards) unseen.delete(shard);
   }
 
-  /** The next places of the shards, for one append; they are taken when it is committed. */
-  function placesOf({ events }: Writes): Place[] {
-    const next = new Map<number, number>();
-    return events.map(({ walletId }) => {
-      const shard = shardOf(walletId);
-      const position = (next.get(shard) ?? positions.get(shard)) + 1;
-      next.set(shard, position);
-      return { shard, position };
-    });
+  /** The connection to append over; null when something has to be awaited first. */
+  function readyToAppend(): pg.Client | null {
+    const client = writer.current;
+    return lastUnsent === null && client === seenBy && unseen.size === 0 ? client : null;
+  }
+
+  /** The same once that is done, one append after another. */
+  async function untilReady(before: Promise<unknown> | null): Promise<pg.Client> {
+    await before?.catch(() => undefined);
+    const client = await writer.get();
+    await lookBehind(client);
+    return client;
+  }
+
+  function namesOf({ number, behind }: AppendOrder): AppendNames {
+    return {
+      own: `${writerId} ${number}`,
+      behind: behind === null ? "" : `${writerId} ${behind}`,
+    };
+  }
+
+  async function append(writes: Writes): Promise<AppendResult> {
+    const isBehind = writes.order.behind !== null;
+    // What else the caller has to do in this turn would run before what is awaited, and the
+    // database would wait for that.
+    let client = readyToAppend();
+    if (client === null) {
+      const unsent = untilReady(lastUnsent);
+      lastUnsent = unsent;
+      try {
+        client = await unsent;
+      } catch (error) {
+        if (error instanceof HistoryLostError) throw error;
+        // Perhaps the question is still under way there.
+        writer.drop();
+        return { type: "refused", reason: messageOf(error) };
+      } finally {
+        // From here to the query nothing is awaited, so no later append can overtake it.
+        if (lastUnsent === unsent) lastUnsent = null;
+      }
+    }
+    const connection = client;
+    const taken = places.take(writes, isBehind);
+    const query = appendOf(writes, taken, namesOf(writes.order));
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      const answer = connection.query<{ known: KnownJson | "undone" | null }>(query);
+      // The server begins when it has done those in front.
+      const inFront = isBehind ? LIMITS.commitsUnderWayMax - 1 : 0;
+      timer = setTimeout(() => writer.drop(connection), answerMs + inFront * statementMs);
+      const result = readKnown((await answer).rows[0]?.known ?? null);
+      if (result.type === "committed") taken.forEach(remember);
+      return result;
+    } catch (error) {
+      const result = readError(error);
+      // A session that began read-only stays so when the server takes writes again.
+      const isReadOnly = error instanceof pg.DatabaseError && error.code === READ_ONLY;
+      if (result.type === "unknown" || isReadOnly) writer.drop(connection);
+      // Perhaps it was written, or somebody else has: look before the next one.
+      if (result.type === "unknown" || result.type === "stale") {
+        for (const shard of writes.fence.keys()) unseen.add(shard);
+      }
+      return result;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   return {
@@ -252,48 +322,17 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
     loadPendingTransfers: (shards) => read<Transfer>("pending", SELECT_PENDING, [shards]),
 
     async append(writes) {
-      let client = writer.current;
-      let places: Place[];
+      underWay += 1;
       try {
-        // Nothing is awaited where there is nothing to wait for: what else the caller has to do in
-        // this turn would run first, and the database would wait for that.
-        if (client === null || client !== seenBy || unseen.size > 0) {
-          client = await writer.get();
-          await lookBehind(client);
-        }
-        places = placesOf(writes);
-      } catch (error) {
-        if (error instanceof HistoryLostError) throw error;
-        // Perhaps the question is still under way there.
-        writer.drop();
-        return { type: "refused", reason: messageOf(error) };
-      }
-      const { statement, values } = appendOf(writes, places);
-      let timer: NodeJS.Timeout | undefined;
-      try {
-        const { name, text } = statement;
-        const query = client.query<{ known: KnownJson | null }>({ name, text, values });
-        timer = setTimeout(() => writer.drop(), answerMs);
-        const result = await query;
-        const known = readKnown(result.rows[0]?.known ?? null);
-        if (known.type === "committed") places.forEach(remember);
-        return known;
-      } catch (error) {
-        const result = readError(error);
-        // A session that began read-only stays so when the server takes writes again.
-        const isReadOnly = error instanceof pg.DatabaseError && error.code === READ_ONLY;
-        if (result.type === "unknown" || isReadOnly) writer.drop();
-        // Perhaps it was written, or somebody else has: look before the next one.
-        if (result.type === "unknown" || result.type === "stale") {
-          for (const shard of writes.fence.keys()) unseen.add(shard);
-        }
-        return result;
+        return await append(writes);
       } finally {
-        clearTimeout(timer);
+        underWay -= 1;
       }
     },
 
     async close() {
+      // A server that does not answer must not be waited for; what is under way is unknown then.
+      if (underWay > 0) writer.drop();
       await Promise.all([writer.close(), reader.end()]);
     },
   };
@@ -320,8 +359,9 @@ interface KnownJson {
   verdicts: Array<{ transferId: string; toVersion: number | null; rejection: Rejection | null }>;
 }
 
-function readKnown(known: KnownJson | null): AppendResult {
+function readKnown(known: KnownJson | "undone" | null): AppendResult {
   if (known === null) return { type: "committed" };
+  if (known === "undone") return { type: "undone" };
   const verdicts = known.verdicts.map(({ transferId, toVersion, rejection }) => ({
     transferId,
     verdict:
@@ -356,8 +396,9 @@ function readError(error: unknown): AppendResult {
   }
   if (/^(57P|08|25P0[34])/.test(code)) return { type: "unknown", reason };
   // Serialization and deadlock (40), resources (53), not now (55), cancelled (57014), read-only
-  // after a failover (25006), a privilege taken away (42501), I/O (58).
-  if (/^(40|53|55|57|58|25006|42501)/.test(code)) return { type: "refused", reason };
+  // after a failover (25006), a privilege taken away (42501), I/O (58); in front of it, what was to
+  // prepare its statement has failed (26000).
+  if (/^(40|53|55|57|58|25006|26000|42501)/.test(code)) return { type: "refused", reason };
   throw error;
 }
 

@@ -10,7 +10,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ZERO } from "./amount.ts";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "./embedded-postgres.ts";
 import { chainHash } from "./chain.ts";
-import type { Journal, NewEvent } from "./journal.ts";
+import { APART, type Journal, type NewEvent } from "./journal.ts";
 import { LIMITS } from "./limits.ts";
 import { migrateUp } from "./migrate.ts";
 import { buildPostgresJournal } from "./postgres-journal.ts";
@@ -84,6 +84,7 @@ async function commit(
     settled: extra.settled ?? [],
     holds: new Map(),
     fence,
+    order: APART,
   });
   expect(result).toEqual({ type: "committed" });
   wallets.set(walletId, state);
@@ -257,6 +258,7 @@ describe("history", () => {
       settled: [],
       holds: new Map(),
       fence,
+      order: APART,
     });
     const all = await reads.operations("shared", null);
     expect(all).toHaveLength(3);

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } fro
 import { amountMinor, ZERO } from "../src/amount.ts";
 import { withClient } from "../src/database.ts";
 import { prepareDatabases } from "../src/deployment.ts";
-import type { Journal } from "../src/journal.ts";
+import { APART, type Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
@@ -132,6 +132,7 @@ describe("the read model", () => {
       settled: [],
       holds: new Map(),
       fence: epochs[place]!,
+      order: APART,
     });
     expect(result).toEqual({ type: "committed" });
     wallets.set(walletId, after!);

@@ -44,6 +44,7 @@ describe("many seeds, and then each bug", () => {
     noDurableHold: 30,
     lookupOutsideTransaction: 100,
     noEpochCheck: 150,
+    noBehindCheck: 150,
     cursorBeforeAck: 100,
   };
   let ended: Ended;

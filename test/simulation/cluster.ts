@@ -138,6 +138,8 @@ export function buildCluster(deps: ClusterDeps): Cluster {
       random: random.stream(process.name),
       // Hosts with and without it work together.
       shortcut: random.stream(`shortcut of ${process.name}`).chance(0.5),
+      // Commits are small here: one behind another whenever there is anything, seldom, or never.
+      commitBehindMessagesMin: random.stream(`commits of ${process.name}`).pick([1, 3, Infinity]),
       openJournal(plan, thread) {
         const database = databases[plan.database]!;
         const journal = database.journal(callerOf(thread));
@@ -355,7 +357,7 @@ function withCleanWrites(journal: Journal): Journal {
     ...journal,
     append(writes) {
       const { events, wallets, rejections, lookups, verdictLookups } = writes;
-      const { transfers, verdicts, settled, holds, fence } = writes;
+      const { transfers, verdicts, settled, holds, fence, order } = writes;
       const clean: Writes = {
         events,
         wallets,
@@ -367,6 +369,7 @@ function withCleanWrites(journal: Journal): Journal {
         settled,
         holds,
         fence,
+        order,
       };
       return journal.append(clean);
     },

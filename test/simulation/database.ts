@@ -16,13 +16,8 @@
  */
 import type { Time } from "../../src/clock.ts";
 import type { Hold } from "../../src/hold.ts";
-import {
-  holdKey,
-  type AppendResult,
-  type DueHold,
-  type Journal,
-  type Writes,
-} from "../../src/journal.ts";
+import { holdKey, type AppendResult, type DueHold, type Journal } from "../../src/journal.ts";
+import { buildPlaces } from "../../src/places.ts";
 import { ReadUnavailable } from "../../src/read-model.ts";
 import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { ShardOwner, ShardTable } from "../../src/shard-table.ts";
@@ -39,7 +34,6 @@ import {
   supersededShards,
   write,
   type EventRow,
-  type Place,
   type Plants,
   type Tables,
 } from "./tables.ts";
@@ -179,6 +173,10 @@ type Ended<T> =
 
 interface Transaction<T> {
   readonly kind: CallKind;
+  /** The server begins with it when this is over. */
+  readonly after?: Promise<unknown>;
+  /** The server is done with it, one way or the other. */
+  readonly onOver?: () => void;
   /** Its statement; returns what its commit does. */
   execute(): () => T;
 }
@@ -193,17 +191,30 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
   /** Rises whenever the database goes away: what began before is cut. */
   let incarnation = 0;
 
+  const lost = { type: "lost", reason: `the connection to ${name} was lost` } as const;
+
   function pause(ms: number): Promise<void> {
     return new Promise((resolve) => {
       time.after(ms, resolve);
     });
   }
 
-  async function serve<T>(plan: CallPlan, { kind, execute }: Transaction<T>): Promise<Ended<T>> {
-    const lost = { type: "lost", reason: `the connection to ${name} was lost` } as const;
+  async function serve<T>(plan: CallPlan, transaction: Transaction<T>): Promise<Ended<T>> {
+    const began = incarnation;
+    const ended = await carryOut(plan, transaction).finally(transaction.onOver);
+    if (ended.type !== "answered") return ended;
+    await pause(plan.answerMs);
+    return incarnation !== began || plan.fault === "lost after commit" ? lost : ended;
+  }
+
+  async function carryOut<T>(
+    plan: CallPlan,
+    { kind, after, execute }: Transaction<T>,
+  ): Promise<Ended<T>> {
     const began = incarnation;
     const isNobodyThere = isAway;
     await pause(plan.requestMs);
+    await after;
     if (isNobodyThere) return { type: "refused", reason: `nobody listens at ${name}` };
     if (incarnation !== began) return lost;
     if (plan.fault === "refused") return { type: "refused", reason: `${name} refuses for now` };
@@ -219,8 +230,6 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
     } finally {
       release?.();
     }
-    await pause(plan.answerMs);
-    if (incarnation !== began || plan.fault === "lost after commit") return lost;
     return { type: "answered", value };
   }
 
@@ -251,6 +260,12 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
      * doubt.
      */
     const lastPositions = new Map<number, number>();
+    const givenPlaces = buildPlaces((shard) => lastPositions.get(shard) ?? 0);
+    /** One append after another: to be sent, and at the server. */
+    let lastUnsent = Promise.resolve();
+    let lastOver = Promise.resolve();
+    /** The last append that has written, as its session remembers it. */
+    let lastWritten: number | null = null;
 
     async function loadPositions(shards: readonly number[]): Promise<void> {
       if (shards.length === 0) return;
@@ -260,14 +275,9 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
       for (const [index, shard] of shards.entries()) lastPositions.set(shard, positions[index]!);
     }
 
-    function placesOf({ events }: Writes): Place[] {
-      const next = new Map<number, number>();
-      return events.map(({ walletId }) => {
-        const shard = shardOf(walletId);
-        const position = (next.get(shard) ?? lastPositions.get(shard) ?? 0) + 1;
-        next.set(shard, position);
-        return { shard, position };
-      });
+    async function beSure(shards: readonly number[], before: Promise<void>): Promise<void> {
+      await before.catch(() => undefined);
+      await loadPositions(shards.filter((shard) => !lastPositions.has(shard)));
     }
 
     return {
@@ -321,21 +331,27 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
       loadCreated: (commandIds) => ask(caller, "load", () => createdBy(tables, commandIds)),
       loadPendingTransfers: (shards) => ask(caller, "load", () => pendingOf(tables, shards)),
       async append(given) {
-        const unknown = [...given.fence.keys()].filter((shard) => !lastPositions.has(shard));
-        if (unknown.length > 0) {
-          try {
-            await loadPositions(unknown);
-          } catch (error) {
-            return { type: "refused", reason: String(error) };
-          }
+        const { number, behind } = given.order;
+        lastUnsent = beSure([...given.fence.keys()], lastUnsent);
+        try {
+          await lastUnsent;
+        } catch (error) {
+          return { type: "refused", reason: String(error) };
         }
         const writes = copyOf(given);
-        const places = placesOf(writes);
+        const places = givenPlaces.take(writes, behind !== null);
+        const after = lastOver;
+        let onOver = (): void => undefined;
+        lastOver = new Promise((resolve) => (onOver = resolve));
         const early =
           plants.lookupOutsideTransaction === true ? lookUp(tables, writes, plants) : undefined;
         const ended = await call(caller, {
           kind: "append",
+          after,
+          onOver,
           execute(): () => AppendResult {
+            const isUndone = behind !== null && behind !== lastWritten;
+            if (isUndone && plants.noBehindCheck !== true) return () => ({ type: "undone" });
             const shards =
               plants.noEpochCheck === true ? [] : supersededShards(tables, writes.fence);
             if (shards.length > 0) return () => ({ type: "fenced", shards });
@@ -347,14 +363,19 @@ export function buildSimulatedDatabase(deps: DatabaseDeps): SimulatedDatabase {
               const reason = conflictOf(tables, writes, places, plants);
               if (reason !== null) return { type: "stale", reason };
               write(tables, writes, places, plants);
+              lastWritten = number;
               return { type: "committed" };
             };
           },
         });
         const result = resultOf(ended);
         if (result.type === "committed") {
-          for (const { shard, position } of places) lastPositions.set(shard, position);
+          for (const { shard, position } of places) {
+            lastPositions.set(shard, Math.max(position, lastPositions.get(shard) ?? 0));
+          }
         }
+        // The next one goes over a new session.
+        if (result.type === "unknown") lastWritten = null;
         // Perhaps it was written, or somebody else has: it looks before the next one.
         if (result.type === "unknown" || result.type === "stale") {
           for (const shard of writes.fence.keys()) lastPositions.delete(shard);

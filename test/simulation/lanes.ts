@@ -27,6 +27,8 @@ export interface LanesDeps {
   readonly random: Random;
   /** `LaneDeps.shortcut`. */
   readonly shortcut: boolean;
+  /** `LaneDeps.commitBehindMessagesMin`. */
+  readonly commitBehindMessagesMin: number;
   /** A journal of its own for each thread. */
   readonly openJournal: (plan: LanePlan, thread: Process) => Journal;
   /** An invariant broke in a lane, and its thread ends. */
@@ -74,6 +76,7 @@ export function buildLanes(deps: LanesDeps): SimulatedLanes {
         journal,
         owner: plan.owner,
         shortcut: deps.shortcut,
+        commitBehindMessagesMin: deps.commitBehindMessagesMin,
         emit: (effects) => {
           const copy = copied(effects);
           out(thread, () => listener.notice({ type: "effects", effects: copy }));

@@ -67,6 +67,8 @@ export interface Plants {
    * wallet has it as it was placed.
    */
   readonly noDurableHold?: boolean;
+  /** An append is taken although the one that it is behind was not. */
+  readonly noBehindCheck?: boolean;
 }
 
 export interface Tables {
@@ -166,12 +168,12 @@ export function lookUp(
  */
 export function copyOf(writes: Writes): Writes {
   const { events, wallets, rejections, lookups, verdictLookups } = writes;
-  const { transfers, verdicts, settled, holds, fence } = writes;
+  const { transfers, verdicts, settled, holds, fence, order } = writes;
   const [ids, rows] = [
     { lookups, verdictLookups },
     { transfers, verdicts, settled, holds },
   ];
-  return copied({ events, wallets, rejections, ...ids, ...rows, fence });
+  return copied({ events, wallets, rejections, ...ids, ...rows, fence, order });
 }
 
 // --- What may not be written ---------------------------------------------------------------------

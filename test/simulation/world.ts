@@ -40,6 +40,7 @@ export const PLANTS = [
   "noDurableCommand",
   "noDurableHold",
   "noEpochCheck",
+  "noBehindCheck",
   "lookupOutsideTransaction",
   /** A commit is reported before it is one. */
   "replyBeforeCommit",
@@ -290,6 +291,7 @@ function plantsOf(plant: Plant | undefined): Plants {
     case "noDurableCommand":
     case "noDurableHold":
     case "noEpochCheck":
+    case "noBehindCheck":
     case "lookupOutsideTransaction":
       return { [plant]: true };
     case "replyBeforeCommit":

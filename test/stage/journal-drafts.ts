@@ -6,7 +6,15 @@
 import { amountMinor } from "../../src/amount.ts";
 import { chainHash } from "../../src/chain.ts";
 import { moveHold, remainingMinor, type Hold } from "../../src/hold.ts";
-import { holdKey, type NewEvent, type Writes } from "../../src/journal.ts";
+import {
+  APART,
+  holdKey,
+  type AppendOrder,
+  type AppendResult,
+  type Journal,
+  type NewEvent,
+  type Writes,
+} from "../../src/journal.ts";
 import type { Rejection } from "../../src/rejection.ts";
 import { shardOf } from "../../src/shard.ts";
 import type { Transfer, Verdict } from "../../src/transfer.ts";
@@ -35,6 +43,7 @@ export function draft(epochs: ReadonlyMap<number, number>): Draft {
     settled: [],
     holds: new Map(),
     fence: new Map(),
+    order: APART,
   };
 }
 
@@ -279,4 +288,70 @@ export function putReturn(writes: Draft, transfer: Transfer, payer: WalletState)
   writes.settled.push({ ...transfer, status: "returned", rejection, settledAtMs: NOW_MS });
   const event = moved("TransferReturned", transfer, transfer.toWalletId);
   return put(writes, payer.walletId, event, {}, payer);
+}
+
+// --- Whole drafts --------------------------------------------------------------------------------
+
+type Epochs = ReadonlyMap<number, number>;
+
+export function creditDraft(
+  epochs: Epochs,
+  state: WalletState,
+  minor = 1,
+  commandId = unique("command"),
+): Draft {
+  const writes = draft(epochs);
+  putCredit(writes, state, minor, commandId);
+  return writes;
+}
+
+/** One credit of a wallet after another, each in a draft of its own that builds on the last. */
+export function creditDrafts(epochs: Epochs, wallet: WalletState, count: number): Draft[] {
+  let state = wallet;
+  return Array.from({ length: count }, () => {
+    const writes = draft(epochs);
+    state = putCredit(writes, state, 1);
+    return writes;
+  });
+}
+
+export function metadataDraft(epochs: Epochs, state: WalletState): Draft {
+  const writes = draft(epochs);
+  put(writes, state.walletId, metadataChanged('{"tier": "none"}'), {}, state);
+  return writes;
+}
+
+export function rejectionDraft(epochs: Epochs, walletId: string): Draft {
+  const writes = draft(epochs);
+  putRejection(writes, walletId, unique("command"));
+  return writes;
+}
+
+// --- Appends behind one another ------------------------------------------------------------------
+
+let lastNumber = 0;
+
+/** Of an append behind that one, or behind none; no journal has met its number. */
+export function orderBehind(before: AppendOrder | null): AppendOrder {
+  lastNumber += 1;
+  return { number: lastNumber, behind: before?.number ?? null };
+}
+
+/** Begins them all in this turn, each behind the one before and the first behind none. */
+export function beginAll(
+  journal: Pick<Journal, "append">,
+  ...all: readonly Draft[]
+): Promise<AppendResult>[] {
+  let before: AppendOrder | null = null;
+  return all.map((writes) => {
+    before = orderBehind(before);
+    return journal.append({ ...writes, order: before });
+  });
+}
+
+export function appendAll(
+  journal: Pick<Journal, "append">,
+  ...all: readonly Draft[]
+): Promise<AppendResult[]> {
+  return Promise.all(beginAll(journal, ...all));
 }

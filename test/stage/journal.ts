@@ -1,28 +1,36 @@
 /**
  * The stage of the journal's contract: a journal with its shard table, PostgreSQL's or the
  * simulated one, a writer that owns every shard, another one beside it, and commits that a test
- * fills by hand.
+ * fills by hand. Besides, what tests of appends behind one another share that look at PostgreSQL or
+ * at a lane: rows that are locked, a wire to cut, commits that are held.
  */
+import { once } from "node:events";
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished } from "vitest";
-import type { Journal } from "../../src/journal.ts";
+import type { AppendResult, Journal, Writes } from "../../src/journal.ts";
+import { buildPostgresJournal } from "../../src/postgres-journal.ts";
 import type { ShardOwner } from "../../src/shard-table.ts";
 import { ALL_SHARDS } from "../../src/shard.ts";
 import type { Transfer } from "../../src/transfer.ts";
 import type { WalletState } from "../../src/wallet.ts";
+import type { TestDatabase } from "./audited-database.ts";
 import { unique } from "./ids.ts";
 import {
+  creditDraft,
+  creditDrafts,
   draft,
-  putCredit,
   putReserve,
   putWallet,
   transferBetween,
   type Draft,
 } from "./journal-drafts.ts";
 import { openPostgresGround, openSimulatedGround, type JournalGround } from "./journals.ts";
+import type { JournalHooks } from "./lanes.ts";
 
 export const OWNER = "host-1";
 export const COMMITTED = { type: "committed" };
 export const STALE = { type: "stale" };
+export const UNDONE = { type: "undone" };
 
 export let ground: JournalGround;
 export let journal: Journal;
@@ -84,10 +92,13 @@ export async function walletNow(walletId: string): Promise<WalletState> {
   return (await journal.loadWallets([walletId])).wallets.get(walletId)!.state!;
 }
 
-export function creditOf(state: WalletState, minor = 1, commandId = unique("command")): Draft {
-  const writes = draft(epochs);
-  putCredit(writes, state, minor, commandId);
-  return writes;
+export function creditOf(state: WalletState, minor?: number, commandId?: string): Draft {
+  return creditDraft(epochs, state, minor, commandId);
+}
+
+/** One credit after another, each in a draft of its own. */
+export function creditsOf(wallet: WalletState, count: number): Draft[] {
+  return creditDrafts(epochs, wallet, count);
 }
 
 /** A pending transfer of 1.00; to a wallet that does not exist, unless one is given. */
@@ -117,4 +128,139 @@ export async function stall(walletId: string): Promise<() => Promise<void>> {
 
 export async function until(counted: () => Promise<number>, count: number): Promise<void> {
   await expect.poll(counted, { interval: 5 }).toBe(count);
+}
+
+// --- Beside the contract: PostgreSQL from below --------------------------------------------------
+
+export const WRITERS = "datname = current_database() AND application_name = 'coffer-writer'";
+/** Appends that wait for a row. */
+export const STALLED_WRITERS = `${WRITERS} AND wait_event_type = 'Lock'`;
+
+/** The same as `stall`, on any database. */
+export async function lockWallet(
+  database: TestDatabase,
+  walletId: string,
+): Promise<() => Promise<void>> {
+  const session = await database.session();
+  await session.query("BEGIN");
+  await session.query("SELECT FROM wallets WHERE wallet_id = $1 FOR UPDATE", [walletId]);
+  const goOn = async (): Promise<void> => void (await session.query("ROLLBACK"));
+  onTestFinished(goOn);
+  return goOn;
+}
+
+/** Another writer's commit, made under whatever epochs the shards have. */
+export async function appendElsewhere(
+  database: TestDatabase,
+  fill: (writes: Draft) => unknown,
+): Promise<void> {
+  const rows = await database.query<{ shard: number; epoch: number }>("SELECT * FROM shards");
+  const writes = draft(new Map(rows.map(({ shard, epoch }) => [shard, epoch])));
+  fill(writes);
+  const elsewhere = buildPostgresJournal(database.url);
+  expect(await elsewhere.append(writes)).toEqual(COMMITTED);
+  await elsewhere.close();
+}
+
+/** A wire to the server of that URL; a deaf one lets nothing arrive that the server says. */
+export async function wireTap(databaseUrl: string) {
+  const to = new URL(databaseUrl);
+  const wire = { url: "", isDeaf: false, cutsNext: false };
+  const sockets = new Set<Socket>();
+  const server = createServer((client) => {
+    const upstream = connect({ host: to.hostname, port: Number(to.port) });
+    for (const socket of [client, upstream]) {
+      sockets.add(socket);
+      socket.on("error", () => undefined);
+    }
+    client.pipe(upstream);
+    client.on("close", () => upstream.destroy());
+    upstream.on("close", () => client.destroy());
+    upstream.on("data", (chunk) => void (wire.isDeaf || client.write(chunk)));
+    if (wire.cutsNext) client.destroy();
+    wire.cutsNext = false;
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  const { port } = server.address() as AddressInfo;
+  wire.url = databaseUrl.replace(to.host, `127.0.0.1:${port}`);
+  return wire;
+}
+
+// --- Beside the contract: commits that wait for the test -----------------------------------------
+
+export type Failure = "refused" | "stale" | "unknown" | "undone" | "known";
+
+function failure(type: Failure): AppendResult {
+  switch (type) {
+    case "undone":
+      return { type };
+    case "known":
+      return { type, commands: [], verdicts: [] };
+    default:
+      return { type, reason: "staged" };
+  }
+}
+
+export type HeldCommits = ReturnType<typeof holdAppends>;
+
+/** Holds what a lane sends; `quiet` waits until it has nothing more to do. */
+export function holdAppends(hooks: JournalHooks, quiet: () => Promise<void>) {
+  type Held = {
+    writes: Writes;
+    apply: () => Promise<AppendResult>;
+    answer: (_: AppendResult) => void;
+  };
+  const waiting: Held[] = [];
+  hooks.append = (writes, apply) =>
+    new Promise((answer) => void waiting.push({ writes, apply, answer }));
+
+  async function written(count: number): Promise<void> {
+    for (const { apply } of waiting.slice(0, count)) {
+      expect(await apply()).toEqual({ type: "committed" });
+    }
+  }
+
+  return {
+    /** How many messages' outcomes are in each of the commits that wait, oldest first. */
+    get sizes() {
+      return waiting.map(({ writes }) => writes.events.length + writes.rejections.length);
+    },
+    /** The oldest one is committed. */
+    async pass(): Promise<void> {
+      await written(1);
+      waiting.shift()!.answer({ type: "committed" });
+      await quiet();
+    },
+    /** The oldest one fails, and what is behind it with it. */
+    async fail(type: Failure, count: number): Promise<void> {
+      await written(count);
+      const [first, ...rest] = waiting.splice(0);
+      first!.answer(failure(type));
+      await quiet();
+      // They are nobody's any more, and the lane may have sent others meanwhile.
+      const behind = failure(type === "unknown" ? type : "undone");
+      for (const { answer } of rest) answer(behind);
+      await quiet();
+    },
+    /** All are committed, and the answers arrive last one first. */
+    async passBackwards(look: () => void): Promise<void> {
+      await written(waiting.length);
+      for (const { answer } of waiting.splice(0).toReversed()) {
+        answer({ type: "committed" });
+        await quiet();
+        look();
+      }
+    },
+    /** The journal has its way from now on. */
+    async open(): Promise<void> {
+      delete hooks.append;
+      for (const { apply, answer } of waiting.splice(0)) void apply().then(answer);
+      await quiet();
+    },
+  };
 }
