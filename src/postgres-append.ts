@@ -7,6 +7,7 @@
 import { accountOf, dataOf } from "./event-row.ts";
 import type { NewVerdict, Writes } from "./journal.ts";
 import type { Place } from "./places.ts";
+import type { Rejection } from "./rejection.ts";
 import { ALL_SHARDS, shardOf } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 import type { WalletState } from "./wallet.ts";
@@ -250,6 +251,29 @@ export interface AppendQuery extends Statement {
   readonly values: unknown[];
 }
 
+/** What the database says to it. */
+export interface AppendRow {
+  /** Null: all was written; then `written` is the append's own name. */
+  readonly known: KnownJson | "undone" | null;
+  readonly written: string | null;
+}
+
+export interface KnownJson {
+  readonly commands: ReadonlyArray<{
+    readonly walletId: string;
+    readonly commandId: string;
+    readonly fingerprint: string | null;
+    readonly version: number | null;
+    readonly transferId: string | null;
+    readonly rejection: Rejection | null;
+  }>;
+  readonly verdicts: ReadonlyArray<{
+    readonly transferId: string;
+    readonly toVersion: number | null;
+    readonly rejection: Rejection | null;
+  }>;
+}
+
 /** What an append and the one that it is behind are called in their session. */
 export interface AppendNames {
   readonly own: string;
@@ -308,7 +332,8 @@ export function appendOf(
  */
 function unlessUndone(call: string): string {
   return `
-    SELECT known, CASE WHEN known IS NULL THEN set_config('coffer.last_append', $2, false) END
+    SELECT known,
+           CASE WHEN known IS NULL THEN set_config('coffer.last_append', $2, false) END AS written
     FROM (
       SELECT CASE WHEN $1 = '' OR current_setting('coffer.last_append', true) = $1 THEN ${call}
                   ELSE '"undone"' END AS known

@@ -24,9 +24,8 @@ import { LIMITS } from "./limits.ts";
 import { messageOf } from "./message-of.ts";
 import { buildPositions, positionsMemory } from "./positions.ts";
 import { buildPlaces, type Place } from "./places.ts";
-import { appendOf, type AppendNames } from "./postgres-append.ts";
+import { appendOf, type AppendNames, type AppendRow } from "./postgres-append.ts";
 import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
-import type { Rejection } from "./rejection.ts";
 import { ALL_SHARDS } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 import type { WalletState } from "./wallet.ts";
@@ -67,6 +66,7 @@ interface Connection {
 function buildConnection(databaseUrl: string, name: string, settings: string[]): Connection {
   let connecting: Promise<pg.Client> | null = null;
   let current: pg.Client | null = null;
+  let isClosed = false;
 
   async function connect(forget: () => void): Promise<pg.Client> {
     const client = new Client({
@@ -89,6 +89,7 @@ function buildConnection(databaseUrl: string, name: string, settings: string[]):
       return current;
     },
     get() {
+      if (isClosed) return Promise.reject(new Error("the journal is closed"));
       if (connecting === null) {
         const forget = (): void => {
           if (connecting === attempt) connecting = current = null;
@@ -111,6 +112,7 @@ function buildConnection(databaseUrl: string, name: string, settings: string[]):
       );
     },
     async close() {
+      isClosed = true;
       const last = connecting;
       connecting = current = null;
       const client = await last?.catch(() => null);
@@ -247,29 +249,35 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
     }
     const connection = client;
     const taken = places.take(writes, isBehind);
-    const query = appendOf(writes, taken, namesOf(writes.order));
+    const names = namesOf(writes.order);
+    const query = appendOf(writes, taken, names);
     let timer: NodeJS.Timeout | undefined;
     try {
-      const answer = connection.query<{ known: KnownJson | "undone" | null }>(query);
+      const answer = connection.query<AppendRow>(query);
       // The server begins when it has done those in front.
       const inFront = isBehind ? LIMITS.commitsUnderWayMax - 1 : 0;
       timer = setTimeout(() => writer.drop(connection), answerMs + inFront * statementMs);
-      const result = readKnown((await answer).rows[0]?.known ?? null);
+      const result = readRow((await answer).rows[0], names.own);
       if (result.type === "committed") taken.forEach(remember);
-      return result;
+      return noted(result, writes, connection);
     } catch (error) {
-      const result = readError(error);
-      // A session that began read-only stays so when the server takes writes again.
-      const isReadOnly = error instanceof pg.DatabaseError && error.code === READ_ONLY;
-      if (result.type === "unknown" || isReadOnly) writer.drop(connection);
-      // Perhaps it was written, or somebody else has: look before the next one.
-      if (result.type === "unknown" || result.type === "stale") {
-        for (const shard of writes.fence.keys()) unseen.add(shard);
-      }
-      return result;
+      const code = error instanceof pg.DatabaseError ? error.code : undefined;
+      // A session that began read-only stays so when the server takes writes again, and one that
+      // has lost a statement is not asked to prepare it again.
+      if (code === READ_ONLY || code === NO_STATEMENT) writer.drop(connection);
+      return noted(readError(error), writes, connection);
     } finally {
       clearTimeout(timer);
     }
+  }
+
+  /** Perhaps it was written, or somebody else has: then it is looked before the next one. */
+  function noted(result: AppendResult, { fence }: Writes, connection: pg.Client): AppendResult {
+    if (result.type === "unknown") writer.drop(connection);
+    if (result.type === "unknown" || result.type === "stale") {
+      for (const shard of fence.keys()) unseen.add(shard);
+    }
+    return result;
   }
 
   return {
@@ -347,19 +355,12 @@ function lossText(short: readonly Place[], known: readonly number[]): string {
   );
 }
 
-interface KnownJson {
-  commands: Array<{
-    walletId: string;
-    commandId: string;
-    fingerprint: string | null;
-    version: number | null;
-    transferId: string | null;
-    rejection: Rejection | null;
-  }>;
-  verdicts: Array<{ transferId: string; toVersion: number | null; rejection: Rejection | null }>;
-}
-
-function readKnown(known: KnownJson | "undone" | null): AppendResult {
+function readRow(row: AppendRow | undefined, own: string): AppendResult {
+  // The answer to something else, or to nothing, proves nothing.
+  if (row === undefined || (row.known === null && row.written !== own)) {
+    return { type: "unknown", reason: "the answer is not that of the append" };
+  }
+  const { known } = row;
   if (known === null) return { type: "committed" };
   if (known === "undone") return { type: "undone" };
   const verdicts = known.verdicts.map(({ transferId, toVersion, rejection }) => ({
@@ -404,6 +405,8 @@ function readError(error: unknown): AppendResult {
 
 /** `read_only_sql_transaction`. */
 const READ_ONLY = "25006";
+/** `invalid_sql_statement_name`. */
+const NO_STATEMENT = "26000";
 
 /** In the detail of an error, whatever the server's language. No id has a space in it. */
 const VERSION_KEY = /\(wallet_id, version\)=\((\S+), \d+\)/;
