@@ -5,7 +5,7 @@
  * that it keeps; a commit that breaks an invariant is refused by an error before anything is sent.
  */
 import { accountOf, dataOf } from "./event-row.ts";
-import type { NewVerdict, Writes } from "./journal.ts";
+import type { KnownCommand, NewVerdict, Writes } from "./journal.ts";
 import type { Place } from "./places.ts";
 import type { Rejection } from "./rejection.ts";
 import { ALL_SHARDS, shardOf } from "./shard.ts";
@@ -258,15 +258,9 @@ export interface AppendRow {
   readonly written: string | null;
 }
 
-export interface KnownJson {
-  readonly commands: ReadonlyArray<{
-    readonly walletId: string;
-    readonly commandId: string;
-    readonly fingerprint: string | null;
-    readonly version: number | null;
-    readonly transferId: string | null;
-    readonly rejection: Rejection | null;
-  }>;
+/** What was known already, and nothing was written. */
+interface KnownJson {
+  readonly commands: readonly KnownCommand[];
   readonly verdicts: ReadonlyArray<{
     readonly transferId: string;
     readonly toVersion: number | null;

@@ -27,15 +27,8 @@ import {
   rejectionDraft,
   type Draft,
 } from "./stage/journal-drafts.ts";
-import {
-  COMMITTED,
-  lockWallet,
-  OWNER,
-  STALLED_WRITERS,
-  UNDONE,
-  wireTap,
-  WRITERS,
-} from "./stage/journal.ts";
+import { COMMITTED, lockWallet, OWNER, STALLED_WRITERS, UNDONE, WRITERS } from "./stage/journal.ts";
+import { wireTap } from "./stage/wire-tap.ts";
 
 const UNKNOWN = { type: "unknown" };
 const REFUSED = { type: "refused" };
@@ -342,7 +335,7 @@ describe("when the first of two is ended by the server", () => {
     const before = orderBehind(null);
     const order = orderBehind(before);
     const first = journal.append({ ...creditOf(one), order: before });
-    const second = journal.append({ ...creditOf(two), order: order });
+    const second = journal.append({ ...creditOf(two), order });
     expect(await first).toEqual(COMMITTED);
     const third = journal.append({ ...rejectionOf(one), order: orderBehind(order) });
     await untilStalled();

@@ -3,8 +3,6 @@
  * staged with sessions of the test's own that hold the lock which a claim takes alone and every
  * append shares, so that each happens in the order its name tells.
  */
-import { once } from "node:events";
-import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { Duplex } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
@@ -35,6 +33,7 @@ import {
 import { checkBooks, openDatabase, type TestDatabase } from "./stage/audited-database.ts";
 import { idIn, unique } from "./stage/ids.ts";
 import { withLimits } from "./stage/lanes.ts";
+import { wireTap } from "./stage/wire-tap.ts";
 
 const CLAIM_LOCK = 1_668_245_094;
 const OWNER = "host-1";
@@ -518,46 +517,12 @@ describe("when the database fails", () => {
     await expect(away.claim(OWNER, [1])).rejects.toThrow(/ECONNREFUSED/);
   });
 
-  /** A wire to the server that can swallow what the server says, and cut. */
-  async function wireTap(): Promise<{ url: string; swallow(cut: boolean): void; heal(): void }> {
-    let mode: "through" | "swallow" | "cut" = "through";
-    const sockets = new Set<Socket>();
-    const { hostname, port } = new URL(database.url);
-    const server = createServer((client) => {
-      const upstream = connect({ host: hostname, port: Number(port) });
-      for (const socket of [client, upstream]) {
-        sockets.add(socket);
-        socket.on("error", () => undefined);
-      }
-      client.pipe(upstream);
-      client.on("close", () => upstream.destroy());
-      upstream.on("close", () => client.destroy());
-      upstream.on("data", (chunk) => {
-        if (mode === "through") client.write(chunk);
-        if (mode === "cut") client.destroy();
-      });
-    });
-    server.listen(0, "127.0.0.1");
-    await once(server, "listening");
-    onTestFinished(() => {
-      for (const socket of sockets) socket.destroy();
-      server.close();
-    });
-    const url = new URL(database.url);
-    url.port = String((server.address() as AddressInfo).port);
-    return {
-      url: url.href,
-      swallow: (cut) => void (mode = cut ? "cut" : "swallow"),
-      heal: () => void (mode = "through"),
-    };
-  }
-
   it.each([
     ["the connection is cut", true],
     ["the server falls silent", false],
   ])("does not know the outcome when it commits and %s before it says so", async (_what, cut) => {
     withLimits({ journalStatementMs: 300, journalConnectMs: 300 });
-    const wire = await wireTap();
+    const wire = await wireTap(database.url);
     const tapped = journalFor(wire.url);
     const wallet = await openWallet();
     const commandId = unique("command");
@@ -565,12 +530,12 @@ describe("when the database fails", () => {
     epochs = await tapped.claim(OWNER, ALL_SHARDS);
     expect(await tapped.append(creditOf(other, 1))).toEqual({ type: "committed" });
 
-    wire.swallow(cut);
+    wire[cut ? "cutsAnswers" : "isDeaf"] = true;
     const result = await tapped.append(creditOf(wallet, 1, commandId));
 
     // Then only the journal can tell, and it does: the append is there
     expect(result).toMatchObject({ type: "unknown" });
-    wire.heal();
+    wire.isDeaf = wire.cutsAnswers = false;
     await tapped.claim(OWNER, ALL_SHARDS).then((claimed) => (epochs = claimed));
     expect(await versionOf(wallet.walletId)).toBe(wallet.version + 1);
     const again = await tapped.append(creditOf(wallet, 1, commandId));

@@ -4,8 +4,6 @@
  * fills by hand. Besides, what tests of appends behind one another share that look at PostgreSQL or
  * at a lane: rows that are locked, a wire to cut, commits that are held.
  */
-import { once } from "node:events";
-import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished } from "vitest";
 import type { AppendResult, Journal, Writes } from "../../src/journal.ts";
 import { buildPostgresJournal } from "../../src/postgres-journal.ts";
@@ -160,35 +158,6 @@ export async function appendElsewhere(
   const elsewhere = buildPostgresJournal(database.url);
   expect(await elsewhere.append(writes)).toEqual(COMMITTED);
   await elsewhere.close();
-}
-
-/** A wire to the server of that URL; a deaf one lets nothing arrive that the server says. */
-export async function wireTap(databaseUrl: string) {
-  const to = new URL(databaseUrl);
-  const wire = { url: "", isDeaf: false, cutsNext: false };
-  const sockets = new Set<Socket>();
-  const server = createServer((client) => {
-    const upstream = connect({ host: to.hostname, port: Number(to.port) });
-    for (const socket of [client, upstream]) {
-      sockets.add(socket);
-      socket.on("error", () => undefined);
-    }
-    client.pipe(upstream);
-    client.on("close", () => upstream.destroy());
-    upstream.on("close", () => client.destroy());
-    upstream.on("data", (chunk) => void (wire.isDeaf || client.write(chunk)));
-    if (wire.cutsNext) client.destroy();
-    wire.cutsNext = false;
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  onTestFinished(() => {
-    for (const socket of sockets) socket.destroy();
-    server.close();
-  });
-  const { port } = server.address() as AddressInfo;
-  wire.url = databaseUrl.replace(to.host, `127.0.0.1:${port}`);
-  return wire;
 }
 
 // --- Beside the contract: commits that wait for the test -----------------------------------------
