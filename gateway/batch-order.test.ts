@@ -20,6 +20,44 @@ describe("the order within a batch", () => {
     await first.before;
   });
 
+  it("submits what waits in its order, each when the one before it was submitted", async () => {
+    const order = buildBatchOrder();
+    const transfer = order.enter("a", "b");
+    const submissions: string[] = [];
+    const waits = (name: string, payeeId: string | null) => {
+      const turn = order.enter("a", payeeId);
+      const submission = turn.before!.then(() => submissions.push(name));
+      return { turn, submission };
+    };
+    const first = waits("first", null);
+    const second = waits("second", null);
+    const third = waits("a transfer", "c");
+    transfer.ended();
+    await first.submission;
+    // Nobody has said yet that the first has left: it may still be on its way to the desk.
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(submissions).toEqual(["first"]);
+    first.turn.submitted();
+    await second.submission;
+    second.turn.submitted();
+    await third.submission;
+    expect(submissions).toEqual(["first", "second", "a transfer"]);
+  });
+
+  it("goes on behind one that waited and was never submitted", async () => {
+    const order = buildBatchOrder();
+    const transfer = order.enter("a", "b");
+    const first = order.enter("a", null);
+    const second = order.enter("a", null);
+    transfer.ended();
+    await first.before;
+    first.ended();
+    await second.before;
+    second.submitted();
+    second.ended();
+    expect(order.enter("a", null).before).toBeNull();
+  });
+
   it("forgets wallets that have nothing under way", () => {
     const order = buildBatchOrder();
     const transfer = order.enter("a", "b");

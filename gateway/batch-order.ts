@@ -5,39 +5,62 @@
  * Here a command learns what it has to wait for; it costs nothing in a batch without transfers.
  * Transfers out of one wallet, or into one, do not wait for each other: they may change places, and
  * thousands of them run side by side. One into a wallet waits for those out of it, and the other
- * way round.
+ * way round. Behind what waits itself, a command waits until that is submitted, not for its answer:
+ * what follows one transfer on a hot wallet then goes together again.
  */
 import { buildTransitMap } from "../src/transit-map.ts";
 
-/** Commands of one kind that a wallet has under way. */
-interface UnderWay {
+/** Commands that others wait for. */
+interface Group {
   count: number;
-  /** How many of them have not been submitted, as they wait themselves. */
-  waiting: number;
-  /** Resolves when all so far are answered. */
-  done: Promise<unknown>;
+  /** Resolves when all so far have left. */
+  left: Promise<unknown>;
 }
 
 interface WalletUse {
-  readonly out: UnderWay;
-  readonly into: UnderWay;
-  /** All that is no transfer. */
-  readonly own: UnderWay;
+  /** Transfers out of it, and into it, that are not answered. */
+  readonly out: Group;
+  readonly into: Group;
+  /** All that is no transfer, and is not answered. */
+  readonly own: Group;
+  /** Those of `own` that are not even submitted, as they wait themselves. */
+  readonly waiting: Group;
+}
+
+/** A command's place in the order. */
+export interface Turn {
+  /** What has to happen before this command is submitted: null for nothing. */
+  readonly before: Promise<unknown> | null;
+  /** To be called right after it was submitted. */
+  submitted(): void;
+  /** To be called when it is answered, or when it never will be submitted. */
+  ended(): void;
 }
 
 export interface BatchOrder {
-  /**
-   * What has to be answered before this command is submitted: null for nothing. `payeeId` is null
-   * unless it pays a wallet. The returned `ended` is to be called when it is answered.
-   */
-  enter(
-    walletId: string,
-    payeeId: string | null,
-  ): { readonly before: Promise<unknown> | null; readonly ended: () => void };
+  /** `payeeId` is null unless the command pays a wallet. */
+  enter(walletId: string, payeeId: string | null): Turn;
 }
 
-function none(): UnderWay {
-  return { count: 0, waiting: 0, done: Promise.resolve() };
+function none(): Group {
+  return { count: 0, left: Promise.resolve() };
+}
+
+/** What is returned lets it leave; more calls do nothing. */
+function join(group: Group): () => void {
+  let leave!: () => void;
+  const hasLeft = new Promise<void>((resolve) => {
+    leave = resolve;
+  });
+  group.left = group.count === 0 ? hasLeft : Promise.all([group.left, hasLeft]);
+  group.count += 1;
+  let isIn = true;
+  return () => {
+    if (!isIn) return;
+    isIn = false;
+    group.count -= 1;
+    leave();
+  };
 }
 
 export function buildBatchOrder(): BatchOrder {
@@ -47,7 +70,7 @@ export function buildBatchOrder(): BatchOrder {
   function useOf(walletId: string): WalletUse {
     let use = uses.get(walletId);
     if (use === undefined) {
-      use = { out: none(), into: none(), own: none() };
+      use = { out: none(), into: none(), own: none(), waiting: none() };
       uses.set(walletId, use);
     }
     return use;
@@ -62,24 +85,15 @@ export function buildBatchOrder(): BatchOrder {
       const payer = useOf(walletId);
       const payee = payeeId === null ? null : useOf(payeeId);
       const before = payee === null ? beforeOwn(payer) : beforeTransfer(payer, payee);
-      const joined = payee === null ? [payer.own] : [payer.out, payee.into];
-      let end = (): void => undefined;
-      const answered = new Promise<void>((resolve) => {
-        end = resolve;
-      });
-      for (const group of joined) {
-        group.done = group.count === 0 ? answered : Promise.all([group.done, answered]);
-        group.count += 1;
-        if (before.length > 0) group.waiting += 1;
-      }
+      const leaves = (payee === null ? [payer.own] : [payer.out, payee.into]).map(join);
+      const submitted =
+        payee === null && before.length > 0 ? join(payer.waiting) : (): void => undefined;
       return {
         before: before.length === 0 ? null : Promise.all(before),
+        submitted,
         ended() {
-          end();
-          for (const group of joined) {
-            group.count -= 1;
-            if (before.length > 0) group.waiting -= 1;
-          }
+          submitted();
+          for (const leave of leaves) leave();
           forgetIfIdle(walletId, payer);
           if (payeeId !== null && payee !== null) forgetIfIdle(payeeId, payee);
         },
@@ -89,12 +103,8 @@ export function buildBatchOrder(): BatchOrder {
 }
 
 /** Transfers are decided late; of its own kind, only what has not left yet could be overtaken. */
-function beforeOwn({ out, into, own }: WalletUse): Promise<unknown>[] {
-  const before: Promise<unknown>[] = [];
-  if (out.count > 0) before.push(out.done);
-  if (into.count > 0) before.push(into.done);
-  if (own.waiting > 0) before.push(own.done);
-  return before;
+function beforeOwn({ out, into, waiting }: WalletUse): Promise<unknown>[] {
+  return leftOf(out, into, waiting);
 }
 
 /**
@@ -102,10 +112,9 @@ function beforeOwn({ out, into, own }: WalletUse): Promise<unknown>[] {
  * and what the payee pays before must neither be paid with this money nor be in its way.
  */
 function beforeTransfer(payer: WalletUse, payee: WalletUse): Promise<unknown>[] {
-  const before: Promise<unknown>[] = [];
-  if (payer.into.count > 0) before.push(payer.into.done);
-  if (payer.own.waiting > 0) before.push(payer.own.done);
-  if (payee.own.count > 0) before.push(payee.own.done);
-  if (payee.out.count > 0) before.push(payee.out.done);
-  return before;
+  return leftOf(payer.into, payer.waiting, payee.own, payee.out);
+}
+
+function leftOf(...groups: readonly Group[]): Promise<unknown>[] {
+  return groups.filter(({ count }) => count > 0).map(({ left }) => left);
 }

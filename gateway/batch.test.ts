@@ -463,13 +463,14 @@ describe("the order within a batch", () => {
     expect(await rounds(commands)).toEqual(["b>c b>d e>c", "a>b f>b"]);
   });
 
-  it("keeps what waits in order behind what waits", async () => {
+  it("keeps what waits in order behind what waits, and lets it go together", async () => {
     expect(await rounds([pay("a", "b"), credit("a"), pay("a", "c"), credit("a")])).toEqual([
       "a>b",
-      "a",
-      "a>c",
+      "a a>c",
       "a",
     ]);
+    const hot = [pay("a", "b"), credit("a"), credit("a"), credit("a"), credit("b"), credit("b")];
+    expect(await rounds([...hot, ...hot])).toEqual(["a>b", "a a a b b", "a>b", "a a a b b"]);
   });
 
   it("lets transfers out of one wallet, or into one, go side by side", async () => {

@@ -288,7 +288,9 @@ export function buildBatches(deps: BatchesDeps): Batches {
         await turn.before;
         if (isEnding()) return answered(UNAVAILABLE);
       }
-      let outcome = await deps.commands.submit(command);
+      const submission = deps.commands.submit(command);
+      turn?.submitted();
+      let outcome = await submission;
       for (let pauseMs: number = LIMITS.commandRetryPauseMs; isFull(outcome) && !isEnding();) {
         // No room at the desk or in the lane: it waits here, as long as the batch may begin
         // commands.

@@ -216,6 +216,25 @@ describe("10,000 commands in one request", { timeout: 120_000 }, () => {
     }
   });
 
+  it("happen in their order between two hot wallets with transfers in between", async () => {
+    // Given a payee who spends what he gets, and a payer who gets back what he pays
+    const [payer, payee] = [await stack.open({ initialBalance: 30 }), await stack.open()];
+    const pay = { type: "transfer", walletId: payer.id, toWalletId: payee.id, amount: 30 };
+    const spend = { type: "debit", walletId: payee.id, amount: 1 };
+    const earn = { type: "credit", walletId: payer.id, amount: 1 };
+    const round = [pay, ...range(30).flatMap(() => [spend, earn])];
+
+    // When that goes on for twenty rounds, then none of them is short of money
+    const outcomes = await batch(range(20).flatMap(() => round));
+    expect(outcomes.filter(({ ok }) => !ok)).toEqual([]);
+    expect(outcomes).toHaveLength(20 * round.length);
+    const balances = [
+      (await stack.wallet(payer.id)).balance,
+      (await stack.wallet(payee.id)).balance,
+    ];
+    expect(balances).toEqual([30, 0]);
+  });
+
   it("happen in their order too when the first of them waits for an asset that this process has not seen", async () => {
     // Given an asset that somebody has added elsewhere
     const code = unique("GEM");
