@@ -19,6 +19,7 @@ import {
 import type { Change, CommandMessage, Outcome, Reply, ShardMessage } from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
 import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
+import { commandIn } from "./messages.ts";
 
 /** A wallet's actor: its state with everything applied that was decided, committed or not. */
 export interface Actor {
@@ -94,15 +95,6 @@ export function newItem(message: ShardMessage, turn: Turn | null): Item {
     creationKey: null,
     isHoldMissing: false,
   };
-}
-
-/**
- * The command that a message is about before anything is written: the message itself, or the origin
- * of a question.
- */
-function commandIn(message: ShardMessage): CommandMessage | null {
-  if (message.type === "command") return message;
-  return message.type === "ask" || message.type === "asked" ? message.origin : null;
 }
 
 function flightKeyOf(message: ShardMessage): string | null {

@@ -24,7 +24,7 @@ import type { ShardTable } from "../src/shard-table.ts";
 import { buildLaneGate, type LaneGate } from "./lane-gate.ts";
 import type { StartLane } from "./lane-thread.ts";
 import type { Membership } from "./membership.ts";
-import { bytesOf, changeBytes, isFor, parts, replyBytes } from "./messages.ts";
+import { bytesOf, changeBytes, commandIn, isFor, parts, replyBytes } from "./messages.ts";
 import { buildOwnership } from "./ownership.ts";
 import type { ShardRelay } from "./relay.ts";
 
@@ -170,9 +170,9 @@ export function buildHost(deps: HostDeps): Host {
   function refuse(messages: readonly ShardMessage[], fault: Fault): void {
     const replies: Reply[] = [];
     for (const message of messages) {
-      const { type } = message;
-      if (type !== "command" && type !== "ask" && type !== "asked") continue;
-      const { inbox, seq } = type === "command" ? message : message.origin;
+      const command = commandIn(message);
+      if (command === null) continue;
+      const { inbox, seq } = command;
       replies.push({ inbox, seq, outcome: { type: "fault", fault } });
     }
     reply(replies);
@@ -180,11 +180,8 @@ export function buildHost(deps: HostDeps): Host {
 
   // ---- out: lane -> bus -------------------------------------------------------------------------
 
-  function dispatch(lane: LaneGate, { replies, messages, changes, lost }: Effects): void {
-    if (replies.length > 0) {
-      lane.answered(replies);
-      reply(replies);
-    }
+  function dispatch({ replies, messages, changes, lost }: Effects): void {
+    if (replies.length > 0) reply(replies);
     if (messages.length > 0) {
       for (const [shard, batch] of grouped(messages, (one) => shardOf(addressee(one)))) {
         if (serving.has(shard)) laneOf(shard).accept(batch);
@@ -224,18 +221,17 @@ export function buildHost(deps: HostDeps): Host {
 
   function startLane(index: number): LaneGate {
     const database = Math.floor(index / lanesPerDatabase);
-    const lane: LaneGate = buildLaneGate({
+    return buildLaneGate({
       plan: { name: `lane-${index}`, owner, database },
       startLane: deps.startLane,
       time,
       log,
       meter,
-      dispatch: (effects) => dispatch(lane, effects),
+      dispatch,
       reply,
       onLeft: (shards) => ownership.left(shards),
       onFatal: deps.onFatal,
     });
-    return lane;
   }
 
   /** What hosts say to each other, and what gateways ask them. */

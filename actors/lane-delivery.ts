@@ -26,6 +26,7 @@ import { isExpired, type StepContext } from "./deciding.ts";
 import type { HoldKeeper } from "./holds.ts";
 import type { LaneActors } from "./lane-actors.ts";
 import type { LaneShards } from "./lane-shards.ts";
+import { commandIn } from "./messages.ts";
 import { holdNeededBy, step } from "./steps.ts";
 
 export interface LaneDeliveryDeps {
@@ -126,12 +127,12 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
 
   function refuse(item: Item, fault: Fault): void {
     const { message } = item;
-    const origin = message.type === "ask" || message.type === "asked" ? message.origin : message;
+    const command = commandIn(message);
     // Past its deadline nobody waits for the answer, and another owner may have given it.
-    if (origin.type === "command" && context.nowMs() < origin.expiresAtMs) {
+    if (command !== null && context.nowMs() < command.expiresAtMs) {
       // What has an outcome must not be told as if nothing had happened.
       const isOpen = !item.inDoubt && item.known === null;
-      context.answer(origin, { type: "fault", fault: isOpen ? fault : "unknown" });
+      context.answer(command, { type: "fault", fault: isOpen ? fault : "unknown" });
     }
     finish(item);
   }

@@ -1,9 +1,20 @@
-/** A gate before a thread that keeps what it is given: what travels together, and how much. */
+/**
+ * A gate before a thread that keeps what it is given: what travels together, how much, and which
+ * commands are waited for.
+ */
 import { expect, it } from "vitest";
 
+import { amountMinor } from "../src/amount.ts";
 import { systemTime } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { CommandMessage, Reply } from "../src/protocol.ts";
+import type {
+  AskedMessage,
+  AskMessage,
+  CommandMessage,
+  Effects,
+  Reply,
+  ShardMessage,
+} from "../src/protocol.ts";
 import { buildLaneGate } from "./lane-gate.ts";
 import type { Arrival, LaneResult, LaneTask } from "./lane-thread.ts";
 
@@ -27,21 +38,59 @@ const command = (seq: number): CommandMessage => ({
   },
 });
 
+const ask = (seq: number): AskMessage => ({
+  type: "ask",
+  walletId: "payee",
+  step: {
+    type: "receive",
+    transferId: `t${seq}`,
+    fromWalletId: `w${seq}`,
+    amountMinor: amountMinor(100),
+    currency: "USD",
+    decimalPlaces: 2,
+  },
+  origin: command(seq),
+});
+
+const asked = (seq: number): AskedMessage => ({
+  type: "asked",
+  walletId: `w${seq}`,
+  rejection: null,
+  origin: command(seq),
+});
+
+const faultOf = (seq: number, fault: "overloaded" | "unknown"): Reply => ({
+  inbox: "coffer.inbox.g",
+  seq,
+  outcome: { type: "fault", fault },
+});
+
+const sending = (...messages: readonly ShardMessage[]): Effects => ({
+  replies: [],
+  messages: [...messages],
+  changes: [],
+  lost: [],
+});
+
 function buildGate() {
   const batches: (readonly Arrival[])[] = [];
   const replies: Reply[] = [];
-  const ends: (() => void)[] = [];
+  const ends: ((effects: Effects | null) => void)[] = [];
+  let lose = say;
   const gate = buildLaneGate({
     plan: { name: "lane-0", owner: "h", database: 0 },
-    startLane: () => ({
-      run(task: LaneTask) {
-        if (task.type === "batch") batches.push(task.arrivals);
-        return new Promise<LaneResult>((resolve) => {
-          ends.push(() => resolve({ effects: null, stats: null }));
-        });
-      },
-      destroy: () => Promise.resolve(),
-    }),
+    startLane(_plan, listener) {
+      lose = () => listener.lost("killed", true);
+      return {
+        run(task: LaneTask) {
+          if (task.type === "batch") batches.push(task.arrivals);
+          return new Promise<LaneResult>((resolve) => {
+            ends.push((effects) => resolve({ effects, stats: null }));
+          });
+        },
+        destroy: () => Promise.resolve(),
+      };
+    },
     time: systemTime,
     log: { info: say, warn: say, error: say, fatal: say },
     dispatch: () => undefined,
@@ -51,10 +100,17 @@ function buildGate() {
   });
   const seqs = (arrivals: readonly Arrival[]): number[] =>
     arrivals.flatMap(({ messages }) => messages.map((one) => (one as CommandMessage).seq));
-  const endAll = (): void => {
-    for (const end of ends.splice(0)) end();
+  const endAll = (effects: Effects | null = null): void => {
+    for (const end of ends.splice(0)) end(effects);
   };
-  return { gate, batches, replies, seqs, endAll };
+  /** One batch comes to the lane, which answers with these effects. */
+  const passes = async (message: ShardMessage, effects: Effects | null): Promise<void> => {
+    gate.accept([message]);
+    await turn();
+    endAll(effects);
+    await turn();
+  };
+  return { gate, batches, replies, seqs, endAll, passes, lose: () => lose() };
 }
 
 const say = (): void => undefined;
@@ -92,10 +148,49 @@ it("a flood is cut into batches of their size, in order, and what has no room is
     await turn();
     endAll();
   }
-  expect(replies).toEqual([
-    { inbox: "coffer.inbox.g", seq: count, outcome: { type: "fault", fault: "overloaded" } },
-  ]);
+  expect(replies).toEqual([faultOf(count, "overloaded")]);
   const most = LIMITS.laneBatchMessagesMax + LIMITS.commandBatchMax;
   expect(Math.max(...batches.map((arrivals) => seqs(arrivals).length))).toBeLessThan(most);
   expect(batches.flatMap(seqs)).toEqual(Array.from({ length: count - 1 }, (_, index) => index + 1));
+});
+
+it("a command leaves with the question to another lane, whatever becomes of it there", async () => {
+  const { gate, replies, passes, lose } = buildGate();
+  await passes(command(1), null);
+  expect(gate.outstanding).toBe(1);
+  gate.accept([command(1)]);
+  expect(gate.queued).toBe(0);
+  await passes(command(2), sending(ask(1), ask(2)));
+  expect(gate.outstanding).toBe(0);
+  lose();
+  expect(replies).toEqual([]);
+});
+
+it("a question is its asker's: the lane that is asked does not wait for its command", async () => {
+  const { gate, passes } = buildGate();
+  await passes(ask(1), null);
+  expect(gate.outstanding).toBe(0);
+});
+
+it("a command that comes back with the answer is waited for again, until it is answered", async () => {
+  const { gate, replies, passes, lose } = buildGate();
+  await passes(command(1), sending(ask(1)));
+  await passes(asked(1), null);
+  gate.accept([asked(1), command(1)]);
+  expect([gate.outstanding, gate.queued]).toEqual([1, 0]);
+  lose();
+  expect(replies).toEqual([faultOf(1, "unknown")]);
+  expect(gate.outstanding).toBe(0);
+  const reply = faultOf(1, "overloaded");
+  await passes(asked(1), { ...sending(), replies: [reply] });
+  expect(gate.outstanding).toBe(0);
+});
+
+it("a command that comes back to a lane that is full is refused like any other", async () => {
+  const { gate, replies, passes } = buildGate();
+  await passes(command(1), sending(ask(1)));
+  for (let seq = 2; seq <= LIMITS.laneCommandsMax + 1; seq++) gate.accept([command(seq)]);
+  gate.accept([asked(1)]);
+  expect(gate.outstanding).toBe(LIMITS.laneCommandsMax);
+  expect(replies).toEqual([faultOf(1, "overloaded")]);
 });

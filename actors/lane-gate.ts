@@ -2,7 +2,9 @@
  * The host's side of one lane: what waits for it, what it has accepted and not answered, and which
  * shards it is told to serve. It bounds the queue by count and bytes, keeps few batches under way,
  * and answers for a thread that died: whoever waited for it is told that the outcome is unknown and
- * asks again with the same command id.
+ * asks again with the same command id. A command that has left with a question to another lane is
+ * not waited for here: whoever refuses it there answers its caller, and it may be lost; the answer
+ * brings it back.
  */
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -11,7 +13,7 @@ import type { HostMeter } from "../src/metrics.ts";
 import type { CommandMessage, Effects, Fault, Reply, ShardMessage } from "../src/protocol.ts";
 import type { LaneStats } from "./lane.ts";
 import type { Arrival, LanePlan, LaneTask, LaneThread, StartLane } from "./lane-thread.ts";
-import { bytesOf } from "./messages.ts";
+import { bytesOf, commandIn } from "./messages.ts";
 
 export interface LaneGateDeps {
   readonly plan: LanePlan;
@@ -39,8 +41,6 @@ export interface LaneGate {
   unassign(shard: number): void;
   /** Tells the lane the time. Called every `LIMITS.laneTickMs`. */
   tick(): void;
-  /** A reply that leaves the host ends what it answers. */
-  answered(replies: readonly Reply[]): void;
   /** As of the last tick; null before the first. */
   readonly stats: LaneStats | null;
   /** Whether the lane serves everything that is assigned to it now. */
@@ -61,9 +61,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   const { plan, time, log, meter } = deps;
   const assigned = new Set<number>();
   const leaving = new Set<number>();
-  /**
-   * Commands accepted and not answered: per gateway inbox, the number and when it may be forgotten.
-   */
+  /** Commands that the lane has: per gateway inbox, the number and when it may be forgotten. */
   let outstanding = new Map<string, Map<number, number>>();
   let outstandingCount = 0;
   const queue: Arrival[] = [];
@@ -81,7 +79,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
 
   const thread: LaneThread = deps.startLane(plan, {
     notice(notice) {
-      if (notice.type === "effects") deps.dispatch(notice.effects);
+      if (notice.type === "effects") giveBack(notice.effects);
       else if (notice.type === "fatal") deps.onFatal(`${plan.name}: ${notice.reason}`);
       else log[notice.level](`${plan.name}: ${notice.text}`);
     },
@@ -92,23 +90,24 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
 
   function accept(messages: readonly ShardMessage[]): void {
     for (const message of messages) {
-      const isCommand = message.type === "command";
+      // The command of a question is its asker's.
+      const command = message.type === "ask" ? null : commandIn(message);
       // A copy of a command that the bus repeated must not be answered beside the one that is under
       // way.
-      if (isCommand && outstanding.get(message.inbox)?.has(message.seq) === true) continue;
+      if (command !== null && outstanding.get(command.inbox)?.has(command.seq) === true) continue;
       const bytes = bytesOf(message);
       const isFull =
-        (isCommand && outstandingCount >= LIMITS.laneCommandsMax) ||
+        (command !== null && outstandingCount >= LIMITS.laneCommandsMax) ||
         queuedMessages >= LIMITS.laneBacklogMax ||
         queuedBytes + bytes > LIMITS.laneBytesMax;
       if (isFull) {
-        if (isCommand) refuse(message, "overloaded");
+        if (command !== null) refuse(command, "overloaded");
         continue;
       }
       queuedBytes += bytes;
       queuedMessages += 1;
       arriving ??= beginArrival();
-      if (isCommand) expect(message, arriving.atMs + message.budgetMs);
+      if (command !== null) expect(command, arriving.atMs + command.budgetMs);
       arriving.messages.push(message);
       // Arrivals stay whole, so their size is how far a batch may go beyond its own.
       if (arriving.messages.length >= LIMITS.commandBatchMax) arriving = null;
@@ -169,7 +168,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   async function run(task: LaneTask): Promise<void> {
     try {
       const result = await thread.run(task);
-      if (result.effects !== null) deps.dispatch(result.effects);
+      if (result.effects !== null) giveBack(result.effects);
       if (result.stats !== null) takeStats(result.stats, task);
       if (result.measures !== undefined) meter?.measured(plan.name, result.measures);
     } catch {
@@ -214,6 +213,16 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
     if (numbers === undefined) outstanding.set(inbox, (numbers = new Map<number, number>()));
     outstandingCount += 1;
     numbers.set(seq, untilMs);
+  }
+
+  /** A reply ends what it answers, and a question or its answer takes its command along. */
+  function giveBack(effects: Effects): void {
+    for (const { inbox, seq } of effects.replies) forget(inbox, seq);
+    for (const message of effects.messages) {
+      const command = commandIn(message);
+      if (command !== null) forget(command.inbox, command.seq);
+    }
+    deps.dispatch(effects);
   }
 
   function forget(inbox: string, seq: number): void {
@@ -268,9 +277,6 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
       if (assigned.delete(shard)) leaving.add(shard);
     },
     tick,
-    answered(replies) {
-      for (const { inbox, seq } of replies) forget(inbox, seq);
-    },
     get stats() {
       return stats;
     },

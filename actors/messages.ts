@@ -1,7 +1,7 @@
 /**
  * The shape and the weight of what travels between hosts, lanes and gateways: whether a message has
- * the parts that routing needs, how many bytes it takes at most, and how a batch is cut so that
- * each part fits one bus message.
+ * the parts that routing needs, which command it carries, how many bytes it takes at most, and how
+ * a batch is cut so that each part fits one bus message.
  */
 import type { Hold } from "../src/hold.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -48,6 +48,15 @@ function isCommand(message: CommandMessage): boolean {
     typeof command.commandId === "string" &&
     typeof command.body?.type === "string"
   );
+}
+
+/**
+ * The command that a message is about before anything is written: the message itself, or the origin
+ * of a question or its answer.
+ */
+export function commandIn(message: ShardMessage): CommandMessage | null {
+  if (message.type === "command") return message;
+  return message.type === "ask" || message.type === "asked" ? message.origin : null;
 }
 
 /** Most bytes that one UTF-16 unit of a text takes in a bus message. */
