@@ -5,6 +5,7 @@
  */
 import { describe, expect, it } from "vitest";
 
+import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
 import { SUBJECTS } from "../src/protocol.ts";
@@ -36,15 +37,14 @@ const rejected: Outcome = {
 const faultOf = (fault: Fault): Outcome => ({ type: "fault", fault });
 
 /** A desk, the bus under it, and hands on its clock. */
-function setUp({ hasSoleHost = true } = {}) {
-  const bus = buildMemoryBus();
+function setUp({ deliversOnce = true } = {}) {
+  const bus: Bus = { ...buildMemoryBus(), deliversOnce };
   let nowMs = 1_000;
   let sweep = (): void => undefined;
   let isSweeping = true;
   const desk = buildCommandDesk({
     bus,
     gatewayId: "g1",
-    hasSoleHost,
     clock: { nowMs: () => nowMs },
     schedule: {
       soon: (task) => void setImmediate(task),
@@ -223,7 +223,7 @@ describe("honest outcomes", () => {
 
   it("in a cluster believes a full host for what comes next, and not for what was sent", async () => {
     // Given a full owner: another host may have received what it refused
-    const { desk, own, settle, pass } = setUp({ hasSoleHost: false });
+    const { desk, own, settle, pass } = setUp({ deliversOnce: false });
     const owner = own(() => faultOf("overloaded"));
     const sent = desk.submit(commandFor("a"));
     await settle();
@@ -249,12 +249,35 @@ describe("honest outcomes", () => {
   });
 
   it("in a cluster tells unknown of a command that full hosts refused until its deadline", async () => {
-    const { desk, own, pass } = setUp({ hasSoleHost: false });
+    const { desk, own, pass } = setUp({ deliversOnce: false });
     own(() => faultOf("overloaded"));
     const outcome = desk.submit(commandFor("a"));
     for (let ms = 0; ms <= commandDeadlineMs; ms += 500) await pass(500);
     expect(await outcome).toEqual(faultOf("unknown"));
   });
+
+  it.each(["overloaded", "unavailable"] as const)(
+    "does not take the %s of one copy for the fate of another that the bus brings late",
+    async (fault) => {
+      // Given the only host there is, which refuses what it gets, and then is away
+      const { bus, desk, own, settle, pass } = setUp({ deliversOnce: false });
+      const full = own(() => faultOf(fault));
+      const outcome = desk.submit(commandFor("a"));
+      await settle();
+      full.unsubscribe();
+
+      // When the deadline comes, and behind it a copy of what was refused, for which there is room
+      for (let ms = 0; ms < commandDeadlineMs; ms += 500) await pass(500);
+      const { deliveries } = own(() => rejected);
+      bus.publish(SUBJECTS.shard(shardOf("a")), full.batches[0]);
+      await settle();
+
+      // Then the copy was carried out, and nobody was told that nothing happened
+      expect(full.deliveries).toHaveLength(1);
+      expect(deliveries).toEqual(full.deliveries);
+      expect(await outcome).toEqual(faultOf("unknown"));
+    },
+  );
 
   it("does not let an owner that left hide an earlier sending in doubt", async () => {
     const { desk, own, settle, pass } = setUp();

@@ -17,9 +17,11 @@
  * later. answered: forgotten; from every state, at the latest at the deadline, as `unknown` if a
  * bit is set and else as `unavailable`. A reply to any sending answers, in every state.
  *
- * Where a superseded host may have received a command beside its owner, a full host's refusal
- * clears no bit. What it is good for there is the commands that come next: for a moment those for
- * its shard are `overloaded` here, before they are sent anywhere.
+ * A host's refusal speaks for the copy that it got. It clears the bit only where there is no other:
+ * on a bus that does not deliver once, a superseded host may have received the command beside its
+ * owner, or the owner may get it again when it has room, long after the deadline. What a full
+ * host's refusal is good for there is the commands that come next: for a moment those for its shard
+ * are `overloaded` here, before they are sent anywhere.
  */
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -59,11 +61,6 @@ export interface CommandDeskOptions {
   readonly log?: { warn(details: object, message: string): void };
   /** Without one nothing is counted. */
   readonly meter?: CommandMeter;
-  /**
-   * Whether at most one host can receive a command, as in one process. Otherwise a superseded host
-   * may have received it beside its owner, and "nothing happened" is true of that host only.
-   */
-  readonly hasSoleHost?: boolean;
 }
 
 type State = "queued" | "sent" | "paused" | "answered";
@@ -138,7 +135,6 @@ function estimateBytes({
 /** Builds the desk and subscribes its inbox. */
 export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   const { bus, gatewayId, clock = systemClock, schedule = systemSchedule, log, meter } = options;
-  const { hasSoleHost = true } = options;
   const inbox = SUBJECTS.inbox(gatewayId);
   /** By number: in the order of submission, which is the order of deadlines. */
   const entries = buildTransitMap<number, Entry>();
@@ -278,7 +274,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   function takeFault(entry: Entry, sending: number, fault: Fault): void {
     const isLatest = sending === entry.sendings - 1;
     if (fault === "unknown") entry.losses += 1;
-    else if (hasSoleHost) ruleOut(entry, sending);
+    else if (bus.deliversOnce) ruleOut(entry, sending);
     else if (fault === "overloaded") {
       fullUntilMs.set(entry.shard, clock.nowMs() + LIMITS.commandShedMs);
     }

@@ -2,8 +2,9 @@
  * The bus carries small JSON messages between gateways and hosts. It hides whether they share a
  * process (`memory-bus.ts`) or a NATS server (`nats-bus.ts`). It is lossy by design: a message may
  * vanish, or arrive twice, and nobody may build correctness on it; that comes from PostgreSQL and
- * command ids. It traded request-reply for one-way messages plus an inbox, because a reply then
- * travels in whatever batch its commit makes, not alone (docs/adr/0003-one-way-bus.md).
+ * command ids. That no second copy comes may be believed only of a bus that says so
+ * (`deliversOnce`). It traded request-reply for one-way messages plus an inbox, because a reply
+ * then travels in whatever batch its commit makes, not alone (docs/adr/0003-one-way-bus.md).
  */
 
 /**
@@ -40,6 +41,13 @@ export interface Bus {
   onReconnect(listener: () => void): Unsubscribe;
 
   readonly state: BusState;
+
+  /**
+   * Whether a message to one receiver arrives at most once, and nowhere else, as in one process.
+   * Then what the receiver says of it goes for all of it; otherwise another copy may arrive
+   * elsewhere, or later, and nobody can say when it no longer does.
+   */
+  readonly deliversOnce: boolean;
 
   /**
    * Round trip to the bus in milliseconds; rejects at once while it is away, and after `timeoutMs`

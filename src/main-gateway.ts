@@ -45,8 +45,7 @@ export async function startGateway(
   const shardTable = buildPostgresShardTable(databases.urls);
   closing.push({ name: "reads of the shard table", close: () => shardTable.close() });
   const gatewayId = `${config.hostId}-${uuidv7()}`;
-  const hasSoleHost = natsBus === null;
-  const desk = buildCommandDesk({ bus, gatewayId, log, hasSoleHost, meter: metrics.commands });
+  const desk = buildCommandDesk({ bus, gatewayId, log, meter: metrics.commands });
   const commands = tracing === null ? desk : traceCommands(desk, tracing);
   closing.push({ name: "commands", close: () => commands.drain() });
   const hub = buildFeedHub({

@@ -157,6 +157,7 @@ export function buildMemoryBus(options: MemoryBusOptions = {}): Bus {
     get state() {
       return state;
     },
+    deliversOnce: true,
     async ping() {
       if (state === "closed") throw new Error("the bus is closed");
       const startedAtMs = performance.now();

@@ -435,6 +435,8 @@ export function buildNatsBus(options: NatsBusOptions): NatsBus {
     get state() {
       return wire.state;
     },
+    // Two hosts may be subscribed to one shard for a moment, and what lies between may repeat.
+    deliversOnce: false,
     stats: () => ({
       ...wire.counts,
       inFlightBytes: wire.window.bytes,

@@ -21,12 +21,16 @@ import {
 useBusStage();
 
 const adapters = [
-  { adapter: "in-process", open: async (): Promise<Bus> => openMemory() },
-  { adapter: "NATS", open: async (): Promise<Bus> => openNats() },
-  { adapter: "simulated", open: async (): Promise<Bus> => openSimulated() },
+  { adapter: "in-process", once: true, open: async (): Promise<Bus> => openMemory() },
+  { adapter: "NATS", once: false, open: async (): Promise<Bus> => openNats() },
+  { adapter: "simulated", once: false, open: async (): Promise<Bus> => openSimulated() },
 ];
 
-describe.each(adapters)("a bus ($adapter)", ({ open }) => {
+describe.each(adapters)("a bus ($adapter)", ({ open, once }) => {
+  test(`says that a message comes once: ${once}`, async () => {
+    expect((await open()).deliversOnce).toBe(once);
+  });
+
   test("hands a message to every subscriber of its subject and to nobody else", async () => {
     const bus = await open();
     const first = collect(bus, "wallets.1");

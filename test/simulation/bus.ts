@@ -60,6 +60,8 @@ export interface SimulatedBus extends Bus {
 
 export interface Network {
   faults: BusFaults;
+  /** As every connection says it of itself; then nothing may be repeated. */
+  deliversOnce: boolean;
   connect(process: Process): SimulatedBus;
   /** The server is away: every connection breaks at once, and comes back some time after. */
   outage(forMs: number): void;
@@ -198,6 +200,7 @@ export function buildNetwork(
       deliver(subscription, subject, text);
       const { repeat, repeatMsMax } = network.faults;
       if (repeat > 0 && random.chance(repeat)) {
+        if (network.deliversOnce) throw new Error("a bus that delivers once must not repeat");
         stats.repeated += 1;
         scheduler.after(random.between(0, repeatMsMax), "repeat", () =>
           deliver(subscription, subject, text),
@@ -318,6 +321,7 @@ export function buildNetwork(
       get state() {
         return connection.state;
       },
+      deliversOnce: network.deliversOnce,
       ping(timeoutMs) {
         if (connection.state !== "connected") return Promise.reject(new Error("the bus is away"));
         const startedAtMs = scheduler.nowMs;
@@ -375,6 +379,7 @@ export function buildNetwork(
 
   const network: Network = {
     faults: { ...NO_BUS_FAULTS },
+    deliversOnce: false,
     stats,
     connect(process) {
       const connection: Connection = {

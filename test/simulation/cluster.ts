@@ -64,10 +64,7 @@ export interface ClusterDeps {
   readonly hosts: number;
   readonly gateways: number;
   readonly laneCount: number;
-  /**
-   * One host without membership, as in one process: each sending of a command is received by one
-   * host at most.
-   */
+  /** One host without membership, as in one process. */
   readonly isAlone: boolean;
   /** Whether messages of one connection keep their order, as they do with NATS. */
   readonly isBusOrdered: boolean;
@@ -256,7 +253,6 @@ export function buildCluster(deps: ClusterDeps): Cluster {
       clock,
       schedule: process.time,
       log,
-      hasSoleHost: deps.isAlone,
     });
     const hub = buildFeedHub({
       bus,

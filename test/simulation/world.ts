@@ -122,6 +122,12 @@ function drawBounds(random: Random): Partial<Record<keyof typeof LIMITS, number>
   return { ...idle, ...few, ...commit, ...narrow, ...impatient, ...batch, ...full, ...hasty };
 }
 
+/**
+ * Where a refusal is not told, what found no room is sent again. With room for two in the only host
+ * that there is, pauses made for thousands of commands would let too few through before the end.
+ */
+const SHORT_PAUSES = { commandRetryPauseMsMax: 350, commandShedMs: 400 };
+
 async function run(
   scheduler: Scheduler,
   { seed, plant }: RunOptions,
@@ -130,8 +136,14 @@ async function run(
   const random = scheduler.random.stream("world");
   const isAlone = random.chance(0.15);
   const faults = drawFaults(random, isAlone);
+  // With one host at a time a command is delivered once, unless the bus repeats it.
+  const deliversOnce = isAlone && !faults.kinds.has("lossy bus");
+  const isCramped = isAlone && !deliversOnce && "laneCommandsMax" in bounds;
+  const pauses = isCramped ? SHORT_PAUSES : {};
+  Object.assign(LIMITS, pauses);
   const plan = {
     ...bounds,
+    ...pauses,
     hosts: isAlone ? 1 : 2 + random.below(3),
     gateways: 1 + random.below(2),
     databases: random.pick([1, 1, 2]),
@@ -162,6 +174,7 @@ async function run(
     );
   }
   const network = buildNetwork(scheduler, scheduler.random.stream("bus"));
+  network.deliversOnce = deliversOnce;
   const registry = buildRegistry(scheduler, scheduler.random.stream("registry"));
   const violations: string[] = [];
   const stream = buildStream({
