@@ -154,7 +154,8 @@ export function buildHost(deps: HostDeps): Host {
 
   function accept(messages: readonly ShardMessage[], shard: number): void {
     if (!Array.isArray(messages)) return;
-    const sound = messages.filter((message) => isFor(message, shard));
+    const isSound = (message: ShardMessage): boolean => isFor(message, shard);
+    const sound = messages.every(isSound) ? messages : messages.filter(isSound);
     if (sound.length < messages.length) {
       log.warn(`something that is no message for shard ${shard} arrived there`);
     }

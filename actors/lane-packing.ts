@@ -36,7 +36,8 @@ type CommandRow = readonly [
   expectedVersion: number | null,
   description: string | null,
   metadata: string | null,
-  correlationId: string,
+  /** By its number, as a batch's commands share it; null: the same as `commandId`. */
+  correlation: number | null,
   body: Command["body"],
   /** Last, since most have none of them. */
   rest?: Pick<Command, "dryRun" | "traceparent">,
@@ -98,7 +99,7 @@ function commandRow(texts: Texts, message: CommandMessage): CommandRow {
     command.expectedVersion,
     command.description,
     command.metadata,
-    command.correlationId,
+    command.correlationId === command.commandId ? null : numberOf(texts, command.correlationId),
     command.body,
   ];
   if (dryRun === undefined && traceparent === undefined) return row;
@@ -118,7 +119,7 @@ function commandOf(texts: readonly string[], row: CommandRow): CommandMessage {
     expectedVersion: row[9],
     description: row[10],
     metadata: row[11],
-    correlationId: row[12],
+    correlationId: row[12] === null ? row[5] : texts[row[12]]!,
     body: row[13],
   };
   const rest = row[REST];

@@ -196,30 +196,30 @@ export function walletBody(wallet: WalletState): WalletBody {
 }
 
 const DAY_MS = 86_400_000;
-let knownDay = Number.NaN;
-/** `2026-01-01T`, of that day. */
-let knownDate = "";
-
-function twoDigits(value: number): string {
-  return value < 10 ? `0${value}` : String(value);
-}
+/** `2026-01-01T` of days that were asked for, each at its number modulo so many. */
+const dates = Array.from({ length: 64 }, () => ({ day: Number.NaN, text: "" }));
+const padded = (length: number, digits: number): readonly string[] =>
+  Array.from({ length }, (_, value) => String(value).padStart(digits, "0"));
+const MINUTES = padded(24, 2).flatMap((hour) =>
+  padded(60, 2).map((minute) => `${hour}:${minute}:`),
+);
+const SECONDS = padded(60, 2).map((second) => `${second}.`);
+const MILLISECONDS = padded(1_000, 3).map((ms) => `${ms}Z`);
 
 /**
- * ISO 8601 in UTC with milliseconds. Wallets have two times each, mostly of one day: the date is
- * made once, which halves the cost.
+ * ISO 8601 in UTC with milliseconds. Each wallet in an answer has two times, often of two days:
+ * dates that were made are kept, and the rest is looked up.
  */
 export function isoTime(atMs: number): string {
   const day = Math.floor(atMs / DAY_MS);
-  if (day !== knownDay) {
+  const date = dates[Math.abs(day) % dates.length]!;
+  if (date.day !== day) {
     const text = new Date(atMs).toISOString();
-    knownDay = day;
-    knownDate = text.slice(0, text.indexOf("T") + 1);
+    date.day = day;
+    date.text = text.slice(0, text.indexOf("T") + 1);
   }
   const inDayMs = Math.floor(atMs - day * DAY_MS);
-  const hours = Math.floor(inDayMs / 3_600_000);
-  const minutes = Math.floor(inDayMs / 60_000) % 60;
-  const seconds = Math.floor(inDayMs / 1_000) % 60;
-  const ms = inDayMs % 1_000;
-  const fraction = ms < 10 ? `00${ms}` : ms < 100 ? `0${ms}` : ms;
-  return `${knownDate}${twoDigits(hours)}:${twoDigits(minutes)}:${twoDigits(seconds)}.${fraction}Z`;
+  const minute = MINUTES[Math.floor(inDayMs / 60_000)]!;
+  const second = SECONDS[Math.floor(inDayMs / 1_000) % 60]!;
+  return date.text + minute + second + MILLISECONDS[inDayMs % 1_000]!;
 }

@@ -82,14 +82,6 @@ interface Entry {
   pauseMs: number;
 }
 
-/** What one turn has for one shard. */
-interface Outbox {
-  readonly shard: number;
-  readonly entries: Entry[];
-  messages: CommandMessage[];
-  bytes: number;
-}
-
 /** Sequence numbers carry which command and which sending of it: `number * SENDINGS + sending`. */
 const SENDINGS = 32;
 
@@ -138,8 +130,8 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   const inbox = SUBJECTS.inbox(gatewayId);
   /** By number: in the order of submission, which is the order of deadlines. */
   const entries = buildTransitMap<number, Entry>();
-  /** By shard, of this turn. */
-  let outboxes = new Map<number, Outbox>();
+  /** What this turn has to send, by shard. */
+  let outboxes = new Map<number, Entry[]>();
   /** Until when new commands for a shard are refused at the door, as its owner had no room. */
   const fullUntilMs = new Map<number, number>();
   let paused: Entry[] = [];
@@ -160,12 +152,10 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   function enqueue(entry: Entry): void {
     entry.state = "queued";
     const { shard } = entry;
-    let outbox = outboxes.get(shard);
-    if (outbox === undefined) {
-      outbox = { shard, entries: [], messages: [], bytes: 0 };
-      outboxes.set(shard, outbox);
-    }
-    outbox.entries.push(entry);
+    const outbox = outboxes.get(shard);
+    // Mostly there is one: a list that begins with it has no room for sixteen more.
+    if (outbox === undefined) outboxes.set(shard, [entry]);
+    else outbox.push(entry);
     queued += 1;
     if (queued >= LIMITS.commandBatchMax) flush();
     else if (queued === 1) schedule.soon(flush);
@@ -176,23 +166,25 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
     const nowMs = clock.nowMs();
     const filled = outboxes;
     outboxes = new Map();
-    for (const outbox of filled.values()) send(outbox, nowMs);
+    for (const [shard, outbox] of filled) {
+      // What was answered meanwhile stays here.
+      send(shard, outbox.every(isQueued) ? outbox : outbox.filter(isQueued), nowMs);
+    }
   }
 
-  function send(outbox: Outbox, nowMs: number): void {
-    let batch: Entry[] = [];
-    for (const entry of outbox.entries) {
-      if (entry.state !== "queued") continue;
-      const bytes = estimateBytes(entry.command);
-      if (outbox.bytes + bytes > LIMITS.busMessageBytesMax) {
-        publish(outbox, batch);
-        batch = [];
+  function send(shard: number, batch: readonly Entry[], nowMs: number): void {
+    let from = 0;
+    let bytes = 0;
+    for (let index = 0; index < batch.length; index++) {
+      const more = estimateBytes(batch[index]!.command);
+      if (bytes + more > LIMITS.busMessageBytesMax) {
+        publish(shard, batch.slice(from, index), nowMs);
+        from = index;
+        bytes = 0;
       }
-      outbox.bytes += bytes;
-      outbox.messages.push(messageOf(entry, nowMs));
-      batch.push(entry);
+      bytes += more;
     }
-    publish(outbox, batch);
+    publish(shard, from === 0 ? batch : batch.slice(from), nowMs);
   }
 
   function messageOf(entry: Entry, nowMs: number): CommandMessage {
@@ -212,11 +204,9 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
     };
   }
 
-  function publish(outbox: Outbox, batch: readonly Entry[]): void {
-    const { messages, shard } = outbox;
-    if (messages.length === 0) return;
-    outbox.messages = [];
-    outbox.bytes = 0;
+  function publish(shard: number, batch: readonly Entry[], nowMs: number): void {
+    if (batch.length === 0) return;
+    const messages = batch.map((entry) => messageOf(entry, nowMs));
     bus.publish(SUBJECTS.shard(shard), messages, () => {
       for (let index = 0; index < batch.length; index++) {
         takeBack(batch[index]!, messages[index]!.seq % SENDINGS);
@@ -393,6 +383,10 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
       return drained;
     },
   };
+}
+
+function isQueued({ state }: Entry): boolean {
+  return state === "queued";
 }
 
 const FAULTS = new Set<unknown>(["unavailable", "overloaded", "unknown"] satisfies Fault[]);
