@@ -272,7 +272,7 @@ describe("a batch as a whole", () => {
 describe("the window", () => {
   it("bounds what one batch has under way, on one hot wallet too, and moves on", async () => {
     const { run, arrived, settle, answerAll } = setUp();
-    const running = run(range(3_000).map(() => credit("hot")));
+    const running = run(range(5_000).map(() => credit("hot")));
     await settle();
     expect(arrived.length).toBe(LIMITS.batchWindowMax);
     answerAll();
@@ -281,7 +281,7 @@ describe("the window", () => {
     answerAll();
     await settle();
     answerAll();
-    expect(codes(await running)).toEqual(range(3_000).map(() => "ok"));
+    expect(codes(await running)).toEqual(range(5_000).map(() => "ok"));
     // All that went through a window went in the batch's order.
     const numbers = arrived.map(({ seq }) => seq);
     expect(numbers).toEqual(numbers.toSorted((a, b) => a - b));

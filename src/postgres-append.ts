@@ -197,38 +197,32 @@ const FEW_SHARDS = 48;
 
 /**
  * A PostgreSQL array literal: half the client's cost of passing the array, measured at 64 rows of
- * 17 columns. Nothing but nulls is an empty one.
+ * 17 columns. Nothing but nulls is an empty one. Joined, as a text that grows item by item leaves
+ * three objects of garbage for each.
  */
 function numbers<T>(items: readonly T[], value: (item: T) => number | null): string {
-  let literal = "{";
   let isNothing = true;
-  for (let index = 0; index < items.length; index++) {
-    if (index > 0) literal += ",";
-    const number = value(items[index]!);
-    if (number === null) literal += "NULL";
-    else {
-      literal += number;
-      isNothing = false;
-    }
-  }
-  return isNothing ? "{}" : `${literal}}`;
+  const column = items.map((item) => {
+    const number = value(item);
+    if (number === null) return "NULL";
+    isNothing = false;
+    return number;
+  });
+  return isNothing ? "{}" : `{${column.join(",")}}`;
 }
 
 const NEEDS_ESCAPE = /["\\]/;
 
 function texts<T>(items: readonly T[], value: (item: T) => string | null): string {
-  let literal = "{";
-  let isNothing = true;
-  for (let index = 0; index < items.length; index++) {
-    if (index > 0) literal += ",";
-    const text = value(items[index]!);
-    if (text === null) literal += "NULL";
-    else {
-      literal += `"${NEEDS_ESCAPE.test(text) ? text.replace(/["\\]/g, "\\$&") : text}"`;
-      isNothing = false;
-    }
-  }
-  return isNothing ? "{}" : `${literal}}`;
+  let nulls = 0;
+  const column = items.map((item) => {
+    const text = value(item);
+    if (text === null) nulls += 1;
+    return text !== null && NEEDS_ESCAPE.test(text) ? text.replace(/["\\]/g, "\\$&") : text;
+  });
+  if (nulls === items.length) return "{}";
+  if (nulls === 0) return `{"${column.join('","')}"}`;
+  return `{${column.map((text) => (text === null ? "NULL" : `"${text}"`)).join(",")}}`;
 }
 
 function rows<T>(items: readonly T[], row: (item: T) => object): string | null {
