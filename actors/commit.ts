@@ -19,7 +19,7 @@ import {
 import type { Change, CommandMessage, Outcome, Reply, ShardMessage } from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
 import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
-import { commandIn } from "./messages.ts";
+import { commandIn, commandToDecide } from "./messages.ts";
 
 /** A wallet's actor: its state with everything applied that was decided, committed or not. */
 export interface Actor {
@@ -119,9 +119,8 @@ function flightKeyOf(message: ShardMessage): string | null {
 function mayBeKnown(message: ShardMessage): boolean {
   if (commandIn(message)?.command.dryRun === true) return false;
   if (message.type === "post") return message.attempt !== 1;
-  if (message.type !== "command" && message.type !== "asked") return false;
-  const { attempt, command } = message.type === "command" ? message : message.origin;
-  return attempt !== 1 || command.fingerprint !== null;
+  const decided = commandToDecide(message);
+  return decided !== null && (decided.attempt !== 1 || decided.command.fingerprint !== null);
 }
 
 export interface Commit extends Omit<Writes, "fence" | "order" | "wallets" | "holds" | "traced"> {
@@ -374,9 +373,9 @@ export function outcomeIn(commit: Commit, message: ShardMessage): Known | null {
     const verdict = commit.verdicts.find((one) => one.transferId === transferId);
     return verdict === undefined ? null : { type: "verdict", verdict };
   }
-  if (message.type !== "command" && message.type !== "asked") return null;
-  const { walletId, commandId } =
-    message.type === "command" ? message.command : message.origin.command;
+  const decided = commandToDecide(message);
+  if (decided === null) return null;
+  const { walletId, commandId } = decided.command;
   const event = commit.events.find(
     (one) => one.commandId === commandId && one.walletId === walletId,
   );

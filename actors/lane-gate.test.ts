@@ -77,10 +77,12 @@ function buildGate() {
   const replies: Reply[] = [];
   const ends: ((effects: Effects | null) => void)[] = [];
   let lose = say;
+  let emit: (effects: Effects) => void = say;
   const gate = buildLaneGate({
     plan: { name: "lane-0", owner: "h", database: 0 },
     startLane(_plan, listener) {
       lose = () => listener.lost("killed", true);
+      emit = (effects) => listener.notice({ type: "effects", effects });
       return {
         run(task: LaneTask) {
           if (task.type === "batch") batches.push(task.arrivals);
@@ -110,7 +112,16 @@ function buildGate() {
     endAll(effects);
     await turn();
   };
-  return { gate, batches, replies, seqs, endAll, passes, lose: () => lose() };
+  return {
+    gate,
+    batches,
+    replies,
+    seqs,
+    endAll,
+    passes,
+    lose: () => lose(),
+    emit: (effects: Effects) => emit(effects),
+  };
 }
 
 const say = (): void => undefined;
@@ -166,7 +177,15 @@ it("a command leaves with the question to another lane, whatever becomes of it t
   expect(replies).toEqual([]);
 });
 
-it("a question is its asker's: the lane that is asked does not wait for its command", async () => {
+it("effects that no batch brings back end what they answer as well", async () => {
+  const { gate, passes, emit } = buildGate();
+  await passes(command(1), null);
+  await passes(command(2), null);
+  emit({ ...sending(ask(2)), replies: [faultOf(1, "overloaded")] });
+  expect(gate.outstanding).toBe(0);
+});
+
+it("the lane that is asked does not wait for the question's command either", async () => {
   const { gate, passes } = buildGate();
   await passes(ask(1), null);
   expect(gate.outstanding).toBe(0);

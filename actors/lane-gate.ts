@@ -1,10 +1,9 @@
 /**
- * The host's side of one lane: what waits for it, what it has accepted and not answered, and which
- * shards it is told to serve. It bounds the queue by count and bytes, keeps few batches under way,
- * and answers for a thread that died: whoever waited for it is told that the outcome is unknown and
- * asks again with the same command id. A command that has left with a question to another lane is
- * not waited for here: whoever refuses it there answers its caller, and it may be lost; the answer
- * brings it back.
+ * The host's side of one lane: what waits for it, which commands it has, and which shards it is told
+ * to serve. It bounds the queue by count and bytes, keeps few batches under way, and answers for a
+ * thread that died: whoever waited for it is told that the outcome is unknown and asks again with
+ * the same command id. A command that has left with a question to another lane is not waited for
+ * here: whoever refuses it there answers its caller, and it may be lost; the answer brings it back.
  */
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -13,7 +12,7 @@ import type { HostMeter } from "../src/metrics.ts";
 import type { CommandMessage, Effects, Fault, Reply, ShardMessage } from "../src/protocol.ts";
 import type { LaneStats } from "./lane.ts";
 import type { Arrival, LanePlan, LaneTask, LaneThread, StartLane } from "./lane-thread.ts";
-import { bytesOf, commandIn } from "./messages.ts";
+import { bytesOf, commandIn, commandToDecide } from "./messages.ts";
 
 export interface LaneGateDeps {
   readonly plan: LanePlan;
@@ -90,8 +89,8 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
 
   function accept(messages: readonly ShardMessage[]): void {
     for (const message of messages) {
-      // The command of a question is its asker's.
-      const command = message.type === "ask" ? null : commandIn(message);
+      // Nobody waits for the command of a question until the answer brings it back.
+      const command = commandToDecide(message);
       // A copy of a command that the bus repeated must not be answered beside the one that is under
       // way.
       if (command !== null && outstanding.get(command.inbox)?.has(command.seq) === true) continue;

@@ -145,7 +145,10 @@ describe("what crosses between threads", () => {
           { atMs: 1, messages: [command(1), ...steps, command(2, "other")] },
           { atMs: 2, messages: [] },
           { atMs: 3, arrivedAtMs: 2.5, messages: [command(3), rare(4, { dryRun: true })] },
-          { atMs: 4, messages: [rare(5, { traceparent: "00-a-b-01" })] },
+          {
+            atMs: 4,
+            messages: [rare(5, { traceparent: "00-a-b-01" }), rare(6, { correlationId: "c" })],
+          },
         ],
       },
     ],

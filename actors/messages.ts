@@ -59,6 +59,11 @@ export function commandIn(message: ShardMessage): CommandMessage | null {
   return message.type === "ask" || message.type === "asked" ? message.origin : null;
 }
 
+/** The command that a message lets its wallet decide; a question is put to another wallet. */
+export function commandToDecide(message: ShardMessage): CommandMessage | null {
+  return message.type === "ask" ? null : commandIn(message);
+}
+
 /** Most bytes that one UTF-16 unit of a text takes in a bus message. */
 const BYTES_PER_UNIT = 6;
 

@@ -23,6 +23,7 @@ import {
   type StepContext,
   type StepResult,
 } from "./deciding.ts";
+import { commandToDecide } from "./messages.ts";
 import type { PendingTransfers } from "./pending-transfers.ts";
 import { beginTransfer, stepAsk, stepAsked, stepPost, stepVerdict } from "./transfer-steps.ts";
 
@@ -91,8 +92,8 @@ export function holdNeededBy(message: ShardMessage, pending: PendingTransfers): 
   // The journal said that it is active; if the wallet's row says that nothing is held, it was not
   // read along.
   if (message.type === "expire") return message.holdId;
-  if (message.type !== "command" && message.type !== "asked") return null;
-  const { body } = message.type === "command" ? message.command : message.origin.command;
+  const body = commandToDecide(message)?.command.body;
+  if (body === undefined) return null;
   return body.type === "capture" || body.type === "release" ? body.holdId : null;
 }
 

@@ -44,6 +44,19 @@ describe("the order within a batch", () => {
     expect(submissions).toEqual(["first", "second", "a transfer"]);
   });
 
+  it("still holds for the second that waits when the first was submitted and answered", async () => {
+    const order = buildBatchOrder();
+    const transfer = order.enter("a", "b");
+    const first = order.enter("a", null);
+    const second = order.enter("a", null);
+    transfer.ended();
+    await first.before;
+    first.submitted();
+    first.ended();
+    expect(order.enter("a", null).before).not.toBeNull();
+    second.submitted();
+  });
+
   it("goes on behind one that waited and was never submitted", async () => {
     const order = buildBatchOrder();
     const transfer = order.enter("a", "b");

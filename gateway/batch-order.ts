@@ -46,7 +46,10 @@ function none(): Group {
   return { count: 0, left: Promise.resolve() };
 }
 
-/** What is returned lets it leave; more calls do nothing. */
+/**
+ * What is returned lets it leave; more calls do nothing, as what was submitted leaves once more when
+ * it is answered.
+ */
 function join(group: Group): () => void {
   let leave!: () => void;
   const hasLeft = new Promise<void>((resolve) => {
@@ -102,7 +105,7 @@ export function buildBatchOrder(): BatchOrder {
   };
 }
 
-/** Transfers are decided late; of its own kind, only what has not left yet could be overtaken. */
+/** Transfers are decided late; of its own kind, only what is not submitted could be overtaken. */
 function beforeOwn({ out, into, waiting }: WalletUse): Promise<unknown>[] {
   return leftOf(out, into, waiting);
 }

@@ -19,7 +19,11 @@ const ClusterLane = Type.Object({
   serving: Type.Boolean({ description: "False while it starts, or its database is away" }),
   actors: Type.Integer({ minimum: 0, description: "Wallets in memory" }),
   mailboxDepth: Type.Integer({ minimum: 0, description: "Messages that wait" }),
-  outstanding: Type.Integer({ minimum: 0, description: "Commands accepted and not answered" }),
+  outstanding: Type.Integer({
+    minimum: 0,
+    description:
+      "Commands accepted and not answered, but for those away with a question to another lane",
+  }),
   pendingTransfers: Count,
   damagedWallets: Type.Optional(
     Type.Integer({ minimum: 0, description: "More than 0: see `npm run verify`" }),

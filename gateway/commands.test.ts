@@ -109,14 +109,21 @@ describe("batching", () => {
   it("splits a batch that would be too large for the bus", async () => {
     const { desk, own } = setUp();
     const { batches } = own(() => rejected);
-    const description = "é".repeat(LIMITS.descriptionLengthMax);
-    const commands = Array.from({ length: 400 }, () => ({ ...commandFor("a"), description }));
+    // Each unit takes six bytes of JSON, so that what goes together does not fit.
+    const description = "\u0001".repeat(LIMITS.descriptionLengthMax);
+    const metadata = "\u0001".repeat(LIMITS.metadataBytesMax);
+    const commands = Array.from({ length: LIMITS.commandBatchMax }, (_, nth) => {
+      return { ...commandFor("a", `c${nth}`), description, metadata };
+    });
     await Promise.all(commands.map((command) => desk.submit(command)));
-    expect(batches.length).toBeGreaterThan(1);
-    for (const batch of batches) {
-      expect(Buffer.byteLength(JSON.stringify(batch))).toBeLessThan(LIMITS.busMessageBytesMax);
-    }
-    expect(batches.flat()).toHaveLength(400);
+    const bytesOf = (messages: unknown): number => Buffer.byteLength(JSON.stringify(messages));
+    for (const batch of batches) expect(bytesOf(batch)).toBeLessThan(LIMITS.busMessageBytesMax);
+    const most = Math.floor(LIMITS.busMessageBytesMax / bytesOf(batches[0]?.[0]));
+    expect(most).toBeLessThan(commands.length);
+    // As few as it takes, and what is estimated is somewhat more than what is sent.
+    expect(batches.length).toBeLessThanOrEqual(Math.ceil(commands.length / (most - 1)));
+    const ids = batches.flat().map(({ command }) => command.commandId);
+    expect(ids).toEqual(commands.map(({ commandId }) => commandId));
   });
 
   it("tells the owner how much time is left, and which attempt this is", async () => {

@@ -3,7 +3,7 @@
  * randomness every few ids, which costs more than the ids; here it draws from a pool that is filled
  * for several hundred of them at once, as Node does for its own `randomUUID`. What it traded: the
  * random bits of the next ids are in memory a moment longer. The text is written in one go, too: put
-together digit by digit, as the library does, it leaves a kilobyte of garbage for each id.
+ * together digit by digit, as the library does, it leaves a kilobyte of garbage for each id.
  */
 import { randomFillSync } from "node:crypto";
 import { V7Generator } from "uuidv7";

@@ -143,7 +143,10 @@ export const LIMITS = {
 
   // --- Lanes -------------------------------------------------------------------------------------
 
-  /** Commands a lane has accepted and not answered, by count and by (estimated) bytes. */
+  /**
+   * Commands a lane has accepted and neither answered nor sent away with a question to another one,
+   * by count and by (estimated) bytes.
+   */
   laneCommandsMax: 20_000,
   laneBytesMax: 67_108_864,
   /** Messages in one batch to a lane, and batches under way: enough to keep it busy. */

@@ -149,7 +149,7 @@ export function watchHost(registry: Registry, { status, relay, verify }: HostSou
   );
   ofLanes(
     "coffer_lane_outstanding_commands",
-    "Commands accepted and not answered",
+    "Commands accepted and not answered, but for those away with a question to another lane",
     ({ outstanding }) => outstanding,
   );
   ofLanes(

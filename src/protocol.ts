@@ -319,7 +319,7 @@ export interface HostStatus {
      * database.
      */
     readonly mailboxDepth: number;
-    /** Commands accepted and not answered. */
+    /** Commands accepted and not answered, but for those away with a question to another lane. */
     readonly outstanding: number;
     readonly pendingTransfers: number;
     /** Wallets whose rows cannot be; a host of another version may not say. */

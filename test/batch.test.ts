@@ -216,7 +216,7 @@ describe("10,000 commands in one request", { timeout: 120_000 }, () => {
     }
   });
 
-  it("happen in their order between two hot wallets with transfers in between", async () => {
+  it("wait for the transfers before them, on two hot wallets that pay and spend in turns", async () => {
     // Given a payee who spends what he gets, and a payer who gets back what he pays
     const [payer, payee] = [await stack.open({ initialBalance: 30 }), await stack.open()];
     const pay = { type: "transfer", walletId: payer.id, toWalletId: payee.id, amount: 30 };
