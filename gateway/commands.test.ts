@@ -126,6 +126,25 @@ describe("batching", () => {
     expect(ids).toEqual(commands.map(({ commandId }) => commandId));
   });
 
+  it("does not send again what is answered before its turn comes, and sends its neighbours", async () => {
+    // Given two commands without an answer, which are due again in the next turn
+    const { desk, own, reply, settle, pass } = setUp();
+    const { batches, deliveries } = own(() => null);
+    const first = desk.submit(commandFor("a", "c1"));
+    void desk.submit(commandFor("a", "c2"));
+    await settle();
+    const passing = pass(LIMITS.commandAttemptMs);
+
+    // When the first is answered before that turn, as the answer was only late
+    reply(deliveries[0]!.seq, rejected);
+    await passing;
+
+    // Then only the second goes again
+    expect(await first).toEqual(rejected);
+    const ids = batches.map((batch) => batch.map(({ command }) => command.commandId));
+    expect(ids).toEqual([["c1", "c2"], ["c2"]]);
+  });
+
   it("tells the owner how much time is left, and which attempt this is", async () => {
     const { desk, own, settle, pass } = setUp();
     const { deliveries } = own(() => null);
