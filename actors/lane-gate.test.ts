@@ -52,11 +52,11 @@ const ask = (seq: number): AskMessage => ({
   origin: command(seq),
 });
 
-const asked = (seq: number): AskedMessage => ({
+const asked = (seq: number, expiresAtMs = 6_000): AskedMessage => ({
   type: "asked",
   walletId: `w${seq}`,
   rejection: null,
-  origin: command(seq),
+  origin: { ...command(seq), expiresAtMs },
 });
 
 const faultOf = (seq: number, fault: "overloaded" | "unknown"): Reply => ({
@@ -76,6 +76,7 @@ function buildGate() {
   const batches: (readonly Arrival[])[] = [];
   const replies: Reply[] = [];
   const ends: ((effects: Effects | null) => void)[] = [];
+  let nowMs = 1_000;
   let lose = say;
   let emit: (effects: Effects) => void = say;
   const gate = buildLaneGate({
@@ -93,7 +94,7 @@ function buildGate() {
         destroy: () => Promise.resolve(),
       };
     },
-    time: systemTime,
+    time: { ...systemTime, nowMs: () => nowMs },
     log: { info: say, warn: say, error: say, fatal: say },
     dispatch: () => undefined,
     reply: (more) => void replies.push(...more),
@@ -105,6 +106,7 @@ function buildGate() {
   const endAll = (effects: Effects | null = null): void => {
     for (const end of ends.splice(0)) end(effects);
   };
+  const pass = (ms: number): void => void (nowMs += ms);
   /** One batch comes to the lane, which answers with these effects. */
   const passes = async (message: ShardMessage, effects: Effects | null): Promise<void> => {
     gate.accept([message]);
@@ -119,6 +121,7 @@ function buildGate() {
     seqs,
     endAll,
     passes,
+    pass,
     lose: () => lose(),
     emit: (effects: Effects) => emit(effects),
   };
@@ -202,6 +205,29 @@ it("a command that comes back with the answer is waited for again, until it is a
   expect(gate.outstanding).toBe(0);
   const reply = faultOf(1, "overloaded");
   await passes(asked(1), { ...sending(), replies: [reply] });
+  expect(gate.outstanding).toBe(0);
+});
+
+it("a command that comes back when its time is over is not waited for", async () => {
+  const { gate, passes, pass } = buildGate();
+  await passes(command(1), sending(ask(1)));
+  pass(5_000);
+  gate.accept([asked(1)]);
+  expect([gate.outstanding, gate.queued]).toEqual([0, 0]);
+});
+
+it("a command that comes back late is waited for no longer than its caller waits", async () => {
+  const { gate, passes, pass, endAll } = buildGate();
+  await passes(command(1), sending(ask(1)));
+  pass(4_900);
+  await passes(asked(1), null);
+  pass(LIMITS.commandAttemptMs);
+  gate.tick();
+  expect(gate.outstanding).toBe(1);
+  endAll();
+  await turn();
+  pass(100);
+  gate.tick();
   expect(gate.outstanding).toBe(0);
 });
 

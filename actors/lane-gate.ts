@@ -89,6 +89,8 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
 
   function accept(messages: readonly ShardMessage[]): void {
     for (const message of messages) {
+      // Too late: the lane would drop it without a word, and nothing would end the wait for it.
+      if (message.type === "asked" && time.nowMs() >= message.origin.expiresAtMs) continue;
       // Nobody waits for the command of a question until the answer brings it back.
       const command = commandToDecide(message);
       // A copy of a command that the bus repeated must not be answered beside the one that is under
@@ -106,7 +108,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
       queuedBytes += bytes;
       queuedMessages += 1;
       arriving ??= beginArrival();
-      if (command !== null) expect(command, arriving.atMs + command.budgetMs);
+      if (command !== null) expect(command, endOf(message, command, arriving.atMs));
       arriving.messages.push(message);
       // Arrivals stay whole, so their size is how far a batch may go beyond its own.
       if (arriving.messages.length >= LIMITS.commandBatchMax) arriving = null;
@@ -214,6 +216,12 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
     numbers.set(seq, untilMs);
   }
 
+  /** When its caller gives up; a command that comes back has had part of its time already. */
+  function endOf(message: ShardMessage, command: CommandMessage, atMs: number): number {
+    const endMs = atMs + command.budgetMs;
+    return message.type === "asked" ? Math.min(endMs, command.expiresAtMs) : endMs;
+  }
+
   /** A reply ends what it answers, and a question or its answer takes its command along. */
   function giveBack(effects: Effects): void {
     for (const { inbox, seq } of effects.replies) forget(inbox, seq);
@@ -228,7 +236,10 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
     if (outstanding.get(inbox)?.delete(seq) === true) outstandingCount -= 1;
   }
 
-  /** Forgets commands whose callers have given up; they are older at the front. */
+  /**
+   * Forgets commands whose callers have given up. They are older at the front, but for some that
+   * came back: those wait for the ones in front of them, at most a command's time.
+   */
   function forgetExpired(nowMs: number): void {
     for (const [inbox, numbers] of outstanding) {
       for (const [seq, untilMs] of numbers) {
