@@ -5,6 +5,17 @@
 import { describe, expect, it } from "vitest";
 import { buildBatchOrder } from "./batch-order.ts";
 
+/** Two commands of a wallet that waited for a transfer out of it, the first of which may go now. */
+async function twoThatWaited() {
+  const order = buildBatchOrder();
+  const transfer = order.enter("a", "b");
+  const first = order.enter("a", null);
+  const second = order.enter("a", null);
+  transfer.ended();
+  await first.before;
+  return { order, first, second };
+}
+
 describe("the order within a batch", () => {
   it("holds between a transfer's answer and the submission of what waited for it", async () => {
     const order = buildBatchOrder();
@@ -45,12 +56,7 @@ describe("the order within a batch", () => {
   });
 
   it("still holds for the second that waits when the first was submitted and answered", async () => {
-    const order = buildBatchOrder();
-    const transfer = order.enter("a", "b");
-    const first = order.enter("a", null);
-    const second = order.enter("a", null);
-    transfer.ended();
-    await first.before;
+    const { order, first, second } = await twoThatWaited();
     first.submitted();
     first.ended();
     expect(order.enter("a", null).before).not.toBeNull();
@@ -58,12 +64,7 @@ describe("the order within a batch", () => {
   });
 
   it("goes on behind one that waited and was never submitted", async () => {
-    const order = buildBatchOrder();
-    const transfer = order.enter("a", "b");
-    const first = order.enter("a", null);
-    const second = order.enter("a", null);
-    transfer.ended();
-    await first.before;
+    const { order, first, second } = await twoThatWaited();
     first.ended();
     await second.before;
     second.submitted();
