@@ -27,7 +27,8 @@ export function addAssetRoutes(app: FastifyInstance, assets: Assets): void {
       schema: {
         tags,
         summary: "All assets, in the order of their codes",
-        description: "ISO 4217 and own ones, which live in several databases: all must be there.",
+        description:
+          "ISO 4217 and your own (`isOwn`), on one page. Those of your own are spread over the databases: with one of them away it is `unavailable`.",
         querystring: NoQuery,
         response: { 200: AssetPage, ...problems },
       },

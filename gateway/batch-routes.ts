@@ -19,7 +19,7 @@ const description = [
   `Up to ${LIMITS.batchCommandsMax} commands, each on its own: it has its own outcome, in the order of the commands, and one that is refused stops no other.`,
   "Commands of one wallet happen in their order, unless one has to be tried again for a fault on the way: a transfer into a wallet waits for those out of it before it, and the other way round. Only transfers out of one wallet, or into one, may change places among themselves.",
   "Give each command an `idempotencyKey`, or the batch the header `Idempotency-Key`, which names its command number n (from 0) `<key>/<n>`: then a batch can be repeated, and nothing happens twice.",
-  "`unavailable` and `overloaded` as outcomes say that this command did nothing.",
+  "`unavailable` and `overloaded` as outcomes say that this command did nothing. `dryRun` stands in each command that is to be tried out; nothing marks its outcome. `atomic` does not exist yet, and is refused.",
 ].join(" ");
 
 export function addBatchRoute(app: FastifyInstance, batches: Batches): void {

@@ -74,7 +74,7 @@ export const BatchBody = Type.Object(
       {
         ...commandCount,
         description:
-          "Fields as in the command's own route, and the wallet's id. One that does not fit has its error as its outcome, and does not stop the others",
+          "Fields as in the command's own route, and the ids in its path; `fund` has `walletId` here, and a hold's own type is `holdType`. One that does not fit has its error as its outcome, and does not stop the others",
       },
     ),
   },
@@ -96,7 +96,7 @@ const AnyData = Type.Unsafe<object>({ type: "object", additionalProperties: true
 const BatchOutcome = Type.Unsafe<object>({
   anyOf: [
     Type.Object({
-      ok: Type.Boolean({ description: "true" }),
+      ok: Type.Boolean({ description: "`true`" }),
       statusCode: Type.Integer({ description: "200, 201, or 202 for a pending transfer" }),
       data: Type.Unsafe<object>({ ...AnyData, description: "The body that its route answers" }),
       replayed: Type.Optional(
@@ -104,17 +104,37 @@ const BatchOutcome = Type.Unsafe<object>({
       ),
     }),
     Type.Object({
-      ok: Type.Boolean({ description: "false" }),
-      statusCode: Type.Integer(),
+      ok: Type.Boolean({ description: "`false`" }),
+      statusCode: Type.Integer({ description: "That its route would answer with" }),
       error: Type.Object({
         code: Type.String(),
         message: Type.String(),
-        details: Type.Optional(Type.Unknown()),
+        details: Type.Optional(Type.Unknown({ description: "As in `Error`" })),
       }),
-      replayed: Type.Optional(Type.Boolean()),
+      replayed: Type.Optional(
+        Type.Boolean({ description: "`true`: the refusal of an earlier command with this key" }),
+      ),
     }),
   ],
 });
+/** A wallet in the example; its own id is the owner's number. */
+function walletShown(nth: number, balance: number, version: number) {
+  return {
+    id: `wallet-${nth}`,
+    ownerId: `user-${nth}`,
+    currency: "USD",
+    balance,
+    held: 0,
+    available: balance,
+    status: "ACTIVE",
+    version,
+    metadata: {},
+    createdAt: "2026-01-01T12:00:00.000Z",
+    updatedAt: "2026-01-01T12:40:00.000Z",
+  };
+}
+
+/** The example answers that of `BatchBody`, command by command. */
 export const BatchAnswer = Type.Object(
   {
     outcomes: Type.Array(BatchOutcome, { description: "One for each command, in their order" }),
@@ -123,30 +143,30 @@ export const BatchAnswer = Type.Object(
     examples: [
       {
         outcomes: [
+          { ok: true, statusCode: 200, data: walletShown(1, 135.5, 3) },
           {
             ok: true,
             statusCode: 200,
             data: {
-              id: "wallet-1",
-              ownerId: "user-1",
-              currency: "USD",
-              balance: 135.5,
-              held: 0,
-              available: 135.5,
-              status: "ACTIVE",
-              version: 3,
-              metadata: {},
-              createdAt: "2026-01-01T12:00:00.000Z",
-              updatedAt: "2026-01-01T12:40:00.000Z",
+              transferId: "01a1fe63-456c-7b6c-a5df-ed7df22ead10",
+              status: "posted",
+              fromWallet: walletShown(1, 133, 4),
+              toWallet: walletShown(2, 2.5, 1),
             },
           },
           {
             ok: false,
-            statusCode: 404,
+            statusCode: 400,
             error: {
-              code: "wallet_not_found",
-              message: "Wallet wallet-2 does not exist",
-              details: { walletId: "wallet-2" },
+              code: "insufficient_funds",
+              message:
+                "Wallet wallet-2 has insufficient funds: available 2.50 USD, requested 1000000.00 USD",
+              details: {
+                walletId: "wallet-2",
+                currency: "USD",
+                available: 2.5,
+                requested: 1_000_000,
+              },
             },
           },
         ],

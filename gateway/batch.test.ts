@@ -264,8 +264,14 @@ describe("a batch as a whole", () => {
   it("takes a key that can name each of its commands", () => {
     expect(problemOfBatchKey(undefined)).toBeNull();
     expect(problemOfBatchKey("a".repeat(LIMITS.keyLengthMax - 5))).toBeNull();
-    expect(problemOfBatchKey("a".repeat(LIMITS.keyLengthMax - 4))).not.toBeNull();
-    expect(problemOfBatchKey("")).not.toBeNull();
+    expect(problemOfBatchKey("a".repeat(LIMITS.keyLengthMax - 4))?.details).toEqual([
+      {
+        field: "Idempotency-Key",
+        message: "must not exceed 251 characters, as each command has its number behind it",
+      },
+    ]);
+    expect(problemOfBatchKey("")?.message).toBe("Idempotency-Key must not be empty");
+    expect(problemOfBatchKey("a\u0007b")?.message).toContain("control characters");
   });
 });
 

@@ -102,13 +102,16 @@ export function checkBatch(body: unknown): ApiError | null {
   return checkEnvelope(body);
 }
 
+/** A batch's key leaves room for the place of each command behind it. */
+export const BATCH_KEY_LENGTH_MAX = LIMITS.keyLengthMax - `/${LIMITS.batchCommandsMax - 1}`.length;
+const KEY_TOO_LONG = `must not exceed ${BATCH_KEY_LENGTH_MAX} characters, as each command has its number behind it`;
+
 /** Why a key cannot name the commands of a batch; null when it can. */
 export function problemOfBatchKey(key: string | undefined): ApiError | null {
-  const longest = key === undefined ? null : problemOfKey(`${key}/${LIMITS.batchCommandsMax - 1}`);
-  const problem = key === "" ? problemOfKey(key) : longest;
-  return problem === null
-    ? null
-    : validationFailed([{ field: "Idempotency-Key", message: problem }]);
+  if (key === undefined) return null;
+  const ofCommand = key === "" ? key : `${key}/0`;
+  const message = key.length > BATCH_KEY_LENGTH_MAX ? KEY_TOO_LONG : problemOfKey(ofCommand);
+  return message === null ? null : validationFailed([{ field: "Idempotency-Key", message }]);
 }
 
 export function buildBatches(deps: BatchesDeps): Batches {

@@ -35,7 +35,7 @@ export function addClusterRoutes(app: FastifyInstance, deps: ClusterRoutesDeps):
   const schema = {
     tags: ["cluster"],
     summary: "Hosts, shards, lanes, epochs, mailbox depths and the latest hand-offs",
-    description: `Hosts have ${LIMITS.clusterAnswerMs} ms to answer, so the answer takes that long`,
+    description: `Hosts have ${LIMITS.clusterAnswerMs} ms to answer, so the answer takes that long.`,
     querystring: NoQuery,
     response: { 200: Cluster, ...problems },
   };

@@ -2,9 +2,11 @@
 import { Type, type Static } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
-import { NullableTime, Time, words } from "./schemas.ts";
+import { nullableTime, Time, words } from "./schemas.ts";
 
-const NullableFlag = Type.Unsafe<boolean | null>({ type: ["boolean", "null"] });
+function nullableFlag(description: string) {
+  return Type.Unsafe<boolean | null>({ type: ["boolean", "null"], description });
+}
 const Count = Type.Integer({ minimum: 0 });
 
 /** Shards, counted and as ranges. */
@@ -24,7 +26,7 @@ const ClusterLane = Type.Object({
     description:
       "Commands accepted and not answered, but for those away with a question to another lane",
   }),
-  pendingTransfers: Count,
+  pendingTransfers: Type.Integer({ minimum: 0, description: "Transfers that are not settled" }),
   damagedWallets: Type.Optional(
     Type.Integer({ minimum: 0, description: "More than 0: see `npm run verify`" }),
   ),
@@ -32,11 +34,15 @@ const ClusterLane = Type.Object({
 
 const HandOff = Type.Object({
   at: Time,
-  type: words("taken", "handed over", "lost"),
+  type: Type.Unsafe<"taken" | "handed over" | "lost">({
+    ...words("taken", "handed over", "lost"),
+    description: "`lost`: another host had taken them, and this one found out",
+  }),
   shards: ShardSet,
   peer: Type.Unsafe<string | null>({
     type: ["string", "null"],
-    description: "Who had them before (taken), or should take them (handed over)",
+    description:
+      "Who had them before (taken), or should take them (handed over); null when it is not known",
   }),
 });
 
@@ -44,7 +50,7 @@ const Books = Type.Object({
   running: Type.Boolean({ description: "Whether a reconciliation is under way" }),
   lastRunAt: Type.Union([Time, Type.Null()], { description: "End of the last whole one" }),
   differences: Type.Integer({ minimum: 0, description: "More than 0: see `npm run verify`" }),
-  warnings: Count,
+  warnings: Type.Integer({ minimum: 0, description: "Transfers that are pending for too long" }),
   walletsChecked: Type.Integer({ minimum: 0, description: "Since the host began" }),
 });
 
@@ -52,9 +58,9 @@ const ClusterHost = Type.Object({
   hostId: Type.String({ description: "Its `HOST_ID`" }),
   owner: Type.String({ description: "This run of it, as the shard table names it" }),
   answering: Type.Boolean({ description: "Whether it answered this gateway's question in time" }),
-  startedAt: NullableTime,
-  ready: NullableFlag,
-  leaving: NullableFlag,
+  startedAt: nullableTime("Null, as all that the host itself says, when it did not answer"),
+  ready: nullableFlag("Whether it serves commands"),
+  leaving: nullableFlag("Whether it is handing its shards over, to end"),
   owned: Type.Union([ShardSet, Type.Null()], {
     description: "By the shard table, which decides; null while it cannot be read",
   }),
@@ -143,6 +149,7 @@ export const Cluster = Type.Object(
                 mailboxDepth: 4,
                 outstanding: 12,
                 pendingTransfers: 0,
+                damagedWallets: 0,
               },
             ],
             books: {

@@ -2,10 +2,23 @@
  * What commands take: the bodies of their routes, and the same over NATS, where the wallet is named
  * in the body.
  */
-import { Type, type Static, type TProperties } from "typebox";
+import { Type, type TProperties } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
-import { Amount, Currency, HoldType, Id, ID_PATTERN, JsonObject, OwnerId } from "./schemas.ts";
+import {
+  Amount,
+  CommandMetadata,
+  Currency,
+  Description,
+  HoldType,
+  Id,
+  ID_PATTERN,
+  jsonObject,
+  MadeId,
+  OtherWalletId,
+  OwnerId,
+  WalletMetadata,
+} from "./schemas.ts";
 
 export const DryRun = Type.Boolean({
   description:
@@ -18,13 +31,18 @@ const everyCommand = {
     Type.String({
       minLength: 1,
       maxLength: LIMITS.keyLengthMax,
-      description: "Same as the header `Idempotency-Key`: a repeat gets the first answer again",
+      description:
+        "Same as the header `Idempotency-Key`: a repeat gets the first answer again, a refusal too",
     }),
   ),
-  description: Type.Optional(Type.String({ maxLength: LIMITS.descriptionLengthMax })),
-  metadata: Type.Optional(JsonObject),
+  description: Type.Optional(Description),
+  metadata: Type.Optional(CommandMetadata),
   expectedVersion: Type.Optional(
-    Type.Integer({ minimum: 0, description: "Refuse unless the wallet is at this version" }),
+    Type.Integer({
+      minimum: 0,
+      description:
+        "Refuse (`version_conflict`) unless the wallet, of a transfer the payer's, is at this version",
+    }),
   ),
   dryRun: Type.Optional(DryRun),
 };
@@ -47,11 +65,14 @@ const createFields = {
     }),
   ),
   ownerId: Type.Optional(OwnerId),
-  currency: Type.Optional(Currency),
+  currency: Type.Optional(
+    Type.String({ ...Currency, description: "Asset code (`GET /assets`); `USD` when left out" }),
+  ),
   initialBalance: Type.Optional(
     Type.Unsafe<number | string>({
       type: ["number", "string"],
-      description: "0 or a positive decimal, as a number or as text; never rounded",
+      description:
+        "0 or a positive decimal, as a number or as text; never rounded. 0 when left out; anything else is credited at once, so the wallet is at version 1",
       examples: [100, "100.00"],
     }),
   ),
@@ -60,6 +81,7 @@ export const CreateBody = Type.Object(
   {
     ...createFields,
     ...everyCommand,
+    metadata: Type.Optional(WalletMetadata),
     expectedVersion: Type.Optional(
       Type.Integer({
         minimum: 0,
@@ -82,11 +104,11 @@ export const FundBody = body(
   { wallet_id: "wallet-1", amount: 10.5 },
 );
 export const TransferRequestBody = body(
-  { toWalletId: Id, amount: Amount },
+  { toWalletId: OtherWalletId, amount: Amount },
   { toWalletId: "wallet-2", amount: 10.5 },
 );
 export const SendBody = body(
-  { senderWalletId: Id, receiverWalletId: Id, amount: Amount },
+  { senderWalletId: Id, receiverWalletId: OtherWalletId, amount: Amount },
   { senderWalletId: "wallet-1", receiverWalletId: "wallet-2", amount: 10.5 },
 );
 const stepFields = {
@@ -103,11 +125,12 @@ export const StepBody = Type.Object(
 );
 
 const updateFields = {
-  metadata: Type.Unsafe<Static<typeof JsonObject>>({
-    ...JsonObject,
-    description: `JSON Merge Patch (RFC 7396) for the wallet's metadata: a key is set, null removes it, what is not named stays. Neither it nor the metadata that comes out exceeds ${LIMITS.metadataBytesMax} bytes`,
+  metadata: {
+    ...jsonObject(
+      `JSON Merge Patch (RFC 7396) for the wallet's metadata: a key is set, null removes it, what is not named stays. Neither it nor the metadata that comes out exceeds ${LIMITS.metadataBytesMax} bytes`,
+    ),
     examples: [{ tier: "gold", address: { city: "Riga" }, trial: null }],
-  }),
+  },
 };
 export const UpdateBody = Type.Object(
   { ...everyCommand, ...updateFields },
@@ -139,7 +162,7 @@ export const holdFields = {
     Type.Integer({
       minimum: 1,
       maximum: LIMITS.holdSecondsMax,
-      description: "The same, counted from now",
+      description: "The same, counted from now; give one of the two",
       examples: [900],
     }),
   ),
@@ -148,12 +171,15 @@ const captureFields = {
   amount: Type.Optional(
     Type.Unsafe<number | string>({
       type: ["number", "string"],
-      description: "Part of what is left; all of it when left out",
+      description: "Positive decimal, as everywhere: part of what is left; all of it when left out",
       examples: [10.5, "10.50"],
     }),
   ),
   final: Type.Optional(
-    Type.Boolean({ description: "`true`: it is the last capture, and the rest is released" }),
+    Type.Boolean({
+      description:
+        "`true`: it is the last capture, and the rest is released; `false` when left out, and the rest stays held",
+    }),
   ),
   toWalletId: Type.Optional(
     Type.String({
@@ -188,10 +214,10 @@ export const NATS_REQUESTS = {
   create: CreateBody,
   credit: withWalletId({ amount: Amount }),
   debit: withWalletId({ amount: Amount }),
-  transfer: withWalletId({ toWalletId: Id, amount: Amount }),
+  transfer: withWalletId({ toWalletId: OtherWalletId, amount: Amount }),
   hold: withWalletId(holdFields),
-  capture: withWalletId({ holdId: Id, ...captureFields }),
-  release: withWalletId({ holdId: Id }),
+  capture: withWalletId({ holdId: MadeId, ...captureFields }),
+  release: withWalletId({ holdId: MadeId }),
   update: Type.Object({ walletId: Id, ...UpdateBody.properties }, { additionalProperties: false }),
   suspend: withWalletId(stepFields),
   activate: withWalletId(stepFields),

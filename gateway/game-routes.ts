@@ -48,18 +48,19 @@ const ROUTES = {
   topup: {
     summary: "A user has paid for an asset",
     description:
-      "From `system:treasury` to the wallet of the user and the asset, which is made on first use.",
+      "From `system:treasury` to the wallet of the user and the asset, which is made on first use. The asset has to be there: `POST /assets` adds one of your own.",
     body: TopUpBody,
   },
   bonus: {
     summary: "A user is given an asset",
     description:
-      "From `system:bonus` to the wallet of the user and the asset, which is made on first use.",
+      "From `system:bonus` to the wallet of the user and the asset, which is made on first use. The asset has to be there: `POST /assets` adds one of your own.",
     body: BonusBody,
   },
   spend: {
     summary: "A user spends an asset",
-    description: "From the wallet of the user and the asset to `system:revenue`.",
+    description:
+      "From the wallet of the user and the asset to `system:revenue`. A user who never got any has no such wallet: `wallet_not_found`.",
     body: SpendBody,
   },
 } as const;
@@ -161,7 +162,7 @@ function addBalanceRead(app: FastifyInstance, readModel: GameRoutesDeps["readMod
         tags,
         summary: "What a user has, of one asset or of all",
         description:
-          "Without `asset_code` a list, empty for a user who never had anything; a page may be short: follow `Link` until there is none.",
+          "Without `asset_code` a list, empty for a user who never had anything; a page may be short: follow `Link` until there is none. With it one balance, or `wallet_not_found` when the user never had any of it.",
         params: UserParams,
         querystring: BalanceQuery,
         response: { 200: BalanceAnswer, ...problems },

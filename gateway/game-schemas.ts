@@ -11,9 +11,10 @@ import {
   Amount,
   Asset,
   closed,
+  CommandMetadata,
   Currency,
+  Description,
   Id,
-  JsonObject,
   OwnerId,
   WalletStatus,
 } from "./schemas.ts";
@@ -28,7 +29,11 @@ export const CreateAssetBody = Type.Object(
       maxLength: LIMITS.assetNameLengthMax,
       examples: ["Gold coins"],
     }),
-    decimalPlaces: Type.Integer({ minimum: 0, maximum: 9 }),
+    decimalPlaces: Type.Integer({
+      minimum: 0,
+      maximum: 9,
+      description: "Digits behind the decimal point of its amounts; 0: whole ones only",
+    }),
     idempotencyKey: Type.Optional(
       Type.String({
         minLength: 1,
@@ -50,22 +55,29 @@ export const CreatedAsset = Type.Object(Asset.properties, {
 const Label = Type.String({
   minLength: 1,
   maxLength: LIMITS.keyLengthMax,
-  description: "Goes into the event's metadata under this name",
+  description: "Kept with the event under this name, in its `data.metadata`",
 });
 
 const gameFields = {
-  user_id: Type.String({ ...OwnerId, description: "Owner of the wallet `user_id:asset_code`" }),
-  asset_code: Type.String({ ...Currency, examples: ["GOLD_COINS"] }),
+  user_id: Type.String({
+    ...OwnerId,
+    description: `Owner of the wallet \`user_id:asset_code\`, an id that has ${LIMITS.idLengthMax} characters at most`,
+  }),
+  asset_code: Type.String({
+    ...Currency,
+    examples: ["GOLD_COINS"],
+    description: "Of ISO 4217, or one that `POST /assets` has added",
+  }),
   amount: Amount,
   reference_id: Type.String({
     minLength: 1,
     maxLength: LIMITS.keyLengthMax,
     description:
-      "Names the command within the wallet, as an idempotency key does: a repeat gets the first answer again",
+      "Names the command within the wallet, as an idempotency key does: a repeat gets the first answer again, a refusal too",
     examples: ["order-1001"],
   }),
-  metadata: Type.Optional(JsonObject),
-  description: Type.Optional(Type.String({ maxLength: LIMITS.descriptionLengthMax })),
+  metadata: Type.Optional(CommandMetadata),
+  description: Type.Optional(Description),
   expected_version: Type.Optional(
     Type.Integer({
       minimum: 0,
@@ -109,8 +121,8 @@ export const GameAnswer = Type.Object(
     wallet_id: Id,
     user_id: OwnerId,
     asset_code: Currency,
-    amount: Type.Number(),
-    balance: Type.Number({ description: "Right after it" }),
+    amount: Type.Number({ description: "As asked" }),
+    balance: Type.Number({ description: "The wallet's, right after it" }),
     reference_id: Type.String(),
   },
   {
@@ -132,9 +144,20 @@ export type GameAnswerBody = Static<typeof GameAnswer>;
 export const UserParams = Type.Object({ user_id: OwnerId });
 export const BalanceQuery = Type.Object(
   {
-    asset_code: Type.Optional(Type.String({ ...Currency, examples: ["GOLD_COINS"] })),
+    asset_code: Type.Optional(
+      Type.String({
+        ...Currency,
+        examples: ["GOLD_COINS"],
+        description: "Only this asset: one balance in place of the list",
+      }),
+    ),
     limit: Type.Optional(
-      Type.Integer({ minimum: 1, maximum: LIMITS.pageRowsMax, default: LIMITS.pageRowsMax }),
+      Type.Integer({
+        minimum: 1,
+        maximum: LIMITS.pageRowsMax,
+        default: LIMITS.pageRowsMax,
+        description: "Balances of a page, at most",
+      }),
     ),
     cursor: Type.Optional(
       Type.String({ maxLength: 512, description: "From the `Link` of the page before" }),
@@ -150,7 +173,7 @@ const Balance = Type.Object(
     wallet_id: Id,
     balance: Type.Number(),
     held: Type.Number(),
-    available: Type.Number({ description: "balance - held" }),
+    available: Type.Number({ description: "`balance - held`" }),
     status: WalletStatus,
   },
   {

@@ -3,13 +3,14 @@
  * does each dependency stand. Probes are bounded in time and shared: however many monitors ask at
  * once, each dependency is probed once.
  */
-import { Type } from "typebox";
 import type { FastifyInstance } from "fastify";
+import { Type, type Static } from "typebox";
 
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
 import { RETRY_AFTER_SECONDS } from "./errors.ts";
+import { words } from "./schemas.ts";
 
 export interface HealthProbe {
   readonly name: string;
@@ -55,9 +56,11 @@ export function addHealthRoutes(app: FastifyInstance, options: HealthOptions): v
 
   for (const path of ["/health", "/health/ready", "/api/v1/health"]) {
     const summary = "Whether commands can be served, and how each dependency stands";
+    const also = path === "/health" ? "" : " The same answer as `/health`.";
+    const description = `\`up\` and \`degraded\` are 200: commands are served, also while something else is down. \`down\` is 503.${also}`;
     app.get(
       path,
-      { schema: schemaOf(summary, HealthBody), config: UNLIMITED },
+      { schema: { ...schemaOf(summary, HealthBody), description }, config: UNLIMITED },
       async (_request, reply) => {
         const { status, checks } = await health();
         reply.code(status === "down" ? 503 : 200).header("cache-control", "no-store");
@@ -83,22 +86,62 @@ export function addHealthRoutes(app: FastifyInstance, options: HealthOptions): v
 /** Whoever watches is not counted: see `rate-limit.ts`. */
 const UNLIMITED = { rateLimit: false } as const;
 
-const State = Type.Union([Type.Literal("up"), Type.Literal("down")]);
-const Latency = Type.Union([Type.Number(), Type.Null()]);
+const State = words("up", "down");
+const Latency = Type.Unsafe<number | null>({
+  type: ["number", "null"],
+  description: "Null when there was no answer",
+});
 const CheckBody = Type.Object({
   state: State,
   latencyMs: Latency,
-  reason: Type.Optional(Type.String()),
+  reason: Type.Optional(Type.String({ description: "Why it is down" })),
 });
 const HealthBody = Type.Object({
-  status: Type.Union([Type.Literal("up"), Type.Literal("degraded"), Type.Literal("down")]),
-  version: Type.String(),
+  status: words("up", "degraded", "down"),
+  version: Type.String({ description: "Coffer's" }),
   uptimeSeconds: Type.Integer(),
-  checks: Type.Record(Type.String(), CheckBody),
+  checks: Type.Unsafe<Record<string, Static<typeof CheckBody>>>({
+    type: "object",
+    additionalProperties: CheckBody,
+    description: "By name, such as `database` and `bus`; docs/operations.md tells of the others",
+    examples: [
+      { database: { state: "up", latencyMs: 0.64 }, bus: { state: "up", latencyMs: 0.2 } },
+    ],
+  }),
 });
-const LiveBody = Type.Object({ status: Type.Literal("up") });
-const BusBody = Type.Object({ status: State, connection: Type.String(), latencyMs: Latency });
-const StatsBody = Type.Object({}, { additionalProperties: true });
+const LiveBody = Type.Object({ status: words("up") });
+const BusBody = Type.Object({
+  status: State,
+  connection: words("connected", "reconnecting", "closed"),
+  latencyMs: Latency,
+});
+const StatsBody = Type.Object(
+  {},
+  {
+    additionalProperties: true,
+    description:
+      "`bus`: without NATS its `kind` and `state`, over NATS what it has counted; `commandsPending`: commands that wait for their answers; `relay`, of a process with a host: how far each sink of events is, with `lagEvents` and `lagMs`",
+    examples: [
+      {
+        bus: { kind: "in-process", state: "connected" },
+        commandsPending: 12,
+        relay: [
+          {
+            sink: "stream",
+            state: "open",
+            delivered: 5120,
+            retries: 0,
+            lagEvents: 0,
+            lagMs: 0,
+            failingShards: 0,
+            buffered: 0,
+            reason: null,
+          },
+        ],
+      },
+    ],
+  },
+);
 
 function schemaOf(summary: string, body: object): object {
   const isHealth = body !== LiveBody && body !== StatsBody;

@@ -179,10 +179,11 @@ export function isForFeed(request: IncomingMessage): boolean {
 
 /**
  * JSON, or nothing at all, which reads as an object without fields. Bytes that are no UTF-8 would
- * all be read as one character, and two keys that differ in them as one key.
+ * all be read as one character, and two keys that differ in them as one key. `__proto__` is read as
+ * a field like any other, as over NATS: the schemas and `canonicalMetadata` refuse it by its name.
  */
 function takeJsonOnly(app: FastifyInstance): void {
-  const parse = app.getDefaultJsonParser("error", "error");
+  const parse = app.getDefaultJsonParser("ignore", "ignore");
   app.removeAllContentTypeParsers();
   app.addContentTypeParser<Buffer>(
     "application/json",

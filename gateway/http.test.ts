@@ -77,12 +77,12 @@ const post = (payload: string, headers: Record<string, string> = json): Request 
 describe("a body", () => {
   it.each<[string, Request, number, string]>([
     ["broken JSON", post('{"amount":'), 400, "invalid_json"],
-    ["a key __proto__", post('{"amount":1,"__proto__":{"a":1}}'), 400, "invalid_json"],
+    ["a field __proto__", post('{"amount":1,"__proto__":{"a":1}}'), 422, "validation_failed"],
     [
       "a hidden __proto__",
       post('{"amount":1,"metadata":{"\\u005f_proto__":1}}'),
-      400,
-      "invalid_json",
+      422,
+      "validation_failed",
     ],
     ["nothing", post(""), 422, "validation_failed"],
     ["nothing at all", { method: "POST" }, 422, "validation_failed"],
@@ -112,6 +112,19 @@ describe("a body", () => {
     expect(given).toBe(status);
   });
 });
+
+it.each([
+  ['{"amount":1,"__proto__":{"a":1}}', "__proto__", "is not known here"],
+  ['{"amount":1,"constructor":{"prototype":{"a":1}}}', "constructor", "is not known here"],
+  ['{"amount":1,"metadata":{"__proto__":{}}}', "metadata", "must not contain the key __proto__"],
+])(
+  "the body %s is refused by naming %s, and changes no prototype",
+  async (text, field, message) => {
+    const { body } = await ask("/wallets/w1/credit", post(text));
+    expect(body?.details).toEqual([{ field, message }]);
+    expect({}).not.toHaveProperty("a");
+  },
+);
 
 describe("a path", () => {
   it.each(["a%20b", "%00", "a%2Fb", "%E2%82%AC", "%zz", "%", "x".repeat(129), "x".repeat(9_000)])(
@@ -267,6 +280,7 @@ it("the OpenAPI document says of each answer which headers and kind of body it h
     security: unknown[];
   }>();
   interface Answer {
+    description: string;
     headers?: Record<string, object>;
     content?: Record<string, object>;
   }
@@ -274,6 +288,7 @@ it("the OpenAPI document says of each answer which headers and kind of body it h
     Object.entries(operations).flatMap(([method, { responses }]) =>
       Object.entries(responses).map(([status, answer]) => ({
         name: `${method} ${path} ${status}`,
+        description: answer.description,
         headers: Object.keys(answer.headers ?? {}),
         content: Object.keys(answer.content ?? {}),
       })),
@@ -286,11 +301,21 @@ it("the OpenAPI document says of each answer which headers and kind of body it h
   const others = all.filter(({ headers }) => !headers.includes("X-Correlation-Id"));
   expect(others.map(({ name }) => name)).toEqual(["get /ws 101"]);
   expect((await described.inject({ url: "/assets" })).headers["x-correlation-id"]).toMatch(/\w/);
+  // What may be the answer to an earlier request says so, and nothing else
+  const replays = having("Idempotent-Replayed");
+  expect(replays).toEqual(expect.arrayContaining(["post /wallets 201", "post /wallets 4XX"]));
+  expect(replays.filter((name) => name.startsWith("post /assets"))).toEqual(["post /assets 200"]);
+  expect(replays.filter((name) => /^get|\/batch| 5XX$/.test(name))).toEqual([]);
   // What is made can be found, if it has a path
   expect(having("Location").toSorted()).toEqual([
     "post /wallets 201",
     "post /wallets/{walletId}/holds 201",
   ]);
+  // No read has an outcome that could be unknown
+  const reads = all.filter(({ name }) => name.startsWith("get "));
+  expect(reads.filter(({ description }) => description.includes("504"))).toEqual([]);
+  const plain = reads.find(({ name }) => name === "get /ws 4XX");
+  expect(plain?.description).toContain("426");
   // Metrics are no JSON
   const shown = all.find(({ name }) => name === "get /metrics 200");
   expect(shown?.content).toEqual(["text/plain"]);
@@ -307,6 +332,58 @@ it("the OpenAPI document says of each answer which headers and kind of body it h
   // And nobody is asked who he is
   expect(spec.security).toEqual([]);
   await described.close();
+});
+
+it("the OpenAPI document has parameters that can be sent as they are filled in", async () => {
+  const { paths } = (await ask("/openapi.json")).body as unknown as {
+    paths: Record<string, Record<string, { parameters?: Parameter[] }>>;
+  };
+  interface Parameter {
+    readonly name: string;
+    readonly in: string;
+  }
+  const operations = Object.values(paths).flatMap((path) => Object.values(path));
+  const all = operations.flatMap(({ parameters = [] }) => parameters);
+  // The documentation fills in what is an example: filters that nobody asked for
+  const ofQueries = all.filter((parameter) => parameter.in === "query");
+  expect(ofQueries.length).toBeGreaterThan(20);
+  expect(ofQueries.filter((it) => "example" in it || "examples" in it)).toEqual([]);
+  // But what a path cannot be without has one
+  const ofPaths = all.filter((parameter) => parameter.in === "path");
+  expect(ofPaths.length).toBeGreaterThan(20);
+  expect(ofPaths.filter((it) => !("example" in it))).toEqual([]);
+  // And the filters of metadata have the names that the caller gives them
+  expect(ofQueries.find(({ name }) => name === "metadata.<key>")).toMatchObject({
+    style: "form",
+    explode: true,
+    schema: { type: "object", additionalProperties: { type: "string" }, default: {} },
+  });
+});
+
+it("the dry run of a capture that pays a wallet names no transfer", async () => {
+  const wallet = {
+    id: "w1",
+    ownerId: null,
+    currency: "USD",
+    balance: 1,
+    held: 0,
+    available: 1,
+    status: "ACTIVE" as const,
+    version: 3,
+    metadata: {},
+    createdAt: "2026-01-01T12:00:00.000Z",
+    updatedAt: "2026-01-01T12:00:00.000Z",
+  };
+  const transfer = { transferId: null, status: "posted" as const, from: wallet, to: wallet };
+  const trying = buildGateway({
+    ...options,
+    commands: { pending: 0, submit: () => Promise.resolve({ type: "fault", fault: "unknown" }) },
+    answer: () => ({ type: "transfer", transfer: { ...transfer, hold: null }, isReplay: false }),
+  });
+  const url = "/wallets/w1/holds/h1/capture";
+  const response = await trying.inject({ url, ...post('{"toWalletId":"w2","dryRun":true}') });
+  expect(response.json()).toMatchObject({ transfer: { transferId: null, status: "posted" } });
+  await trying.close();
 });
 
 describe("what is no HTTP", () => {

@@ -16,7 +16,7 @@ import type { ReadModel } from "../src/read-model.ts";
 import type { Tracing } from "../src/tracing.ts";
 import type { GiveAnswer } from "./answers.ts";
 import { addAssetRoutes } from "./asset-routes.ts";
-import type { Batches } from "./batch.ts";
+import { BATCH_KEY_LENGTH_MAX, type Batches } from "./batch.ts";
 import { addBatchRoute } from "./batch-routes.ts";
 import { addClusterRoutes, type ClusterRoutesDeps } from "./cluster-routes.ts";
 import type { TakeIn } from "./command-intake.ts";
@@ -120,13 +120,15 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
   return app;
 }
 
+const WRITES: ReadonlySet<string> = new Set(["POST", "PATCH", "DELETE"]);
+
 /**
- * What a write is told stands in its body. A `?dryRun=true` that nobody reads would move money, so
- * it is refused like an unknown field.
+ * What a write is told stands in its body. A `?dryRun=true` that nobody reads would move money,
+ * or delete something, so it is refused like an unknown field.
  */
 function refuseQueriesOfWrites(app: FastifyInstance): void {
   app.addHook("onRoute", (route) => {
-    const isWrite = route.method === "POST" || route.method === "PATCH";
+    const isWrite = typeof route.method === "string" && WRITES.has(route.method);
     if (isWrite) route.schema = { querystring: NoQuery, ...route.schema };
   });
 }
@@ -171,9 +173,10 @@ function describeApi(app: FastifyInstance, version: string): void {
 const API_DESCRIPTION = `Wallets that keep balances: each answer is durable, each change is an event.
 
 - **Amounts** are in units of the asset, as JSON numbers or as text (\`25.5\`, \`"25.50"\`), with no more decimals than it has; nothing is rounded.
-- **Writes** take an idempotency key, as the header \`Idempotency-Key\` or in the body: send one, and repeat with the same key whatever got no answer, 503 or 504. The first answer comes again, with \`Idempotent-Replayed: true\`.
-- **Refusals** have one body, \`Error\`: programs read \`code\`, people \`message\`; docs/errors.md lists the codes.
+- **Writes** take an idempotency key, as the header \`Idempotency-Key\` or in the body: send one, and repeat with the same key whatever got no answer, 503 or 504. The first answer comes again, a refusal too, with \`Idempotent-Replayed: true\`. \`dryRun: true\` only says what would happen. Unknown fields are refused by their names, and so is any query.
+- **Refusals** have one body, \`Error\`: programs read \`code\`, people \`message\`; docs/errors.md lists the codes. Where the operator has set a rate limit, answers have \`X-RateLimit-Limit\`, \`-Remaining\` and \`-Reset\`, and what is over it gets 429 \`rate_limited\`.
 - **Lists** come in pages: follow the header \`Link\` until there is none.
+- **Callers** are not authenticated here: that is for what stands in front (docs/operations.md).
 
 Live balances come over WebSocket (\`/ws\`, docs/feed.md), the same commands over NATS (\`wallets.v1.*\`, docs/nats.md), and events by JetStream or webhooks (docs/events.md).`;
 
@@ -181,12 +184,22 @@ interface ApiDocument {
   readonly paths: Record<string, Record<string, ApiOperation>>;
 }
 
+interface ApiParameter {
+  readonly name: string;
+  readonly in: string;
+  readonly description?: string;
+  schema: object;
+  example?: unknown;
+  style?: string;
+  explode?: boolean;
+}
+
 interface ApiOperation {
   operationId?: string;
   readonly tags?: readonly string[];
   readonly summary?: string;
   readonly description?: string;
-  parameters?: { readonly name: string }[];
+  parameters?: ApiParameter[];
   readonly requestBody?: {
     required: boolean;
     readonly content: Record<
@@ -201,18 +214,48 @@ function header(description: string, type = "string"): object {
   return { description, schema: { type } };
 }
 
-const correlation = {
+const correlation: ApiParameter = {
   name: "X-Correlation-Id",
   in: "header",
-  ...header("Taken over into the events and echoed; `traceparent` does as well"),
+  description: `Taken over into the events and echoed; \`traceparent\` does as well. Up to ${LIMITS.keyLengthMax} characters; in place of one that does not fit a new one is made`,
+  schema: { type: "string" },
 };
-const key = {
-  name: "Idempotency-Key",
-  in: "header",
+
+/** The header `Idempotency-Key` of a write, which does not name a command on every path. */
+function keyOf(path: string): ApiParameter {
+  const { description, maxLength = LIMITS.keyLengthMax } = KEYS[path] ?? KEY;
+  const schema = { type: "string", minLength: 1, maxLength };
+  return { name: "Idempotency-Key", in: "header", description, schema };
+}
+
+interface KeyWords {
+  readonly description: string;
+  readonly maxLength?: number;
+}
+
+const KEY: KeyWords = {
   description:
-    "Names the command: a repeat with the same key gets the first answer again. Beyond ASCII its bytes are UTF-8, and it is the same key as in a body",
-  schema: { type: "string", minLength: 1, maxLength: LIMITS.keyLengthMax },
+    "Names the command: a repeat with the same key gets the first answer again, a refusal too. Beyond ASCII its bytes are UTF-8, and it is the same key as in a body",
 };
+const GAME_KEY: KeyWords = {
+  description: "Not needed: `reference_id` is the key. When both are there they must be the same",
+};
+const KEYS: Readonly<Record<string, KeyWords>> = {
+  "/batch": {
+    description:
+      "Names the commands that have no key of their own: number n (from 0) is `<key>/<n>`",
+    maxLength: BATCH_KEY_LENGTH_MAX,
+  },
+  "/api/v1/wallets/topup": GAME_KEY,
+  "/api/v1/wallets/bonus": GAME_KEY,
+  "/api/v1/wallets/spend": GAME_KEY,
+  "/assets": { description: "Taken like on every write, and not needed: the code is the key" },
+  "/webhooks": { description: "A repeat with the same key makes no second webhook" },
+  "/webhooks/{webhookId}/replay": {
+    description: "Taken like on every write, and not used: sent twice, a replay begins twice",
+  },
+};
+
 const replayed = header("`true` when this is the answer to an earlier request with the key");
 const dryRun = header("`true` when this is the answer to a dry run, and nothing was changed");
 const retryAfter = header("Seconds to wait, with 503 and 429", "integer");
@@ -233,6 +276,55 @@ const DESCRIPTIONS: Readonly<Record<string, string>> = {
   "4XX": "Refused; nothing happened",
   "5XX": "Not at the moment (503), not known whether it happened (504), or our mistake (500)",
 };
+/** What a read answers has no outcome that could be unknown. */
+const READ_DESCRIPTIONS: Readonly<Record<string, string>> = {
+  ...DESCRIPTIONS,
+  "4XX": "Refused",
+  "5XX": "Not at the moment (503), or our mistake (500)",
+};
+/** Answers of one path alone. */
+const OWN_DESCRIPTIONS: Readonly<Record<string, string>> = {
+  "post /assets 200": "It was there already, with this definition",
+  [`get ${FEED_PATH} 4XX`]: "No upgrade was asked for (426), or too many requests (429)",
+};
+
+/**
+ * Whether an answer may be one to an earlier request. An asset's is known by its status, a webhook
+ * is made once and never refused twice, and a batch's outcomes say so each for itself.
+ */
+function mayBeReplay({ tags = [] }: ApiOperation, status: string): boolean {
+  if (tags.includes("batches")) return false;
+  if (tags.includes("assets")) return status === "200";
+  if (tags.includes("webhooks")) return status === "201";
+  return status !== "5XX";
+}
+
+const METADATA_FILTERS = "metadata.<key>";
+
+/**
+ * A query's parameters as "Try it out" of the documentation can send them: an example there would
+ * be filled in, and all filters at once find nothing. The filters of metadata have names of the
+ * caller's, so they are an object whose fields are parameters.
+ */
+function completeQuery(parameters: readonly ApiParameter[]): void {
+  for (const parameter of parameters) {
+    if (parameter.in !== "query") continue;
+    if (parameter.example !== undefined) {
+      parameter.schema = { ...parameter.schema, examples: [parameter.example] };
+      delete parameter.example;
+    }
+    if (parameter.name !== METADATA_FILTERS) continue;
+    parameter.schema = {
+      type: "object",
+      additionalProperties: parameter.schema,
+      propertyNames: { pattern: String.raw`^metadata\.` },
+      maxProperties: LIMITS.metadataFiltersMax,
+      default: {},
+      examples: [{ "metadata.tier": "gold" }],
+    };
+    Object.assign(parameter, { style: "form", explode: true });
+  }
+}
 
 /** The feed's route has no schema of its own, since what it answers with is no HTTP. */
 function feedOperation(): ApiOperation {
@@ -241,11 +333,11 @@ function feedOperation(): ApiOperation {
     tags: ["feed"],
     summary: "Balance changes as they are committed, over WebSocket",
     description:
-      'After the upgrade the client sends frames such as `{ "type": "subscribe", "wallets": ["wallet-1"] }`; docs/feed.md has them all',
+      'After the upgrade the client sends frames such as `{ "type": "subscribe", "wallets": ["wallet-1"] }`; docs/feed.md has them all.',
     responses: {
       101: { description: "Speaks WebSocket from here on; frames are JSON" },
-      "4XX": { description: "No upgrade was asked for (426)", content },
-      "5XX": { description: "Not at the moment", content },
+      "4XX": { description: "", content },
+      "5XX": { description: "", content },
     },
   };
 }
@@ -261,12 +353,14 @@ function completeDocument({ paths }: ApiDocument): void {
       const operationId = OPERATION_IDS[`${method} ${path}`];
       if (operationId !== undefined) operation.operationId = operationId;
       const isWrite = method === "post" || method === "patch";
-      // Each outcome says for itself whether it is a replay, or of a dry run.
-      const isBatch = operation.tags?.includes("batches") === true;
+      const descriptions = method === "get" ? READ_DESCRIPTIONS : DESCRIPTIONS;
       // An asset has no path of its own.
       const hasLocation = operation.tags?.includes("assets") !== true;
       const hasNext = operation.parameters?.some(({ name }) => NEXT_PARAMETERS.has(name)) === true;
-      if (isWrite) operation.parameters = [...(operation.parameters ?? []), key, correlation];
+      if (isWrite) {
+        operation.parameters = [...(operation.parameters ?? []), keyOf(path), correlation];
+      }
+      completeQuery(operation.parameters ?? []);
       const { requestBody } = operation;
       const bodySchema = requestBody?.content["application/json"]?.schema;
       const fields = bodySchema?.required ?? [];
@@ -275,11 +369,14 @@ function completeDocument({ paths }: ApiDocument): void {
       if (requestBody !== undefined) requestBody.required = fields.length > 0;
       for (const [status, response] of Object.entries(operation.responses)) {
         const isPage = hasNext && status === "200";
-        response.description = DESCRIPTIONS[status] ?? response.description;
+        response.description =
+          OWN_DESCRIPTIONS[`${method} ${path} ${status}`] ??
+          descriptions[status] ??
+          response.description;
         const headers = {
           ...(status !== "101" && { "X-Correlation-Id": echoed }),
           ...(hasLocation && status === "201" && { Location: location }),
-          ...(isWrite && !isBatch && status !== "5XX" && { "Idempotent-Replayed": replayed }),
+          ...(isWrite && mayBeReplay(operation, status) && { "Idempotent-Replayed": replayed }),
           ...(hasDryRun && { "Dry-Run": dryRun }),
           ...(/^[45]/.test(status) && { "Retry-After": retryAfter }),
           ...(isPage && { Link: link }),

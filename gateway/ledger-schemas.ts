@@ -82,7 +82,14 @@ export const TrialBalance = Type.Object(
         currency: Currency,
         sum: Type.String({ description: "Of all accounts: zero, or the books are wrong" }),
         isBalanced: Type.Boolean(),
-        accounts: Type.Array(Type.Object({ account: Type.String(), balance: Total })),
+        accounts: Type.Array(
+          Type.Object({
+            account: Type.String({
+              description: "A system account, or `wallets` for all of them together",
+            }),
+            balance: Total,
+          }),
+        ),
       }),
     ),
   },

@@ -65,6 +65,8 @@ function addWalletReads(app: FastifyInstance, readModel: ReadModel): void {
       schema: {
         tags,
         summary: "A wallet, now or in the past",
+        description:
+          "Without `at` and `version` as it is now. A version that it has not come to is `version_not_found`, a time before it was made `wallet_not_found`.",
         params: WalletParams,
         querystring: WalletQuery,
         response: { 200: WalletWithHistory, ...problems },
@@ -219,6 +221,8 @@ function addHistoryReads(app: FastifyInstance, readModel: ReadModel): void {
       schema: {
         tags,
         summary: "The wallet's history, oldest first",
+        description:
+          "Every event from `fromVersion` on, in pages: follow `Link` until there is none.",
         params: WalletParams,
         querystring: EventsQuery,
         response: { 200: EventPage, ...problems },
@@ -260,6 +264,7 @@ function addTransferReads(app: FastifyInstance, readModel: ReadModel): void {
       schema: {
         tags,
         summary: "How a transfer stands",
+        description: "By the `transferId` of its answer, also while it is pending.",
         params: TransferParams,
         querystring: NoQuery,
         response: { 200: ref(Transfer), ...problems },
@@ -306,7 +311,8 @@ function addOperationRead(app: FastifyInstance, readModel: ReadModel): void {
       schema: {
         tags: ["operations"],
         summary: "What became of a command",
-        description: "Keys belong to wallets: name the wallet when several used the same key.",
+        description:
+          "For a command whose answer was lost, or was `outcome_unknown`. Keys belong to wallets: name the wallet when several used the same key. `operation_not_found` says that no wallet has seen the key: nothing has happened, unless the command is still on its way.",
         params: KeyParams,
         querystring: OperationQuery,
         response: { 200: Operation, ...problems },

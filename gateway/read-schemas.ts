@@ -10,7 +10,7 @@ import {
   Hold,
   HoldStatus,
   Id,
-  ID_PATTERN,
+  MadeId,
   Moment,
   OwnerId,
   ref,
@@ -18,14 +18,19 @@ import {
   Transaction,
   TransactionType,
   Transfer,
+  TransferStatus,
   Wallet,
   WalletStatus,
-  words,
 } from "./schemas.ts";
 
 const paging = {
   limit: Type.Optional(
-    Type.Integer({ minimum: 1, maximum: LIMITS.pageRowsMax, default: LIMITS.pageRowsDefault }),
+    Type.Integer({
+      minimum: 1,
+      maximum: LIMITS.pageRowsMax,
+      default: LIMITS.pageRowsDefault,
+      description: "Rows of a page, at most",
+    }),
   ),
   cursor: Type.Optional(
     Type.String({ maxLength: 512, description: "From the `Link` of the page before" }),
@@ -34,14 +39,17 @@ const paging = {
 
 export const HoldParams = Type.Object({
   walletId: Id,
-  holdId: Type.String({
-    pattern: ID_PATTERN,
-    examples: ["01a1fe63-456c-7b6c-a5df-ed7df22ead10"],
-  }),
+  holdId: MadeId,
 });
-export const TransferParams = Type.Object({ transferId: Id });
+export const TransferParams = Type.Object({ transferId: MadeId });
 export const KeyParams = Type.Object({
-  idempotencyKey: Type.String({ minLength: 1, maxLength: LIMITS.keyLengthMax }),
+  idempotencyKey: Type.String({
+    minLength: 1,
+    maxLength: LIMITS.keyLengthMax,
+    description:
+      "The key that was sent with the command, or `details.idempotencyKey` of an `outcome_unknown`; percent-encoded, as all of a path",
+    examples: ["payout-17"],
+  }),
 });
 
 export const WalletQuery = Type.Object(
@@ -57,7 +65,7 @@ export const WalletQuery = Type.Object(
       Type.String({
         ...Moment,
         description:
-          "The wallet as it was at this time: after its last event that is not later. ISO 8601; without a zone it is UTC",
+          "The wallet as it was at this time: after its last event that is not later. ISO 8601, such as `2026-01-01T12:00:00Z`; without a zone it is UTC",
       }),
     ),
     version: Type.Optional(
@@ -74,7 +82,7 @@ export const WalletQuery = Type.Object(
 const SearchText = Type.String({ maxLength: LIMITS.keyLengthMax, pattern: TEXT_PATTERN });
 const BalanceBound = Type.String({
   maxLength: 64,
-  description: "Inclusive, a decimal from 0 in units of each wallet's asset",
+  description: "Inclusive, a decimal from 0 in units of each wallet's asset, such as `10.50`",
   examples: ["10.50"],
 });
 const METADATA_FILTER = "^metadata\\.[^\\u0000]{1,256}$";
@@ -90,8 +98,7 @@ export const WalletsQuery = Type.Object(
       Type.String({
         ...SearchText,
         description:
-          "`metadata.tier=gold`: the wallet's metadata has this value under this key, at the top level. A number or `true` also finds the text that is written so",
-        examples: ["gold"],
+          '`metadata.tier=gold`: the wallet\'s metadata has this value under this key, at the top level. A number or `true` also finds the text that is written so. For a form it is an object with such names: `{ "metadata.tier": "gold" }`',
       }),
     ),
     q: Type.Optional(
@@ -108,27 +115,51 @@ export const WalletsQuery = Type.Object(
   { ...closed, patternProperties: { [METADATA_FILTER]: SearchText } },
 );
 
+const From = Type.String({
+  ...Moment,
+  description: "From this time on, inclusive: an ISO 8601 date or time; without a zone it is UTC",
+});
+const To = Type.String({
+  ...Moment,
+  description: "Before this time, which is not included; written like `from`",
+});
 export const TransactionsQuery = Type.Object(
   {
     type: Type.Optional(TransactionType),
-    from: Type.Optional(Moment),
-    to: Type.Optional(Moment),
+    from: Type.Optional(From),
+    to: Type.Optional(To),
     ...paging,
   },
   closed,
 );
 export const EventsQuery = Type.Object(
-  { fromVersion: Type.Optional(Type.Integer({ minimum: 0, default: 0 })), limit: paging.limit },
+  {
+    fromVersion: Type.Optional(
+      Type.Integer({ minimum: 0, default: 0, description: "The first version of the page" }),
+    ),
+    limit: paging.limit,
+  },
   closed,
 );
 export const TransfersQuery = Type.Object(
-  { status: Type.Optional(words("pending", "posted", "returned")), ...paging },
+  { status: Type.Optional(TransferStatus), ...paging },
   closed,
 );
 
 export const HoldsQuery = Type.Object({ status: Type.Optional(HoldStatus), ...paging }, closed);
 
-export const OperationQuery = Type.Object({ walletId: Type.Optional(Id) }, closed);
+export const OperationQuery = Type.Object(
+  {
+    walletId: Type.Optional(
+      Type.String({
+        ...Id,
+        description:
+          "The wallet of the command, of a transfer the payer's; needed when several wallets used the key",
+      }),
+    ),
+  },
+  closed,
+);
 
 export const WalletPage = Type.Array(ref(Wallet));
 export const EventPage = Type.Array(ref(Event));

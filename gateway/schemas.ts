@@ -31,6 +31,13 @@ export const PATTERN_RULES: Readonly<Record<string, string>> = {
 };
 
 export const Id = Type.String({ pattern: ID_PATTERN, examples: ["wallet-1"] });
+/** A wallet beside the one that the path or the body names first. */
+export const OtherWalletId = Type.String({ pattern: ID_PATTERN, examples: ["wallet-2"] });
+/** Of what Coffer names itself: transfers, holds, webhooks. */
+export const MadeId = Type.String({
+  pattern: ID_PATTERN,
+  examples: ["01a1fe63-456c-7b6c-a5df-ed7df22ead10"],
+});
 export const OwnerId = Type.String({ pattern: ID_PATTERN, examples: ["user-1"] });
 export const Currency = Type.String({
   pattern: ID_PATTERN,
@@ -42,12 +49,24 @@ export const Time = Type.String({ format: "date-time" });
 // Unions with null are type arrays here: `anyOf` would make the serialiser validate every value.
 export const NullableText = Type.Unsafe<string | null>({ type: ["string", "null"] });
 export const NullableId = NullableText;
-const NullableInteger = Type.Unsafe<number | null>({ type: ["integer", "null"] });
 const NullableNumber = Type.Unsafe<number | null>({ type: ["number", "null"] });
-export const NullableTime = Type.Unsafe<string | null>({
-  type: ["string", "null"],
-  format: "date-time",
-});
+
+/** Text, or null when there is none, and what it says. */
+export function nullableText(description: string) {
+  return Type.Unsafe<string | null>({ ...NullableText, description });
+}
+
+function nullableInteger(description: string) {
+  return Type.Unsafe<number | null>({ type: ["integer", "null"], description });
+}
+
+export function nullableTime(description: string) {
+  return Type.Unsafe<string | null>({
+    type: ["string", "null"],
+    format: "date-time",
+    description,
+  });
+}
 
 /** A closed set of words, as `enum`. */
 export function words<const Word extends string>(...allowed: Word[]) {
@@ -60,17 +79,33 @@ export function ref<Schema extends TSchema>(schema: Schema) {
   return Type.Unsafe<Static<Schema>>({ $ref: `${$id}#` });
 }
 
-export const JsonObject = Type.Unsafe<{ readonly [key: string]: unknown }>({
-  type: "object",
-  additionalProperties: true,
-  description: `JSON object of at most ${LIMITS.metadataBytesMax} bytes`,
+const METADATA_BOUNDS = `at most ${LIMITS.metadataBytesMax} bytes and ${LIMITS.metadataDepthMax} levels`;
+
+/** A JSON object of any content, and what it is. */
+export function jsonObject(description: string) {
+  return Type.Unsafe<{ readonly [key: string]: unknown }>({
+    type: "object",
+    additionalProperties: true,
+    description,
+  });
+}
+
+export const WalletMetadata = jsonObject(
+  `The wallet's own, whatever you need: a JSON object of ${METADATA_BOUNDS}`,
+);
+/** What a command brings besides, which is not the wallet's. */
+export const CommandMetadata = jsonObject(
+  `Kept with the event, as its \`data.metadata\`: a JSON object of ${METADATA_BOUNDS}. The wallet's own metadata stays as it is`,
+);
+export const Description = Type.String({
+  maxLength: LIMITS.descriptionLengthMax,
+  description: "Why, in your words: kept with the event, and shown in history and feeds",
 });
 
 /** What an event says, whatever its size. */
-const EventData = Type.Unsafe<{ readonly [key: string]: unknown }>({
-  type: "object",
-  additionalProperties: true,
-});
+const EventData = jsonObject(
+  "What is particular to its type, such as `hold` or `walletMetadata`, and the `metadata` that its command brought",
+);
 
 export const Amount = Type.Unsafe<number | string>({
   type: ["number", "string"],
@@ -114,16 +149,19 @@ export const Moment = Type.String({
 
 const walletFields = {
   id: Id,
-  ownerId: NullableId,
+  ownerId: nullableText("Whose it is, by your name for them; null when nobody was named"),
   currency: Currency,
-  balance: Type.Number(),
-  held: Type.Number(),
-  available: Type.Number({ description: "balance - held" }),
+  balance: Type.Number({ description: "All that is in it, in units of its asset" }),
+  held: Type.Number({ description: "What its active holds have set aside" }),
+  available: Type.Number({ description: "`balance - held`" }),
   status: WalletStatus,
-  version: Type.Integer({ minimum: 0 }),
-  metadata: JsonObject,
+  version: Type.Integer({
+    minimum: 0,
+    description: "Of its last event: 0 when it is made, one more with each event",
+  }),
+  metadata: WalletMetadata,
   createdAt: Time,
-  updatedAt: Time,
+  updatedAt: Type.String({ ...Time, description: "When its last event happened" }),
 };
 export const Wallet = Type.Object(walletFields, {
   $id: "Wallet",
@@ -147,27 +185,20 @@ export type WalletBody = Static<typeof Wallet>;
 
 export const Hold = Type.Object(
   {
-    id: Id,
+    id: MadeId,
     walletId: Id,
     amount: Type.Number({ description: "As it was placed" }),
     captured: Type.Number({ description: "Captured so far, transfers under way included" }),
     remaining: Type.Number({ description: "Still held: `amount - captured` while it is active" }),
     status: HoldStatus,
     type: HoldType,
-    reference: NullableText,
+    reference: nullableText("Your own name for it"),
     description: NullableText,
-    expiresAt: NullableTime,
-    releasedAt: Type.Unsafe<string | null>({
-      type: ["string", "null"],
-      format: "date-time",
-      description:
-        "When what was left became available: by a release, by expiry, or since a capture was final",
-    }),
-    capturedAt: Type.Unsafe<string | null>({
-      type: ["string", "null"],
-      format: "date-time",
-      description: "When it became `CAPTURED`",
-    }),
+    expiresAt: nullableTime("When it ends by itself; null: never"),
+    releasedAt: nullableTime(
+      "When what was left became available: by a release, by expiry, or since a capture was final",
+    ),
+    capturedAt: nullableTime("When it became `CAPTURED`"),
     createdAt: Time,
   },
   {
@@ -197,41 +228,91 @@ export const Event = Type.Object(
   {
     id: Type.String({ description: "`walletId:version`" }),
     walletId: Id,
-    version: Type.Integer({ minimum: 0 }),
-    type: Type.String(),
-    amount: NullableNumber,
+    version: Type.Integer({ minimum: 0, description: "The wallet's, from this event on" }),
+    type: Type.String({ description: "Such as `WalletCredited`; `POST /webhooks` lists them all" }),
+    amount: Type.Unsafe<number | null>({
+      ...NullableNumber,
+      description: "What moved, without a sign; null when the balance stays",
+    }),
     balance: Type.Number({ description: "Balance, held and status right after the event" }),
     held: Type.Number(),
     status: WalletStatus,
-    account: NullableText,
-    counterpartyId: NullableId,
+    account: nullableText("System account on the other side, such as `system:world`"),
+    counterpartyId: nullableText("The other wallet of a transfer"),
     transferId: NullableId,
     description: NullableText,
     data: EventData,
     metadata: Type.Object({
       occurredAt: Time,
-      correlationId: Type.String(),
-      causationId: NullableText,
+      correlationId: Type.String({ description: "Of the request" }),
+      causationId: nullableText(
+        "Of the command: the caller's idempotency key, or an id made for it",
+      ),
     }),
   },
-  { $id: "Event" },
+  {
+    $id: "Event",
+    examples: [
+      {
+        id: "wallet-1:2",
+        walletId: "wallet-1",
+        version: 2,
+        type: "WalletCredited",
+        amount: 25.5,
+        balance: 125.5,
+        held: 0,
+        status: "ACTIVE",
+        account: "system:world",
+        counterpartyId: null,
+        transferId: null,
+        description: "refund of order 17",
+        data: {},
+        metadata: {
+          occurredAt: "2026-01-01T12:30:00.000Z",
+          correlationId: "01a1fe63-456c-7b6c-a5df-ed7df22ead10",
+          causationId: "order-17",
+        },
+      },
+    ],
+  },
 );
 export type EventBody = Static<typeof Event>;
 
 export const Transaction = Type.Object(
   {
-    id: Type.String(),
+    id: Type.String({ description: "`walletId:version`, as the event that it is" }),
     walletId: Id,
     type: TransactionType,
-    amount: Type.Number(),
+    amount: Type.Number({ description: "Without a sign: `type` says which way it went" }),
     balanceBefore: Type.Number(),
     balanceAfter: Type.Number(),
-    status: words("COMPLETED"),
+    status: Type.Unsafe<"COMPLETED">({
+      ...words("COMPLETED"),
+      description: "Always: what did not happen is no transaction",
+    }),
     description: NullableText,
-    reference: Type.String({ description: "The transfer's id, or the idempotency key" }),
+    reference: Type.String({
+      description: "The transfer's id, or the idempotency key, or the id made for the command",
+    }),
     createdAt: Time,
   },
-  { $id: "Transaction" },
+  {
+    $id: "Transaction",
+    examples: [
+      {
+        id: "wallet-1:2",
+        walletId: "wallet-1",
+        type: "CREDIT",
+        amount: 25.5,
+        balanceBefore: 100,
+        balanceAfter: 125.5,
+        status: "COMPLETED",
+        description: "refund of order 17",
+        reference: "order-17",
+        createdAt: "2026-01-01T12:30:00.000Z",
+      },
+    ],
+  },
 );
 export type TransactionBody = Static<typeof Transaction>;
 
@@ -243,44 +324,93 @@ export const WalletWithHistory = Type.Object({
 
 export const Problem = Type.Object(
   {
-    statusCode: Type.Integer(),
-    error: Type.String(),
-    code: Type.String(),
-    message: Type.String(),
-    path: Type.String(),
+    statusCode: Type.Integer({ description: "The HTTP status" }),
+    error: Type.String({ description: "The status in words" }),
+    code: Type.String({ description: "What programs read; docs/errors.md lists them all" }),
+    message: Type.String({ description: "A sentence for people, which may change" }),
+    path: Type.String({ description: "Of the request, without its query" }),
     timestamp: Time,
-    correlationId: Type.String(),
-    details: Type.Optional(Type.Unknown()),
+    correlationId: Type.String({ description: "Names the request in the log" }),
+    details: Type.Optional(
+      Type.Unknown({
+        description:
+          "The facts behind the sentence, by code; for `validation_failed` a list with `field` and `message` of each mistake",
+      }),
+    ),
   },
-  { $id: "Error" },
+  {
+    $id: "Error",
+    examples: [
+      {
+        statusCode: 400,
+        error: "Bad Request",
+        code: "insufficient_funds",
+        message: "Wallet wallet-1 has insufficient funds: available 10.00 USD, requested 25.00 USD",
+        path: "/wallets/wallet-1/debit",
+        timestamp: "2026-01-01T12:00:00.000Z",
+        correlationId: "01a1fe63-456c-7b6c-a5df-ed7df22ead10",
+        details: { walletId: "wallet-1", currency: "USD", available: 10, requested: 25 },
+      },
+    ],
+  },
 );
 
-const Reason = Type.Object({ code: Type.String(), message: Type.String() });
+export const TransferStatus = Type.Unsafe<"pending" | "posted" | "returned">({
+  ...words("pending", "posted", "returned"),
+  description:
+    "`pending`: the money has left, and the payee has not decided; `posted`: it has arrived; `returned`: the payee refused it, and the payer has it again",
+});
 
 export const Transfer = Type.Object(
   {
-    transferId: Id,
+    transferId: MadeId,
     fromWalletId: Id,
-    toWalletId: Id,
+    toWalletId: OtherWalletId,
     amount: Type.Number(),
     currency: Currency,
-    status: words("pending", "posted", "returned"),
-    fromVersion: Type.Integer(),
-    toVersion: NullableInteger,
-    reason: Type.Optional(Reason),
+    status: TransferStatus,
+    fromVersion: Type.Integer({ description: "The payer's version when the money left" }),
+    toVersion: nullableInteger("The payee's version when it arrived; null until then"),
+    reason: Type.Optional(
+      Type.Object(
+        { code: Type.String(), message: Type.String() },
+        { description: "Why the payee refused it, of one that is `returned`" },
+      ),
+    ),
     description: NullableText,
     correlationId: Type.String(),
     createdAt: Time,
-    settledAt: NullableTime,
+    settledAt: nullableTime("When its end was recorded at the payer"),
     holdId: Type.Optional(
       Type.String({ description: "The payer's hold that it has captured, when it was a capture" }),
     ),
   },
-  { $id: "Transfer" },
+  {
+    $id: "Transfer",
+    examples: [
+      {
+        transferId: "01a1fe63-456c-7b6c-a5df-ed7df22ead10",
+        fromWalletId: "wallet-1",
+        toWalletId: "wallet-2",
+        amount: 40,
+        currency: "USD",
+        status: "posted",
+        fromVersion: 3,
+        toVersion: 1,
+        description: null,
+        correlationId: "01a1fe63-456c-7b6c-a5df-ed7d1f0c2b11",
+        createdAt: "2026-01-01T12:40:00.000Z",
+        settledAt: "2026-01-01T12:40:00.004Z",
+      },
+    ],
+  },
 );
 export type TransferBody = Static<typeof Transfer>;
 
-const TransferProgress = words("posted", "pending");
+const TransferProgress = Type.Unsafe<"posted" | "pending">({
+  ...words("posted", "pending"),
+  description: "`pending` (202): the payee has not decided yet, and is left out here",
+});
 const NewTransferId = Type.Unsafe<string | null>({
   type: ["string", "null"],
   description: "Null in the answer to a dry run, which makes no transfer",
@@ -305,24 +435,33 @@ export const CaptureAnswer = Type.Object({
   hold: ref(Hold),
   wallet: ref(Wallet),
   transfer: Type.Optional(
-    Type.Object({
-      transferId: Id,
-      status: TransferProgress,
-      toWallet: Type.Optional(ref(Wallet)),
-    }),
+    Type.Object(
+      {
+        transferId: NewTransferId,
+        status: TransferProgress,
+        toWallet: Type.Optional(ref(Wallet)),
+      },
+      { description: "Of a capture with `toWalletId`" },
+    ),
   ),
 });
 
 export const Operation = Type.Object({
   idempotencyKey: Type.String(),
   walletId: Id,
-  outcome: words("done", "pending", "rejected"),
-  version: NullableInteger,
-  transferId: NullableId,
+  outcome: Type.Unsafe<"done" | "pending" | "rejected">({
+    ...words("done", "pending", "rejected"),
+    description: "`pending`: a transfer that the payee has not decided yet",
+  }),
+  version: nullableInteger("To which the command brought the wallet; null when it wrote nothing"),
+  transferId: nullableText("Of a transfer, or of a capture that pays a wallet"),
   wallet: Type.Optional(ref(Wallet)),
   hold: Type.Optional(ref(Hold)),
   error: Type.Optional(
-    Type.Object({ statusCode: Type.Integer(), code: Type.String(), message: Type.String() }),
+    Type.Object(
+      { statusCode: Type.Integer(), code: Type.String(), message: Type.String() },
+      { description: "Why it was rejected" },
+    ),
   ),
 });
 

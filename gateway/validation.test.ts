@@ -47,7 +47,7 @@ describe("a body", () => {
     [{ amount, metadata: null }, "metadata", "must be an object"],
     [{ amount, expectedVersion: "1" }, "expectedVersion", "must be a whole number"],
     [{ amount, expectedVersion: 1.5 }, "expectedVersion", "must be a whole number"],
-    [{ amount, expectedVersion: -1 }, "expectedVersion", "must be >= 0"],
+    [{ amount, expectedVersion: -1 }, "expectedVersion", "must be at least 0"],
     [[], "body", "must be an object"],
     [null, "body", "must be an object"],
     [{ amount, dryRun: "true" }, "dryRun", "must be true or false"],
@@ -155,8 +155,8 @@ describe("a query", () => {
   });
 
   it.each([
-    ["limit=0", "limit", "must be >= 1"],
-    ["limit=1001", "limit", "must be <= 1000"],
+    ["limit=0", "limit", "must be at least 1"],
+    ["limit=1001", "limit", "must be at most 1000"],
     ["limit=1e2", "limit", "must be a whole number"],
     ["limit=", "limit", "must be a whole number"],
     ["limit=1&limit=2", "limit", "is given twice"],

@@ -168,6 +168,10 @@ export function ruleOf({ keyword, params, message }: Omit<SchemaError, "instance
     case "type":
       if (Array.isArray(type)) return `must be ${type.map((name) => `a ${name}`).join(" or ")}`;
       return TYPE_RULES[String(type)] ?? message;
+    case "minimum":
+      return `must be at least ${limit}`;
+    case "maximum":
+      return `must be at most ${limit}`;
     case "minLength":
     case "minItems":
       return limit === 1 ? "must not be empty" : message;

@@ -71,6 +71,19 @@ export function buildRun({ commands, takeIn, answer }: WalletRoutesDeps): Run {
   };
 }
 
+/** Money from the outside and to it, in the words of the document. */
+const MONEY = {
+  credit: {
+    summary: "Put money in",
+    description: "From outside, in the ledger from `system:world`.",
+  },
+  debit: {
+    summary: "Take money out",
+    description:
+      "To the outside, in the ledger to `system:world`. More than is `available` gives `insufficient_funds`.",
+  },
+} as const;
+
 /** Creation, and money of one wallet. */
 function addOwnRoutes(app: FastifyInstance, run: Run): void {
   const routes = app.withTypeProvider<InputTypes>();
@@ -83,6 +96,8 @@ function addOwnRoutes(app: FastifyInstance, run: Run): void {
       schema: {
         tags,
         summary: "Create a wallet",
+        description:
+          "With an initial balance it is credited in the same commit. An id that is taken gives `wallet_already_exists`, a currency that is no asset `asset_not_found`.",
         body: CreateBody,
         response: { 201: ref(Wallet), ...problems },
       },
@@ -95,15 +110,23 @@ function addOwnRoutes(app: FastifyInstance, run: Run): void {
   );
   routes.post(
     "/wallets/fund",
-    { schema: { tags, summary: "Fund a wallet", body: FundBody, response: walletAnswer } },
+    {
+      schema: {
+        tags,
+        summary: "Fund a wallet",
+        description: "A credit whose transaction has the type `FUND`.",
+        body: FundBody,
+        response: walletAnswer,
+      },
+    },
     (request, reply) =>
       run(request, reply, "fund", request.body.wallet_id, request.body, respondWallet),
   );
   for (const type of ["credit", "debit"] as const) {
-    const summary = type === "credit" ? "Put money in" : "Take money out";
+    const own = { tags, ...MONEY[type], params: WalletParams, response: walletAnswer };
     routes.post(
       `/wallets/:walletId/${type}`,
-      { schema: { tags, summary, params: WalletParams, body: AmountBody, response: walletAnswer } },
+      { schema: { ...own, body: AmountBody } },
       (request, reply) =>
         run(request, reply, type, request.params.walletId, request.body, respondWallet),
     );
@@ -160,6 +183,9 @@ function addLifeRoutes(app: FastifyInstance, run: Run): void {
   );
 }
 
+const TRANSFER =
+  "Both wallets hold the same asset. 202 with `status: pending` says that the payee has not decided in time: the money has left, it arrives or comes back by itself, and `GET /transfers/{transferId}` tells which.";
+
 function addTransferRoutes(app: FastifyInstance, run: Run): void {
   const routes = app.withTypeProvider<InputTypes>();
   const tags = ["transfers"];
@@ -169,6 +195,7 @@ function addTransferRoutes(app: FastifyInstance, run: Run): void {
       schema: {
         tags,
         summary: "Pay another wallet",
+        description: TRANSFER,
         params: WalletParams,
         body: TransferRequestBody,
         response: { 200: TransferAnswer, 202: TransferAnswer, ...problems },
@@ -183,6 +210,7 @@ function addTransferRoutes(app: FastifyInstance, run: Run): void {
       schema: {
         tags,
         summary: "Pay from one wallet to another",
+        description: `The same as \`POST /wallets/{walletId}/transfer\`, with both wallets in the body. ${TRANSFER}`,
         body: SendBody,
         response: { 200: SendAnswer, 202: SendAnswer, ...problems },
       },

@@ -47,7 +47,7 @@ function addMaking(app: FastifyInstance, { store, allowsPrivate }: WebhookRoutes
     tags: ["webhooks"],
     summary: "Have events sent to a URL",
     description:
-      "Every event that is committed from now on (or since `from`) is sent as a signed POST, at least once, in order per wallet, until it is answered with 2xx. docs/events.md tells how to check the signature",
+      "Every event that is committed from now on (or since `from`) is sent as a signed POST, at least once, in order per wallet, until it is answered with 2xx. docs/events.md tells how to check the signature.",
     body: WebhookBody,
     response: { 201: WebhookCreated, ...problems },
   };
@@ -127,7 +127,7 @@ function addLooking(app: FastifyInstance, store: WebhookStore): void {
   const remove = {
     tags,
     summary: "Remove a webhook",
-    description: "Nothing more is sent, but for what is under way, for about a second",
+    description: "Nothing more is sent, but for what is under way, for about a second.",
     params: WebhookParams,
     response: { 204: { type: "null", description: "Removed" }, ...problems },
   };
@@ -143,7 +143,7 @@ function addReplay(app: FastifyInstance, store: WebhookStore): void {
     tags: ["webhooks"],
     summary: "Send events again, or go on after a webhook was disabled",
     description:
-      "Without `from` it goes on where it stands and tries at once what it did not take; nothing is lost. With `from` it sends every event since that time once more",
+      "Without `from` it goes on where it stands and tries at once what it did not take; nothing is lost. With `from` it sends every event since that time once more.",
     params: WebhookParams,
     body: ReplayBody,
     response: { 200: WebhookSummary, ...problems },

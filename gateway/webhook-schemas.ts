@@ -5,9 +5,11 @@ import { LIMITS } from "../src/limits.ts";
 import type { WalletEventType } from "../src/wallet.ts";
 import {
   Id,
+  MadeId,
   Moment,
   NullableText,
-  NullableTime,
+  nullableText,
+  nullableTime,
   PRINTABLE_PATTERN,
   TEXT_PATTERN,
   Time,
@@ -103,22 +105,39 @@ export const ReplayBody = Type.Object(
     ),
     // Taken as on every POST. A replay done twice begins twice, which its receiver cannot tell from
     // one.
-    idempotencyKey: Type.Optional(Type.String({ minLength: 1, maxLength: LIMITS.keyLengthMax })),
+    idempotencyKey: Type.Optional(
+      Type.String({
+        minLength: 1,
+        maxLength: LIMITS.keyLengthMax,
+        description: "Taken like on every write, and not used: sent twice, it begins twice",
+      }),
+    ),
   },
   { additionalProperties: false, examples: [{ from: "2026-01-01T12:00:00Z" }] },
 );
 
-export const WebhookParams = Type.Object({ webhookId: Id });
+export const WebhookParams = Type.Object({ webhookId: MadeId });
 
 const webhookFields = {
-  id: Id,
+  id: MadeId,
   url: Type.String(),
-  events: Type.Unsafe<readonly string[] | null>({ type: ["array", "null"], items: Type.String() }),
-  wallets: Type.Unsafe<readonly string[] | null>({ type: ["array", "null"], items: Type.String() }),
+  events: Type.Unsafe<readonly string[] | null>({
+    type: ["array", "null"],
+    items: Type.String(),
+    description: "Types of events that are sent; null: all",
+  }),
+  wallets: Type.Unsafe<readonly string[] | null>({
+    type: ["array", "null"],
+    items: Type.String(),
+    description: "Wallets whose events are sent; null: all",
+  }),
   description: NullableText,
-  status: words("ACTIVE", "DISABLED"),
-  disabledReason: NullableText,
-  disabledAt: NullableTime,
+  status: Type.Unsafe<"ACTIVE" | "DISABLED">({
+    ...words("ACTIVE", "DISABLED"),
+    description: "`DISABLED`: nothing is sent until a replay",
+  }),
+  disabledReason: nullableText("Why it was disabled"),
+  disabledAt: nullableTime("When it was disabled"),
   createdAt: Time,
 };
 const example = {

@@ -86,7 +86,7 @@ const MESSAGES: readonly (readonly [name: string, Expected, AskOptions])[] = [
     '{"metadata":{"__proto__":1}}',
     '{"metadata":{"\\u005f_proto__":{}}}',
     '{"constructor":{"prototype":{"amount":1}}}',
-  ].map((text) => [`the body ${text}`, [400, "invalid_json"] as const, { text }] as const),
+  ].map((text) => [`the body ${text}`, invalid, { text }] as const),
   ["a list in 400,000 lists", invalid, { text: "[".repeat(400_000) + "]".repeat(400_000) }],
   ["400,000 open lists", [400, "invalid_json"], { text: "[".repeat(400_000) }],
   ["2 MB", [413, "payload_too_large"], { text: `{"description":"${"x".repeat(2_000_000)}"}` }],
