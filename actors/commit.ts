@@ -19,6 +19,7 @@ import {
 import type { Change, CommandMessage, Outcome, Reply, ShardMessage } from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
 import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
+import type { Damage } from "./damage.ts";
 import { commandIn, commandToDecide } from "./messages.ts";
 
 /** A wallet's actor: its state with everything applied that was decided, committed or not. */
@@ -45,6 +46,11 @@ export interface Actor {
    * there are none.
    */
   uncommitted: number;
+  /**
+   * A message of it has met what cannot be: until `Commit.damages` tells whether that is so,
+   * nothing else is decided for it.
+   */
+  mayBeDamaged: boolean;
   lastUsedMs: number;
 }
 
@@ -137,6 +143,11 @@ export interface Commit extends Omit<Writes, "fence" | "order" | "wallets" | "ho
   readonly changes: Change[];
   /** The first message in here with each `Item.flightKey`; repeats are its followers. */
   readonly leaders: Map<string, Item>;
+  /**
+   * What messages in here have met that cannot be. They write nothing; once it is done, nobody else
+   * has written and it is damage.
+   */
+  readonly damages: Map<Item, Damage>;
   /** Null: no step in here is traced. */
   traced: TracedStep[] | null;
 }
@@ -160,6 +171,7 @@ export function newCommit(): Commit {
     messages: [],
     changes: [],
     leaders: new Map(),
+    damages: new Map(),
     traced: null,
   };
 }

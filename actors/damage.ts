@@ -7,13 +7,18 @@
  * events. All other wallets of the lane go on. This is not for programmer errors: a step says
  * `Damage` before it has put anything into a commit, and whatever else it throws ends the lane.
  *
- *     (none) --met: told once--> known --not met for `LIMITS.damageMs`--> (none)
- *                                | ^
- *                                +-+ met again
+ * A lane that was superseded and does not know it meets the same in rows that are right: a wallet
+ * as it remembers it, beside a hold that the new owner has changed. So it is believed only with a
+ * commit that begins behind it (`doubt` in `deciding.ts`), whose fence says that nobody else has
+ * written; until then the actor decides nothing (`Actor.mayBeDamaged`).
+ *
+ *     (none) --met, and believed: told once--> known --not met for `LIMITS.damageMs`--> (none)
+ *                                              | ^
+ *                                              +-+ met again, and believed
  */
 import { LIMITS } from "../src/limits.ts";
 
-/** Nothing was decided for the wallet, and nothing is in a commit. */
+/** Nothing was decided for the wallet, and nothing of the message is in a commit. */
 export class Damage extends Error {
   readonly walletId: string;
   constructor(walletId: string, reason: string) {
@@ -25,6 +30,7 @@ export class Damage extends Error {
 export interface Damages {
   /** Wallets that were met lately and not mended yet, as far as is known here. */
   readonly count: number;
+  /** It is true: nobody but this lane writes the wallet's shard. */
   met(damage: Damage, nowMs: number): void;
   /** Whether it was met just now: nothing is decided for it. */
   waits(walletId: string, nowMs: number): boolean;

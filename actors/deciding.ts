@@ -19,6 +19,7 @@ import {
   type Item,
 } from "./commit.ts";
 import { Damage } from "./damage.ts";
+import { commandToDecide } from "./messages.ts";
 import type { PendingTransfers } from "./pending-transfers.ts";
 
 export interface StepContext {
@@ -94,6 +95,21 @@ export function soundly<T>({ walletId }: Actor, decided: () => T): T {
   } catch (error) {
     throw new Damage(walletId, messageOf(error));
   }
+}
+
+/**
+ * What cannot be is believed like a rejection: with a commit that begins after it was met. An owner
+ * that was superseded may have a wallet in memory and a hold that its successor has changed since;
+ * nothing is damaged then, and the fence refuses its commit. The actor goes with that, as with any
+ * commit that fails, and the message is dealt with anew.
+ */
+export function doubt(context: StepContext, actor: Actor, item: Item, damage: Damage): void {
+  const commit = lead(context, actor, item);
+  commit.damages.set(item, damage);
+  actor.mayBeDamaged = true;
+  // Who repeats it waits for it, and takes from this commit whether it had happened before.
+  const decided = commandToDecide(item.message);
+  if (item.mayBeKnown && decided !== null) commit.lookups.push(decided.command);
 }
 
 /** The answer to a command whose outcome is in the journal already. */

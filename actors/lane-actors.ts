@@ -177,6 +177,7 @@ function newActor(walletId: string, shard: number): Actor {
     activeHolds: 0,
     mailbox: [],
     uncommitted: 0,
+    mayBeDamaged: false,
     lastUsedMs: 0,
   };
 }

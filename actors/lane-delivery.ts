@@ -10,7 +10,8 @@
  *     arrived --lane does not serve-----> backlog --it serves again--> arrived
  *     waiting, mailbox --lane stops serving--> backlog
  *     arrived --nothing in the way------> stepped --dealt with, or its commit is done--> finished
- *     any but stepped --expired, shard lost, too many wait--> refused--> finished
+ *     stepped --met what cannot be, and its commit is done---------> refused--> finished
+ *     any but stepped --expired, shard lost, too many wait, damage-> refused--> finished
  *
  * Invariant: between turns at most one of waiting, mailbox and backlog has messages of a wallet. So
  * while the lane does not serve, all is in the backlog, and what came before it stopped is before
@@ -19,10 +20,10 @@
 import { LIMITS } from "../src/limits.ts";
 import { addressee, type Fault, type ShardMessage } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
-import { newItem, type Actor, type Item } from "./commit.ts";
+import { newItem, type Actor, type Commit, type Item } from "./commit.ts";
 import type { Creations } from "./creations.ts";
 import { Damage, type Damages } from "./damage.ts";
-import { isExpired, type StepContext } from "./deciding.ts";
+import { doubt, follows, hasExpired, type StepContext } from "./deciding.ts";
 import type { HoldKeeper } from "./holds.ts";
 import type { LaneActors } from "./lane-actors.ts";
 import type { LaneShards } from "./lane-shards.ts";
@@ -58,7 +59,11 @@ export interface LaneDelivery {
    * so none is refused here: the backlog's bound is for what comes.
    */
   stop(undone: readonly Item[]): void;
-  finish(item: Item): void;
+  /**
+   * The commit is done, and so are its messages; those that have met what cannot be are refused,
+   * and the damage is told.
+   */
+  committed(commit: Pick<Commit, "items" | "damages">): void;
   /**
    * Does not deal with a message. A caller is told that nothing happened, or that nobody knows, and
    * asks again; what only its coordinator waits for may be dropped, since that one repeats it.
@@ -84,8 +89,9 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
     const shard = shardOf(walletId);
     if (!shards.serves(shard)) {
       const isAwaited = shards.awaits(shard);
-      if (isAwaited && waiting.length < LIMITS.laneBacklogMax) waiting.push(item);
-      else refuse(item, isAwaited ? "overloaded" : "unavailable");
+      if (!isAwaited) refuse(item, "unavailable");
+      else if (waiting.length < LIMITS.laneBacklogMax) waiting.push(item);
+      else refuse(item, "overloaded", shard);
       return;
     }
     if (message.type === "command" && message.command.proposedId && item.creationKey === null) {
@@ -103,12 +109,15 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
     } else if (context.open().items.length >= LIMITS.commitMessagesMax || backlog.length > 0) {
       // Also when there is room again: no message of a wallet overtakes another one of it.
       defer(item);
+    } else if (actor.mayBeDamaged && item.known === null) {
+      // As in the pause that follows if it is; but who repeats what is under way hears of that.
+      if (!follows(context, item)) refuse(item, "unavailable");
     } else stepNow(actor, item);
   }
 
   function defer(item: Item): void {
     if (backlog.length < LIMITS.laneBacklogMax) backlog.push(item);
-    else refuse(item, "overloaded");
+    else refuse(item, "overloaded", shardOf(addressee(item.message)));
   }
 
   function stepNow(actor: Actor, item: Item): void {
@@ -117,22 +126,29 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
       if (step(context, actor, item) === "dealt") finish(item);
     } catch (error) {
       if (!(error instanceof Damage)) throw error;
-      damages.met(error, context.nowMs());
-      // Read again next time: it may be mended by then, and nothing is appended that would tell of
-      // it.
-      if (actor.uncommitted === 0) actors.drop(actor);
-      refuse(item, "unavailable");
+      doubt(context, actor, item, error);
     }
   }
 
-  function refuse(item: Item, fault: Fault): void {
+  /** The fence has held since it was met: nobody else has written what it rests on. */
+  function believe(damage: Damage, item: Item): void {
+    damages.met(damage, context.nowMs());
+    // Read again next time: it may be mended by then, and nothing is appended that would tell of
+    // it. Nothing of it is uncommitted, since nothing was decided for it behind this.
+    const actor = actors.byWalletId.get(damage.walletId);
+    if (actor?.mayBeDamaged === true) actors.drop(actor);
+    refuse(item, "unavailable");
+  }
+
+  function refuse(item: Item, fault: Fault, fullShard?: number): void {
     const { message } = item;
     const command = commandIn(message);
     // Past its deadline nobody waits for the answer, and another owner may have given it.
     if (command !== null && context.nowMs() < command.expiresAtMs) {
       // What has an outcome must not be told as if nothing had happened.
       const isOpen = !item.inDoubt && item.known === null;
-      context.answer(command, { type: "fault", fault: isOpen ? fault : "unknown" });
+      const refusal = { fault, ...(fullShard !== undefined && { fullShard }) };
+      context.answer(command, { type: "fault", ...(isOpen ? refusal : { fault: "unknown" }) });
     }
     finish(item);
   }
@@ -162,10 +178,10 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
   }
 
   function keepUnlessExpired(item: Item): boolean {
-    const { message, inDoubt } = item;
-    if (message.type !== "command") return true;
-    const nowMs = context.nowMs();
-    if (inDoubt ? nowMs < message.expiresAtMs : !isExpired(message, nowMs)) return true;
+    // A question and its answer, too: their caller waits no longer than for the command itself. By
+    // the clock of the payer's host, as `refuse` takes it.
+    const command = commandIn(item.message);
+    if (command === null || !hasExpired(context, item, command)) return true;
     refuse(item, "unavailable");
     return false;
   }
@@ -193,7 +209,13 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
     stop(undone) {
       backlog = [...undone, ...backlog, ...actors.emptyMailboxes(), ...takeWaiting()];
     },
-    finish,
+    committed({ items, damages: met }) {
+      for (const item of items) {
+        const damage = met.get(item);
+        if (damage === undefined) finish(item);
+        else believe(damage, item);
+      }
+    },
     refuse,
     expire() {
       if (backlog.length > 0) backlog = backlog.filter(keepUnlessExpired);

@@ -15,6 +15,7 @@ import type {
   Reply,
   ShardMessage,
 } from "../src/protocol.ts";
+import { shardOf } from "../src/shard.ts";
 import { buildLaneGate } from "./lane-gate.ts";
 import type { Arrival, LaneResult, LaneTask } from "./lane-thread.ts";
 
@@ -38,7 +39,7 @@ const command = (seq: number): CommandMessage => ({
   },
 });
 
-const ask = (seq: number): AskMessage => ({
+const ask = (seq: number, expiresAtMs = 6_000): AskMessage => ({
   type: "ask",
   walletId: "payee",
   step: {
@@ -49,7 +50,7 @@ const ask = (seq: number): AskMessage => ({
     currency: "USD",
     decimalPlaces: 2,
   },
-  origin: command(seq),
+  origin: { ...command(seq), expiresAtMs },
 });
 
 const asked = (seq: number, expiresAtMs = 6_000): AskedMessage => ({
@@ -63,6 +64,13 @@ const faultOf = (seq: number, fault: "overloaded" | "unknown"): Reply => ({
   inbox: "coffer.inbox.g",
   seq,
   outcome: { type: "fault", fault },
+});
+
+/** What a full gate says: nothing more for the shard of the command's wallet. */
+const fullFor = (seq: number): Reply => ({
+  inbox: "coffer.inbox.g",
+  seq,
+  outcome: { type: "fault", fault: "overloaded", fullShard: shardOf(`w${seq}`) },
 });
 
 const sending = (...messages: readonly ShardMessage[]): Effects => ({
@@ -162,7 +170,7 @@ it("a flood is cut into batches of their size, in order, and what has no room is
     await turn();
     endAll();
   }
-  expect(replies).toEqual([faultOf(count, "overloaded")]);
+  expect(replies).toEqual([fullFor(count)]);
   const most = LIMITS.laneBatchMessagesMax + LIMITS.commandBatchMax;
   expect(Math.max(...batches.map((arrivals) => seqs(arrivals).length))).toBeLessThan(most);
   expect(batches.flatMap(seqs)).toEqual(Array.from({ length: count - 1 }, (_, index) => index + 1));
@@ -237,5 +245,17 @@ it("a command that comes back to a lane that is full is refused like any other",
   for (let seq = 2; seq <= LIMITS.laneCommandsMax + 1; seq++) gate.accept([command(seq)]);
   gate.accept([asked(1)]);
   expect(gate.outstanding).toBe(LIMITS.laneCommandsMax);
-  expect(replies).toEqual([faultOf(1, "overloaded")]);
+  expect(replies).toEqual([fullFor(1)]);
+});
+
+it("a question that finds no room is refused, as long as somebody waits: the payee's shard is full", () => {
+  const { gate, replies, pass } = buildGate();
+  for (let seq = 1; seq <= LIMITS.laneBacklogMax; seq++) gate.accept([ask(seq)]);
+  expect(replies).toEqual([]);
+  gate.accept([ask(0)]);
+  const outcome = { type: "fault", fault: "overloaded", fullShard: shardOf("payee") };
+  expect(replies).toEqual([{ inbox: "coffer.inbox.g", seq: 0, outcome }]);
+  pass(6_000);
+  gate.accept([ask(0)]);
+  expect(replies).toHaveLength(1);
 });

@@ -9,7 +9,14 @@ import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 import { monotonicMs } from "../src/measures.ts";
 import type { HostMeter } from "../src/metrics.ts";
-import type { CommandMessage, Effects, Fault, Reply, ShardMessage } from "../src/protocol.ts";
+import {
+  addressee,
+  type CommandMessage,
+  type Effects,
+  type Reply,
+  type ShardMessage,
+} from "../src/protocol.ts";
+import { shardOf } from "../src/shard.ts";
 import type { LaneStats } from "./lane.ts";
 import type { Arrival, LanePlan, LaneTask, LaneThread, StartLane } from "./lane-thread.ts";
 import { bytesOf, commandIn, commandToDecide } from "./messages.ts";
@@ -102,7 +109,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
         queuedMessages >= LIMITS.laneBacklogMax ||
         queuedBytes + bytes > LIMITS.laneBytesMax;
       if (isFull) {
-        if (command !== null) refuse(command, "overloaded");
+        refuse(message);
         continue;
       }
       queuedBytes += bytes;
@@ -130,8 +137,15 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
     return arrival;
   }
 
-  function refuse({ inbox, seq }: CommandMessage, fault: Fault): void {
-    deps.reply([{ inbox, seq, outcome: { type: "fault", fault } }]);
+  /** What only its coordinator waits for may be dropped, since that one repeats it. */
+  function refuse(message: ShardMessage): void {
+    const waiting = commandIn(message);
+    if (waiting === null) return;
+    const { inbox, seq, expiresAtMs } = waiting;
+    // Past its deadline nobody waits, and another owner may have answered.
+    if (message.type === "ask" && time.nowMs() >= expiresAtMs) return;
+    const fullShard = shardOf(addressee(message));
+    deps.reply([{ inbox, seq, outcome: { type: "fault", fault: "overloaded", fullShard } }]);
   }
 
   /** As soon as the bus has handed over what it has, so that all of that travels together. */

@@ -133,7 +133,7 @@ export function buildLane(deps: LaneDeps): Lane {
     payeeHere(walletId) {
       const actor = deps.shortcut ? actors.byWalletId.get(walletId) : undefined;
       if (actor?.loaded !== true || !shards.serves(actor.shard)) return null;
-      if (damages.waits(walletId, nowMs)) return null;
+      if (actor.mayBeDamaged || damages.waits(walletId, nowMs)) return null;
       actor.lastUsedMs = nowMs;
       return actor;
     },
@@ -247,7 +247,7 @@ export function buildLane(deps: LaneDeps): Lane {
     for (const message of commit.messages) context.send(message);
     delivery.deliverSoon(followers);
     // Each may be the last of its batch, which then takes all that has to leave.
-    for (const item of commit.items) delivery.finish(item);
+    delivery.committed(commit);
     proceed();
   }
 

@@ -35,6 +35,12 @@ const rejected: Outcome = {
   replayed: false,
 };
 const faultOf = (fault: Fault): Outcome => ({ type: "fault", fault });
+/** Of an owner that has no room for anything more of the shard. */
+const fullFor = (walletId: string): Outcome => ({
+  type: "fault",
+  fault: "overloaded",
+  fullShard: shardOf(walletId),
+});
 
 /** A desk, the bus under it, and hands on its clock. */
 function setUp({ deliversOnce = true } = {}) {
@@ -250,7 +256,7 @@ describe("honest outcomes", () => {
   it("in a cluster believes a full host for what comes next, and not for what was sent", async () => {
     // Given a full owner: another host may have received what it refused
     const { desk, own, settle, pass } = setUp({ deliversOnce: false });
-    const owner = own(() => faultOf("overloaded"));
+    const owner = own(() => fullFor("a"));
     const sent = desk.submit(commandFor("a"));
     await settle();
     expect(await peek(sent)).toBe("open");
@@ -272,6 +278,25 @@ describe("honest outcomes", () => {
     expect(await desk.submit(commandFor("a", "early"))).toEqual(faultOf("overloaded"));
     await pass(LIMITS.commandShedMs - LIMITS.commandRetryPauseMsMax);
     expect(await desk.submit(commandFor("a", "late"))).toEqual(rejected);
+  });
+
+  it.each([
+    ["one wallet's mailbox, or transfers under way", faultOf("overloaded"), "nobody"],
+    ["the payee's shard", fullFor("b"), "b"],
+  ])("in a cluster refuses for what is full and nothing else: %s", async (_, outcome, full) => {
+    const { desk, own, settle } = setUp({ deliversOnce: false });
+    const { deliveries } = own(() => outcome);
+    void desk.submit(commandFor("a"));
+    await settle();
+
+    const next = desk.submit(commandFor("a", "next"));
+    const atThePayee = desk.submit(commandFor("b"));
+    await settle();
+    const received = new Set(deliveries.map(({ command }) => command.commandId));
+    expect(received.has("next")).toBe(true);
+    expect(received.has("c-b")).toBe(full !== "b");
+    expect(await peek(next)).toBe("open");
+    expect(await peek(atThePayee)).toEqual(full === "b" ? faultOf("overloaded") : "open");
   });
 
   it("in a cluster tells unknown of a command that full hosts refused until its deadline", async () => {

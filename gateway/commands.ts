@@ -20,15 +20,15 @@
  * A host's refusal speaks for the copy that it got. It clears the bit only where there is no other:
  * on a bus that does not deliver once, a superseded host may have received the command beside its
  * owner, or the owner may get it again when it has room, long after the deadline. What a full
- * host's refusal is good for there is the commands that come next: for a moment those for its shard
- * are `overloaded` here, before they are sent anywhere.
+ * host's refusal is good for there is the commands that come next: for a moment those for the shard
+ * that it names are `overloaded` here, before they are sent anywhere.
  */
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { CommandMeter } from "../src/metrics.ts";
 import { SUBJECTS } from "../src/protocol.ts";
 import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/protocol.ts";
-import { shardOf } from "../src/shard.ts";
+import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import { buildTransitMap } from "../src/transit-map.ts";
 
 export interface CommandDesk {
@@ -81,6 +81,8 @@ interface Entry {
   atMs: number;
   pauseMs: number;
 }
+
+type FaultOutcome = Extract<Outcome, { type: "fault" }>;
 
 /** Sequence numbers carry which command and which sending of it: `number * SENDINGS + sending`. */
 const SENDINGS = 32;
@@ -257,16 +259,16 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
     if (entry === undefined) return;
     const sending = seq % SENDINGS;
     if (sending >= entry.sendings) return;
-    if (outcome.type === "fault") takeFault(entry, sending, outcome.fault);
+    if (outcome.type === "fault") takeFault(entry, sending, outcome);
     else answer(entry, outcome);
   }
 
-  function takeFault(entry: Entry, sending: number, fault: Fault): void {
+  function takeFault(entry: Entry, sending: number, { fault, fullShard }: FaultOutcome): void {
     const isLatest = sending === entry.sendings - 1;
     if (fault === "unknown") entry.losses += 1;
     else if (bus.deliversOnce) ruleOut(entry, sending);
-    else if (fault === "overloaded") {
-      fullUntilMs.set(entry.shard, clock.nowMs() + LIMITS.commandShedMs);
+    else if (fullShard !== undefined) {
+      fullUntilMs.set(fullShard, clock.nowMs() + LIMITS.commandShedMs);
     }
     if (entry.doubt === 0 && fault === "overloaded") {
       answer(entry, OVERLOADED);
@@ -406,10 +408,14 @@ function isReply(reply: unknown): reply is Reply {
     case "rejected":
       return isObject(outcome["rejection"]);
     case "fault":
-      return FAULTS.has(outcome["fault"]);
+      return FAULTS.has(outcome["fault"]) && isShardOrNone(outcome["fullShard"]);
     default:
       return false;
   }
+}
+
+function isShardOrNone(value: unknown): boolean {
+  return value === undefined || ALL_SHARDS.includes(value as number);
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

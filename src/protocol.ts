@@ -201,7 +201,15 @@ export type Outcome =
       readonly transferId: string | null;
     }
   | { readonly type: "rejected"; readonly rejection: Rejection; readonly replayed: boolean }
-  | { readonly type: "fault"; readonly fault: Fault };
+  | {
+      readonly type: "fault";
+      readonly fault: Fault;
+      /**
+       * With `overloaded`, the shard for which its owner has no room at all now: the command's own,
+       * or its payee's. Without it only this command found none.
+       */
+      readonly fullShard?: number;
+    };
 
 /**
  * Host -> gateway inbox: answers, in the batches their commits made. Owes nothing; one for a

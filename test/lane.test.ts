@@ -16,6 +16,7 @@ import {
   gateOf,
   ONE_LANE,
   restage,
+  sendHeld,
   stage,
   summaries,
   TWO_LANES,
@@ -326,6 +327,14 @@ describe("a lane that was superseded", () => {
 // --- Bounds --------------------------------------------------------------------------------------
 
 describe("what a lane keeps is bounded", () => {
+  /** Of each that found no room, the shard for which there is none at all. */
+  const fullShards = (asked: readonly Asked[]): (number | null)[] =>
+    asked.flatMap(({ outcomes: [outcome] }) =>
+      outcome?.type === "fault" && outcome.fault === "overloaded"
+        ? [outcome.fullShard ?? null]
+        : [],
+    );
+
   it("in the mailbox of a wallet that is being read: past it, overloaded at once", async () => {
     withLimits({ mailboxMessagesMax: 20 });
     const wallet = await stage.open("a", "10");
@@ -336,7 +345,7 @@ describe("what a lane keeps is bounded", () => {
       return await load();
     };
     const asked = await begin(...Array.from({ length: 23 }, () => credit(wallet, "1")));
-    expect(summaries(asked).filter((it) => it === "overloaded")).toHaveLength(3);
+    expect(fullShards(asked)).toEqual([null, null, null]);
     delete hooks.loadWallets;
     proceed?.();
     await stage.quiet();
@@ -351,10 +360,46 @@ describe("what a lane keeps is bounded", () => {
     hooks.append = () => Promise.resolve({ type: "refused", reason: "away" });
     const asked = await begin(...Array.from({ length: 5 }, () => credit(wallet, "1")));
     asked.push(...(await begin(...Array.from({ length: 18 }, () => credit(wallet, "1")))));
-    expect(summaries(asked).filter((it) => it === "overloaded")).toHaveLength(3);
+    const full = shardOf(wallet);
+    expect(fullShards(asked)).toEqual([full, full, full]);
     delete hooks.append;
     await stage.settle();
     expect(await bookOf(wallet)).toMatchObject({ balance: 30 });
+  });
+
+  it("before a shard is claimed: past it, overloaded at once", async () => {
+    const lane = stage.lane("a");
+    Object.assign(lane, { shards: EVEN });
+    await stage.tick();
+    const coming = idIn(ALL_SHARDS.filter((shard) => !EVEN.includes(shard)));
+    withLimits({ laneBacklogMax: 2 });
+    lane.hooks.claim = () => Promise.reject(new Error("away"));
+    Object.assign(lane, { shards: ALL_SHARDS });
+    await stage.tick();
+    const asked = await begin(...Array.from({ length: 3 }, () => credit(coming, "1")));
+    expect(fullShards(asked)).toEqual([shardOf(coming)]);
+    delete lane.hooks.claim;
+    await stage.settle();
+    const told = summaries(asked).toSorted();
+    expect(told).toEqual(["overloaded", "wallet_not_found", "wallet_not_found"]);
+  });
+
+  it("at the payee: past it, the transfer is overloaded, and only the payee's shard is full", async () => {
+    await restage(TWO_LANES);
+    const [payer, payee] = [await stage.open("a", "10"), await stage.open("b", null)];
+    const asked = await sendHeld(transfer(payer, payee, "1"), "ask");
+    withLimits({ laneBacklogMax: 2 });
+    const { hooks } = stage.lane("b");
+    hooks.append = () => Promise.resolve({ type: "refused", reason: "away" });
+    await begin(...Array.from({ length: 2 }, () => credit(payee, "1")));
+    await stage.release();
+    expect(fullShards([asked])).toEqual([shardOf(payee)]);
+    delete hooks.append;
+    await stage.settle();
+    expect([await bookOf(payer), await bookOf(payee)]).toMatchObject([
+      { balance: 10 },
+      { balance: 2 },
+    ]);
   });
 
   it("in one commit: what does not fit goes into the next, in order", async () => {

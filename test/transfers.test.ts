@@ -8,8 +8,10 @@ import { LIMITS } from "../src/limits.ts";
 import type { PostMessage, ShardMessage } from "../src/protocol.ts";
 import {
   balances,
+  begin,
   database,
   drop,
+  gateOf,
   hold,
   ONE_LANE,
   order,
@@ -23,7 +25,7 @@ import {
   TWO_LANES,
   useLaneStage,
 } from "./stage/lane.ts";
-import { commandOf, repeated, transfer } from "./stage/staged-commands.ts";
+import { commandOf, creation, repeated, transfer } from "./stage/staged-commands.ts";
 import { onlyOutcome, summaryOf } from "./stage/lanes.ts";
 
 useLaneStage("transfers_test", TWO_HOSTS);
@@ -345,6 +347,63 @@ describe("a command for a transfer", () => {
     expect(asked.outcomes).toEqual([]);
     expect(await balances(payer, payee)).toEqual([100, 0]);
   });
+
+  it.each([
+    ["question waits for the payee's lane", "b", "ask"],
+    ["answer waits for the payer's lane", "a", "asked"],
+  ] as const)(
+    "whose %s to serve again is refused in time, and makes room",
+    async (_what, name, type) => {
+      // Given a lane that cannot find out what became of a commit
+      const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
+      const asked = await sendHeld(transfer(payer, payee, "30"), type);
+      const deadlineMs = stage.nowMs + LIMITS.commandDeadlineMs;
+      const lane = stage.lane(name);
+      lane.hooks.append = () => Promise.resolve({ type: "unknown", reason: "staged" });
+      lane.hooks.claim = () => Promise.reject(new Error("away"));
+      await begin(commandOf(stage.idIn(name), creation(null)));
+      expect(lane.lane.stats()).toMatchObject({ serving: false, backlog: 1 });
+
+      // When the message reaches it, and time passes
+      await stage.release();
+      expect(lane.lane.stats().backlog).toBe(2);
+      while (asked.outcomes.length === 0 && stage.nowMs < deadlineMs) await stage.tick();
+
+      // Then the caller hears that nothing happened, and nothing does
+      expect(onlyOutcome(asked)).toEqual({ type: "fault", fault: "unavailable" });
+      expect(stage.nowMs).toBeLessThan(deadlineMs);
+      await stage.tick(LIMITS.commandDeadlineMs);
+      expect(lane.lane.stats().backlog).toBe(0);
+      delete lane.hooks.append;
+      delete lane.hooks.claim;
+      await stage.settle();
+      expect(await balances(payer, payee)).toEqual([100, 0]);
+    },
+  );
+
+  it.each(["unknown, written", "unknown, not written"] as const)(
+    "whose reservation is %s is never said not to have happened",
+    async (fate) => {
+      const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
+      const lane = stage.lane("a");
+      lane.hooks.claim = () => Promise.reject(new Error("away"));
+      const gate = gateOf(lane);
+      const [asked] = await begin(transfer(payer, payee, "30"));
+      await gate.pass(fate);
+      for (let ticks = 0; ticks < LIMITS.commandDeadlineMs / LIMITS.laneTickMs; ticks++) {
+        expect(lane.lane.stats().backlog).toBe(1);
+        await stage.tick();
+      }
+      expect(asked!.outcomes).toEqual([]);
+      expect(lane.lane.stats().backlog).toBe(0);
+      await gate.open();
+      delete lane.hooks.claim;
+      await stage.settle();
+      expect(await balances(payer, payee)).toEqual(
+        fate === "unknown, written" ? [70, 30] : [100, 0],
+      );
+    },
+  );
 
   it.each([
     ["while it is asked about", "asked"],
