@@ -130,7 +130,7 @@ export function buildNetwork(
     const { generation } = connection;
     let atMs = scheduler.nowMs + delay();
     if (!isShuffled()) atMs = connection.upMs = Math.max(atMs, connection.upMs);
-    scheduler.after(atMs - scheduler.nowMs, what, () => {
+    scheduler.at(atMs, what, () => {
       if (connection.generation === generation && !connection.isCutOff) task();
     });
   }
@@ -140,7 +140,7 @@ export function buildNetwork(
     const { generation } = connection;
     let atMs = scheduler.nowMs + delay();
     if (!isShuffled()) atMs = connection.downMs = Math.max(atMs, connection.downMs);
-    connection.process.after(atMs - scheduler.nowMs, what, () => {
+    connection.process.at(atMs, what, () => {
       if (connection.generation === generation && !connection.isCutOff) task();
     });
   }

@@ -100,7 +100,7 @@ export function buildLanes(deps: LanesDeps): SimulatedLanes {
     function out(from: Process, task: () => void): void {
       if (!from.isAlive) return;
       lastOutMs = Math.max(scheduler.nowMs + random.between(...CROSSING_MS), lastOutMs);
-      process.after(lastOutMs - scheduler.nowMs, "from a lane", task);
+      process.at(lastOutMs, "from a lane", task);
     }
 
     function end(reason: string): void {
@@ -113,7 +113,7 @@ export function buildLanes(deps: LanesDeps): SimulatedLanes {
       waiting.clear();
       begin(random.between(...START_MS));
       lastOutMs = Math.max(scheduler.nowMs + random.between(...CROSSING_MS), lastOutMs);
-      process.after(lastOutMs - scheduler.nowMs, "thread ended", () => {
+      process.at(lastOutMs, "thread ended", () => {
         if (isEnding) return;
         listener.lost(error.message, true);
         for (const { reject } of failed) reject(error);
@@ -131,7 +131,7 @@ export function buildLanes(deps: LanesDeps): SimulatedLanes {
           const copy = copied(task);
           const { thread } = running;
           lastInMs = Math.max(scheduler.nowMs + random.between(...CROSSING_MS), lastInMs);
-          thread.after(lastInMs - scheduler.nowMs, task.type, () => {
+          thread.at(lastInMs, task.type, () => {
             const { lane, journal } = running;
             perform(lane, journal, copy, thread).then(
               (result) => {

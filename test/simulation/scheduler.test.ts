@@ -22,6 +22,22 @@ describe("virtual time", () => {
     expect([seen.join(" "), scheduler.nowMs]).toEqual(["a b1 b2 c", 8]);
   });
 
+  test("runs what is for one moment in the order of its making, whenever that was", async () => {
+    const scheduler = buildScheduler(1);
+    const process = scheduler.process("p");
+    const momentMs = 1_000 / 3;
+    const made: number[] = [];
+    const seen: number[] = [];
+    for (let nth = 0; nth < 100; nth++) {
+      scheduler.after(nth * 0.7, "", () => {
+        made.push(nth);
+        (nth % 2 === 0 ? scheduler : process).at(momentMs, "", () => seen.push(nth));
+      });
+    }
+    await scheduler.run(1_000);
+    expect([made.length, seen]).toEqual([100, made]);
+  });
+
   test("runs no event before every promise of the one before is done", async () => {
     const scheduler = buildScheduler(1);
     const seen: string[] = [];

@@ -32,6 +32,8 @@ export interface Process {
    * for the trace.
    */
   after(delayMs: number, what: string, task: () => void): Cancel;
+  /** The same at a moment of `Scheduler.nowMs`. */
+  at(atMs: number, what: string, task: () => void): Cancel;
   /**
    * Ends and pauses with this process, may be killed alone, and has its own reading of the common
    * clock.
@@ -59,6 +61,11 @@ export interface Scheduler {
   process(name: string, clockSkewMs?: number): Process;
   /** Runs the task in no process: the network's, the database's, the fault plan's. */
   after(delayMs: number, what: string, task: () => void): Cancel;
+  /**
+   * The same at a moment of `nowMs`. What is for one moment runs in the order in which it was put
+   * there; of delays that end at one, floating-point numbers may turn two round.
+   */
+  at(atMs: number, what: string, task: () => void): Cancel;
   trace(who: string, text: string): void;
   /** Mixes a number into the digest. */
   note(value: number): void;
@@ -131,8 +138,12 @@ export function buildScheduler(seed: number, options: { trace?: boolean } = {}):
   }
 
   function push(delayMs: number, owner: Owner | null, what: string, task: () => void): Cancel {
+    return put(nowMs + delayMs, owner, what, task);
+  }
+
+  function put(atMs: number, owner: Owner | null, what: string, task: () => void): Cancel {
     lastNumber += 1;
-    const event: Event = { atMs: nowMs + delayMs, number: lastNumber, owner, what, task };
+    const event: Event = { atMs, number: lastNumber, owner, what, task };
     queue.push(event);
     return () => {
       event.task = null;
@@ -188,6 +199,7 @@ export function buildScheduler(seed: number, options: { trace?: boolean } = {}):
       },
       time,
       after: (delayMs, what, task) => push(delayMs, owner, what, task),
+      at: (atMs, what, task) => put(atMs, owner, what, task),
       thread: (threadName) => buildProcess(`${name}/${threadName}`, machine, owner),
       kill() {
         owner.isAlive = false;
@@ -255,6 +267,7 @@ export function buildScheduler(seed: number, options: { trace?: boolean } = {}):
       return buildProcess(name, { skewMs: clockSkewMs, pausedUntilMs: 0, held: [] }, null);
     },
     after: (delayMs, what, task) => push(delayMs, null, what, task),
+    at: (atMs, what, task) => put(atMs, null, what, task),
     trace,
     note,
     fail(error) {

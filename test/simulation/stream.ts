@@ -144,7 +144,7 @@ export function buildStream(deps: StreamDeps): Stream {
       const atMs = arrivalMs();
       if (atMs === null) return;
       const sent = { line, incarnation };
-      scheduler.after(atMs - scheduler.nowMs, "publish", () => {
+      scheduler.at(atMs, "publish", () => {
         if (sent.line.isBroken || sent.incarnation !== incarnation) return;
         store(message);
         scheduler.note(version);

@@ -63,7 +63,7 @@ export function buildSubscribers(deps: SubscribersDeps): Subscribers {
       function toClient(task: () => void): void {
         const atMs = Math.max(scheduler.nowMs + random.between(0.1, 2), lastMs, stalledUntilMs);
         lastMs = atMs;
-        scheduler.after(atMs - scheduler.nowMs, "frame", () => {
+        scheduler.at(atMs, "frame", () => {
           if (!isOver) task();
         });
       }
