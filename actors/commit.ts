@@ -47,7 +47,7 @@ export interface Actor {
    */
   uncommitted: number;
   /**
-   * A message of it has met what cannot be: until `Commit.damages` tells whether that is so,
+   * A message of it has met what cannot be: until `Commit.unproven` tells whether that is so,
    * nothing else is decided for it.
    */
   mayBeDamaged: boolean;
@@ -147,7 +147,7 @@ export interface Commit extends Omit<Writes, "fence" | "order" | "wallets" | "ho
    * What messages in here have met that cannot be. They write nothing; once it is done, nobody else
    * has written and it is damage.
    */
-  readonly damages: Map<Item, Damage>;
+  readonly unproven: Map<Item, Damage>;
   /** Null: no step in here is traced. */
   traced: TracedStep[] | null;
 }
@@ -171,7 +171,7 @@ export function newCommit(): Commit {
     messages: [],
     changes: [],
     leaders: new Map(),
-    damages: new Map(),
+    unproven: new Map(),
     traced: null,
   };
 }

@@ -9,7 +9,7 @@
  *
  * A lane that was superseded and does not know it meets the same in rows that are right: a wallet
  * as it remembers it, beside a hold that the new owner has changed. So it is believed only with a
- * commit that begins behind it (`doubt` in `deciding.ts`), whose fence says that nobody else has
+ * commit that begins behind it (`awaitProof` in `deciding.ts`), whose fence says that nobody else has
  * written; until then the actor decides nothing (`Actor.mayBeDamaged`).
  *
  *     (none) --met, and believed: told once--> known --not met for `LIMITS.damageMs`--> (none)
@@ -30,7 +30,7 @@ export class Damage extends Error {
 export interface Damages {
   /** Wallets that were met lately and not mended yet, as far as is known here. */
   readonly count: number;
-  /** It is true: nobody but this lane writes the wallet's shard. */
+  /** Only once it is known that nobody but this lane writes the wallet's shard. */
   met(damage: Damage, nowMs: number): void;
   /** Whether it was met just now: nothing is decided for it. */
   waits(walletId: string, nowMs: number): boolean;

@@ -103,9 +103,9 @@ export function soundly<T>({ walletId }: Actor, decided: () => T): T {
  * nothing is damaged then, and the fence refuses its commit. The actor goes with that, as with any
  * commit that fails, and the message is dealt with anew.
  */
-export function doubt(context: StepContext, actor: Actor, item: Item, damage: Damage): void {
+export function awaitProof(context: StepContext, actor: Actor, item: Item, damage: Damage): void {
   const commit = lead(context, actor, item);
-  commit.damages.set(item, damage);
+  commit.unproven.set(item, damage);
   actor.mayBeDamaged = true;
   // Who repeats it waits for it, and takes from this commit whether it had happened before.
   const decided = commandToDecide(item.message);
@@ -153,7 +153,7 @@ export function reject(
 }
 
 /** Too late to begin, while there is still time to say so. */
-export function isExpired({ expiresAtMs }: CommandMessage, nowMs: number): boolean {
+function isExpired({ expiresAtMs }: CommandMessage, nowMs: number): boolean {
   return nowMs >= expiresAtMs - LIMITS.commandExpiryMarginMs;
 }
 

@@ -23,7 +23,7 @@ import { shardOf } from "../src/shard.ts";
 import { newItem, type Actor, type Commit, type Item } from "./commit.ts";
 import type { Creations } from "./creations.ts";
 import { Damage, type Damages } from "./damage.ts";
-import { doubt, follows, hasExpired, type StepContext } from "./deciding.ts";
+import { awaitProof, follows, hasExpired, type StepContext } from "./deciding.ts";
 import type { HoldKeeper } from "./holds.ts";
 import type { LaneActors } from "./lane-actors.ts";
 import type { LaneShards } from "./lane-shards.ts";
@@ -63,7 +63,7 @@ export interface LaneDelivery {
    * The commit is done, and so are its messages; those that have met what cannot be are refused,
    * and the damage is told.
    */
-  committed(commit: Pick<Commit, "items" | "damages">): void;
+  committed(commit: Pick<Commit, "items" | "unproven">): void;
   /**
    * Does not deal with a message. A caller is told that nothing happened, or that nobody knows, and
    * asks again; what only its coordinator waits for may be dropped, since that one repeats it.
@@ -100,7 +100,8 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
       return;
     }
     const nowMs = context.nowMs();
-    if (damages.waits(walletId, nowMs)) return refuse(item, "unavailable");
+    // What is known already is told, as it was decided before.
+    if (item.known === null && damages.waits(walletId, nowMs)) return refuse(item, "unavailable");
     const actor = actors.actorOf(walletId, shard);
     actor.lastUsedMs = nowMs;
     if (!actor.loaded) {
@@ -126,7 +127,7 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
       if (step(context, actor, item) === "dealt") finish(item);
     } catch (error) {
       if (!(error instanceof Damage)) throw error;
-      doubt(context, actor, item, error);
+      awaitProof(context, actor, item, error);
     }
   }
 
@@ -178,8 +179,8 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
   }
 
   function keepUnlessExpired(item: Item): boolean {
-    // A question and its answer, too: their caller waits no longer than for the command itself. By
-    // the clock of the payer's host, as `refuse` takes it.
+    // A question and its answer, too: their caller waits no longer than for the command itself. An
+    // earlier one of the same command may have done something; a refusal speaks for this sending.
     const command = commandIn(item.message);
     if (command === null || !hasExpired(context, item, command)) return true;
     refuse(item, "unavailable");
@@ -209,9 +210,9 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
     stop(undone) {
       backlog = [...undone, ...backlog, ...actors.emptyMailboxes(), ...takeWaiting()];
     },
-    committed({ items, damages: met }) {
+    committed({ items, unproven }) {
       for (const item of items) {
-        const damage = met.get(item);
+        const damage = unproven.get(item);
         if (damage === undefined) finish(item);
         else believe(damage, item);
       }

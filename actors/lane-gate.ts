@@ -139,10 +139,11 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
 
   /** What only its coordinator waits for may be dropped, since that one repeats it. */
   function refuse(message: ShardMessage): void {
-    const waiting = commandIn(message);
-    if (waiting === null) return;
-    const { inbox, seq, expiresAtMs } = waiting;
-    // Past its deadline nobody waits, and another owner may have answered.
+    const command = commandIn(message);
+    if (command === null) return;
+    const { inbox, seq, expiresAtMs } = command;
+    // Past its deadline nobody waits, and another owner may have answered. A command's is set on
+    // arrival, and an answer was looked at already.
     if (message.type === "ask" && time.nowMs() >= expiresAtMs) return;
     const fullShard = shardOf(addressee(message));
     deps.reply([{ inbox, seq, outcome: { type: "fault", fault: "overloaded", fullShard } }]);

@@ -117,7 +117,8 @@ const BatchOutcome = Type.Unsafe<object>({
     }),
   ],
 });
-/** A wallet in the example; its own id is the owner's number. */
+
+/** The wallet `wallet-n` of `user-n`, as the example shows it. */
 function walletShown(nth: number, balance: number, version: number) {
   return {
     id: `wallet-${nth}`,

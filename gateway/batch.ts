@@ -109,6 +109,7 @@ const KEY_TOO_LONG = `must not exceed ${BATCH_KEY_LENGTH_MAX} characters, as eac
 /** Why a key cannot name the commands of a batch; null when it can. */
 export function problemOfBatchKey(key: string | undefined): ApiError | null {
   if (key === undefined) return null;
+  // A blank at its end is not the end of a command's key.
   const ofCommand = key === "" ? key : `${key}/0`;
   const message = key.length > BATCH_KEY_LENGTH_MAX ? KEY_TOO_LONG : problemOfKey(ofCommand);
   return message === null ? null : validationFailed([{ field: "Idempotency-Key", message }]);

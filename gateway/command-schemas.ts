@@ -22,7 +22,7 @@ import {
 
 export const DryRun = Type.Boolean({
   description:
-    "Only say what would happen: the same status and body, with the header `Dry-Run: true`, and nothing is changed, written or recorded. An idempotency key is checked and not used: whatever became of it, the answer is that to a new command. Ids that Coffer would make are others, or null",
+    "Only say what would happen: the same status and body, with the header `Dry-Run: true` (in a batch without a mark), and nothing is changed, written or recorded. An idempotency key is checked and not used: whatever became of it, the answer is that to a new command. Ids that Coffer would make are others, or null",
 });
 
 /** What every command takes. */

@@ -281,7 +281,7 @@ describe("honest outcomes", () => {
   });
 
   it.each([
-    ["one wallet's mailbox, or transfers under way", faultOf("overloaded"), "nobody"],
+    ["one wallet's mailbox", faultOf("overloaded"), "nobody"],
     ["the payee's shard", fullFor("b"), "b"],
   ])("in a cluster refuses for what is full and nothing else: %s", async (_, outcome, full) => {
     const { desk, own, settle } = setUp({ deliversOnce: false });
@@ -297,6 +297,42 @@ describe("honest outcomes", () => {
     expect(received.has("c-b")).toBe(full !== "b");
     expect(await peek(next)).toBe("open");
     expect(await peek(atThePayee)).toEqual(full === "b" ? faultOf("overloaded") : "open");
+  });
+
+  it.each([
+    ["in one process, where the refusal is the whole truth", true, "overloaded"],
+    ["in a cluster, by an outcome that is unknown", false, "unknown"],
+  ] as const)("keeps nothing from its owner %s", async (_, deliversOnce, fault) => {
+    const { desk, own, settle } = setUp({ deliversOnce });
+    const { deliveries } = own(() => ({ type: "fault", fault, fullShard: shardOf("a") }));
+    void desk.submit(commandFor("a"));
+    await settle();
+    void desk.submit(commandFor("a", "next"));
+    await settle();
+    expect(deliveries.map(({ command }) => command.commandId)).toContain("next");
+  });
+
+  it("in a cluster sends no transfer to a payee whose shard is full", async () => {
+    const { desk, own, settle } = setUp({ deliversOnce: false });
+    const { deliveries } = own(() => fullFor("b"));
+    void desk.submit(commandFor("a"));
+    await settle();
+    const money = { amount: "1", transferId: "t" };
+    const to = { transferId: "t", walletId: "b" };
+    const bodies: Command["body"][] = [
+      { type: "transfer", toWalletId: "b", ...money },
+      { type: "capture", holdId: "h", amount: null, final: true, to },
+      { type: "transfer", toWalletId: "a", ...money },
+      { type: "capture", holdId: "h", amount: null, final: true, to: null },
+    ];
+    const [toFull, capturedForFull, toAnother, captured] = bodies.map((body, nth) =>
+      desk.submit({ ...commandFor("a", `t${nth}`), body }),
+    );
+    await settle();
+    expect(await peek(toFull!)).toEqual(faultOf("overloaded"));
+    expect(await peek(capturedForFull!)).toEqual(faultOf("overloaded"));
+    expect([await peek(toAnother!), await peek(captured!)]).toEqual(["open", "open"]);
+    expect(deliveries.map(({ command }) => command.commandId)).toEqual(["c-a", "t2", "t3"]);
   });
 
   it("in a cluster tells unknown of a command that full hosts refused until its deadline", async () => {
@@ -388,6 +424,10 @@ describe("the inbox", () => {
     }
     bus.publish(SUBJECTS.inbox("g1"), [{ seq, outcome: { type: "done" } }]);
     bus.publish(SUBJECTS.inbox("g1"), [{ seq, outcome: { type: "fault", fault: "odd" } }]);
+    for (const fullShard of [null, "1", -1, 1.5, LIMITS.shardCount]) {
+      const outcome = { type: "fault", fault: "overloaded", fullShard };
+      bus.publish(SUBJECTS.inbox("g1"), [{ seq, outcome }]);
+    }
     await settle();
     expect(await peek(outcome)).toBe("open");
     reply(seq, rejected);

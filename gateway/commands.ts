@@ -19,16 +19,16 @@
  *
  * A host's refusal speaks for the copy that it got. It clears the bit only where there is no other:
  * on a bus that does not deliver once, a superseded host may have received the command beside its
- * owner, or the owner may get it again when it has room, long after the deadline. What a full
- * host's refusal is good for there is the commands that come next: for a moment those for the shard
- * that it names are `overloaded` here, before they are sent anywhere.
+ * owner, or the owner may get it again when it has room, long after the deadline. What such a
+ * refusal is good for there is the commands that come next: if it names a shard as full, those for
+ * that one, and transfers to it, are `overloaded` here for a moment, before they are sent anywhere.
  */
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { CommandMeter } from "../src/metrics.ts";
 import { SUBJECTS } from "../src/protocol.ts";
 import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/protocol.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
+import { shardOf } from "../src/shard.ts";
 import { buildTransitMap } from "../src/transit-map.ts";
 
 export interface CommandDesk {
@@ -317,6 +317,13 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
     answer(entry, entry.doubt === 0 ? UNAVAILABLE : UNKNOWN);
   }
 
+  /** The owner of its wallet or of its payee has no room for it. */
+  function isHopeless(shard: number, { body }: Command): boolean {
+    if (isFull(shard)) return true;
+    const payee = payeeOf(body);
+    return payee !== null && isFull(shardOf(payee));
+  }
+
   function isFull(shard: number): boolean {
     const untilMs = fullUntilMs.get(shard);
     if (untilMs === undefined) return false;
@@ -352,7 +359,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
       if (drained !== undefined) return refuse(command, UNAVAILABLE);
       if (entries.size >= LIMITS.gatewayCommandsMax) return refuse(command, OVERLOADED);
       const shard = shardOf(command.walletId);
-      if (fullUntilMs.size > 0 && isFull(shard)) return refuse(command, OVERLOADED);
+      if (fullUntilMs.size > 0 && isHopeless(shard, command)) return refuse(command, OVERLOADED);
       const promise = new Promise<Outcome>(executor);
       const entry: Entry = {
         number: ++lastNumber,
@@ -387,6 +394,11 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
   };
 }
 
+function payeeOf(body: Command["body"]): string | null {
+  if (body.type === "transfer") return body.toWalletId;
+  return body.type === "capture" && body.to !== null ? body.to.walletId : null;
+}
+
 function isQueued({ state }: Entry): boolean {
   return state === "queued";
 }
@@ -415,7 +427,8 @@ function isReply(reply: unknown): reply is Reply {
 }
 
 function isShardOrNone(value: unknown): boolean {
-  return value === undefined || ALL_SHARDS.includes(value as number);
+  if (value === undefined) return true;
+  return Number.isInteger(value) && Number(value) >= 0 && Number(value) < LIMITS.shardCount;
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

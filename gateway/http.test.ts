@@ -12,6 +12,7 @@ import { buildMemoryBus } from "../src/memory-bus.ts";
 import { buildMetrics } from "../src/metrics.ts";
 import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
+import type { WebhookStore } from "../src/webhooks.ts";
 import { buildAnswers } from "./answers.ts";
 import { buildBatches } from "./batch.ts";
 import { buildCommandIntake } from "./command-intake.ts";
@@ -421,4 +422,63 @@ describe("what is no HTTP", () => {
       expect(JSON.parse(body!)).toMatchObject({ statusCode: status, code });
     },
   );
+});
+
+it("the OpenAPI document says what a key is on each path, and which answers are a path's own", async () => {
+  const webhooks = { store: {} as WebhookStore, allowsPrivate: false };
+  const described = buildGateway({ ...options, webhooks });
+  await described.ready();
+  const { paths } = (await described.inject({ url: "/openapi.json" })).json<{
+    paths: Record<string, Record<string, Operation>>;
+  }>();
+  interface Operation {
+    parameters?: { name: string; description: string; schema: object }[];
+    responses: Record<string, { description: string; headers?: object }>;
+  }
+  const operations = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, operation]) => ({
+      name: `${method} ${path}`,
+      operation,
+    })),
+  );
+  const keys = new Map<string, { description: string; schema: object }[]>();
+  for (const { name, operation } of operations) {
+    for (const parameter of operation.parameters ?? []) {
+      if (parameter.name !== "Idempotency-Key") continue;
+      keys.set(name, [...(keys.get(name) ?? []), parameter]);
+    }
+  }
+  const told = (name: string): string => keys.get(name)?.[0]?.description ?? "";
+  expect(told("post /wallets")).toContain("gets the first answer again");
+  expect(told("post /batch")).toContain("`<key>/<n>`");
+  expect(keys.get("post /batch")?.[0]?.schema).toMatchObject({
+    maxLength: LIMITS.keyLengthMax - 5,
+  });
+  for (const path of ["topup", "bonus", "spend"]) {
+    expect(told(`post /api/v1/wallets/${path}`)).toContain("`reference_id` is the key");
+  }
+  expect(told("post /assets")).toContain("the code is the key");
+  expect(told("post /webhooks")).toContain("no second webhook");
+  expect(told("post /webhooks/{webhookId}/replay")).toContain("not used");
+  expect(paths["/assets"]?.["post"]?.responses["200"]?.description).toContain("there already");
+  expect(paths["/webhooks/{webhookId}"]?.["delete"]?.responses["4XX"]?.description).toContain(
+    "nothing happened",
+  );
+  const replayed = operations
+    .filter(({ name }) => name.includes("/webhooks"))
+    .flatMap(({ name, operation }) =>
+      Object.entries(operation.responses)
+        .filter(([, { headers = {} }]) => "Idempotent-Replayed" in headers)
+        .map(([status]) => `${name} ${status}`),
+    );
+  expect(replayed).toEqual(["post /webhooks 201"]);
+  // An example that is not filled in is still there, and the filters are bounded as the server does
+  const ofList = paths["/wallets"]?.["get"]?.parameters ?? [];
+  const schemaOf = (name: string) => ofList.find((it) => it.name === name)?.schema;
+  expect(schemaOf("minBalance")).toMatchObject({ examples: ["10.50"] });
+  expect(schemaOf("metadata.<key>")).toMatchObject({
+    propertyNames: { pattern: "^metadata\\." },
+    maxProperties: LIMITS.metadataFiltersMax,
+  });
+  await described.close();
 });

@@ -120,7 +120,7 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
   return app;
 }
 
-const WRITES: ReadonlySet<string> = new Set(["POST", "PATCH", "DELETE"]);
+const READS: ReadonlySet<string> = new Set(["GET", "HEAD"]);
 
 /**
  * What a write is told stands in its body. A `?dryRun=true` that nobody reads would move money,
@@ -128,8 +128,8 @@ const WRITES: ReadonlySet<string> = new Set(["POST", "PATCH", "DELETE"]);
  */
 function refuseQueriesOfWrites(app: FastifyInstance): void {
   app.addHook("onRoute", (route) => {
-    const isWrite = typeof route.method === "string" && WRITES.has(route.method);
-    if (isWrite) route.schema = { querystring: NoQuery, ...route.schema };
+    const isRead = [route.method].flat().every((method) => READS.has(method));
+    if (!isRead) route.schema = { querystring: NoQuery, ...route.schema };
   });
 }
 
@@ -173,7 +173,7 @@ function describeApi(app: FastifyInstance, version: string): void {
 const API_DESCRIPTION = `Wallets that keep balances: each answer is durable, each change is an event.
 
 - **Amounts** are in units of the asset, as JSON numbers or as text (\`25.5\`, \`"25.50"\`), with no more decimals than it has; nothing is rounded.
-- **Writes** take an idempotency key, as the header \`Idempotency-Key\` or in the body: send one, and repeat with the same key whatever got no answer, 503 or 504. The first answer comes again, a refusal too, with \`Idempotent-Replayed: true\`. \`dryRun: true\` only says what would happen. Unknown fields are refused by their names, and so is any query.
+- **Writes** take an idempotency key, as the header \`Idempotency-Key\` or in the body: send one, and repeat with the same key whatever got no answer, 503 or 504. The first answer comes again, also when it was a no of the wallet (400, 404, 409), with \`Idempotent-Replayed: true\`. \`dryRun: true\` only says what would happen (\`dry_run\` under \`/api/v1\`; not for webhooks). Unknown fields are refused by their names, and a write has no query: one is refused like an unknown field.
 - **Refusals** have one body, \`Error\`: programs read \`code\`, people \`message\`; docs/errors.md lists the codes. Where the operator has set a rate limit, answers have \`X-RateLimit-Limit\`, \`-Remaining\` and \`-Reset\`, and what is over it gets 429 \`rate_limited\`.
 - **Lists** come in pages: follow the header \`Link\` until there is none.
 - **Callers** are not authenticated here: that is for what stands in front (docs/operations.md).
@@ -352,12 +352,12 @@ function completeDocument({ paths }: ApiDocument): void {
     for (const [method, operation] of Object.entries(operations)) {
       const operationId = OPERATION_IDS[`${method} ${path}`];
       if (operationId !== undefined) operation.operationId = operationId;
-      const isWrite = method === "post" || method === "patch";
+      const takesKey = method === "post" || method === "patch";
       const descriptions = method === "get" ? READ_DESCRIPTIONS : DESCRIPTIONS;
       // An asset has no path of its own.
       const hasLocation = operation.tags?.includes("assets") !== true;
       const hasNext = operation.parameters?.some(({ name }) => NEXT_PARAMETERS.has(name)) === true;
-      if (isWrite) {
+      if (takesKey) {
         operation.parameters = [...(operation.parameters ?? []), keyOf(path), correlation];
       }
       completeQuery(operation.parameters ?? []);
@@ -376,7 +376,7 @@ function completeDocument({ paths }: ApiDocument): void {
         const headers = {
           ...(status !== "101" && { "X-Correlation-Id": echoed }),
           ...(hasLocation && status === "201" && { Location: location }),
-          ...(isWrite && mayBeReplay(operation, status) && { "Idempotent-Replayed": replayed }),
+          ...(takesKey && mayBeReplay(operation, status) && { "Idempotent-Replayed": replayed }),
           ...(hasDryRun && { "Dry-Run": dryRun }),
           ...(/^[45]/.test(status) && { "Retry-After": retryAfter }),
           ...(isPage && { Link: link }),

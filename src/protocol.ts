@@ -205,8 +205,8 @@ export type Outcome =
       readonly type: "fault";
       readonly fault: Fault;
       /**
-       * With `overloaded`, the shard for which its owner has no room at all now: the command's own,
-       * or its payee's. Without it only this command found none.
+       * With `overloaded`, the shard for which more would find no room now either: the command's
+       * own, or its payee's. Left out when it is one wallet's mailbox that is full.
        */
       readonly fullShard?: number;
     };

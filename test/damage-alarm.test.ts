@@ -219,6 +219,21 @@ describe("damage that is met while something of the wallet is under way", () => 
     expect(await money(walletId)).toBe("100 0");
   });
 
+  it("does not hide what was decided before it in the same commit", async () => {
+    const { walletId, placed } = await damaged();
+    const gate = gateOf();
+    await begin(debit(walletId, "2000"));
+    const before = debit(walletId, "1000");
+    const asked = await begin(before, release(placed));
+    asked.push(stage.sendAs(before, { attempt: 2 }));
+    await stage.quiet();
+    await gate.open();
+    const no = "insufficient_funds";
+    expect(summaries(asked)).toEqual([no, "unavailable", no]);
+    expect(alarms()).toHaveLength(1);
+    await mend(walletId);
+  });
+
   it.each(["refused", "stale", "unknown, written", "unknown, not written"] as const)(
     "is told once, also when the commit that shall prove it is %s",
     async (fate) => {

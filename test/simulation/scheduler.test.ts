@@ -38,6 +38,22 @@ describe("virtual time", () => {
     expect([made.length, seen]).toEqual([100, made]);
   });
 
+  test.each(["after", "at"] as const)(
+    "runs nothing that was put off by `%s` of a process that has ended or stands still",
+    async (put) => {
+      const scheduler = buildScheduler(1);
+      const [ended, paused] = [scheduler.process("ended"), scheduler.process("paused")];
+      const seen: string[] = [];
+      for (const process of [ended, paused]) process[put](5, "", () => seen.push(process.name));
+      ended.kill();
+      paused.pause(20);
+      await scheduler.run(10);
+      expect(seen).toEqual([]);
+      await scheduler.run(20);
+      expect(seen).toEqual(["paused"]);
+    },
+  );
+
   test("runs no event before every promise of the one before is done", async () => {
     const scheduler = buildScheduler(1);
     const seen: string[] = [];

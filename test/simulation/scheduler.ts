@@ -32,7 +32,7 @@ export interface Process {
    * for the trace.
    */
   after(delayMs: number, what: string, task: () => void): Cancel;
-  /** The same at a moment of `Scheduler.nowMs`. */
+  /** The same at a moment of `Scheduler.nowMs`, which must not be past. */
   at(atMs: number, what: string, task: () => void): Cancel;
   /**
    * Ends and pauses with this process, may be killed alone, and has its own reading of the common
@@ -62,7 +62,7 @@ export interface Scheduler {
   /** Runs the task in no process: the network's, the database's, the fault plan's. */
   after(delayMs: number, what: string, task: () => void): Cancel;
   /**
-   * The same at a moment of `nowMs`. What is for one moment runs in the order in which it was put
+   * The same at a moment of `nowMs`, which must not be past. What is for one moment runs in the order in which it was put
    * there; of delays that end at one, floating-point numbers may turn two round.
    */
   at(atMs: number, what: string, task: () => void): Cancel;
@@ -142,6 +142,7 @@ export function buildScheduler(seed: number, options: { trace?: boolean } = {}):
   }
 
   function put(atMs: number, owner: Owner | null, what: string, task: () => void): Cancel {
+    if (atMs < nowMs) throw new Error(`${what} is put to ${atMs}, and it is ${nowMs}`);
     lastNumber += 1;
     const event: Event = { atMs, number: lastNumber, owner, what, task };
     queue.push(event);

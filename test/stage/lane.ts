@@ -68,6 +68,8 @@ export function useLaneStage(
       pass();
       await stage.release();
       await stage.settle();
+      const open = stage.living().filter(({ openBatches }) => openBatches > 0);
+      expect(open.map(({ name }) => name)).toEqual([]);
       await checkBooks(database);
     } finally {
       await stage.close();

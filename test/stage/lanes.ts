@@ -71,6 +71,8 @@ export interface StagedLane extends LanePlan {
   /** Shards it reported as lost. */
   readonly lost: number[];
   isAlive: boolean;
+  /** Batches that it has not given back: a host hands over `LIMITS.laneBatchesMax` and no more. */
+  openBatches: number;
 }
 
 /** A command that was sent, and all that was answered to it. */
@@ -234,7 +236,15 @@ export async function stageLanes({
       },
     });
     const calls = { append: 0, loadWallets: 0, loadCreated: 0, loadHolds: 0, loadDueHolds: 0 };
-    const staged: StagedLane = { ...plan, lane, hooks: {}, calls, lost: [], isAlive: true };
+    const staged: StagedLane = {
+      ...plan,
+      lane,
+      hooks: {},
+      calls,
+      lost: [],
+      isAlive: true,
+      openBatches: 0,
+    };
     byName.set(plan.name, staged);
     tickLane(staged);
     await stage.quiet();
@@ -337,7 +347,11 @@ export async function stageLanes({
         batches.set(staged, [...(batches.get(staged) ?? []), copy]);
       }
       for (const [staged, batch] of batches) {
-        void staged.lane.receive(batch, stage.nowMs).then((effects) => dispatch(staged, effects));
+        staged.openBatches += 1;
+        void staged.lane.receive(batch, stage.nowMs).then((effects) => {
+          staged.openBatches -= 1;
+          dispatch(staged, effects);
+        });
       }
     },
     async release(type) {
