@@ -23,11 +23,11 @@ import { shardOf } from "../src/shard.ts";
 import { newItem, type Actor, type Commit, type Item } from "./commit.ts";
 import type { Creations } from "./creations.ts";
 import { Damage, type Damages } from "./damage.ts";
-import { awaitProof, follows, hasExpired, type StepContext } from "./deciding.ts";
+import { answerKnown, awaitProof, follows, hasExpired, type StepContext } from "./deciding.ts";
 import type { HoldKeeper } from "./holds.ts";
 import type { LaneActors } from "./lane-actors.ts";
 import type { LaneShards } from "./lane-shards.ts";
-import { commandIn } from "./messages.ts";
+import { commandIn, commandToDecide } from "./messages.ts";
 import { holdNeededBy, step } from "./steps.ts";
 
 export interface LaneDeliveryDeps {
@@ -100,8 +100,7 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
       return;
     }
     const nowMs = context.nowMs();
-    // What is known already is told, as it was decided before.
-    if (item.known === null && damages.waits(walletId, nowMs)) return refuse(item, "unavailable");
+    if (damages.waits(walletId, nowMs)) return refuseUnlessKnown(item);
     const actor = actors.actorOf(walletId, shard);
     actor.lastUsedMs = nowMs;
     if (!actor.loaded) {
@@ -129,6 +128,14 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
       if (!(error instanceof Damage)) throw error;
       awaitProof(context, actor, item, error);
     }
+  }
+
+  /** What was decided before the damage was met is told, for which nobody looks at the wallet. */
+  function refuseUnlessKnown(item: Item): void {
+    const command = commandToDecide(item.message);
+    if (item.known?.type !== "command" || command === null) return refuse(item, "unavailable");
+    answerKnown(context, command, item.known.command);
+    finish(item);
   }
 
   /** The fence has held since it was met: nobody else has written what it rests on. */

@@ -142,8 +142,8 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
     const command = commandIn(message);
     if (command === null) return;
     const { inbox, seq, expiresAtMs } = command;
-    // Past its deadline nobody waits, and another owner may have answered. A command's is set on
-    // arrival, and an answer was looked at already.
+    // Past its deadline nobody waits, and another owner may have answered. A command has none yet,
+    // as its lane sets it, and an answer was looked at already.
     if (message.type === "ask" && time.nowMs() >= expiresAtMs) return;
     const fullShard = shardOf(addressee(message));
     deps.reply([{ inbox, seq, outcome: { type: "fault", fault: "overloaded", fullShard } }]);

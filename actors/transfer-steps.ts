@@ -77,10 +77,7 @@ export function beginTransfer(
   if (payee !== null) return transferAtOnce(context, actor, item, message, sent, payee, ask);
   // Only before the first message leaves may the caller be told that nothing happened.
   if (context.pending.size >= LIMITS.pendingTransfersMax) {
-    if (item.inDoubt) return fault(context, message, "unknown");
-    const outcome = { type: "fault", fault: "overloaded", fullShard: actor.shard } as const;
-    context.answer(message, outcome);
-    return "dealt";
+    return fault(context, message, item.inDoubt ? "unknown" : "overloaded");
   }
   const question = {
     type: "ask",

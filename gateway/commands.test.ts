@@ -281,7 +281,7 @@ describe("honest outcomes", () => {
   });
 
   it.each([
-    ["one wallet's mailbox", faultOf("overloaded"), "nobody"],
+    ["one wallet's mailbox, or transfers under way", faultOf("overloaded"), "nobody"],
     ["the payee's shard", fullFor("b"), "b"],
   ])("in a cluster refuses for what is full and nothing else: %s", async (_, outcome, full) => {
     const { desk, own, settle } = setUp({ deliversOnce: false });

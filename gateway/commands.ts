@@ -30,6 +30,7 @@ import { SUBJECTS } from "../src/protocol.ts";
 import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
 import { buildTransitMap } from "../src/transit-map.ts";
+import { payeeOf } from "../src/wallet.ts";
 
 export interface CommandDesk {
   /** Never rejects; answers within `LIMITS.commandDeadlineMs`. */
@@ -267,7 +268,7 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
     const isLatest = sending === entry.sendings - 1;
     if (fault === "unknown") entry.losses += 1;
     else if (bus.deliversOnce) ruleOut(entry, sending);
-    else if (fullShard !== undefined) {
+    else if (fault === "overloaded" && fullShard !== undefined) {
       fullUntilMs.set(fullShard, clock.nowMs() + LIMITS.commandShedMs);
     }
     if (entry.doubt === 0 && fault === "overloaded") {
@@ -317,8 +318,8 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
     answer(entry, entry.doubt === 0 ? UNAVAILABLE : UNKNOWN);
   }
 
-  /** The owner of its wallet or of its payee has no room for it. */
-  function isHopeless(shard: number, { body }: Command): boolean {
+  /** Its wallet's shard or its payee's is full; a repeat that its payer could answer waits, too. */
+  function meetsFullShard(shard: number, { body }: Command): boolean {
     if (isFull(shard)) return true;
     const payee = payeeOf(body);
     return payee !== null && isFull(shardOf(payee));
@@ -359,7 +360,8 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
       if (drained !== undefined) return refuse(command, UNAVAILABLE);
       if (entries.size >= LIMITS.gatewayCommandsMax) return refuse(command, OVERLOADED);
       const shard = shardOf(command.walletId);
-      if (fullUntilMs.size > 0 && isHopeless(shard, command)) return refuse(command, OVERLOADED);
+      if (fullUntilMs.size > 0 && meetsFullShard(shard, command))
+        return refuse(command, OVERLOADED);
       const promise = new Promise<Outcome>(executor);
       const entry: Entry = {
         number: ++lastNumber,
@@ -392,11 +394,6 @@ export function buildCommandDesk(options: CommandDeskOptions): CommandDesk {
       return drained;
     },
   };
-}
-
-function payeeOf(body: Command["body"]): string | null {
-  if (body.type === "transfer") return body.toWalletId;
-  return body.type === "capture" && body.to !== null ? body.to.walletId : null;
 }
 
 function isQueued({ state }: Entry): boolean {

@@ -90,7 +90,7 @@ export const LIMITS = {
   /** Pause before a command that found no owner, or no room, goes again: first and longest. */
   commandRetryPauseMs: 50,
   commandRetryPauseMsMax: 500,
-  /** After the last refusal that names a shard as full, a gateway in a cluster refuses for it this long. */
+  /** How long a gateway in a cluster refuses for a shard that a refusal has named as full. */
   commandShedMs: 1_000,
   /** Times one command is sent, also those that reach nobody; each is one bit of an integer. */
   commandSendsMax: 30,

@@ -206,7 +206,8 @@ export type Outcome =
       readonly fault: Fault;
       /**
        * With `overloaded`, the shard for which more would find no room now either: the command's
-       * own, or its payee's. Left out when it is one wallet's mailbox that is full.
+       * own, or its payee's. Left out when something narrower is full: one wallet's mailbox, or
+       * the transfers that its lane drives.
        */
       readonly fullShard?: number;
     };

@@ -232,6 +232,7 @@ describe("damage that is met while something of the wallet is under way", () => 
     expect(summaries(asked)).toEqual([no, "unavailable", no]);
     expect(alarms()).toHaveLength(1);
     await mend(walletId);
+    expect(await said(release(placed))).toBe("done 3");
   });
 
   it.each(["refused", "stale", "unknown, written", "unknown, not written"] as const)(

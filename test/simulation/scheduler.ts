@@ -62,8 +62,9 @@ export interface Scheduler {
   /** Runs the task in no process: the network's, the database's, the fault plan's. */
   after(delayMs: number, what: string, task: () => void): Cancel;
   /**
-   * The same at a moment of `nowMs`, which must not be past. What is for one moment runs in the order in which it was put
-   * there; of delays that end at one, floating-point numbers may turn two round.
+   * The same at a moment of `nowMs`, which must not be past. What is for one moment runs in the
+   * order in which it was put there; of delays that end at one, floating-point numbers may turn
+   * two round.
    */
   at(atMs: number, what: string, task: () => void): Cancel;
   trace(who: string, text: string): void;
