@@ -136,6 +136,15 @@ describe("a query", () => {
       expect(await wrongIn([...invalid, field], "GET", `${path}?${query}`, {})).toBeNull();
     },
   );
+
+  it("of DELETE, which nobody would read, keeps what would be removed", async () => {
+    const made = await stack.post<{ id: string }>("/webhooks", { url: "https://example.com/" });
+    expect(made.status).toBe(201);
+    const path = `/webhooks/${made.body.id}`;
+    const problem = await wrongIn([...invalid, "dryRun"], "DELETE", `${path}?dryRun=true`, {});
+    expect([problem, (await stack.get(path)).status]).toEqual([null, 200]);
+    expect((await stack.ask("DELETE", path)).status).toBe(204);
+  });
 });
 
 describe("a method", () => {

@@ -360,14 +360,6 @@ describe("the end of a webhook", () => {
     const gone = await stack.get(`/webhooks/${webhook.id}`);
     expect([gone.status, gone.body.code]).toEqual([404, "webhook_not_found"]);
   });
-
-  it("is not a removal with a query that nobody reads", async () => {
-    const { body: webhook } = await makeWebhook({ url: "http://127.0.0.1:9/" });
-    const path = `/webhooks/${webhook.id}?dryRun=true`;
-    const { status, body } = await stack.ask("DELETE", path);
-    expect([status, body.details[0]?.field]).toEqual([422, "dryRun"]);
-    expect((await look(webhook.id)).status).toBe("ACTIVE");
-  });
 });
 
 describe("a webhook that has lost its place in a shard", () => {
