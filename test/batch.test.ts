@@ -508,7 +508,7 @@ describe("a fault in the middle of a batch", { timeout: 90_000 }, () => {
     const outcomes = await sendTo(port, commands);
 
     // Then each command has one outcome, those of before the crash marked as repeats
-    expect(outcomes!.every(({ ok }) => ok)).toBe(true);
+    expect(outcomes!.filter(({ ok }) => !ok)).toEqual([]);
     expect(await versionAt(port, "w")).toBe(10_000);
     const replays = outcomes!.filter(({ replayed }) => replayed === true).length;
     expect(replays).toBeGreaterThan(1_000);
