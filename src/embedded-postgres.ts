@@ -414,9 +414,7 @@ async function createCluster(runtime: Runtime, dataDir: string, cluster: string)
   }
   const args = ["-D", fresh, "-U", superuser, `--pwfile=${passwordFile}`, "-A", "scram-sha-256"];
   args.push("-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8");
-  // Iterations make a password hard to guess; this one is 192 random bits, and each of them costs
-  // every connection. https://www.postgresql.org/docs/18/runtime-config-connection.html
-  args.push("--set", "scram_iterations=1", "--no-instructions");
+  args.push("--no-instructions");
   const child = spawn(join(runtime.bin, "initdb"), args, {
     ...identityOf(runtime.account),
     env: runtime.env,

@@ -20,6 +20,7 @@ import {
 } from "./assets.ts";
 import { LIMITS } from "./limits.ts";
 import { asUnavailable } from "./postgres-read-model.ts";
+import { provesAbort } from "./proves-abort.ts";
 import { ReadUnavailable } from "./read-model.ts";
 import { shardOf } from "./shard.ts";
 
@@ -196,7 +197,8 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
         const asset = { code, name: asset_name, decimalPlaces: asset_places, isOwn: true };
         return { isNew, asset };
       } catch (error) {
-        if (!isDryRun && mayHaveHappened(error)) return "unknown";
+        const wasSent = !(error instanceof ReadUnavailable);
+        if (!isDryRun && wasSent && !provesAbort(error)) return "unknown";
         throw asUnavailable(error, "unavailable");
       }
     },
@@ -205,14 +207,4 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
       return closed;
     },
   };
-}
-
-/**
- * Whether a statement that was sent may have been committed all the same: an error response proves
- * that it was not, except class 57P, which ends the connection; no response proves nothing
- * (PostgreSQL manual, appendix A). `ReadUnavailable`: it was never sent.
- */
-function mayHaveHappened(error: unknown): boolean {
-  if (error instanceof ReadUnavailable) return false;
-  return !(error instanceof pg.DatabaseError) || (error.code ?? "").startsWith("57P");
 }

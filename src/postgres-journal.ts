@@ -26,6 +26,7 @@ import { buildPositions, positionsMemory } from "./positions.ts";
 import { buildPlaces, type Place } from "./places.ts";
 import { appendOf, type AppendNames, type AppendRow } from "./postgres-append.ts";
 import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
+import { provesAbort } from "./proves-abort.ts";
 import { ALL_SHARDS } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 import type { WalletState } from "./wallet.ts";
@@ -373,11 +374,7 @@ function readRow(row: AppendRow | undefined, own: string): AppendResult {
   return { type: "known", commands: known.commands, verdicts };
 }
 
-/**
- * What an error of the append statement proves (PostgreSQL manual, appendix A). An error response
- * means that the implicit transaction was aborted, except class 57P and 25P03 and 25P04 (timeouts),
- * which end the connection and may follow a commit; no response proves nothing.
- */
+/** What an error of the append statement means, by its code (PostgreSQL manual, appendix A). */
 function readError(error: unknown): AppendResult {
   const { message } = error as Error;
   if (!(error instanceof pg.DatabaseError)) return { type: "unknown", reason: message };
@@ -395,7 +392,7 @@ function readError(error: unknown): AppendResult {
       ? { type: "stale", reason }
       : { type: "stale", reason, walletId: walletId[1]! };
   }
-  if (/^(57P|08|25P0[34])/.test(code)) return { type: "unknown", reason };
+  if (!provesAbort(error)) return { type: "unknown", reason };
   // Serialization and deadlock (40), resources (53), not now (55), cancelled (57014), read-only
   // after a failover (25006), a privilege taken away (42501), I/O (58); in front of it, what was to
   // prepare its statement has failed (26000).

@@ -6,14 +6,14 @@
  * what comes back lacks what was committed.
  */
 import { execFileSync } from "node:child_process";
-import { rmSync, writeFileSync } from "node:fs";
+import { chmodSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
 import { dataFolder, startCoffer } from "./stage/process.ts";
-import { startPostgres } from "./stage/servers.ts";
+import { onServer, startPostgres } from "./stage/servers.ts";
 import { askOverHttp, buildWorkload, checkBank, checkOverHttp } from "./stage/workload.ts";
 
 it(
@@ -107,6 +107,45 @@ it(
     await bank.resolve();
     expect(await checkOverHttp(coffer.port, bank)).toEqual([]);
     expect(await checkBank(folder.databaseUrl(), bank)).toEqual([]);
+    expect(await coffer.stop()).toEqual({ code: 0, signal: null });
+  },
+);
+
+it(
+  "says that nobody knows when the server panics over a commit, and the key resolves it",
+  { timeout: 60_000 },
+  async () => {
+    // Given a wallet, and a server that can begin no new segment of its log
+    const folder = dataFolder();
+    onTestFinished(() => folder.remove());
+    const postgres = await startPostgres({
+      folder: folder.path,
+      settings: { autovacuum: "off", bgwriter_delay: "10s", wal_writer_delay: "10s" },
+    });
+    onTestFinished(() => postgres.stop());
+    const coffer = await startCoffer({ DATABASE_URL: postgres.url, LOG_LEVEL: "warn" });
+    onTestFinished(async () => void (await coffer.kill()));
+    await coffer.untilReady();
+    const post = postTo(coffer.baseUrl);
+    await post("/wallets", { walletId: "w", currency: "EUR" });
+    const log = join(folder.path, "postgres", "pg_wal");
+    chmodSync(log, 0o500);
+    await onServer(postgres.url, "SELECT pg_switch_wal()");
+
+    // When a commit begins one
+    const credit = { amount: 5, idempotencyKey: "k" };
+    const answer = await post("/wallets/w/credit", credit);
+
+    // Then it may still be found in the log: it is not said that nothing happened
+    expect(coffer.output).toMatch(/the outcome of a commit is unknown.*xlogtemp.*Permission/);
+    expect(answer).toMatchObject({ statusCode: 504, code: "outcome_unknown" });
+
+    // And when the server is there again it has happened once
+    await postgres.kill();
+    chmodSync(log, 0o700);
+    await postgres.restart();
+    await coffer.untilReady();
+    expect(await post("/wallets/w/credit", credit)).toMatchObject({ balance: 5, version: 1 });
     expect(await coffer.stop()).toEqual({ code: 0, signal: null });
   },
 );
