@@ -23,6 +23,7 @@ import type { Static, TSchema } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
 import type { Metrics } from "../src/metrics.ts";
+import { OutcomeUnknown } from "../src/commit-outcome.ts";
 import { ReadUnavailable } from "../src/read-model.ts";
 import type { Tracing } from "../src/tracing.ts";
 import { correlationOf } from "./command-intake.ts";
@@ -227,9 +228,13 @@ export function sendError(
   return reply.code(status).send(errorBody(error, request.url, request.id, Date.now()));
 }
 
+/** Of what is no command, and may have no key. */
+const IT_MAY_HAVE = "It is not known whether this has happened: look, or send it again";
+
 function asApiError(error: Error & { code?: string; statusCode?: number }): ApiError {
   if (error instanceof ApiException) return error.apiError;
   if (error instanceof ReadUnavailable) return readError(error.reason);
+  if (error instanceof OutcomeUnknown) return apiError("outcome_unknown", IT_MAY_HAVE);
   switch (error.code) {
     case "FST_ERR_CTP_INVALID_JSON_BODY":
       return apiError("invalid_json");

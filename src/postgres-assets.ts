@@ -20,7 +20,7 @@ import {
 } from "./assets.ts";
 import { LIMITS } from "./limits.ts";
 import { asUnavailable } from "./postgres-read-model.ts";
-import { provesAbort } from "./proves-abort.ts";
+import { OutcomeUnknown, queryToCommit } from "./commit-outcome.ts";
 import { ReadUnavailable } from "./read-model.ts";
 import { shardOf } from "./shard.ts";
 
@@ -129,6 +129,12 @@ interface Store {
   close(): Promise<void>;
 }
 
+interface CreatedRow {
+  is_new: boolean;
+  asset_name: string;
+  asset_places: number;
+}
+
 const SELECT = `SELECT code, name, decimal_places AS "decimalPlaces", true AS "isOwn" FROM assets`;
 
 function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Store {
@@ -147,32 +153,15 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
   pool.on("error", (error) => log?.warn(`a connection for assets was lost: ${error.message}`));
   let closed: Promise<void> | undefined;
 
-  async function connect(): Promise<pg.PoolClient> {
-    if (pool.waitingCount >= LIMITS.assetQuestionsMax) {
-      throw new ReadUnavailable("overloaded", "too many questions about assets wait");
-    }
-    return pool.connect().catch((error: unknown) => {
-      throw asUnavailable(error, "unavailable");
-    });
-  }
-
-  /** What fails takes its connection along; it may be in any state. */
-  async function run<Row extends pg.QueryResultRow>(query: pg.QueryConfig): Promise<Row[]> {
-    const client = await connect();
-    let failure: Error | undefined;
-    try {
-      return (await client.query<Row>(query)).rows;
-    } catch (error) {
-      failure = error as Error;
-      throw error;
-    } finally {
-      client.release(failure);
-    }
+  function checkRoom(): void {
+    if (pool.waitingCount < LIMITS.assetQuestionsMax) return;
+    throw new ReadUnavailable("overloaded", "too many questions about assets wait");
   }
 
   async function read(query: pg.QueryConfig): Promise<ListedAsset[]> {
+    checkRoom();
     try {
-      return await run<ListedAsset>(query);
+      return (await pool.query<ListedAsset>(query)).rows;
     } catch (error) {
       throw asUnavailable(error, "unavailable");
     }
@@ -186,19 +175,22 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
     all: () => read({ name: "assets", text: `${SELECT} LIMIT ${LIMITS.ownAssetsMax}` }),
     among: (codes) => read({ text: `${SELECT} WHERE code = ANY ($1)`, values: [codes] }),
     async create({ code, name, decimalPlaces }, isDryRun) {
+      checkRoom();
+      const query = {
+        text: "SELECT * FROM create_asset($1, $2, $3, $4, $5)",
+        values: [code, name, decimalPlaces, LIMITS.ownAssetsMax, isDryRun],
+      };
       try {
-        const rows = await run<{ is_new: boolean; asset_name: string; asset_places: number }>({
-          text: "SELECT * FROM create_asset($1, $2, $3, $4, $5)",
-          values: [code, name, decimalPlaces, LIMITS.ownAssetsMax, isDryRun],
-        });
+        const { rows } = isDryRun
+          ? await pool.query<CreatedRow>(query)
+          : await queryToCommit<CreatedRow>(pool, query);
         const [row] = rows;
         if (row === undefined) return "full";
         const { is_new: isNew, asset_name, asset_places } = row;
         const asset = { code, name: asset_name, decimalPlaces: asset_places, isOwn: true };
         return { isNew, asset };
       } catch (error) {
-        const wasSent = !(error instanceof ReadUnavailable);
-        if (!isDryRun && wasSent && !provesAbort(error)) return "unknown";
+        if (error instanceof OutcomeUnknown) return "unknown";
         throw asUnavailable(error, "unavailable");
       }
     },

@@ -26,7 +26,7 @@ import { buildPositions, positionsMemory } from "./positions.ts";
 import { buildPlaces, type Place } from "./places.ts";
 import { appendOf, type AppendNames, type AppendRow } from "./postgres-append.ts";
 import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
-import { provesAbort } from "./proves-abort.ts";
+import { provesAbort } from "./commit-outcome.ts";
 import { ALL_SHARDS } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 import type { WalletState } from "./wallet.ts";
@@ -262,11 +262,12 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
       if (result.type === "committed") taken.forEach(remember);
       return noted(result, writes, connection);
     } catch (error) {
+      const result = await readError(error, connection);
       const code = error instanceof pg.DatabaseError ? error.code : undefined;
       // A session that began read-only stays so when the server takes writes again, and one that
       // has lost a statement is not asked to prepare it again.
       if (code === READ_ONLY || code === NO_STATEMENT) writer.drop(connection);
-      return noted(readError(error), writes, connection);
+      return noted(result, writes, connection);
     } finally {
       clearTimeout(timer);
     }
@@ -374,8 +375,11 @@ function readRow(row: AppendRow | undefined, own: string): AppendResult {
   return { type: "known", commands: known.commands, verdicts };
 }
 
-/** What an error of the append statement means, by its code (PostgreSQL manual, appendix A). */
-function readError(error: unknown): AppendResult {
+/**
+ * What an error of the append statement means (PostgreSQL manual, appendix A). The first two kinds
+ * are raised before anything could be committed.
+ */
+async function readError(error: unknown, connection: pg.Client): Promise<AppendResult> {
   const { message } = error as Error;
   if (!(error instanceof pg.DatabaseError)) return { type: "unknown", reason: message };
   const code = error.code ?? "";
@@ -392,7 +396,7 @@ function readError(error: unknown): AppendResult {
       ? { type: "stale", reason }
       : { type: "stale", reason, walletId: walletId[1]! };
   }
-  if (!provesAbort(error)) return { type: "unknown", reason };
+  if (!(await provesAbort(error, connection))) return { type: "unknown", reason };
   // Serialization and deadlock (40), resources (53), not now (55), cancelled (57014), read-only
   // after a failover (25006), a privilege taken away (42501), I/O (58); in front of it, what was to
   // prepare its statement has failed (26000).

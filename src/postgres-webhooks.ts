@@ -10,6 +10,7 @@ import { isAway } from "./database.ts";
 import { LIMITS } from "./limits.ts";
 import { messageOf } from "./message-of.ts";
 import { milliseconds, NUMBERS } from "./postgres-rows.ts";
+import { OutcomeUnknown, queryToCommit } from "./commit-outcome.ts";
 import { ReadUnavailable } from "./read-model.ts";
 import { ALL_SHARDS } from "./shard.ts";
 import {
@@ -48,6 +49,11 @@ export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookS
         }
       }),
     );
+  }
+
+  /** Makes, changes or removes a definition. */
+  async function write(text: string, values: unknown[]): Promise<pg.QueryResult<Webhook>> {
+    return await queryToCommit<Webhook>(first, { text, values });
   }
 
   /** Cursors that nothing names are only litter: a database that is away keeps its part of it. */
@@ -93,7 +99,7 @@ export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookS
       if (earlier !== null) return earlier;
       const run = randomUUID();
       await begin(sinkOf({ ...webhook, run }), beginning, null);
-      const { rows } = await first.query<Webhook>(INSERT, [
+      const { rows } = await write(INSERT, [
         webhook.webhookId,
         webhook.url,
         webhook.secret,
@@ -120,7 +126,7 @@ export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookS
         await begin(sinkOf({ webhookId, run }), beginning, sinkOf(before));
         // Whoever ends a run takes its cursors away: what was copied from one that has ended may be
         // none.
-        const { rows } = await first.query<Webhook>(RUN, [webhookId, run, before.run]);
+        const { rows } = await write(RUN, [webhookId, run, before.run]);
         const [webhook] = rows;
         await forget(`${sinkOf(webhook === undefined ? { webhookId, run } : before)}%`);
         if (webhook !== undefined) return webhook;
@@ -134,9 +140,7 @@ export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookS
     },
 
     async remove(webhookId) {
-      const { rowCount } = await first.query("DELETE FROM webhooks WHERE webhook_id = $1", [
-        webhookId,
-      ]);
+      const { rowCount } = await write("DELETE FROM webhooks WHERE webhook_id = $1", [webhookId]);
       if (rowCount === 0) return false;
       await forget(`webhook:${webhookId}:%`);
       return true;
@@ -158,7 +162,7 @@ function withFaults(store: WebhookStore): WebhookStore {
       return await asked;
     } catch (error) {
       const isSlow = error instanceof pg.DatabaseError && error.code === CANCELED;
-      if (!isSlow && !isAway(error)) throw error;
+      if (error instanceof OutcomeUnknown || (!isSlow && !isAway(error))) throw error;
       throw new ReadUnavailable(
         "unavailable",
         `a database gave no answer: ${messageOf(error)}`,

@@ -54,7 +54,8 @@ export interface WebhookTrouble {
 
 /**
  * Every question rejects with `ReadUnavailable` when a database that it needs does not answer; then
- * nothing has changed that anybody sees.
+ * nothing has changed that anybody sees. `create`, `replay` and `remove` reject with
+ * `OutcomeUnknown` when they may have happened.
  */
 export interface WebhookStore {
   list(): Promise<Webhook[]>;

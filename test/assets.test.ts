@@ -19,6 +19,7 @@ import { openDatabase } from "./stage/audited-database.ts";
 import { EVEN, idIn, ODD, unique } from "./stage/ids.ts";
 import { startStack, until, type AnyBody, type Stack } from "./stage/stack.ts";
 import { withLimits } from "./stage/lanes.ts";
+import { wireTap } from "./stage/wire-tap.ts";
 
 interface AssetBody extends AnyBody {
   readonly decimalPlaces: number;
@@ -335,6 +336,49 @@ describe("with several databases", () => {
       }
     },
   );
+
+  it.each([
+    ["57P05", { type: "unknown" }],
+    ["53100", "unavailable"],
+  ])("a creation that fails by %s is told as what it proves", async (code, created) => {
+    const database = await openDatabase(`assets_fail_${code.toLowerCase()}`);
+    onTestFinished(() => database.close());
+    const assets = buildPostgresAssets({ databaseUrls: [database.url] });
+    onTestFinished(() => assets.close());
+    await database.query(`
+      CREATE OR REPLACE FUNCTION create_asset(p_code text, p_name text, p_decimal_places smallint,
+                                              p_assets_max integer, p_is_dry_run boolean)
+      RETURNS TABLE (is_new boolean, asset_name text, asset_places smallint) LANGUAGE plpgsql
+      AS $$ BEGIN RAISE 'no' USING ERRCODE = '${code}'; END $$`);
+    const create = (isDryRun: boolean): Promise<unknown> =>
+      assets.create(gold(), isDryRun).catch(({ reason }: ReadUnavailable) => reason);
+    expect(await create(false)).toEqual(created);
+    expect(await create(true)).toBe("unavailable");
+  });
+
+  it("a connection that is lost while it is asked leaves the outcome unknown, and harms nobody", async () => {
+    const database = await openDatabase("assets_cut");
+    onTestFinished(() => database.close());
+    const wire = await wireTap(database.url);
+    const assets = buildPostgresAssets({ databaseUrls: [wire.url] });
+    onTestFinished(() => assets.close());
+    const asset = gold();
+    expect(await assets.create(asset, true)).toMatchObject({ type: "created" });
+    wire.cutsAnswers = true;
+    expect(await assets.create(asset, false)).toEqual({ type: "unknown" });
+    await expect(assets.create(asset, false)).rejects.toThrow(ReadUnavailable);
+    wire.cutsAnswers = false;
+    const again = await assets.create(asset, false);
+    expect(again).toMatchObject({ type: "known", asset });
+  });
+
+  it("one that cannot be logged in to is not taken for one that may have made it", async () => {
+    const url = new URL(inject("postgresUrl"));
+    url.pathname = "/there_is_none";
+    const assets = buildPostgresAssets({ databaseUrls: [url.href] });
+    onTestFinished(() => assets.close());
+    await expect(assets.create(gold(), false)).rejects.toThrow("does not exist");
+  });
 
   it("may be asked for before a host has made the tables: unavailable until then", async () => {
     const databaseUrl = await createDatabase(inject("postgresUrl"), "assets_without_tables");

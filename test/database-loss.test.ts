@@ -136,7 +136,7 @@ it(
     const credit = { amount: 5, idempotencyKey: "k" };
     const answer = await post("/wallets/w/credit", credit);
 
-    // Then it may still be found in the log: it is not said that nothing happened
+    // Then it is not said that nothing happened: Coffer cannot know what is in the log
     expect(coffer.output).toMatch(/the outcome of a commit is unknown.*xlogtemp.*Permission/);
     expect(answer).toMatchObject({ statusCode: 504, code: "outcome_unknown" });
 

@@ -6,11 +6,13 @@ import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 
 import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
+import { OutcomeUnknown } from "../src/commit-outcome.ts";
 import { ReadUnavailable } from "../src/read-model.ts";
 import type { WebhookStore } from "../src/webhooks.ts";
 import { createMigratedDatabase } from "./stage/migrated-database.ts";
-import { createDatabase, dropDatabase } from "./stage/servers.ts";
+import { createDatabase, dropDatabase, onServer } from "./stage/servers.ts";
 import { withLimits } from "./stage/lanes.ts";
+import { wireTap } from "./stage/wire-tap.ts";
 
 /** Nothing listens there. */
 const AWAY = "postgres://nobody@127.0.0.1:1/none";
@@ -89,6 +91,40 @@ it("a statement that runs into its bound is one that got no answer", async () =>
   await expect(store.list()).rejects.toThrow("statement timeout");
   await other.query("ROLLBACK");
   expect(await store.list()).toEqual([]);
+});
+
+it.each([
+  ["57P05", OutcomeUnknown],
+  ["53100", ReadUnavailable],
+])("what fails by %s is told as what it proves", async (code, told) => {
+  const store = openStore(migratedUrl);
+  const { webhookId } = webhook;
+  await store.create(webhook, { type: "now" });
+  await onServer(
+    migratedUrl,
+    `CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql
+     AS $$ BEGIN RAISE 'no' USING ERRCODE = '${code}'; END $$;
+     CREATE TRIGGER fail BEFORE INSERT OR UPDATE OR DELETE ON webhooks EXECUTE FUNCTION fail()`,
+  );
+  onTestFinished(async () => {
+    await onServer(migratedUrl, "DROP TRIGGER fail ON webhooks; DELETE FROM webhooks");
+  });
+  await expect(store.create({ ...webhook, webhookId: "2" }, { type: "now" })).rejects.toThrow(told);
+  await expect(store.replay(webhookId, { type: "here" })).rejects.toThrow(told);
+  await expect(store.remove(webhookId)).rejects.toThrow(told);
+});
+
+it("a removal whose answer is lost may have happened, and one that was never sent has not", async () => {
+  const wire = await wireTap(migratedUrl);
+  const [store, tapped] = [openStore(migratedUrl), openStore(wire.url)];
+  const { webhookId } = webhook;
+  await store.create(webhook, { type: "now" });
+  wire.cutsNext = true;
+  await expect(tapped.remove(webhookId)).rejects.toThrow(ReadUnavailable);
+  expect(await tapped.get(webhookId)).toMatchObject({ webhookId });
+  wire.cutsAnswers = true;
+  await expect(tapped.remove(webhookId)).rejects.toThrow(OutcomeUnknown);
+  await expect.poll(() => store.get(webhookId)).toBeNull();
 });
 
 it("what the database refuses for another reason stays what it was", async () => {

@@ -105,7 +105,7 @@ export async function startPostgres(
     server = await start(options.port);
     if (options.shared === true) await makeLoginsCheap(server.url);
   } catch (error) {
-    await server?.stop();
+    await server?.kill();
     removeFolder();
     throw error;
   }
