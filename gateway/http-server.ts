@@ -119,9 +119,9 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const isTooLarge = error.code === "FST_ERR_CTP_BODY_TOO_LARGE";
     const known = isTooLarge ? bodyTooLarge(request.routeOptions.bodyLimit) : asApiError(error);
-    if (known.code === "internal_error") {
-      log.error({ err: error, correlationId: request.id, url: request.url }, "a request failed");
-    }
+    const context = { err: error, correlationId: request.id, url: request.url };
+    if (known.code === "internal_error") log.error(context, "a request failed");
+    else if (error instanceof OutcomeUnknown) log.warn(context, "nobody knows what a request did");
     return sendError(request, reply, known);
   });
   answerUnknownRoutes(app);
@@ -229,7 +229,7 @@ export function sendError(
 }
 
 /** Of what is no command, and may have no key. */
-const IT_MAY_HAVE = "It is not known whether this has happened: look, or send it again";
+const IT_MAY_HAVE = "It is not known whether this has happened: look before you send it again";
 
 function asApiError(error: Error & { code?: string; statusCode?: number }): ApiError {
   if (error instanceof ApiException) return error.apiError;

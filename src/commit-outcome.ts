@@ -10,9 +10,10 @@ export class OutcomeUnknown extends Error {
  * Whether the failure of a statement that commits by itself proves that it did not commit. An error
  * response does, if the session goes on behind it: its implicit transaction was aborted. A server
  * that panics while it flushes a commit's record answers with an error too, ends, and may find the
- * record again when it recovers. Nor does an answer prove anything that ends the session (class
- * 57P, 25P03, 25P04) or comes from what is in between and has lost the server (class 08), nor none.
- * The session is asked, since the severity in an answer is in the server's language.
+ * record again when it recovers. The session is asked, since the driver has the severity of an
+ * error only in the server's language. Nothing is proven by what ends the session in any case
+ * (class 57P, 25P03, 25P04), nor by what something in between says that has lost the server and may
+ * have another one by now (class 08), nor by no answer.
  *
  * @param client over which the statement was sent; how long it may be silent is its owner's to say
  */
@@ -28,9 +29,9 @@ export async function provesAbort(error: unknown, client: pg.ClientBase): Promis
 }
 
 /**
- * Runs a statement that commits by itself. What fails takes its connection along; it may be in any
- * state.
- * @throws OutcomeUnknown when it was sent, and its failure does not prove that it did nothing
+ * Runs a statement that commits by itself. What fails takes its connection along.
+ * @throws OutcomeUnknown when it may have been sent, and its failure does not prove that it did
+ *   nothing
  */
 export async function queryToCommit<Row extends pg.QueryResultRow>(
   pool: pg.Pool,

@@ -190,7 +190,10 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
         const asset = { code, name: asset_name, decimalPlaces: asset_places, isOwn: true };
         return { isNew, asset };
       } catch (error) {
-        if (error instanceof OutcomeUnknown) return "unknown";
+        if (error instanceof OutcomeUnknown) {
+          log?.warn(`nobody knows whether asset ${code} was added: ${error.message}`);
+          return "unknown";
+        }
         throw asUnavailable(error, "unavailable");
       }
     },

@@ -265,7 +265,8 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
       const result = await readError(error, connection);
       const code = error instanceof pg.DatabaseError ? error.code : undefined;
       // A session that began read-only stays so when the server takes writes again, and one that
-      // has lost a statement is not asked to prepare it again.
+      // has lost a statement is not asked to prepare it again. Only now: what is in front of it may
+      // still be asked what it proves.
       if (code === READ_ONLY || code === NO_STATEMENT) writer.drop(connection);
       return noted(result, writes, connection);
     } finally {
@@ -376,8 +377,8 @@ function readRow(row: AppendRow | undefined, own: string): AppendResult {
 }
 
 /**
- * What an error of the append statement means (PostgreSQL manual, appendix A). The first two kinds
- * are raised before anything could be committed.
+ * What an error of the append statement means (PostgreSQL manual, appendix A). All that is decided
+ * by a code alone is raised before anything could be committed.
  */
 async function readError(error: unknown, connection: pg.Client): Promise<AppendResult> {
   const { message } = error as Error;

@@ -141,9 +141,9 @@ export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookS
 
     async remove(webhookId) {
       const { rowCount } = await write("DELETE FROM webhooks WHERE webhook_id = $1", [webhookId]);
-      if (rowCount === 0) return false;
+      // Also when it is the repeat of one whose outcome was not known.
       await forget(`webhook:${webhookId}:%`);
-      return true;
+      return rowCount === 1;
     },
 
     async close() {

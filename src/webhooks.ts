@@ -54,8 +54,8 @@ export interface WebhookTrouble {
 
 /**
  * Every question rejects with `ReadUnavailable` when a database that it needs does not answer; then
- * nothing has changed that anybody sees. `create`, `replay` and `remove` reject with
- * `OutcomeUnknown` when they may have happened.
+ * nothing has changed that anybody sees, but that `disable` may have happened. `create`, `replay` and
+ * `remove` reject with `OutcomeUnknown` when they may have.
  */
 export interface WebhookStore {
   list(): Promise<Webhook[]>;

@@ -129,6 +129,7 @@ it(
     const post = postTo(coffer.baseUrl);
     await post("/wallets", { walletId: "w", currency: "EUR" });
     const log = join(folder.path, "postgres", "pg_wal");
+    onTestFinished(() => chmodSync(log, 0o700));
     chmodSync(log, 0o500);
     await onServer(postgres.url, "SELECT pg_switch_wal()");
 

@@ -5,6 +5,7 @@
 import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 
+import { withClient } from "../src/database.ts";
 import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
 import { OutcomeUnknown } from "../src/commit-outcome.ts";
 import { ReadUnavailable } from "../src/read-model.ts";
@@ -35,6 +36,14 @@ function openStore(...databaseUrls: string[]): WebhookStore {
   const store = buildPostgresWebhooks(databaseUrls);
   onTestFinished(() => store.close());
   return store;
+}
+
+async function cursorsOf(webhookId: string): Promise<number | undefined> {
+  const sql = "SELECT count(*)::int AS count FROM relay_cursors WHERE sink LIKE $1";
+  const values = [`webhook:${webhookId}:%`];
+  return await withClient(migratedUrl, async (client) => {
+    return (await client.query<{ count: number }>(sql, values)).rows[0]?.count;
+  });
 }
 
 const webhook = {
@@ -125,6 +134,10 @@ it("a removal whose answer is lost may have happened, and one that was never sen
   wire.cutsAnswers = true;
   await expect(tapped.remove(webhookId)).rejects.toThrow(OutcomeUnknown);
   await expect.poll(() => store.get(webhookId)).toBeNull();
+  // And the repeat takes away what it had no time for
+  expect(await cursorsOf(webhookId)).toBeGreaterThanOrEqual(256);
+  expect(await store.remove(webhookId)).toBe(false);
+  expect(await cursorsOf(webhookId)).toBe(0);
 });
 
 it("what the database refuses for another reason stays what it was", async () => {
