@@ -262,7 +262,11 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
       if (result.type === "committed") taken.forEach(remember);
       return noted(result, writes, connection);
     } catch (error) {
-      const result = await readError(error, connection);
+      // Its results keep their order where nothing has to be asked.
+      let result = readError(error);
+      if (result.type === "refused" && !(await provesAbort(error, connection))) {
+        result = { type: "unknown", reason: result.reason };
+      }
       const code = error instanceof pg.DatabaseError ? error.code : undefined;
       // A session that began read-only stays so when the server takes writes again, and one that
       // has lost a statement is not asked to prepare it again. Only now: what is in front of it may
@@ -377,10 +381,11 @@ function readRow(row: AppendRow | undefined, own: string): AppendResult {
 }
 
 /**
- * What an error of the append statement means (PostgreSQL manual, appendix A). All that is decided
- * by a code alone is raised before anything could be committed.
+ * What an error of the append statement means (PostgreSQL manual, appendix A). `fenced` and `stale`
+ * are raised before anything could be committed; whether `refused` proves that nothing was, the
+ * session is to be asked.
  */
-async function readError(error: unknown, connection: pg.Client): Promise<AppendResult> {
+function readError(error: unknown): AppendResult {
   const { message } = error as Error;
   if (!(error instanceof pg.DatabaseError)) return { type: "unknown", reason: message };
   const code = error.code ?? "";
@@ -397,11 +402,13 @@ async function readError(error: unknown, connection: pg.Client): Promise<AppendR
       ? { type: "stale", reason }
       : { type: "stale", reason, walletId: walletId[1]! };
   }
-  if (!(await provesAbort(error, connection))) return { type: "unknown", reason };
-  // Serialization and deadlock (40), resources (53), not now (55), cancelled (57014), read-only
-  // after a failover (25006), a privilege taken away (42501), I/O (58); in front of it, what was to
-  // prepare its statement has failed (26000).
-  if (/^(40|53|55|57|58|25006|26000|42501)/.test(code)) return { type: "refused", reason };
+  // Serialization and deadlock (40), resources (53), not now (55), cancelled or ended (57), a
+  // timeout that ends the session or a server that is read-only after a failover (25), a privilege
+  // taken away (42501), I/O (58), the way to it (08); in front of it, what was to prepare its
+  // statement has failed (26000).
+  if (/^(40|53|55|57|58|08|25006|25P0[34]|26000|42501)/.test(code)) {
+    return { type: "refused", reason };
+  }
   throw error;
 }
 
