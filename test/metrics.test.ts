@@ -95,7 +95,8 @@ it("counts what was sent, exactly: by type and outcome, code, route and stage", 
   let after = before;
   await until("the lanes have told what they measured", async () => {
     after = await scrape(all.baseUrl);
-    return after.value("coffer_commit_events_sum") >= made + 1;
+    const areCommitted = after.value("coffer_commit_events_sum") >= made + 1;
+    return areCommitted && after.value("coffer_wallets_recovered_total") >= 2;
   });
   const commands = (type: string, outcome: string): number =>
     after.value("coffer_commands_total", { type, outcome });
