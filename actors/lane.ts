@@ -100,6 +100,8 @@ export function buildLane(deps: LaneDeps): Lane {
   let pauseMs = 0;
   let resumeAtMs = 0;
   let staleCommits = 0;
+  /** Commits whose outcome was unknown since the last one that was committed. */
+  let unknownCommits = 0;
   let isReadFailing = false;
   let commits = 0;
   let events = 0;
@@ -165,7 +167,8 @@ export function buildLane(deps: LaneDeps): Lane {
       pending.reload(transfers, nowMs);
       holdKeeper.expireSoon();
       mode = "serving";
-      pauseMs = 0;
+      // That claims work says nothing of commits.
+      if (unknownCommits === 0) pauseMs = 0;
     },
     adopted(transfers) {
       pending.add(transfers, nowMs);
@@ -237,6 +240,7 @@ export function buildLane(deps: LaneDeps): Lane {
 
   function committed(commit: Commit, followers: readonly Item[]): void {
     staleCommits = 0;
+    unknownCommits = 0;
     pauseMs = 0;
     commits += 1;
     events += commit.events.length;
@@ -282,7 +286,11 @@ export function buildLane(deps: LaneDeps): Lane {
         delivery.stop(groupCommit.undo());
         break;
       case "unknown": {
-        deps.log("warn", `the outcome of a commit is unknown, claiming again: ${failure.reason}`);
+        const reason = `the outcome of a commit is unknown, claiming again: ${failure.reason}`;
+        // A session may end at any time. What ends each at its commit is left alone for a while.
+        unknownCommits += 1;
+        if (unknownCommits === 1) deps.log("warn", reason);
+        else pause(reason);
         // What was behind it may have been written too, after it.
         const sent = groupCommit.underWay().flatMap(({ items }) => items);
         const doubtful = new Set(sent.flatMap((item) => [item, ...item.followers]));

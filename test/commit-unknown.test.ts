@@ -34,8 +34,8 @@ interface Proxy {
   readonly url: string;
   /** Cuts at the next append that carries the text; resolves when it is done. */
   cut(where: Where, text: string): Promise<void>;
-  /** Whether that has still to come. */
-  isArmed(): boolean;
+  /** Forgets a cut that has not come. */
+  disarm(): void;
   close(): void;
 }
 
@@ -98,7 +98,9 @@ async function startProxy(databaseUrl: string): Promise<Proxy> {
       new Promise((sprung) => {
         trap = { where, text, sprung };
       }),
-    isArmed: () => trap !== null,
+    disarm() {
+      trap = null;
+    },
     close() {
       server.close();
       for (const socket of sockets) socket.destroy();
@@ -324,6 +326,33 @@ it("commands under load meet cuts on both sides of their commits and happen once
   await bank.resolve();
   expect(bank.count("wrong") + bank.count("unavailable")).toBe(0);
   expect(await checkBank(databaseUrl, bank)).toEqual([]);
+});
+
+it("what ends each session at its commit is left alone for longer each time", async ({
+  onTestFinished,
+}) => {
+  // Given a wallet, and a credit whose commits are all cut
+  const { proxy, ask, databaseUrl, close } = await open("cut_each");
+  onTestFinished(close);
+  const wallet = await openWallet(ask);
+  const credit = commandOf("credit", wallet.command.walletId, 500, { expectedVersion: 1 });
+  const answer = ask(credit, 0);
+
+  // When that goes on for two seconds
+  const untilMs = performance.now() + 2_000;
+  let cuts = 0;
+  while (performance.now() < untilMs) {
+    const cut = proxy.cut(BEFORE, credit.key).then(() => (cuts += 1));
+    await Promise.race([cut, sleep(Math.max(0, untilMs - performance.now()))]);
+  }
+  proxy.disarm();
+
+  // Then there were few attempts, and the credit happens once as soon as one may
+  expect(cuts).toBeGreaterThanOrEqual(3);
+  expect(cuts).toBeLessThanOrEqual(8);
+  expect(await answer).toMatchObject({ type: "acknowledged", version: 2 });
+  const entries = [wallet, entryOf(credit, await answer)];
+  expect(await checkBank(databaseUrl, { entries, seed: 0 })).toEqual([]);
 });
 
 it(
