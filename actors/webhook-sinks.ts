@@ -114,7 +114,11 @@ function buildWebhookSink(webhook: Webhook, deps: SinkDeps): RelaySink {
     try {
       const isOurs = await store.disable(webhook, reason);
       if (isOurs) log.warn(`webhook ${webhookId} is disabled: ${reason}`);
-    } catch {
+    } catch (error) {
+      // It may be disabled, which the next try does not tell.
+      log.warn(
+        `webhook ${webhookId} is to be disabled: ${reason}; trying again: ${messageOf(error)}`,
+      );
       time.after(pauses.retryMs, () => {
         if (isStopped) return;
         isOpen = true;

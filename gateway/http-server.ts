@@ -273,7 +273,8 @@ function answerUnknownRoutes(app: FastifyInstance): void {
     const allowed = patterns
       .filter(({ pattern }) => pattern.test(path))
       .flatMap(({ allowed }) => Array.from(allowed));
-    if (allowed.length === 0) {
+    // A route that takes the method has looked, as for a file.
+    if (allowed.length === 0 || allowed.includes(request.method)) {
       return sendError(request, reply, apiError("not_found", `There is nothing at this path`));
     }
     reply.header("allow", [...new Set([...allowed, "OPTIONS"])].toSorted().join(", "));

@@ -145,6 +145,7 @@ describe("a path", () => {
       "method_not_allowed",
       "GET, HEAD, OPTIONS, PATCH",
     ]);
+    expect((await ask("/docs/static/nowhere.js")).body).toMatchObject({ code: "not_found" });
     const options = await ask("/wallets", { method: "OPTIONS" });
     expect([options.status, options.headers["allow"]]).toEqual([204, "GET, HEAD, OPTIONS, POST"]);
   });

@@ -342,6 +342,26 @@ describe("the end of a webhook", () => {
     expect((await look(webhook.id)).disabledReason).toContain("410");
   });
 
+  it("that cannot be written down now is told, and tried again", async () => {
+    withLimits({ relayStatementMs: 200 });
+    const endpoint = await openEndpoint();
+    endpoint.answer = () => 410;
+    const { body: webhook } = await makeWebhook({ url: endpoint.url });
+    const other = new pg.Client({ connectionString: stack.databaseUrl });
+    await other.connect();
+    onTestFinished(() => other.end());
+    // Readers go on, writers wait.
+    await other.query("BEGIN");
+    await other.query("LOCK TABLE webhooks IN SHARE MODE");
+    const { warnings } = startRelay();
+    await stack.open();
+    const told = `webhook ${webhook.id} is to be disabled: it answered 410`;
+    await until("it is told", () => warnings.some((text) => text.includes(told)));
+    expect((await look(webhook.id)).status).toBe("ACTIVE");
+    await other.query("ROLLBACK");
+    await until("it is disabled", async () => (await look(webhook.id)).status === "DISABLED");
+  });
+
   it("is its removal: nothing is sent any more, and nothing of it stays", async () => {
     const endpoint = await openEndpoint();
     const { body: webhook } = await makeWebhook({ url: endpoint.url });
