@@ -12,8 +12,12 @@
  * one message and the next leader take the following one, so there each waits for the one before.
  * After a reconnect nothing is published until everything from before has been given up.
  *
- *     closed --the stream is there-----------------> open
+ *     closed --the stream is there, with a leader--> open
  *     open   --no acknowledgement, or NATS is away-> closed, and asks again after a pause
+ *
+ * JetStream tells of a stream also while that takes nothing: full, or its leader without the others
+ * and not aware of it yet. So after an event that was not acknowledged, `state` goes on saying why
+ * until one is, or until nothing has failed for as long as an acknowledgement may take.
  */
 import {
   DiscardPolicy,
@@ -36,9 +40,15 @@ import type { Delivery, RelaySink } from "./relay-sink.ts";
 
 export interface StreamSinkOptions {
   readonly bus: Pick<NatsBus, "connection" | "onReconnect" | "state">;
-  /** Of a stream that is made here: 0 is no bound. */
-  readonly maxAgeDays: number;
-  readonly maxBytes: number;
+  /** Of a stream that is made here. */
+  readonly keeping: {
+    /** 0: no bound. */
+    readonly maxAgeDays: number;
+    /** 0: no bound. */
+    readonly maxBytes: number;
+    /** Servers with a copy each, 1 to 5; more than one needs a NATS cluster of as many. */
+    readonly replicas: number;
+  };
   readonly time: Pick<Time, "after">;
   readonly log: { info(text: string): void; warn(text: string): void };
 }
@@ -51,6 +61,9 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
   let client: JetStreamClient | null = null;
   let manager: JetStreamManager | null = null;
   let state = "connecting";
+  let isOpen = false;
+  /** An event was not acknowledged, and none has been since. */
+  let isDoubtful = false;
   /** Tells one opening from the next: a failure of the one before must not close this one. */
   let opening = 0;
   let windowMax = 1;
@@ -58,11 +71,12 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
   let isAsking = false;
   let pauseMs: number = LIMITS.relayRetryMs;
   let cancelRetry = (): void => undefined;
+  let cancelTrust = (): void => undefined;
   let stopListening = (): void => undefined;
   let onOpen = (): void => undefined;
 
   async function open(): Promise<void> {
-    if (isStopped || isAsking || state === "open") return;
+    if (isStopped || isAsking || isOpen) return;
     isAsking = true;
     try {
       const connection = await bus.connection;
@@ -76,11 +90,19 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
         );
       }
       if (isStopped) return;
+      if (cluster !== undefined && (cluster.leader ?? "") === "") {
+        closeFor(
+          "no leader",
+          `the stream ${EVENT_STREAM} has no leader, most of its replicas are away`,
+        );
+        return;
+      }
       const refusesNone = config.discard === DiscardPolicy.Old && (config.max_msg_size ?? -1) <= 0;
       windowMax = cluster === undefined && refusesNone ? LIMITS.relayWindowMax : 1;
-      if (state !== "connecting") log.info(`events go to the stream ${EVENT_STREAM} again`);
-      state = "open";
+      isOpen = true;
       opening += 1;
+      if (isDoubtful) cancelTrust = time.after(LIMITS.relayAckMs + LIMITS.relaySweepMs, trust);
+      else trust();
       onOpen();
     } catch (error) {
       if (!isStopped) closeFor(stateOf(error), explain(error));
@@ -89,7 +111,18 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
     }
   }
 
+  function trust(): void {
+    cancelTrust();
+    isDoubtful = false;
+    if (state !== "open" && state !== "connecting") {
+      log.info(`events go to the stream ${EVENT_STREAM} again`);
+    }
+    state = "open";
+  }
+
   function closeFor(next: string, reason: string): void {
+    cancelTrust();
+    isOpen = false;
     if (state !== next) log.warn(`events wait in the journal, commands go on: ${reason}`);
     state = next;
     if (isStopped) return;
@@ -104,7 +137,7 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
     } catch (error) {
       if (!isStreamMissing(error)) throw error;
     }
-    const { maxAgeDays, maxBytes } = options;
+    const { maxAgeDays, maxBytes, replicas } = options.keeping;
     const made = await jsm.streams.add({
       name: EVENT_STREAM,
       description: "Committed events of Coffer's wallets",
@@ -114,6 +147,7 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
       discard: DiscardPolicy.Old,
       max_age: nanos(maxAgeDays * DAY_MS),
       max_bytes: maxBytes === 0 ? -1 : maxBytes,
+      num_replicas: replicas,
       duplicate_window: nanos(LIMITS.streamDuplicateWindowMs),
     });
     log.info(`made the stream ${EVENT_STREAM} for ${EVENT_SUBJECTS}`);
@@ -121,8 +155,8 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
   }
 
   async function deliver(event: RelayEvent): Promise<Delivery> {
-    if (state !== "open" || client === null || bus.state !== "connected") {
-      if (state === "open") closeFor("away", "NATS is away");
+    if (!isOpen || client === null || bus.state !== "connected") {
+      if (isOpen) closeFor("away", "NATS is away");
       return { type: "closed" };
     }
     const current = opening;
@@ -139,10 +173,14 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
       // Asked here and not of the server, since that header would stay with the message and trip
       // whoever passes it on.
       if (ack.stream !== EVENT_STREAM) throw new Error(`the stream ${ack.stream} took it`);
+      // A repeat of what a leader has been given and not stored: it is lost if the leader goes now.
+      if (ack.seq < 1) throw new Error("it is a repeat of one that is not stored yet");
       pauseMs = LIMITS.relayRetryMs;
+      if (isDoubtful && isOpen && opening === current) trust();
       return { type: "delivered" };
     } catch (error) {
-      if (state === "open" && opening === current) {
+      if (isOpen && opening === current) {
+        isDoubtful = true;
         closeFor(stateOf(error), `${eventId(event)} was not acknowledged: ${explain(error)}`);
       }
       return { type: "closed" };
@@ -159,7 +197,7 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
       return windowMax;
     },
     get isOpen() {
-      return state === "open";
+      return isOpen;
     },
     get state() {
       return state;
@@ -168,6 +206,8 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
       onOpen = listener;
       stopListening = bus.onReconnect(() => {
         pauseMs = LIMITS.relayRetryMs;
+        cancelTrust();
+        isOpen = false;
         if (state === "open") state = "away";
         void open();
       });
@@ -176,8 +216,10 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
     deliver,
     stop() {
       isStopped = true;
+      isOpen = false;
       state = "stopped";
       cancelRetry();
+      cancelTrust();
       stopListening();
     },
   };

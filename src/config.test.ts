@@ -43,6 +43,7 @@ describe("readConfig", () => {
       events: false,
       eventsMaxAgeDays: 7,
       eventsMaxBytes: 0,
+      eventsReplicas: 1,
       webhookPrivate: true,
       transferShortcut: true,
     });
@@ -71,6 +72,7 @@ describe("readConfig", () => {
     [{ NATS_URL: "nats://bus", EVENTS: "off" }, { events: false }],
     [{ EVENTS_MAX_AGE_DAYS: "0" }, { eventsMaxAgeDays: 0 }],
     [{ EVENTS_MAX_BYTES: "10737418240" }, { eventsMaxBytes: 10_737_418_240 }],
+    [{ EVENTS_REPLICAS: "3" }, { eventsReplicas: 3 }],
     [{ HOST: "0.0.0.0" }, { webhookPrivate: false }],
     [{ HOST: "0.0.0.0", WEBHOOK_PRIVATE: "on" }, { webhookPrivate: true }],
     [{ HOST: "::1" }, { webhookPrivate: true }],
@@ -162,6 +164,7 @@ describe("readConfig", () => {
     [{ EVENTS: "yes" }, 'EVENTS: got "yes", allowed: on, off'],
     [{ WEBHOOK_PRIVATE: "1" }, "allowed: on, off"],
     [{ EVENTS_MAX_BYTES: "10GB" }, "allowed: a whole number from 0"],
+    [{ EVENTS_REPLICAS: "6" }, "allowed: a whole number from 1 to 5"],
     [{ ...cluster, ROLE: "host", REDIS_URL: "" }, "REDIS_URL: is not set"],
   ])("refuses %j", (env, expected) => {
     expect(messageFor(env as Record<string, string>)).toContain(expected);

@@ -50,6 +50,8 @@ export interface Config {
    */
   readonly eventsMaxAgeDays: number;
   readonly eventsMaxBytes: number;
+  /** Servers of a NATS cluster that keep a copy each. */
+  readonly eventsReplicas: number;
   /** Whether webhooks may go to private and loopback addresses. */
   readonly webhookPrivate: boolean;
 }
@@ -116,6 +118,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     events: (settings.EVENTS ?? "on") === "on" && settings.NATS_URL !== undefined,
     eventsMaxAgeDays: settings.EVENTS_MAX_AGE_DAYS,
     eventsMaxBytes: settings.EVENTS_MAX_BYTES,
+    eventsReplicas: settings.EVENTS_REPLICAS,
     webhookPrivate: (settings.WEBHOOK_PRIVATE ?? privateByDefault(settings)) === "on",
   });
 }
@@ -286,6 +289,8 @@ const specification = {
   EVENTS: onOff({ default: undefined }),
   EVENTS_MAX_AGE_DAYS: integer(0, 36_500)({ default: 7 }),
   EVENTS_MAX_BYTES: integer(0, 999_999_999_999_999)({ default: 0 }),
+  // JetStream takes no more.
+  EVENTS_REPLICAS: integer(1, 5)({ default: 1 }),
   WEBHOOK_PRIVATE: onOff({ default: undefined }),
   PORT: integer(0, 65_535)({ default: 3_000 }),
   HOST: hostName({ default: "127.0.0.1" }),

@@ -133,8 +133,12 @@ function buildRelaying(parts: Parts): Pick<RunningHost, "startRelaying"> & { rel
     async startRelaying() {
       if (natsBus !== null && config.events) {
         const { buildStreamSink } = await import("../actors/stream-sink.ts");
-        const { eventsMaxAgeDays: maxAgeDays, eventsMaxBytes: maxBytes } = config;
-        relay.add(buildStreamSink({ bus: natsBus, maxAgeDays, maxBytes, time: systemTime, log }));
+        const keeping = {
+          maxAgeDays: config.eventsMaxAgeDays,
+          maxBytes: config.eventsMaxBytes,
+          replicas: config.eventsReplicas,
+        };
+        relay.add(buildStreamSink({ bus: natsBus, keeping, time: systemTime, log }));
       }
       const { random } = Math;
       const sinks = startWebhookSinks({ relay, store, sender, time: systemTime, random, log });

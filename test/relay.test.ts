@@ -3,6 +3,7 @@
  * lost when JetStream is away, when a relay dies with events under way, when shards change hands
  * and when two believe that they have them. Races are named in the tests.
  */
+import { DiscardPolicy } from "nats";
 import pg from "pg";
 import {
   afterAll,
@@ -34,7 +35,13 @@ import {
   write,
 } from "./stage/relay.ts";
 import { startCoffer } from "./stage/process.ts";
-import { createDatabase, dropDatabase, startNats, type TestServer } from "./stage/servers.ts";
+import {
+  createDatabase,
+  dropDatabase,
+  startNats,
+  startNatsCluster,
+  type TestServer,
+} from "./stage/servers.ts";
 import { unique } from "./stage/ids.ts";
 import { startStack, until, type EventBody, type Stack } from "./stage/stack.ts";
 import { withLimits } from "./stage/lanes.ts";
@@ -193,6 +200,77 @@ describe("the stream", () => {
     expect(warnings).toHaveLength(1);
     expect(warnings[0]).toContain("no JetStream");
   });
+
+  it("that is full is one warning and a state that stays, however often it is tried", async () => {
+    // Given a stream with room for three events
+    const bus = await busOf(nats.url);
+    const manager = await (await bus.connection).jetstreamManager();
+    const config = { name: EVENT_STREAM, subjects: [EVENT_SUBJECTS], discard: DiscardPolicy.New };
+    await manager.streams.add({ ...config, max_msgs: 3 });
+    const relay = relayOf(stack);
+    const warnings = addStream(relay, bus);
+    const [walletId = ""] = await openWallets(stack, 1);
+    await write(stack, [walletId], 5);
+    await until("it is full", () => relay.status()[0]!.state === "refused");
+
+    // When it refuses the fourth again and again, and tells of itself as if nothing were wrong
+    const { retries } = relay.status()[0]!;
+    const states = new Set<string>();
+    await until("it was tried again", () => {
+      states.add(relay.status()[0]!.state);
+      return relay.status()[0]!.retries >= retries + 3;
+    });
+
+    // Then that is not taken for the end of the trouble
+    expect([...states]).toEqual(["refused"]);
+    expect(warnings).toHaveLength(1);
+
+    // And when there is room, the rest follows
+    await manager.streams.update(EVENT_STREAM, { ...config, max_msgs: 100 });
+    await until("all are told", () => relay.status()[0]!.delivered === 6);
+    expect(relay.status()[0]).toMatchObject({ state: "open", lagEvents: 0 });
+  });
+
+  it("over three servers, two of which are away, is no leader and no flicker, and nothing is lost", async () => {
+    // Given a stream that was made with three replicas
+    withLimits({ relayRetryMsMax: 500 });
+    const servers = await startNatsCluster(3);
+    onTestFinished(async () => void (await Promise.all(servers.map((server) => server.stop()))));
+    const bus = await busOf(servers.map(({ url }) => url).join());
+    const relay = relayOf(stack);
+    const warnings = addStream(relay, bus, servers.length);
+    const [walletId = ""] = await openWallets(stack, 1);
+    await until("it is told", () => relay.status()[0]!.delivered === 1, 40_000);
+    const manager = await (await bus.connection).jetstreamManager({ checkAPI: false });
+    const { config } = await manager.streams.info(EVENT_STREAM);
+    expect(config.num_replicas).toBe(servers.length);
+
+    // When two of them die
+    const [, ...others] = servers;
+    await Promise.all(others.map((server) => server.kill()));
+    await until("the bus is there", () => bus.state === "connected", 15_000);
+    await write(stack, [walletId], 5);
+    await until("it is known", () => relay.status()[0]!.state === "no leader", 40_000);
+    const known = warnings.length;
+    const states = new Set<string>();
+    for (let look = 0; look < 100; look += 1) {
+      states.add(relay.status()[0]!.state);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+
+    // Then that stays so, and nothing is published in vain
+    expect([...states]).toEqual(["no leader"]);
+    expect(warnings).toHaveLength(known);
+    expect(warnings.at(-1)).toContain("has no leader");
+
+    // And when they are back, everything follows in order
+    await Promise.all(others.map((server) => server.restart()));
+    await until("all are told", () => relay.status()[0]!.delivered === 6, 40_000);
+    const messages = await follow(servers.map(({ url }) => url).join());
+    await until("all are there", () => messages.length === 6);
+    const events = messages.map(({ event }) => event);
+    expect(problemsOf(events, await committedIds(stack))).toEqual([]);
+  }, 150_000);
 });
 
 describe("nothing is lost", () => {
@@ -236,6 +314,35 @@ describe("nothing is lost", () => {
       expect(relay.status()[0]).toMatchObject({ state: "open", lagMs: 0 });
     },
   );
+
+  it("when a leader takes an event for a repeat of one that it has not stored: it comes again", async () => {
+    // Given a stream that leaves the answers to somebody else: what a leader without the others
+    // says to a repeat
+    const bus = await busOf(nats.url);
+    const connection = await bus.connection;
+    const manager = await connection.jetstreamManager();
+    await manager.streams.add({ name: EVENT_STREAM, subjects: [EVENT_SUBJECTS], no_ack: true });
+    let seq = 0;
+    let asked = 0;
+    connection.subscribe(EVENT_SUBJECTS, {
+      callback: (_error, message) => {
+        asked += 1;
+        message.respond(JSON.stringify({ stream: EVENT_STREAM, seq, duplicate: true }));
+      },
+    });
+    const relay = relayOf(stack);
+    addStream(relay, bus);
+    await openWallets(stack, 1);
+
+    // Then that is no delivery
+    await until("it was asked again", () => asked >= 3);
+    expect(relay.status()[0]).toMatchObject({ delivered: 0, lagEvents: 1 });
+
+    // And when the event has a place, it is
+    seq = 1;
+    await until("it is told", () => relay.status()[0]!.delivered === 1);
+    await until("there is no lag", () => relay.status()[0]!.lagEvents === 0);
+  });
 
   it("when a relay dies between a delivery and its cursor: the next one tells those again", async () => {
     // Given events under way to a sink that has not said that it has them

@@ -53,9 +53,10 @@ export async function busOf(natsUrl: string): Promise<NatsBus> {
 }
 
 /** Adds the event stream; gives its warnings. */
-export function addStream(relay: Relay, bus: NatsBus): string[] {
+export function addStream(relay: Relay, bus: NatsBus, replicas = 1): string[] {
   const { log, warnings } = keepWarnings();
-  relay.add(buildStreamSink({ bus, maxAgeDays: 1, maxBytes: 0, time: systemTime, log }));
+  const keeping = { maxAgeDays: 1, maxBytes: 0, replicas };
+  relay.add(buildStreamSink({ bus, keeping, time: systemTime, log }));
   return warnings;
 }
 

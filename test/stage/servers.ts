@@ -44,9 +44,21 @@ export interface ServerOptions {
   folder?: string;
 }
 
+/** One server of a NATS cluster. */
+interface ClusterMember {
+  name: string;
+  routePort: number;
+  otherRoutePorts: readonly number[];
+}
+
 export async function startNats(
-  options: ServerOptions & { jetstream?: boolean; login?: { user: string; pass: string } } = {},
+  options: ServerOptions & {
+    jetstream?: boolean;
+    login?: { user: string; pass: string };
+    member?: ClusterMember;
+  } = {},
 ): Promise<TestServer> {
+  const { member } = options;
   return await startBinary(options, {
     name: "NATS",
     binary: "nats-server",
@@ -59,10 +71,34 @@ export async function startNats(
       String(port),
       ...(options.jetstream === true ? ["-js", "-sd", folder] : []),
       ...(options.login ? ["--user", options.login.user, "--pass", options.login.pass] : []),
+      ...(member === undefined ? [] : clusterArgs(member)),
     ],
     greeting: "",
     answer: /^INFO \{/,
   });
+}
+
+function clusterArgs({ name, routePort, otherRoutePorts }: ClusterMember): string[] {
+  const cluster = `nats://127.0.0.1:${routePort}`;
+  const routes = otherRoutePorts.map((port) => `nats://127.0.0.1:${port}`).join();
+  return ["--name", name, "--cluster_name", "test", "--cluster", cluster, "--routes", routes];
+}
+
+/** One JetStream over several servers, each of which is killed and restarted by itself. */
+export async function startNatsCluster(size: number): Promise<TestServer[]> {
+  const routePorts = await Promise.all(Array.from({ length: size }, () => freePort()));
+  return await Promise.all(
+    routePorts.map((routePort, index) =>
+      startNats({
+        jetstream: true,
+        member: {
+          name: `n${index}`,
+          routePort,
+          otherRoutePorts: routePorts.filter((other) => other !== routePort),
+        },
+      }),
+    ),
+  );
 }
 
 export async function startRedis(options: ServerOptions = {}): Promise<TestServer> {
