@@ -23,7 +23,10 @@ import { commandToDecide } from "./messages.ts";
 import type { PendingTransfers } from "./pending-transfers.ts";
 
 export interface StepContext {
+  /** What deadlines and retries go by; see `clock.ts`. */
   nowMs(): number;
+  /** What events say when they happened. */
+  wallMs(): number;
   /** The commit that is filling now. */
   open(): Commit;
   readonly pending: PendingTransfers;
@@ -71,7 +74,7 @@ export function lead(context: StepContext, actor: Actor, item: Item): Commit {
 export function decideNow(context: StepContext, actor: Actor, command: Command): Decision {
   const { walletId, body, expectedVersion } = command;
   const pendingOutMinor = context.pending.outOf(walletId);
-  const at = { nowMs: context.nowMs(), expectedVersion, pendingOutMinor };
+  const at = { nowMs: context.wallMs(), expectedVersion, pendingOutMinor };
   if (body.type !== "hold" && body.type !== "capture" && body.type !== "release") {
     return decide(walletId, actor.state, body, at);
   }

@@ -23,6 +23,8 @@ export interface HoldKeeperDeps {
   readonly journal: Pick<Journal, "loadHolds" | "loadDueHolds">;
   readonly actors: ReadonlyMap<string, Actor>;
   readonly nowMs: () => number;
+  /** What the times of holds are compared with. */
+  readonly wallMs: () => number;
   /** Shards whose messages are dealt with now. */
   readonly servedShards: () => number[];
   /** Deals with messages, as far as that goes, and lets out what came of it. */
@@ -150,7 +152,7 @@ export function buildHoldKeeper(deps: HoldKeeperDeps): HoldKeeper {
       isLooking = true;
       nextExpiryMs = nowMs + LIMITS.holdExpiryMs;
       journal
-        .loadDueHolds(shards, nowMs, LIMITS.holdsDueMax, behind)
+        .loadDueHolds(shards, deps.wallMs(), LIMITS.holdsDueMax, behind)
         .then(
           (due) => {
             isLooking = false;

@@ -73,7 +73,7 @@ export interface Host {
 
 export function buildHost(deps: HostDeps): Host {
   const { bus, log, time, owner, hostId, meter, relay } = deps;
-  const startedAtMs = time.nowMs();
+  const startedAtMs = time.wallMs();
   const lanes: LaneGate[] = [];
   const lanesPerDatabase = Math.ceil(deps.laneCount / deps.databases);
   /** Shards whose messages are taken. */

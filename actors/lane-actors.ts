@@ -14,9 +14,10 @@
  * Invariant: who sleeps is in `sleeping` until a read for it begins; what a read brings is put into
  * the actor that it was made for, or nowhere. Only who is loaded is ever stepped.
  */
+import { isDue } from "../src/hold.ts";
 import type { Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
-import { keepHold, type Actor, type Item } from "./commit.ts";
+import { keepHold, newItem, type Actor, type Item } from "./commit.ts";
 
 /** A read that failed, and is tried again. */
 export interface ReadFailure {
@@ -56,6 +57,8 @@ export interface LaneActors {
    * read.
    */
   passivate(nowMs: number): void;
+  /** Ends what is over for those whose wallets' clocks are ahead of this time. */
+  expireAhead(wallMs: number): void;
   /**
    * Forgets the actors of shards that others serve now; returns the messages in their mailboxes.
    */
@@ -107,6 +110,7 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
               actor.state = state;
               actor.hash = hash;
               actor.loaded = true;
+              for (const item of overdue(actor)) deps.deliver(item);
               const { mailbox } = actor;
               actor.mailbox = [];
               for (const item of mailbox) deps.deliver(item);
@@ -153,6 +157,17 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
       }
     },
 
+    expireAhead(wallMs) {
+      const ahead: Actor[] = [];
+      for (const actor of actors.values()) {
+        const { loaded, state, holds } = actor;
+        if (loaded && holds !== null && state !== null && state.updatedAtMs > wallMs) {
+          ahead.push(actor);
+        }
+      }
+      for (const actor of ahead) for (const item of overdue(actor)) deps.deliver(item);
+    },
+
     forget(shards) {
       const items: Item[] = [];
       for (const actor of actors.values()) {
@@ -164,6 +179,18 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
       return items;
     },
   };
+}
+
+/**
+ * Ends holds whose time is over by the wallet's clock, before anything is decided on them. The look
+ * for those goes by this host's clock, which may be behind the one of a host that had the wallet.
+ */
+function overdue({ walletId, state, holds }: Actor): Item[] {
+  if (state === null || holds === null) return [];
+  const due = Array.from(holds.values()).filter((hold) => isDue(hold, state.updatedAtMs));
+  return due
+    .slice(0, LIMITS.holdsDueMax)
+    .map(({ holdId }) => newItem({ type: "expire", walletId, holdId }, null));
 }
 
 function newActor(walletId: string, shard: number): Actor {

@@ -2,17 +2,19 @@
  * The host's side of one lane: what waits for it, which commands it has, and which shards it is told
  * to serve. It bounds the queue by count and bytes, keeps few batches under way, and answers for a
  * thread that died: whoever waited for it is told that the outcome is unknown and asks again with
- * the same command id. A command that has left with a question to another lane is not waited for
- * here: whoever refuses it there answers its caller, and it may be lost; the answer brings it back.
+ * the same command id. What a gateway asks again while the lane still has it waits here for the
+ * answer of the first: a lane that is slow gets no second copy of its work. A command that has left
+ * with a question to another lane is not waited for here: whoever refuses it there answers its
+ * caller, and it may be lost; the answer brings it back.
  */
-import type { Time } from "../src/clock.ts";
+import { monotonicMs, type Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import { monotonicMs } from "../src/measures.ts";
 import type { HostMeter } from "../src/metrics.ts";
 import {
   addressee,
   type CommandMessage,
   type Effects,
+  type Outcome,
   type Reply,
   type ShardMessage,
 } from "../src/protocol.ts";
@@ -59,6 +61,8 @@ export interface LaneGate {
   stop(): Promise<void>;
 }
 
+const NOTHING_DONE: Outcome = { type: "fault", fault: "unavailable" };
+
 interface OpenArrival extends Arrival {
   readonly messages: ShardMessage[];
 }
@@ -70,6 +74,8 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   /** Commands that the lane has: per gateway inbox, the number and when it may be forgotten. */
   let outstanding = new Map<string, Map<number, number>>();
   let outstandingCount = 0;
+  /** Later sendings of these, which the lane does not get: per inbox, by the number that it has. */
+  const repeats = new Map<string, Map<number, number[]>>();
   const queue: Arrival[] = [];
   /** The last one in the queue, as long as more may arrive together with it. */
   let arriving: OpenArrival | null = null;
@@ -103,6 +109,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
       // A copy of a command that the bus repeated must not be answered beside the one that is under
       // way.
       if (command !== null && outstanding.get(command.inbox)?.has(command.seq) === true) continue;
+      if (message.type === "command" && message.attempt > 1 && isRepeat(message)) continue;
       const bytes = bytesOf(message);
       const isFull =
         (command !== null && outstandingCount >= LIMITS.laneCommandsMax) ||
@@ -237,6 +244,47 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
     return message.type === "asked" ? Math.min(endMs, command.expiresAtMs) : endMs;
   }
 
+  /**
+   * Whether the lane has an earlier sending of this command. Then its answer is this one's, too: a
+   * lane that is slow would only become slower by what its callers ask twice.
+   */
+  function isRepeat({ inbox, seq, attempt }: CommandMessage): boolean {
+    const numbers = outstanding.get(inbox);
+    if (numbers === undefined) return false;
+    const first = seq - Math.min(attempt, LIMITS.commandSendsMax) + 1;
+    for (let earlier = first; earlier < seq; earlier++) {
+      if (!numbers.has(earlier)) continue;
+      const ofInbox = repeats.get(inbox) ?? new Map<number, number[]>();
+      repeats.set(inbox, ofInbox);
+      const later = ofInbox.get(earlier);
+      if (later === undefined) ofInbox.set(earlier, [seq]);
+      else if (!later.includes(seq)) later.push(seq);
+      return true;
+    }
+    return false;
+  }
+
+  function takeRepeats(inbox: string, seq: number): readonly number[] {
+    const ofInbox = repeats.get(inbox);
+    const later = ofInbox?.get(seq);
+    if (ofInbox === undefined || later === undefined) return [];
+    ofInbox.delete(seq);
+    if (ofInbox.size === 0) repeats.delete(inbox);
+    return later;
+  }
+
+  /**
+   * A sending that the lane did not get has done nothing, whatever became of the one that it had. An
+   * outcome needs no second word.
+   */
+  function answerRepeats(inbox: string, seq: number, outcome: Outcome): void {
+    if (repeats.size === 0) return;
+    const later = takeRepeats(inbox, seq);
+    if (later.length === 0 || outcome.type !== "fault") return;
+    const theirs = outcome.fault === "unknown" ? NOTHING_DONE : outcome;
+    deps.reply(later.map((number): Reply => ({ inbox, seq: number, outcome: theirs })));
+  }
+
   /** A reply ends what it answers, and a question or its answer takes its command along. */
   function giveBack(effects: Effects): void {
     for (const { inbox, seq } of effects.replies) forget(inbox, seq);
@@ -245,6 +293,13 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
       if (command !== null) forget(command.inbox, command.seq);
     }
     deps.dispatch(effects);
+    if (repeats.size === 0) return;
+    for (const { inbox, seq, outcome } of effects.replies) answerRepeats(inbox, seq, outcome);
+    for (const message of effects.messages) {
+      const command = commandIn(message);
+      // It may be lost on its way; what is sent again meanwhile goes beside it.
+      if (command !== null) answerRepeats(command.inbox, command.seq, NOTHING_DONE);
+    }
   }
 
   function forget(inbox: string, seq: number): void {
@@ -260,6 +315,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
       for (const [seq, untilMs] of numbers) {
         if (untilMs + LIMITS.commandAttemptMs > nowMs) break;
         forget(inbox, seq);
+        takeRepeats(inbox, seq);
       }
       if (numbers.size === 0) outstanding.delete(inbox);
     }
@@ -284,6 +340,7 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
         return { inbox, seq, outcome: { type: "fault", fault: "unknown" } };
       });
       if (replies.length > 0) deps.reply(replies);
+      for (const { seq, outcome } of replies) answerRepeats(inbox, seq, outcome);
     }
     // The new thread knows nothing of its shards.
     isNewsDue = true;

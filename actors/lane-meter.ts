@@ -7,8 +7,8 @@
  */
 import type { AppendResult, Journal, Writes } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
+import { monotonicMs } from "../src/clock.ts";
 import {
-  monotonicMs,
   newTally,
   observe,
   SECONDS,

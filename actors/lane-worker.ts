@@ -9,7 +9,7 @@ import "../src/navigator.ts";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { parentPort, workerData } from "node:worker_threads";
-import { nowMs } from "../src/clock.ts";
+import { nowMs, wallMs } from "../src/clock.ts";
 import { HistoryLostError } from "../src/journal.ts";
 import type { ShardMessage } from "../src/protocol.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
@@ -71,12 +71,12 @@ async function carryOut(task: LaneTask): Promise<LaneResult> {
     switch (task.type) {
       case "batch": {
         meter.arrived(task.arrivals);
-        const effects = await lane.receive(stamped(task.arrivals), nowMs());
+        const effects = await lane.receive(stamped(task.arrivals), nowMs(), wallMs());
         meter.dealt(task.arrivals);
         return { effects, stats: null };
       }
       case "tick": {
-        const effects = lane.tick(nowMs(), task.shards);
+        const effects = lane.tick(nowMs(), task.shards, wallMs());
         const stats = lane.stats();
         collectAfterPassivation(stats);
         return { effects, stats, measures: meter.take() };

@@ -80,14 +80,14 @@ export interface LaneStats {
 export interface Lane {
   /**
    * Deals with a batch; resolves when each message is committed, refused or sent on, with all
-   * effects that are ready by then.
+   * effects that are ready by then. The two times are those of `clock.ts`.
    */
-  receive(messages: readonly ShardMessage[], nowMs: number): Promise<Effects>;
+  receive(messages: readonly ShardMessage[], nowMs: number, wallMs: number): Promise<Effects>;
   /**
    * Tells the time (expiry, retries, passivation), and all shards that the lane has to serve from
    * now on. Called every `LIMITS.laneTickMs`; until the first time messages wait.
    */
-  tick(nowMs: number, shards: readonly number[]): Effects;
+  tick(nowMs: number, shards: readonly number[], wallMs: number): Effects;
   stats(): LaneStats;
 }
 
@@ -96,6 +96,7 @@ export function buildLane(deps: LaneDeps): Lane {
   let mode: "serving" | "recovering" | "pausing" = "recovering";
   let outbox = emptyEffects();
   let nowMs = 0;
+  let wallMs = 0;
   let nextSweepMs = 0;
   let pauseMs = 0;
   let resumeAtMs = 0;
@@ -125,6 +126,7 @@ export function buildLane(deps: LaneDeps): Lane {
 
   const context: StepContext = {
     nowMs: () => nowMs,
+    wallMs: () => wallMs,
     open: groupCommit.open,
     pending,
     leaderOf: groupCommit.leaderOf,
@@ -152,6 +154,7 @@ export function buildLane(deps: LaneDeps): Lane {
     ...reading,
     actors: actors.byWalletId,
     nowMs: () => nowMs,
+    wallMs: () => wallMs,
     servedShards: () => shards.served(),
     deliver: deliverAndProceed,
   });
@@ -342,8 +345,9 @@ export function buildLane(deps: LaneDeps): Lane {
   }
 
   return {
-    receive(messages, atMs) {
+    receive(messages, atMs, atWallMs) {
       nowMs = atMs;
+      wallMs = atWallMs;
       return new Promise((resolve) => {
         // One more than there are messages, so that the batch carries what its last message caused
         // at once.
@@ -356,8 +360,9 @@ export function buildLane(deps: LaneDeps): Lane {
       });
     },
 
-    tick(atMs, assigned) {
+    tick(atMs, assigned, atWallMs) {
       nowMs = atMs;
+      wallMs = atWallMs;
       shards.assign(assigned, nowMs);
       delivery.expire();
       if (mode === "recovering") shards.recover();
@@ -375,6 +380,7 @@ export function buildLane(deps: LaneDeps): Lane {
       if (nowMs >= nextSweepMs || actors.byWalletId.size > LIMITS.actorsMax) {
         nextSweepMs = nowMs + LIMITS.actorSweepMs;
         actors.passivate(nowMs);
+        if (mode === "serving") actors.expireAhead(wallMs);
       }
       advance();
       return takeOutbox();

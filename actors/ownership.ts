@@ -100,7 +100,7 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
     for (const [peer, shards] of byPeer) {
       const isExpected = type !== "lost" && (type !== "taken" || peer === null);
       log[isExpected ? "info" : "warn"](`${shards.length} shards ${type}${withWhom(type, peer)}`);
-      handOffs.unshift({ at: new Date(time.nowMs()).toISOString(), shards, type, peer });
+      handOffs.unshift({ at: new Date(time.wallMs()).toISOString(), shards, type, peer });
     }
     handOffs.length = Math.min(handOffs.length, LIMITS.handOffsKept);
   }

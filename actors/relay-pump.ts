@@ -24,7 +24,7 @@ import type { Delivery, RelaySink } from "./relay-sink.ts";
 export interface PumpDeps {
   readonly sink: RelaySink;
   readonly store: RelayStore;
-  readonly time: Pick<Time, "nowMs" | "after">;
+  readonly time: Pick<Time, "nowMs" | "wallMs" | "after">;
   readonly log: { warn(text: string): void };
 }
 
@@ -70,6 +70,8 @@ interface Track {
   isHinted: boolean;
   isBusy: boolean;
   trouble: Trouble | null;
+  /** Not tried again before this, by `Time.nowMs`; 0: at once. */
+  notBeforeMs: number;
 }
 
 export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
@@ -152,7 +154,9 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
       if (!unknown.delete(shard)) continue; // given up meanwhile
       const last = Math.max(lastOf.get(shard) ?? 0, position);
       // What was committed since is told to nobody: a read will find it.
-      tracks.set(shard, { shard, position, last, isHinted: true, isBusy: false, trouble });
+      const notBeforeMs = trouble === null ? 0 : time.nowMs() + remainingMs(trouble);
+      const isNew = { isHinted: true, isBusy: false, notBeforeMs };
+      tracks.set(shard, { shard, position, last, trouble, ...isNew });
     }
     tellLost(shards.filter((shard) => unknown.has(shard)));
   }
@@ -172,7 +176,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
     for (const track of tracks.values()) {
       if (chosen.length >= room) break;
       if (track.isBusy || !isDue(track)) continue;
-      const waitMs = (track.trouble?.retryAtMs ?? 0) - nowMs;
+      const waitMs = track.notBeforeMs - nowMs;
       if (waitMs > 0) lookIn(waitMs);
       else chosen.push(track);
     }
@@ -244,12 +248,13 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
         delivered += 1;
         track.position = row.position;
         track.trouble = null;
+        track.notBeforeMs = 0;
         saveSoon(track);
         return true;
       case "failed":
         retries += 1;
         track.last = Math.max(track.last, row.position);
-        track.trouble = troubleAfter(track.trouble, delivery.reason, delivery.retryInMs);
+        fail(track, delivery.reason, delivery.retryInMs);
         saveSoon(track);
         return false;
       case "closed":
@@ -261,14 +266,24 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
     }
   }
 
-  function troubleAfter(before: Trouble | null, reason: string, retryInMs: number): Trouble {
-    const nowMs = time.nowMs();
-    return {
+  function fail(track: Track, reason: string, retryInMs: number): void {
+    const before = track.trouble;
+    const wallMs = time.wallMs();
+    track.notBeforeMs = time.nowMs() + retryInMs;
+    track.trouble = {
       attempts: (before?.attempts ?? 0) + 1,
-      failingSinceMs: before?.failingSinceMs ?? nowMs,
-      retryAtMs: nowMs + retryInMs,
+      failingSinceMs: before?.failingSinceMs ?? wallMs,
+      retryAtMs: wallMs + retryInMs,
       reason,
     };
+  }
+
+  /**
+   * Of the pause that another host began. Its clock may be hours ahead of this one, so no longer
+   * than the longest pause that there is.
+   */
+  function remainingMs({ retryAtMs }: Trouble): number {
+    return Math.min(Math.max(retryAtMs - time.wallMs(), 0), LIMITS.webhookRetryMsMax);
   }
 
   /**
@@ -279,7 +294,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
     const reason = `shard ${track.shard} has no event at position ${missing} and one at ${found}`;
     warn(`${sink.label} stops there: ${reason}`);
     track.last = Math.max(track.last, found);
-    track.trouble = troubleAfter(track.trouble, reason, LIMITS.relayRetryMsMax);
+    fail(track, reason, LIMITS.relayRetryMsMax);
   }
 
   // ---- cursors ----------------------------------------------------------------------------------
@@ -379,7 +394,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
       }
       const behind = lagging().map(({ shard, position }) => ({ shard, position }));
       const oldestAtMs = behind.length === 0 ? null : await store.oldestBehind(behind);
-      lagMs = oldestAtMs === null ? 0 : Math.max(0, time.nowMs() - oldestAtMs);
+      lagMs = oldestAtMs === null ? 0 : Math.max(0, time.wallMs() - oldestAtMs);
     },
 
     wake: () => lookIn(0),

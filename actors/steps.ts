@@ -111,7 +111,7 @@ function stepExpire(
   const hold = actor.holds?.get(holdId);
   if (hold === undefined) return "dealt";
   const event = soundly(actor, () => {
-    const expired = expiryEvent(state, hold, context.nowMs());
+    const expired = expiryEvent(state, hold, context.wallMs());
     if (expired !== null) foreseen(actor, [expired]);
     return expired;
   });

@@ -138,7 +138,7 @@ export function stepAsk(
   }
   const commit = lead(context, actor, item);
   if (rejection === null && actor.state !== null) {
-    const payee = foreseen(actor, [transferEvent(actor.state, ask, context.nowMs())]);
+    const payee = foreseen(actor, [transferEvent(actor.state, ask, context.wallMs())]);
     commit.messages.push({ ...asked, payee });
     return "waits";
   }
@@ -243,16 +243,16 @@ function transferAtOnce(
     return "waits";
   }
   if (item.mayBeKnown) commit.lookups.push(command);
-  const nowMs = context.nowMs();
+  const atMs = context.wallMs();
   const from = record(commit, actor, [sent], causeOf(message));
   const transfer = transferOf(command, from, sent);
   const { transferId, toWalletId } = transfer;
-  const received = transferEvent(payee.state, ask, nowMs);
+  const received = transferEvent(payee.state, ask, atMs);
   const to = record(commit, payee, [received], stepCause(transfer));
   const verdict: Verdict = { type: "posted", toVersion: to.version };
   commit.transfers.push(transfer);
-  commit.verdicts.push({ transferId, toWalletId, verdict, decidedAtMs: nowMs });
-  commit.settled.push(settle(transfer, verdict, nowMs));
+  commit.verdicts.push({ transferId, toWalletId, verdict, decidedAtMs: atMs });
+  commit.settled.push(settle(transfer, verdict, atMs));
   commit.atOnce.add(transferId);
   const answer: TransferAnswer = {
     transferId,
@@ -310,7 +310,7 @@ export function stepPost(
   traceStep(commit, "post", actor, message.commandId, message.traceparent);
   let verdict: Verdict;
   if (rejection === null && actor.state !== null) {
-    const event = transferEvent(actor.state, post, context.nowMs());
+    const event = transferEvent(actor.state, post, context.wallMs());
     const payee = record(commit, actor, [event], stepCause(message));
     verdict = { type: "posted", toVersion: payee.version };
     commit.messages.push(verdictOf(post, verdict, payee));
@@ -320,7 +320,7 @@ export function stepPost(
   } else {
     throw new Error(`wallet ${actor.walletId} accepts transfer ${transferId} without existing`);
   }
-  const decidedAtMs = context.nowMs();
+  const decidedAtMs = context.wallMs();
   commit.verdicts.push({ transferId, toWalletId: actor.walletId, verdict, decidedAtMs });
   return "waits";
 }
@@ -339,12 +339,12 @@ export function stepVerdict(
   const pending = context.pending.get(message.transferId);
   if (pending?.phase !== "pending") return "dealt";
   const { transfer } = pending;
-  const event = soundly(actor, () => settlingEvent(actor, transfer, verdict, context.nowMs()));
+  const event = soundly(actor, () => settlingEvent(actor, transfer, verdict, context.wallMs()));
   const commit = lead(context, actor, item);
   context.pending.settling(pending);
   traceStep(commit, "settle", actor, transfer.commandId, pending.first?.command.traceparent);
   if (event !== null) record(commit, actor, [event], stepCause(transfer));
-  const settled = settle(transfer, verdict, context.nowMs());
+  const settled = settle(transfer, verdict, context.wallMs());
   commit.settled.push(settled);
   // Who was refused hears of it with the return, and who needs the record read back when it is
   // settled: `settledOutcome`.

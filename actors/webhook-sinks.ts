@@ -154,7 +154,8 @@ function buildWebhookSink(webhook: Webhook, deps: SinkDeps): RelaySink {
       case "gone":
         return await disable(`it answered 410 to ${eventId(event)}: it wants no more`);
       case "refused": {
-        const failingMs = time.nowMs() - (trouble?.failingSinceMs ?? time.nowMs());
+        const nowMs = time.wallMs();
+        const failingMs = nowMs - (trouble?.failingSinceMs ?? nowMs);
         if (failingMs >= pauses.giveUpMs) {
           const hours = Math.round(failingMs / 3_600_000);
           return await disable(

@@ -69,7 +69,7 @@ const reading = (rows: ShardOwner[]): ClusterRoutesDeps["shardTable"] => ({
 
 /** Time stands still, except that waits end soon: long enough for what the bus carries. */
 const time: NonNullable<ClusterRoutesDeps["time"]> = {
-  nowMs: () => Date.parse("2026-01-01T12:00:00.000Z"),
+  wallMs: () => Date.parse("2026-01-01T12:00:00.000Z"),
   after(delayMs, task) {
     const timer = setTimeout(task, delayMs / 20);
     return () => clearTimeout(timer);

@@ -27,7 +27,7 @@ export interface ClusterRoutesDeps {
   readonly shardTable: Pick<ShardTable, "read">;
   /** Names the inboxes for the hosts' answers, as it does the one for replies. */
   readonly gatewayId: string;
-  readonly time?: Pick<Time, "nowMs" | "after">;
+  readonly time?: Pick<Time, "wallMs" | "after">;
 }
 
 export function addClusterRoutes(app: FastifyInstance, deps: ClusterRoutesDeps): void {
@@ -60,7 +60,7 @@ export function buildClusterLook(deps: ClusterRoutesDeps): () => Promise<Cluster
       readTable(deps.shardTable, time),
     ]);
     return {
-      at: new Date(time.nowMs()).toISOString(),
+      at: new Date(time.wallMs()).toISOString(),
       gateway: { id: gatewayId, bus: bus.state },
       ...mergeCluster(statuses, table),
     };

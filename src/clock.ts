@@ -1,32 +1,55 @@
 /**
- * The time that lanes and hosts go by: the wall clock, except that it never goes back. When the
- * wall clock is set back by more than a moment, this one runs on from where it was, so that timers,
- * deadlines and retries go on; small corrections are absorbed by standing still.
+ * Two times. `nowMs` is what everything waits by: timers, deadlines, retries. It advances as fast as
+ * time passes, whatever is done to the wall clock, and is the same in all threads of a process.
+ * `wallMs` is what is written down and compared with what callers and other hosts have written:
+ * when something happened, and when a hold expires. It follows the wall clock as that is set, also
+ * back, so that a host whose clock was wrong is right as soon as its clock is; a wallet's own times
+ * never go back, for which `wallet.ts` cares.
  */
+import { getEnvironmentData, setEnvironmentData } from "node:worker_threads";
 
-/** A wall clock that is set back by less than this stands still instead; milliseconds. */
-const STEP_MS = 2_000;
+/** Threads inherit it from the thread that starts them. */
+const ANCHOR = "coffer:clock";
 
-let latestMs = 0;
-let latestAt = 0;
+const anchorMs = anchored();
 
-/** Milliseconds since 1970, a whole number, never less than before in this thread. */
+/** Unix milliseconds at `monotonicMs` 0, by the wall clock as the process started. */
+function anchored(): number {
+  const inherited = getEnvironmentData(ANCHOR);
+  if (typeof inherited === "number") return inherited;
+  const first = Date.now() - monotonicMs();
+  setEnvironmentData(ANCHOR, first);
+  return first;
+}
+
+/**
+ * Milliseconds that never go back, the same for all threads of a process; from where they count
+ * does not matter.
+ */
+export function monotonicMs(): number {
+  const [seconds, nanoseconds] = process.hrtime();
+  return seconds * 1e3 + nanoseconds / 1e6;
+}
+
+/**
+ * Milliseconds, a whole number, never less than before in this process; since 1970 by the wall
+ * clock as the process started.
+ */
 export function nowMs(): number {
-  const wallMs = Date.now();
-  const at = performance.now();
-  const isSetBack = wallMs < latestMs - STEP_MS;
-  const elapsedMs = Math.floor(at - latestAt);
-  const next = isSetBack ? latestMs + elapsedMs : Math.max(latestMs, wallMs);
-  // Standing still on the fraction of a millisecond keeps the remainder for the next call.
-  if (next !== latestMs || !isSetBack) latestAt = at;
-  latestMs = next;
-  return latestMs;
+  return Math.floor(anchorMs + monotonicMs());
+}
+
+/** Milliseconds since 1970 by the wall clock, a whole number; it may jump, also back. */
+export function wallMs(): number {
+  return Date.now();
 }
 
 /** The time port of everything that waits; a simulator brings its own. */
 export interface Time {
-  /** Milliseconds since the epoch that never go back in one process. */
+  /** For waiting: milliseconds that never go back in one process, and pass as time does. */
   nowMs(): number;
+  /** For what is written down: milliseconds since 1970, which jump when the clock is set. */
+  wallMs(): number;
   /** Runs the task once, after the callback under way and those already waiting. */
   soon(task: () => void): void;
   /** Runs the task once after the delay, unless the returned function is called before. */
@@ -37,6 +60,7 @@ export interface Time {
 
 export const systemTime: Time = {
   nowMs,
+  wallMs,
   soon: (task) => void setImmediate(task),
   after(delayMs, task) {
     const timer = setTimeout(task, delayMs);

@@ -240,10 +240,10 @@ function launch(
 async function waitUntilReady(server: Server, url: string): Promise<void> {
   let exit: EmbeddedPostgresExit | undefined;
   void server.handle.exited.then((it) => (exit = it));
-  const deadlineMs = Date.now() + LIMITS.postgresStartMs;
+  const deadlineMs = performance.now() + LIMITS.postgresStartMs;
   for (;;) {
     if (exit !== undefined) throw startFailed("PostgreSQL ended while it started", server.lines);
-    if (Date.now() > deadlineMs) {
+    if (performance.now() > deadlineMs) {
       throw startFailed(
         `PostgreSQL was not ready after ${LIMITS.postgresStartMs / 1_000} s`,
         server.lines,
@@ -373,11 +373,11 @@ function stopAtExit(running: Running): void {
   isExitHookInstalled = true;
   process.on("exit", () => {
     for (const each of stoppedAtExit) signal(each.pid, "SIGINT");
-    const deadlineMs = Date.now() + LIMITS.postgresImmediateShutdownMs;
+    const deadlineMs = performance.now() + LIMITS.postgresImmediateShutdownMs;
     for (const each of stoppedAtExit) {
       if (!blockUntilGone(each.pid, deadlineMs)) {
         signal(each.pid, "SIGQUIT");
-        blockUntilGone(each.pid, Date.now() + LIMITS.postgresImmediateShutdownMs);
+        blockUntilGone(each.pid, performance.now() + LIMITS.postgresImmediateShutdownMs);
       }
       each.releaseLock();
     }
@@ -387,7 +387,7 @@ function stopAtExit(running: Running): void {
 /** Returns whether it has ended by then. */
 function blockUntilGone(pid: number, deadlineMs: number): boolean {
   while (inspect(pid) !== undefined) {
-    if (Date.now() >= deadlineMs) return false;
+    if (performance.now() >= deadlineMs) return false;
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LIMITS.postgresExitPollMs);
   }
   return true;

@@ -1,7 +1,8 @@
 /** Tallies, and what Prometheus reads of them. */
 import { Registry } from "prom-client";
 import { describe, expect, it } from "vitest";
-import { add, countOf, monotonicMs, newTally, observe, SECONDS, SIZES } from "./measures.ts";
+import { monotonicMs } from "./clock.ts";
+import { add, countOf, newTally, observe, SECONDS, SIZES } from "./measures.ts";
 import { addCounter, addGauge, addHistogram, type Sample } from "./prometheus.ts";
 
 describe("a tally", () => {

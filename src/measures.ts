@@ -87,12 +87,3 @@ export interface LaneMeasures {
   readonly busyRatio: number;
   readonly traces: readonly CommitTrace[];
 }
-
-/**
- * Milliseconds that never go back, the same for all threads of a process; from where they count
- * does not matter.
- */
-export function monotonicMs(): number {
-  const [seconds, nanoseconds] = process.hrtime();
-  return seconds * 1e3 + nanoseconds / 1e6;
-}

@@ -4,7 +4,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { expect, it, onTestFinished, vi } from "vitest";
 import { startCollector } from "../test/stage/otlp-collector.ts";
-import { monotonicMs } from "./measures.ts";
+import { monotonicMs } from "./clock.ts";
 import { buildOpenTelemetry, spanContextOf, traceparentOf } from "./open-telemetry.ts";
 
 const traceId = "0af7651916cd43dd8448eb211c80319c";

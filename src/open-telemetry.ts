@@ -21,7 +21,8 @@ import { OTLPTraceExporter } from "@opentelemetry/exporter-trace-otlp-http";
 import { detectResources, envDetector, resourceFromAttributes } from "@opentelemetry/resources";
 import { BatchSpanProcessor, NodeTracerProvider } from "@opentelemetry/sdk-trace-node";
 import { LIMITS } from "./limits.ts";
-import { monotonicMs, type CommitTrace } from "./measures.ts";
+import { monotonicMs } from "./clock.ts";
+import type { CommitTrace } from "./measures.ts";
 import { messageOf } from "./message-of.ts";
 import type { OpenSpan, TracedProcess, Tracing } from "./tracing.ts";
 

@@ -157,9 +157,9 @@ export function membersOf(postmasterPid: number, cluster: string): number[] {
 }
 
 export async function isGoneWithin(pids: number[], boundMs: number): Promise<boolean> {
-  const deadlineMs = Date.now() + boundMs;
+  const deadlineMs = performance.now() + boundMs;
   while (pids.some((pid) => inspect(pid) !== undefined)) {
-    if (Date.now() > deadlineMs) return false;
+    if (performance.now() > deadlineMs) return false;
     await sleep(LIMITS.processPollMs);
   }
   return true;

@@ -75,7 +75,7 @@ describe("a lane that was superseded and does not know it", () => {
     const placed = await place(walletId, "60", 1_000);
     stage.nowMs += 2_000;
     goOn();
-    stage.lane("a").lane.tick(stage.nowMs, EVEN);
+    stage.lane("a").lane.tick(stage.nowMs, EVEN, stage.nowMs);
     await stage.quiet();
     await expectNoAlarm();
     await passTime(1_000);

@@ -7,17 +7,19 @@ import type { HoldKey } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { EVEN, idIn } from "./stage/ids.ts";
 import {
+  begin,
   database,
   holdRow,
   money,
   passTime,
   place,
   restart,
+  said,
   stage,
   TWO_HOSTS,
   useLaneStage,
 } from "./stage/lane.ts";
-import { capture, commandOf, creation, placing } from "./stage/staged-commands.ts";
+import { capture, commandOf, creation, credit, debit, placing } from "./stage/staged-commands.ts";
 import { summaryOf, withLimits } from "./stage/lanes.ts";
 
 useLaneStage("hold_expiry_test", TWO_HOSTS);
@@ -64,6 +66,38 @@ describe("expiry", () => {
     expect(stage.nowMs - startedAtMs).toBeLessThan(2_000);
     // Nobody else was woken
     expect(calls.loadWallets).toBe(1);
+  });
+
+  it("comes before anything is decided, when a host whose clock is behind takes over", async () => {
+    const walletId = await stage.open("a", "100");
+    const placed = await place(walletId, "60", 600_000);
+    // Given a host whose clock is ahead, which writes a later time, and dies before it has expired
+    stage.lane("a").clockOffMs = 3_600_000;
+    await begin(credit(walletId, "1"));
+    stage.kill("a");
+    // When another one takes over, by whose clock the hold has minutes left
+    await stage.replace("a", "host-3");
+    await passTime(1_000);
+    expect(await holdRow(placed)).toBe("ACTIVE 0");
+    // Then the money is there for the first who wants it
+    expect(await said(debit(walletId, "100"))).toBe("done 5");
+    expect(await holdRow(placed)).toBe("EXPIRED 0");
+    expect(await money(walletId)).toBe("1 0");
+  });
+
+  it("comes to a wallet at work when its host's clock was ahead for a moment", async () => {
+    const walletId = await stage.open("a", "100");
+    const placed = await place(walletId, "60", 600_000);
+    const { lane } = stage.lane("a");
+    stage.lane("a").clockOffMs = 3_600_000;
+    await begin(credit(walletId, "1"));
+    stage.lane("a").clockOffMs = 0;
+    for (let ms = 0; ms < LIMITS.actorSweepMs + 1_000; ms += 1_000) {
+      await passTime(1_000);
+      await said(credit(walletId, "1"));
+    }
+    expect(lane.stats().actors).toBe(1);
+    expect(await holdRow(placed)).toBe("EXPIRED 0");
   });
 
   it("is no flood after an outage: hundreds are worked off portion by portion, with one read at a time", async () => {
@@ -181,7 +215,7 @@ describe("expiry", () => {
     // table
     stage.nowMs += 2_000;
     const { lane, shards } = stage.lane("a");
-    lane.tick(stage.nowMs, shards);
+    lane.tick(stage.nowMs, shards, stage.nowMs);
     await expect.poll(() => stage.lane("a").calls.loadDueHolds).toBe(1);
     goOn();
     delete hooks.append;

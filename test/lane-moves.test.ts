@@ -151,10 +151,10 @@ it.each(["and does not hear of it", "and hears of it while its commit is under w
     const isHeard = how.startsWith("and hears");
     await moveAway();
     assign("here", []);
-    if (isHeard) stage.lane("here").lane.tick(stage.nowMs, []);
+    if (isHeard) stage.lane("here").lane.tick(stage.nowMs, [], stage.nowMs);
     expect(summaryOf(await stage.perform(make()))).toBe("done 1");
     await moveBack();
-    if (isHeard) stage.lane("here").lane.tick(stage.nowMs, ALL_SHARDS);
+    if (isHeard) stage.lane("here").lane.tick(stage.nowMs, ALL_SHARDS, stage.nowMs);
     await conclude("sent");
     await resume();
 
@@ -212,7 +212,7 @@ it("what waits for a shard that is never claimed is let go", async () => {
     description: null,
   };
   let isDone = false;
-  void staged.lane.receive([post], stage.nowMs).then(() => {
+  void staged.lane.receive([post], stage.nowMs, stage.nowMs).then(() => {
     isDone = true;
   });
 

@@ -247,7 +247,7 @@ describe("a payee that does not take the money", () => {
       expiresAtMs: stage.nowMs + 5_000,
       command: commandOf(payee, { type: "activate" }),
     };
-    const { replies } = await successor.lane.receive([activate], stage.nowMs);
+    const { replies } = await successor.lane.receive([activate], stage.nowMs, stage.nowMs);
     expect(replies.map(({ outcome }) => summaryOf(outcome))).toEqual(["done 3"]);
 
     const command = transfer(payer, payee, "30");
@@ -308,7 +308,7 @@ describe("the protocol is taken", () => {
     const gate = gateOf();
     const [before] = await begin(credit(payee, "1"));
     const { lane } = stage.lane("a");
-    lane.tick(stage.nowMs, EVEN);
+    lane.tick(stage.nowMs, EVEN, stage.nowMs);
     const command = transfer(payer, payee, "30");
     stage.wire = () => "hold";
     const [asked] = await begin(command);

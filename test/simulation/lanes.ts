@@ -174,10 +174,12 @@ async function perform(
   { time }: Process,
 ): Promise<LaneResult> {
   switch (task.type) {
-    case "batch":
-      return { effects: await lane.receive(stamped(task.arrivals), time.nowMs()), stats: null };
+    case "batch": {
+      const arrived = stamped(task.arrivals);
+      return { effects: await lane.receive(arrived, time.nowMs(), time.wallMs()), stats: null };
+    }
     case "tick": {
-      const effects = lane.tick(time.nowMs(), task.shards);
+      const effects = lane.tick(time.nowMs(), task.shards, time.wallMs());
       return { effects, stats: lane.stats() };
     }
     case "stop":

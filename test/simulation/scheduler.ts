@@ -85,11 +85,6 @@ export interface Scheduler {
 export const EPOCH_MS = Date.UTC(2030, 0, 1);
 
 /**
- * A wall clock that is set back by less than this stands still instead, as `src/clock.ts` promises.
- */
-const STEP_MS = 2_000;
-
-/**
  * Queues a microtask as `queueMicrotask` does, without the resource for async hooks that Node makes
  * each time.
  */
@@ -108,7 +103,9 @@ interface Event {
 
 /** What a process and its threads share. */
 interface Machine {
+  /** How far its wall clock is off now, and was as it began. */
   skewMs: number;
+  readonly firstSkewMs: number;
   pausedUntilMs: number;
   held: Event[];
 }
@@ -219,18 +216,9 @@ export function buildScheduler(seed: number, options: { trace?: boolean } = {}):
 
   function buildTime(owner: Owner): Time {
     const { machine } = owner;
-    let latestMs = 0;
-    let latestAt = 0;
     return {
-      nowMs() {
-        const wallMs = Math.floor(EPOCH_MS + nowMs + machine.skewMs);
-        const isSetBack = wallMs < latestMs - STEP_MS;
-        const elapsedMs = Math.floor(nowMs - latestAt);
-        const next = isSetBack ? latestMs + elapsedMs : Math.max(latestMs, wallMs);
-        if (next !== latestMs || !isSetBack) latestAt = nowMs;
-        latestMs = next;
-        return latestMs;
-      },
+      nowMs: () => Math.floor(EPOCH_MS + nowMs + machine.firstSkewMs),
+      wallMs: () => Math.floor(EPOCH_MS + nowMs + machine.skewMs),
       soon: (task) => void push(0, owner, "soon", task),
       after: (delayMs, task) => push(Math.max(1, delayMs), owner, "timer", task),
       every(intervalMs, task) {
@@ -266,7 +254,8 @@ export function buildScheduler(seed: number, options: { trace?: boolean } = {}):
       return events;
     },
     process(name, clockSkewMs = 0) {
-      return buildProcess(name, { skewMs: clockSkewMs, pausedUntilMs: 0, held: [] }, null);
+      const clock = { skewMs: clockSkewMs, firstSkewMs: clockSkewMs };
+      return buildProcess(name, { ...clock, pausedUntilMs: 0, held: [] }, null);
     },
     after: (delayMs, what, task) => push(delayMs, null, what, task),
     at: (atMs, what, task) => put(atMs, null, what, task),

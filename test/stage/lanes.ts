@@ -73,6 +73,8 @@ export interface StagedLane extends LanePlan {
   isAlive: boolean;
   /** Batches that it has not given back: a host hands over `LIMITS.laneBatchesMax` and no more. */
   openBatches: number;
+  /** How far the wall clock of its host is off, in milliseconds; events are stamped by that one. */
+  clockOffMs: number;
 }
 
 /** A command that was sent, and all that was answered to it. */
@@ -244,6 +246,7 @@ export async function stageLanes({
       lost: [],
       isAlive: true,
       openBatches: 0,
+      clockOffMs: 0,
     };
     byName.set(plan.name, staged);
     tickLane(staged);
@@ -254,7 +257,7 @@ export async function stageLanes({
   /** Shards that it lost are not assigned again, as its host would see to. */
   function tickLane(staged: StagedLane): void {
     const shards = staged.shards.filter((shard) => !staged.lost.includes(shard));
-    dispatch(staged, staged.lane.tick(stage.nowMs, shards));
+    dispatch(staged, staged.lane.tick(stage.nowMs, shards, stage.nowMs + staged.clockOffMs));
   }
 
   /** Whoever had them. */
@@ -348,10 +351,12 @@ export async function stageLanes({
       }
       for (const [staged, batch] of batches) {
         staged.openBatches += 1;
-        void staged.lane.receive(batch, stage.nowMs).then((effects) => {
-          staged.openBatches -= 1;
-          dispatch(staged, effects);
-        });
+        void staged.lane
+          .receive(batch, stage.nowMs, stage.nowMs + staged.clockOffMs)
+          .then((effects) => {
+            staged.openBatches -= 1;
+            dispatch(staged, effects);
+          });
       }
     },
     async release(type) {

@@ -1,0 +1,68 @@
+/** When the relay tries again what a sink has not taken. */
+import { expect, it, onTestFinished } from "vitest";
+
+import { systemTime, type Time } from "../src/clock.ts";
+import { LIMITS } from "../src/limits.ts";
+import type { RelayEvent, RelayStore } from "../src/relay-store.ts";
+import { buildPump } from "./relay-pump.ts";
+import type { RelaySink } from "./relay-sink.ts";
+
+it("waits no longer than its longest pause for what a host with a clock hours ahead has begun", async () => {
+  // Given a cursor that says: not before two hours from now
+  const trouble = {
+    attempts: 1,
+    failingSinceMs: Date.now() + 7_200_000 - 1_000,
+    retryAtMs: Date.now() + 7_200_000,
+    reason: "answered 500",
+  };
+  const store: RelayStore = {
+    cursors: () => Promise.resolve([{ shard: 7, position: 0, trouble }]),
+    read: () => Promise.resolve([{ shard: 7, position: 1 } as RelayEvent]),
+    lastPositions: () => Promise.resolve([{ shard: 7, position: 1 }]),
+    oldestBehind: () => Promise.resolve(null),
+    save: () => Promise.resolve(),
+    close: () => Promise.resolve(),
+  };
+  let offMs = 0;
+  const waits: Array<{ delayMs: number; task: () => void }> = [];
+  const time: Time = {
+    ...systemTime,
+    nowMs: () => systemTime.nowMs() + offMs,
+    wallMs: () => systemTime.wallMs() + offMs,
+    after(delayMs, task) {
+      if (delayMs < 1_000) return systemTime.after(delayMs, task);
+      waits.push({ delayMs, task });
+      return () => undefined;
+    },
+  };
+  const delivered: number[] = [];
+  const sink: RelaySink = {
+    name: "sink",
+    label: "the sink",
+    beginsAtFirst: true,
+    shardsAtOnceMax: 1,
+    shardRowsMax: 8,
+    windowMax: 1,
+    isOpen: true,
+    state: "open",
+    start: () => undefined,
+    deliver(event) {
+      delivered.push(event.position);
+      return Promise.resolve({ type: "delivered" });
+    },
+    stop: () => undefined,
+  };
+  const log = { warn: () => undefined };
+  const pump = buildPump({ sink, store, time, log });
+  onTestFinished(() => pump.stop());
+  // When this host takes the shard over
+  pump.own([7]);
+  await expect.poll(() => waits.length).toBe(1);
+  expect(delivered).toEqual([]);
+  const [wait] = waits;
+  expect(wait!.delayMs).toBeLessThanOrEqual(LIMITS.webhookRetryMsMax);
+  // Then the pause is over when its timer is
+  offMs = wait!.delayMs;
+  wait!.task();
+  await expect.poll(() => delivered).toEqual([1]);
+});
