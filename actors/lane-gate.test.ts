@@ -12,6 +12,7 @@ import type {
   AskMessage,
   CommandMessage,
   Effects,
+  Fault,
   Reply,
   ShardMessage,
 } from "../src/protocol.ts";
@@ -39,6 +40,13 @@ const command = (seq: number): CommandMessage => ({
   },
 });
 
+/** A later sending of a command whose first one had this number. */
+const again = (first: number, attempt: number): CommandMessage => ({
+  ...command(first),
+  seq: first + attempt - 1,
+  attempt,
+});
+
 const ask = (seq: number, expiresAtMs = 6_000): AskMessage => ({
   type: "ask",
   walletId: "payee",
@@ -60,10 +68,16 @@ const asked = (seq: number, expiresAtMs = 6_000): AskedMessage => ({
   origin: { ...command(seq), expiresAtMs },
 });
 
-const faultOf = (seq: number, fault: "overloaded" | "unknown"): Reply => ({
+const faultOf = (seq: number, fault: Fault): Reply => ({
   inbox: "coffer.inbox.g",
   seq,
   outcome: { type: "fault", fault },
+});
+
+const outcomeOf = (seq: number): Reply => ({
+  inbox: "coffer.inbox.g",
+  seq,
+  outcome: { type: "rejected", rejection: { code: "same_wallet", walletId: "w" }, replayed: false },
 });
 
 /** What a full gate says: nothing more for the shard of the command's wallet. */
@@ -185,6 +199,57 @@ it("a command leaves with the question to another lane, whatever becomes of it t
   await passes(command(2), sending(ask(1), ask(2)));
   expect(gate.outstanding).toBe(0);
   lose();
+  expect(replies).toEqual([]);
+});
+
+it.each([
+  { first: "overloaded", later: "overloaded" },
+  { first: "unavailable", later: "unavailable" },
+  { first: "unknown", later: "unavailable" },
+] as const)(
+  "what is asked again while the lane has it is not passed on; $first of the first ends it, too",
+  async ({ first, later }) => {
+    // Given a command that the lane has, when its gateway sends it again
+    const { gate, batches, replies, seqs, passes } = buildGate();
+    await passes(command(64), null);
+    gate.accept([again(64, 2)]);
+    gate.accept([again(64, 3), again(64, 3)]);
+    expect(gate).toMatchObject({ outstanding: 1, queued: 0 });
+    expect(replies).toEqual([]);
+    // Then each sending has a word of its own, as a gateway goes by what became of all of them
+    await passes(command(96), { ...sending(), replies: [faultOf(64, first)] });
+    expect(replies).toEqual([faultOf(65, later), faultOf(66, later)]);
+    // And the next one is passed on again
+    await passes(again(64, 4), null);
+    expect(batches.map(seqs)).toEqual([[64], [96], [67]]);
+  },
+);
+
+it("an outcome ends what was asked again with no second word", async () => {
+  const { gate, replies, passes } = buildGate();
+  await passes(command(64), null);
+  gate.accept([again(64, 2)]);
+  await passes(command(96), { ...sending(), replies: [outcomeOf(64)] });
+  expect(replies).toEqual([]);
+  gate.accept([again(64, 3)]);
+  expect(gate.queued).toBe(1);
+});
+
+it("what is asked again has done nothing when the first leaves with a question, or is lost", async () => {
+  const { gate, replies, passes, lose } = buildGate();
+  await passes(command(64), null);
+  gate.accept([again(64, 2)]);
+  await passes(command(96), sending(ask(64)));
+  expect(replies).toEqual([faultOf(65, "unavailable")]);
+  gate.accept([again(96, 2)]);
+  lose();
+  expect(replies.slice(1)).toEqual([faultOf(96, "unknown"), faultOf(97, "unavailable")]);
+});
+
+it("a lane that is full does not refuse what it has and is asked again", () => {
+  const { gate, replies } = buildGate();
+  for (let seq = 1; seq <= LIMITS.laneCommandsMax; seq++) gate.accept([command(seq)]);
+  gate.accept([again(LIMITS.laneCommandsMax, 2)]);
   expect(replies).toEqual([]);
 });
 

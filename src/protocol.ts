@@ -58,7 +58,10 @@ export interface CommandMessage {
   readonly type: "command";
   /** Bus subject of the gateway's inbox. */
   readonly inbox: string;
-  /** The gateway's number for this command; the reply carries it. */
+  /**
+   * The gateway's number for this sending of the command; the reply carries it. It counts on with
+   * `attempt`: the sending before this one had the number before this one.
+   */
   readonly seq: number;
   /**
    * 1 when the command is sent for the first time: then an id that the gateway made cannot be known
