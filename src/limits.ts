@@ -73,6 +73,8 @@ export const LIMITS = {
   validationProblemsMax: 8,
   /** One probe of a dependency by a health endpoint. */
   healthCheckMs: 1_000,
+  /** Checks of one database that wait for its connection for them; each endpoint asks once. */
+  healthWaitingMax: 8,
   /** The window in which a client's requests are counted, when there is a rate limit. */
   rateLimitWindowMs: 1_000,
   /** Time for Redis to count a request, and the pause without it when it takes longer. */

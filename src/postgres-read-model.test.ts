@@ -5,6 +5,7 @@
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 import { ZERO } from "./amount.ts";
@@ -369,5 +370,22 @@ describe("a database that goes away", () => {
     expect(refused.length).toBeGreaterThan(0);
     for (const { reason } of refused) expect((reason as ReadUnavailable).reason).toBe("overloaded");
     expect((await reads.wallet("past"))?.walletId).toBe("past");
+  });
+
+  it("says that it is there while more readers wait for it than may", async () => {
+    // Given readers that nobody can answer, on every connection and in the whole queue
+    const session = new pg.Client({ connectionString: server.url });
+    await session.connect();
+    await session.query("BEGIN; LOCK TABLE wallets IN ACCESS EXCLUSIVE MODE");
+    const readers = LIMITS.queryWaitingMax + LIMITS.queryConnectionsMax * 3;
+    const waiting = Promise.allSettled(Array.from({ length: readers }, () => reads.wallet("past")));
+    try {
+      // Then a health check hears of the database, not of them
+      expect(await reads.ping()).toBeLessThan(LIMITS.healthCheckMs);
+    } finally {
+      await session.end();
+    }
+    const results = await waiting;
+    expect(results.some(({ status }) => status === "rejected")).toBe(true);
   });
 });

@@ -146,6 +146,20 @@ function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): R
     },
     log,
   );
+  // Whoever asks whether the database is there does not wait behind readers, however many. A check
+  // that gives up before a busy process has connected leaves the connection to the next one.
+  const health = buildPool(
+    databaseUrl,
+    {
+      connectionsMax: 1,
+      waitingMax: LIMITS.healthWaitingMax,
+      waitMs: LIMITS.journalConnectMs,
+      statementMs: LIMITS.healthCheckMs,
+      settings: PAGE_SETTINGS,
+      onTimeout: "unavailable",
+    },
+    log,
+  );
   let closed: Promise<void> | undefined;
   return {
     ...buildWalletReads(ask),
@@ -155,11 +169,11 @@ function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): R
     trialBalance: (currency) => trialBalance(totals.ask, currency),
     async ping() {
       const startedAtMs = performance.now();
-      await ask({ text: "SELECT 1" });
+      await health.ask({ text: "SELECT 1" });
       return performance.now() - startedAtMs;
     },
     close() {
-      closed ??= Promise.all([pages.end(), totals.end()]).then(() => undefined);
+      closed ??= Promise.all([pages.end(), totals.end(), health.end()]).then(() => undefined);
       return closed;
     },
   };
