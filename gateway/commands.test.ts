@@ -3,6 +3,7 @@
  * silent, and a clock that the test moves. What matters most: no answer ever says "nothing
  * happened" while a sending may have done something.
  */
+import { MessageChannel } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 
 import type { Bus } from "../src/bus.ts";
@@ -11,6 +12,7 @@ import { buildMemoryBus } from "../src/memory-bus.ts";
 import { SUBJECTS } from "../src/protocol.ts";
 import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
+import { withLimits } from "../test/stage/lanes.ts";
 import { buildCommandDesk } from "./commands.ts";
 
 const { commandAttemptMs, commandDeadlineMs, commandRetryPauseMs, gatewayCommandsMax } = LIMITS;
@@ -459,4 +461,24 @@ describe("bounds", () => {
     expect(isSweeping()).toBe(false);
     expect(desk.drain()).toBe(desk.drain());
   });
+});
+
+it("reads what came in while the process had no time before it gives anybody up", async () => {
+  // Given an owner on another thread, whose answer comes while this one is busy past the deadline
+  withLimits({ commandAttemptMs: 60, commandDeadlineMs: 150, commandSweepMs: 10 });
+  const bus = buildMemoryBus();
+  const desk = buildCommandDesk({ bus, gatewayId: "g1" });
+  const { port1: here, port2: there } = new MessageChannel();
+  here.on("message", (seq: number) => {
+    bus.publish(SUBJECTS.inbox("g1"), [{ inbox: "", seq, outcome: rejected } satisfies Reply]);
+    here.close();
+  });
+  bus.subscribe<CommandMessage[]>("coffer.shard.*", ([message]) => {
+    there.postMessage(message!.seq);
+    const untilMs = performance.now() + 200;
+    while (performance.now() < untilMs);
+  });
+  // Then that is the outcome
+  expect(await desk.submit(commandFor("w"))).toEqual(rejected);
+  await desk.drain();
 });

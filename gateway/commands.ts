@@ -96,7 +96,10 @@ const systemClock = { nowMs: () => performance.now() };
 const systemSchedule: Schedule = {
   soon: (task) => void setImmediate(task),
   every(intervalMs, task) {
-    const timer = setInterval(task, intervalMs).unref();
+    // In a process that had no time, timers come before what it has received and not read, and the
+    // bus takes a turn of its own to hand that over.
+    const soon = (): void => void setImmediate(() => setImmediate(task));
+    const timer = setInterval(soon, intervalMs).unref();
     return () => clearInterval(timer);
   },
 };
