@@ -87,9 +87,17 @@ export interface Item {
   creationKey: string | null;
   /** The journal was asked for the hold that it names, and has none. */
   isHoldMissing: boolean;
+  /**
+   * Of a question that came from elsewhere: until when it may wait, by this lane's clock. Its
+   * command's deadline is by that of the lane that asks, which may be on another machine. Null: that
+   * is this lane's own.
+   */
+  readonly waitsUntilMs: number | null;
 }
 
-export function newItem(message: ShardMessage, turn: Turn | null): Item {
+/** `nowMs` is given for what came from elsewhere, just now. */
+export function newItem(message: ShardMessage, turn: Turn | null, nowMs?: number): Item {
+  const isQuestion = message.type === "ask" && nowMs !== undefined;
   return {
     message,
     flightKey: flightKeyOf(message),
@@ -100,6 +108,7 @@ export function newItem(message: ShardMessage, turn: Turn | null): Item {
     followers: [],
     creationKey: null,
     isHoldMissing: false,
+    waitsUntilMs: isQuestion ? nowMs + message.origin.budgetMs : null,
   };
 }
 

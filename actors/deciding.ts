@@ -155,18 +155,19 @@ export function reject(
   return "waits";
 }
 
-/** Too late to begin, while there is still time to say so. */
-function isExpired({ expiresAtMs }: CommandMessage, nowMs: number): boolean {
-  return nowMs >= expiresAtMs - LIMITS.commandExpiryMarginMs;
-}
-
 /**
  * Expired; but of what may have been committed, only the journal can tell, as long as somebody
  * waits. Later it must not begin.
  */
 export function hasExpired(context: StepContext, item: Item, message: CommandMessage): boolean {
-  const nowMs = context.nowMs();
-  return item.inDoubt ? nowMs >= message.expiresAtMs : isExpired(message, nowMs);
+  // Too late to begin, while there is still time to say so.
+  const marginMs = item.inDoubt ? 0 : LIMITS.commandExpiryMarginMs;
+  return context.nowMs() >= deadlineOf(item, message) - marginMs;
+}
+
+/** When its caller gives up, by this lane's clock. */
+export function deadlineOf({ waitsUntilMs }: Item, message: CommandMessage): number {
+  return waitsUntilMs ?? message.expiresAtMs;
 }
 
 export function fault(context: StepContext, message: CommandMessage, which: Fault): StepResult {

@@ -57,7 +57,7 @@ export interface LaneActors {
    * read.
    */
   passivate(nowMs: number): void;
-  /** Ends what is over for those whose wallets' clocks are ahead of this time. */
+  /** Ends overdue holds of wallets whose own time is ahead of this wall clock. */
   expireAhead(wallMs: number): void;
   /**
    * Forgets the actors of shards that others serve now; returns the messages in their mailboxes.
@@ -182,8 +182,9 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
 }
 
 /**
- * Ends holds whose time is over by the wallet's clock, before anything is decided on them. The look
- * for those goes by this host's clock, which may be behind the one of a host that had the wallet.
+ * Messages that end holds whose time is over by the wallet's own time, for before anything is
+ * decided on them. `holds.ts` looks for due holds by this host's clock, which may be behind that of
+ * a host that had the wallet. At most `LIMITS.holdsDueMax`; `expireAhead` brings the others.
  */
 function overdue({ walletId, state, holds }: Actor): Item[] {
   if (state === null || holds === null) return [];

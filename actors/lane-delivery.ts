@@ -23,7 +23,14 @@ import { shardOf } from "../src/shard.ts";
 import { newItem, type Actor, type Commit, type Item } from "./commit.ts";
 import type { Creations } from "./creations.ts";
 import { Damage, type Damages } from "./damage.ts";
-import { answerKnown, awaitProof, follows, hasExpired, type StepContext } from "./deciding.ts";
+import {
+  answerKnown,
+  awaitProof,
+  deadlineOf,
+  follows,
+  hasExpired,
+  type StepContext,
+} from "./deciding.ts";
 import type { HoldKeeper } from "./holds.ts";
 import type { LaneActors } from "./lane-actors.ts";
 import type { LaneShards } from "./lane-shards.ts";
@@ -152,7 +159,7 @@ export function buildLaneDelivery(deps: LaneDeliveryDeps): LaneDelivery {
     const { message } = item;
     const command = commandIn(message);
     // Past its deadline nobody waits for the answer, and another owner may have given it.
-    if (command !== null && context.nowMs() < command.expiresAtMs) {
+    if (command !== null && context.nowMs() < deadlineOf(item, command)) {
       // What has an outcome must not be told as if nothing had happened.
       const isOpen = !item.inDoubt && item.known === null;
       const refusal = { fault, ...(fullShard !== undefined && { fullShard }) };

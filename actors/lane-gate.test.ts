@@ -222,8 +222,36 @@ it.each([
     // And the next one is passed on again
     await passes(again(64, 4), null);
     expect(batches.map(seqs)).toEqual([[64], [96], [67]]);
+    // And who had a word gets no second one
+    await passes(command(64), { ...sending(), replies: [faultOf(64, first)] });
+    expect(replies).toHaveLength(2);
   },
 );
+
+it("what only looks like it is passed on: another command's number, and another gateway's", () => {
+  const { gate } = buildGate();
+  gate.accept([command(63), command(64)]);
+  gate.accept([{ ...again(64, 2), inbox: "coffer.inbox.other" }]);
+  expect(gate).toMatchObject({ outstanding: 3, queued: 3 });
+  // Of a command whose first sending is not here, beside the last one of the command before it
+  gate.accept([again(96, 2), again(128, 2)]);
+  gate.accept([command(95)]);
+  gate.accept([again(96, 3)]);
+  expect(gate.queued).toBe(6);
+  gate.accept([{ ...command(64 + LIMITS.commandSendsMax), attempt: 1_000_000 }]);
+  expect(gate.queued).toBe(7);
+});
+
+it("what was asked again is forgotten with its first, when its caller has long given up", async () => {
+  const { gate, replies, passes, pass, emit } = buildGate();
+  await passes(command(64), null);
+  gate.accept([again(64, 2)]);
+  pass(5_000 + LIMITS.commandAttemptMs);
+  gate.tick();
+  expect(gate.outstanding).toBe(0);
+  emit({ ...sending(), replies: [faultOf(64, "unavailable")] });
+  expect(replies).toEqual([]);
+});
 
 it("an outcome ends what was asked again with no second word", async () => {
   const { gate, replies, passes } = buildGate();

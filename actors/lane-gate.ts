@@ -274,8 +274,8 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   }
 
   /**
-   * A sending that the lane did not get has done nothing, whatever became of the one that it had. An
-   * outcome needs no second word.
+   * A sending that the lane did not get has done nothing, whatever became of the one that it had.
+   * An outcome needs no second word.
    */
   function answerRepeats(inbox: string, seq: number, outcome: Outcome): void {
     if (repeats.size === 0) return;

@@ -167,7 +167,10 @@ export function buildLane(deps: LaneDeps): Lane {
     isPaused: () => nowMs < resumeAtMs,
     isRecovering: () => mode === "recovering",
     recovered(transfers) {
-      pending.reload(transfers, nowMs);
+      // The commit that settled it was not heard of; whoever asks again finds the record.
+      for (const waiter of pending.reload(transfers, nowMs)) {
+        answer(waiter, { type: "fault", fault: "unknown" });
+      }
       holdKeeper.expireSoon();
       mode = "serving";
       // That claims work says nothing of commits.
@@ -315,7 +318,7 @@ export function buildLane(deps: LaneDeps): Lane {
     shards.recover();
   }
 
-  /** Nothing is tried for a while, longer each time until something works. */
+  /** Nothing is tried for a while, longer each time until it works. */
   function pause(reason: string): void {
     pauseMs = Math.min(Math.max(pauseMs * 2, LIMITS.journalRetryMs), LIMITS.journalRetryMsMax);
     resumeAtMs = nowMs + pauseMs;
@@ -352,7 +355,7 @@ export function buildLane(deps: LaneDeps): Lane {
         // One more than there are messages, so that the batch carries what its last message caused
         // at once.
         const turn: Turn = { open: messages.length + 1, done: () => resolve(takeOutbox()) };
-        for (const message of messages) delivery.deliver(newItem(message, turn));
+        for (const message of messages) delivery.deliver(newItem(message, turn, atMs));
         advance();
         turn.open -= 1;
         if (turn.open === 0) turn.done();

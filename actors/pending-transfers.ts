@@ -56,8 +56,11 @@ export interface PendingTransfers {
   due(nowMs: number): PendingTransfer[];
   /** Waiters whose deadline is near; they are no longer waiting. */
   impatient(nowMs: number): Array<{ pending: PendingTransfer; waiter: CommandMessage }>;
-  /** Replaces everything by what the journal holds, keeping who waits. */
-  reload(transfers: readonly Transfer[], nowMs: number): void;
+  /**
+   * Replaces everything by what the journal holds, keeping who waits. Returns who waited for what is
+   * pending no more: it was settled by a commit of which nobody heard.
+   */
+  reload(transfers: readonly Transfer[], nowMs: number): CommandMessage[];
   /** Adds what the journal holds of shards that are new here. */
   add(transfers: readonly Transfer[], nowMs: number): void;
   /**
@@ -178,6 +181,11 @@ export function buildPendingTransfers(): PendingTransfers {
       byId = buildTransitMap();
       inTransit.clear();
       for (const transfer of transfers) readBack(transfer, before.get(transfer.transferId), nowMs);
+      const unheard: CommandMessage[] = [];
+      for (const [transferId, { waiters }] of before) {
+        if (!byId.has(transferId)) unheard.push(...waiters);
+      }
+      return unheard;
     },
     add(transfers, nowMs) {
       for (const transfer of transfers) {

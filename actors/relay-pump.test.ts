@@ -3,7 +3,7 @@ import { expect, it, onTestFinished } from "vitest";
 
 import { systemTime, type Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { RelayEvent, RelayStore } from "../src/relay-store.ts";
+import type { RelayEvent, RelayStore, Trouble } from "../src/relay-store.ts";
 import { buildPump } from "./relay-pump.ts";
 import type { RelaySink } from "./relay-sink.ts";
 
@@ -65,4 +65,67 @@ it("waits no longer than its longest pause for what a host with a clock hours ah
   offMs = wait!.delayMs;
   wait!.task();
   await expect.poll(() => delivered).toEqual([1]);
+});
+
+it("waits by one time, and writes down and measures by the other", async () => {
+  // Given a wall clock that stands elsewhere, and a pause that another host has begun
+  const trouble = {
+    attempts: 1,
+    failingSinceMs: 9_000_000,
+    retryAtMs: 9_003_000,
+    reason: "answered 500",
+  };
+  const saved: Array<{ trouble: Trouble | null }> = [];
+  const store: RelayStore = {
+    cursors: () => Promise.resolve([{ shard: 7, position: 0, trouble }]),
+    read: () => Promise.resolve([{ shard: 7, position: 1 } as RelayEvent]),
+    lastPositions: () => Promise.resolve([{ shard: 7, position: 1 }]),
+    oldestBehind: () => Promise.resolve(8_999_000),
+    save: (_, cursors) => Promise.resolve(void saved.push(...cursors)),
+    close: () => Promise.resolve(),
+  };
+  let offMs = 0;
+  const waits: Array<{ delayMs: number; task: () => void }> = [];
+  const time: Time = {
+    ...systemTime,
+    nowMs: () => 1_000_000 + offMs,
+    wallMs: () => 9_000_000 + offMs,
+    after(delayMs, task) {
+      if (delayMs < 1_000) return systemTime.after(delayMs, task);
+      waits.push({ delayMs, task });
+      return () => undefined;
+    },
+  };
+  const sink: RelaySink = {
+    name: "sink",
+    label: "the sink",
+    beginsAtFirst: true,
+    shardsAtOnceMax: 1,
+    shardRowsMax: 8,
+    windowMax: 1,
+    isOpen: true,
+    state: "open",
+    start: () => undefined,
+    deliver: () => Promise.resolve({ type: "failed", reason: "answered 503", retryInMs: 2_000 }),
+    stop: () => undefined,
+  };
+  const pump = buildPump({ sink, store, time, log: { warn: () => undefined } });
+  onTestFinished(() => pump.stop());
+  pump.own([7]);
+  await expect.poll(() => waits.map(({ delayMs }) => delayMs)).toEqual([3_000]);
+  // When that pause is over, and the sink fails again
+  offMs = 3_000;
+  waits[0]!.task();
+  // Then the next one is counted from here
+  await expect.poll(() => waits.map(({ delayMs }) => delayMs)).toEqual([3_000, 2_000]);
+  await expect
+    .poll(() => saved.at(-1)?.trouble)
+    .toEqual({
+      attempts: 2,
+      failingSinceMs: 9_000_000,
+      retryAtMs: 9_005_000,
+      reason: "answered 503",
+    });
+  await pump.sweep(new Map([[7, 1]]));
+  expect(pump.stats().lagMs).toBe(4_000);
 });

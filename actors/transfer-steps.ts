@@ -83,7 +83,8 @@ export function beginTransfer(
     type: "ask",
     walletId: sent.counterpartyId,
     step: ask,
-    origin: message,
+    // What is left of it, as the payee's lane may be on a machine with another clock.
+    origin: { ...message, budgetMs: message.expiresAtMs - context.nowMs() },
   } as const;
   if (item.inDoubt && command.dryRun !== true) {
     // Whoever refuses the question or its answer says that nothing happened, so that must be so

@@ -154,8 +154,8 @@ function buildWebhookSink(webhook: Webhook, deps: SinkDeps): RelaySink {
       case "gone":
         return await disable(`it answered 410 to ${eventId(event)}: it wants no more`);
       case "refused": {
-        const nowMs = time.wallMs();
-        const failingMs = nowMs - (trouble?.failingSinceMs ?? nowMs);
+        const wallMs = time.wallMs();
+        const failingMs = wallMs - (trouble?.failingSinceMs ?? wallMs);
         if (failingMs >= pauses.giveUpMs) {
           const hours = Math.round(failingMs / 3_600_000);
           return await disable(

@@ -120,7 +120,7 @@ const StatsBody = Type.Object(
   {
     additionalProperties: true,
     description:
-      "`bus`: without NATS its `kind` and `state`, over NATS what it has counted; `commandsPending`: commands that wait for their answers; `relay`, of a process with a host: how far each sink of events is, with `lagEvents` and `lagMs`",
+      "`bus`: without NATS its `kind` and `state`, over NATS what it has counted; `commandsPending`: commands that wait for their answers; `relay`, of a process with a host: how far each sink of events is, with `lagEvents` and `lagMs`, and in `state` and `reason` what keeps it",
     examples: [
       {
         bus: { kind: "in-process", state: "connected" },

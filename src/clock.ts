@@ -1,10 +1,11 @@
 /**
- * Two times. `nowMs` is what everything waits by: timers, deadlines, retries. It advances as fast as
- * time passes, whatever is done to the wall clock, and is the same in all threads of a process.
+ * Two times. `nowMs` is what everything waits by: timers, deadlines, retries. It advances as fast
+ * as time passes, whatever is done to the wall clock, and is the same in all threads of a process,
+ * but not in two processes.
  * `wallMs` is what is written down and compared with what callers and other hosts have written:
  * when something happened, and when a hold expires. It follows the wall clock as that is set, also
  * back, so that a host whose clock was wrong is right as soon as its clock is; a wallet's own times
- * never go back, for which `wallet.ts` cares.
+ * never go back, which `wallet.ts` sees to.
  */
 import { getEnvironmentData, setEnvironmentData } from "node:worker_threads";
 
@@ -23,8 +24,8 @@ function anchored(): number {
 }
 
 /**
- * Milliseconds that never go back, the same for all threads of a process; from where they count
- * does not matter.
+ * Milliseconds that never go back, the same for all threads of a process, since some moment before
+ * its start.
  */
 export function monotonicMs(): number {
   const [seconds, nanoseconds] = process.hrtime();

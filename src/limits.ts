@@ -73,7 +73,7 @@ export const LIMITS = {
   validationProblemsMax: 8,
   /** One probe of a dependency by a health endpoint. */
   healthCheckMs: 1_000,
-  /** Checks of one database that wait for its connection for them; each endpoint asks once. */
+  /** Health checks of one database that wait for the connection that they share. */
   healthWaitingMax: 8,
   /** The window in which a client's requests are counted, when there is a rate limit. */
   rateLimitWindowMs: 1_000,

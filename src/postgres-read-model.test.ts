@@ -388,4 +388,26 @@ describe("a database that goes away", () => {
     const results = await waiting;
     expect(results.some(({ status }) => status === "rejected")).toBe(true);
   });
+
+  it("is asked whether it is there over one connection, which ends with the readers'", async () => {
+    const session = new pg.Client({ connectionString: server.url });
+    await session.connect();
+    const count = async (): Promise<number> => {
+      const connections = "FROM pg_stat_activity WHERE application_name = 'coffer-read'";
+      const { rows } = await session.query<{ n: number }>(
+        `SELECT count(*)::int4 AS n ${connections}`,
+      );
+      return rows[0]!.n;
+    };
+    const others = await count();
+    const own = buildPostgresReadModel({ databaseUrls: [server.url] });
+    try {
+      await Promise.all(Array.from({ length: LIMITS.healthWaitingMax }, () => own.ping()));
+      expect(await count()).toBe(others + 1);
+      await own.close();
+      await expect.poll(count).toBe(others);
+    } finally {
+      await session.end();
+    }
+  });
 });

@@ -58,12 +58,15 @@ async function startWithClock(offMs: number) {
 it("is right again as soon as its clock is", async () => {
   const { ask, setClock } = await startWithClock(0);
   await ask("POST", "/wallets", { walletId: "untouched", initialBalance: 100 });
+  await ask("POST", "/wallets", { walletId: "early" });
   // Given a clock that is a day ahead
   setClock(DAY_MS);
   const ahead = (): Promise<Answer> => ask("POST", "/wallets", {});
   await expect
     .poll(async () => Date.parse((await ahead()).body["createdAt"]!))
     .toBeGreaterThan(Date.now() + DAY_MS / 2);
+  const credited = await ask("POST", "/wallets/early/credit", { amount: 1 });
+  expect(Date.parse(credited.body["updatedAt"]!)).toBeGreaterThan(Date.now() + DAY_MS / 2);
   // When it is set right
   setClock(0);
   // Then events have the right time, and a hold gets the time that it asks for

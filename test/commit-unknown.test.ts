@@ -8,12 +8,15 @@
  */
 import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+import pg from "pg";
 import { afterAll, beforeAll, describe, expect, inject, it } from "vitest";
-import { buildCommandDesk } from "../gateway/commands.ts";
+import { buildCommandDesk, type CommandDesk } from "../gateway/commands.ts";
+import { LIMITS } from "../src/limits.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
 import { createMigratedDatabase } from "./stage/migrated-database.ts";
 import { dropDatabase } from "./stage/servers.ts";
 import { buildTestHost } from "./stage/stack.ts";
+import { commandOf as laneCommand, transfer } from "./stage/staged-commands.ts";
 import {
   askDesk,
   buildWorkload,
@@ -146,6 +149,7 @@ interface Setting {
   readonly proxy: Proxy;
   readonly databaseUrl: string;
   readonly ask: Ask;
+  readonly desk: CommandDesk;
   close(): Promise<void>;
 }
 
@@ -174,6 +178,7 @@ async function open(name: string, shortcut = true): Promise<Setting> {
     proxy,
     databaseUrl,
     ask: askDesk(desk),
+    desk,
     async close() {
       await desk.drain();
       await running.close();
@@ -326,6 +331,35 @@ it("commands under load meet cuts on both sides of their commits and happen once
   await bank.resolve();
   expect(bank.count("wrong") + bank.count("unavailable")).toBe(0);
   expect(await checkBank(databaseUrl, bank)).toEqual([]);
+});
+
+it("who waits for a transfer that comes back hears of it, though that commit was not heard of", async ({
+  onTestFinished,
+}) => {
+  // Given a transfer that is being reserved while its payee is suspended behind it
+  const { proxy, ask, desk, databaseUrl, close } = await open("cut_return", false);
+  onTestFinished(close);
+  const [payer, payee] = [await openWallet(ask), await openWallet(ask)];
+  const session = new pg.Client({ connectionString: databaseUrl });
+  await session.connect();
+  await session.query("BEGIN");
+  const { walletId } = payer.command;
+  await session.query("SELECT FROM wallets WHERE wallet_id = $1 FOR UPDATE", [walletId]);
+  const answer = desk.submit(transfer(walletId, payee.command.walletId, "5"));
+  await sleep(300);
+  const suspended = desk.submit(laneCommand(payee.command.walletId, { type: "suspend" }));
+  await sleep(100);
+
+  // When the connection is cut behind the commit with the return
+  const cut = proxy.cut(AFTER, "TransferReturned");
+  await session.end();
+  await cut;
+  const cutMs = performance.now();
+
+  // Then its caller is told before anybody would have asked again
+  expect(await answer).toMatchObject({ type: "replayed", walletId, version: 2 });
+  expect(performance.now() - cutMs).toBeLessThan(LIMITS.commandAttemptMs / 2);
+  expect(await suspended).toMatchObject({ type: "done" });
 });
 
 it("what ends each session at its commit is left alone for longer each time", async ({

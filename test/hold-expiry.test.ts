@@ -85,6 +85,26 @@ describe("expiry", () => {
     expect(await money(walletId)).toBe("1 0");
   });
 
+  it("comes portion by portion when many are over as the wallet wakes", async () => {
+    withLimits({ holdsDueMax: 2 });
+    const walletId = await stage.open("a", "100");
+    for (let nth = 0; nth < 3; nth++) await place(walletId, "10", 600_000);
+    stage.lane("a").clockOffMs = 3_600_000;
+    await begin(credit(walletId, "1"));
+    stage.kill("a");
+    await stage.replace("a", "host-3");
+    await passTime(1_000);
+    await begin(credit(walletId, "1"));
+    const statuses = async (): Promise<string[]> => {
+      const sql = "SELECT status FROM holds WHERE wallet_id = $1 ORDER BY status";
+      const rows = await database.query<{ status: string }>(sql, [walletId]);
+      return rows.map(({ status }) => status);
+    };
+    expect(await statuses()).toEqual(["ACTIVE", "EXPIRED", "EXPIRED"]);
+    await passTime(LIMITS.actorSweepMs * 2);
+    expect(await statuses()).toEqual(["EXPIRED", "EXPIRED", "EXPIRED"]);
+  });
+
   it("comes to a wallet at work when its host's clock was ahead for a moment", async () => {
     const walletId = await stage.open("a", "100");
     const placed = await place(walletId, "60", 600_000);
@@ -97,6 +117,32 @@ describe("expiry", () => {
       await said(credit(walletId, "1"));
     }
     expect(lane.stats().actors).toBe(1);
+    expect(await holdRow(placed)).toBe("EXPIRED 0");
+  });
+
+  it("comes to a wallet at work also on a host whose clock is behind the time that it waits by", async () => {
+    // Given a hold that is over by its wallet's clock, and has an hour left by its host's
+    const host = stage.lane("a");
+    host.clockOffMs = -3_600_000;
+    const walletId = await stage.open("a", "100");
+    const { holdId } = await place(walletId, "60", -3_000_000);
+    host.clockOffMs = 0;
+    await begin(credit(walletId, "1"));
+    host.clockOffMs = -3_600_000;
+    // When it goes on
+    await passTime(LIMITS.actorSweepMs + 1_000);
+    expect(host.lane.stats().actors).toBe(1);
+    expect(await holdRow({ walletId, holdId })).toBe("EXPIRED 0");
+  });
+
+  it("goes by the wall clock of its host, wherever that stands beside the time that it waits by", async () => {
+    const walletId = await stage.open("a", "100");
+    const placed = await place(walletId, "60", 3_600_000);
+    stage.lane("a").clockOffMs = 3_590_000;
+    await passTime(5_000);
+    expect(await holdRow(placed)).toBe("ACTIVE 0");
+    stage.lane("a").clockOffMs = 3_600_000;
+    await passTime(1_000);
     expect(await holdRow(placed)).toBe("EXPIRED 0");
   });
 

@@ -217,6 +217,28 @@ describe("while the database is away", () => {
     expect(await bookOf(wallet, [command])).toEqual({ balance: 10, events: 0 });
   });
 
+  it("a lane waits when an outcome is unknown again, and not if a commit has worked between", async () => {
+    const wallet = await stage.open("a", "10");
+    const { hooks } = stage.lane("a");
+    for (const unknowns of [1, 2, 1]) {
+      const lines = stage.log.length;
+      let left = unknowns;
+      hooks.append = (_, apply) => {
+        left -= 1;
+        return left < 0 ? apply() : Promise.resolve({ type: "unknown", reason: "staged" });
+      };
+      const asked = await begin(credit(wallet, "1"));
+      // No time has passed
+      expect(summaries(asked)[0] === "no answer").toBe(unknowns > 1);
+      await stage.tick(LIMITS.journalRetryMs);
+      await stage.tick();
+      expect(summaries(asked)[0]).toMatch(/^done/);
+      const told = stage.log.slice(lines).filter((line) => line.includes("is unknown"));
+      expect(told).toHaveLength(unknowns);
+      expect(told.at(-1)!.includes("trying again in 50 ms")).toBe(unknowns > 1);
+    }
+  });
+
   it.each(["unknown, written", "unknown, not written"] as const)(
     "a command whose commit is %s hears nothing false while it takes long to find out",
     async (fate) => {

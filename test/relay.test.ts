@@ -605,6 +605,16 @@ describe("a process", () => {
     expect(stats.relay).toMatchObject([{ sink: "stream", state: "open", delivered: 61 }]);
   });
 
+  it("asks for as many replicas as its setting says, and tells when the servers are fewer", async () => {
+    const { start } = await startOn({ EVENTS_REPLICAS: "3" });
+    const { baseUrl } = await start();
+    const state = async (): Promise<unknown> => {
+      const answer = await fetch(`${baseUrl}/health/nats/stats`);
+      return ((await answer.json()) as { relay: Array<{ state: string }> }).relay[0]?.state;
+    };
+    await expect.poll(state).toBe("refused");
+  });
+
   it("that is killed after commits and before any publish loses none of them", async () => {
     // Given a process that has committed and published nothing: the setting stands in for a crash
     // right after the commit

@@ -26,7 +26,7 @@ import {
   useLaneStage,
 } from "./stage/lane.ts";
 import { commandOf, creation, repeated, transfer } from "./stage/staged-commands.ts";
-import { onlyOutcome, summaryOf } from "./stage/lanes.ts";
+import { onlyOutcome, summaryOf, withLimits } from "./stage/lanes.ts";
 
 useLaneStage("transfers_test", TWO_HOSTS);
 
@@ -114,6 +114,72 @@ describe.each([
       replayed: true,
     });
     expect(stage.sent).toEqual([]);
+  });
+});
+
+// --- Clocks --------------------------------------------------------------------------------------
+
+describe("a transfer happens when the wall clocks of its hosts say so", () => {
+  const hour = 3_600_000;
+  /** Hours after the beginning that the database has for a transfer, its verdict and its events. */
+  async function hoursOf(transferId: string, startMs: number): Promise<Record<string, number>> {
+    const rows = await database.query<{ what: string; at: Date }>(
+      `SELECT 'begun' AS what, created_at AS at FROM transfers WHERE transfer_id = $1
+       UNION ALL SELECT 'settled', settled_at FROM transfers WHERE transfer_id = $1
+       UNION ALL SELECT 'decided', decided_at FROM transfer_verdicts WHERE transfer_id = $1
+       UNION ALL SELECT type, occurred_at FROM events WHERE transfer_id = $1`,
+      [transferId],
+    );
+    return Object.fromEntries(
+      rows.map(({ what, at }) => [what, Math.floor((Number(at) - startMs) / hour)]),
+    );
+  }
+
+  it.each([
+    ["posted", { TransferReceived: 3 }],
+    ["returned", { TransferReturned: 2 }],
+  ])("in two hosts, and it is %s", async (status, last) => {
+    const startMs = stage.nowMs;
+    const payer = await stage.open("a", "100");
+    const payee = await stage.open("b", "1");
+    const [command, tried] = [transfer(payer, payee, "30"), transfer(payer, payee, "30")];
+    stage.lane("a").clockOffMs = hour;
+    stage.lane("b").clockOffMs = 3 * hour;
+    const dryRun = await stage.perform({ ...tried, fingerprint: null, dryRun: true });
+    expect(dryRun).toMatchObject({ transfer: { to: { updatedAtMs: stage.nowMs + 3 * hour } } });
+    const asked = await sendHeld(command, "post");
+    if (status === "returned") await order(payee, "suspend");
+    stage.wire = (message) => (message.type === "verdict" ? "hold" : "pass");
+    await stage.release("post");
+    pass();
+    stage.lane("a").clockOffMs = 2 * hour;
+    await stage.release("verdict");
+    await stage.tick();
+    expect(asked.outcomes).toHaveLength(1);
+    expect(await hoursOf(transferIdOf(command), startMs)).toEqual({
+      begun: 1,
+      TransferSent: 1,
+      decided: 3,
+      settled: 2,
+      ...last,
+    });
+  });
+
+  it("in one commit", async () => {
+    await restage(ONE_LANE, true);
+    const startMs = stage.nowMs;
+    const payer = await stage.open("a", "100");
+    const payee = await stage.open("a", "1");
+    stage.lane("a").clockOffMs = hour;
+    const command = transfer(payer, payee, "30");
+    await stage.perform(command);
+    expect(await hoursOf(transferIdOf(command), startMs)).toEqual({
+      begun: 1,
+      TransferSent: 1,
+      decided: 1,
+      settled: 1,
+      TransferReceived: 1,
+    });
   });
 });
 
@@ -346,6 +412,27 @@ describe("a command for a transfer", () => {
     await stage.tick();
     expect(asked.outcomes).toEqual([]);
     expect(await balances(payer, payee)).toEqual([100, 0]);
+  });
+
+  it("whose question waits for a lane with another time waits as long as anywhere", async () => {
+    // Given a payee's lane on a host whose time is minutes ahead, and whose next commit is full
+    withLimits({ commitMessagesMax: 1 });
+    const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
+    const lane = stage.lane("b");
+    lane.aheadMs = 300_000;
+    await stage.tick();
+    const gate = gateOf(lane);
+    const ids = [stage.idIn("b"), stage.idIn("b")];
+    await begin(...ids.map((walletId) => commandOf(walletId, creation(null))));
+    const [asked] = await begin(transfer(payer, payee, "30"));
+    // When time passes
+    for (let ticks = 0; ticks < 5; ticks += 1) await stage.tick();
+    expect(lane.lane.stats()).toMatchObject({ backlog: 1 });
+    // Then it is answered as soon as there is room
+    await gate.open();
+    await stage.settle();
+    expect(summaryOf(onlyOutcome(asked!))).toBe("posted");
+    expect(await balances(payer, payee)).toEqual([70, 30]);
   });
 
   it.each([

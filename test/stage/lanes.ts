@@ -75,6 +75,8 @@ export interface StagedLane extends LanePlan {
   openBatches: number;
   /** How far the wall clock of its host is off, in milliseconds; events are stamped by that one. */
   clockOffMs: number;
+  /** How far the time that it waits by is ahead of the others'. */
+  aheadMs: number;
 }
 
 /** A command that was sent, and all that was answered to it. */
@@ -247,6 +249,7 @@ export async function stageLanes({
       isAlive: true,
       openBatches: 0,
       clockOffMs: 0,
+      aheadMs: 0,
     };
     byName.set(plan.name, staged);
     tickLane(staged);
@@ -254,10 +257,15 @@ export async function stageLanes({
     return staged;
   }
 
+  function timesOf({ aheadMs, clockOffMs }: StagedLane): [nowMs: number, wallMs: number] {
+    return [stage.nowMs + aheadMs, stage.nowMs + clockOffMs];
+  }
+
   /** Shards that it lost are not assigned again, as its host would see to. */
   function tickLane(staged: StagedLane): void {
     const shards = staged.shards.filter((shard) => !staged.lost.includes(shard));
-    dispatch(staged, staged.lane.tick(stage.nowMs, shards, stage.nowMs + staged.clockOffMs));
+    const [nowMs, wallMs] = timesOf(staged);
+    dispatch(staged, staged.lane.tick(nowMs, shards, wallMs));
   }
 
   /** Whoever had them. */
@@ -346,17 +354,15 @@ export async function stageLanes({
         const staged = laneOf(message);
         if (staged === undefined) continue;
         const copy = structuredClone(message);
-        if (copy.type === "command") copy.expiresAtMs = stage.nowMs + copy.budgetMs;
+        if (copy.type === "command") copy.expiresAtMs = timesOf(staged)[0] + copy.budgetMs;
         batches.set(staged, [...(batches.get(staged) ?? []), copy]);
       }
       for (const [staged, batch] of batches) {
         staged.openBatches += 1;
-        void staged.lane
-          .receive(batch, stage.nowMs, stage.nowMs + staged.clockOffMs)
-          .then((effects) => {
-            staged.openBatches -= 1;
-            dispatch(staged, effects);
-          });
+        void staged.lane.receive(batch, ...timesOf(staged)).then((effects) => {
+          staged.openBatches -= 1;
+          dispatch(staged, effects);
+        });
       }
     },
     async release(type) {
