@@ -51,8 +51,8 @@ export interface LaneActors {
   /** Lets go of messages for sleeping actors that are not to be kept. */
   sift(isKept: (item: Item) => boolean): void;
   /**
-   * Passivates actors: those idle for long, and the oldest above the bound. What has uncommitted
-   * state stays. Whose messages wait in the backlog may go: the same turn deals with all of it
+   * Passivates actors: those idle for long, and where all together are too large, those idle for
+   * longest. What has uncommitted state stays. Whose messages wait in the backlog may go: the same turn deals with all of it
    * anew, in order, before a later message can come, so they wait together for the wallet to be
    * read.
    */
@@ -70,6 +70,27 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
   const actors = new Map<string, Actor>();
   let sleeping = new Set<Actor>();
   let reads = 0;
+
+  /**
+   * How long an actor may be idle now: less than the limit when all are too large, so much less
+   * that an eighth of the bound becomes free. Who was used within a tick stays.
+   */
+  function idleMsAllowed(nowMs: number): number {
+    const bytesByIdleTicks = new Float64Array(
+      Math.ceil(LIMITS.actorIdleMs / LIMITS.laneTickMs) + 1,
+    );
+    let bytes = 0;
+    for (const actor of actors.values()) {
+      const ticks = Math.floor((nowMs - actor.lastUsedMs) / LIMITS.laneTickMs);
+      bytesByIdleTicks[Math.min(ticks, bytesByIdleTicks.length - 1)]! += bytesOf(actor);
+      bytes += bytesOf(actor);
+    }
+    if (bytes <= LIMITS.actorsBytesMax) return LIMITS.actorIdleMs;
+    let ticks = 0;
+    let room = (LIMITS.actorsBytesMax / 8) * 7;
+    while ((room -= bytesByIdleTicks[ticks]!) >= 0) ticks += 1;
+    return Math.max(ticks, 1) * LIMITS.laneTickMs;
+  }
 
   return {
     byWalletId: actors,
@@ -147,13 +168,10 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
     },
 
     passivate(nowMs) {
-      let excess = actors.size - LIMITS.actorsMax;
+      const idleMsMax = idleMsAllowed(nowMs);
       for (const actor of actors.values()) {
         if (!actor.loaded || actor.uncommitted > 0 || actor.mailbox.length > 0) continue;
-        const idleMs = nowMs - actor.lastUsedMs;
-        if (idleMs < LIMITS.actorIdleMs && (excess <= 0 || idleMs < LIMITS.laneTickMs)) continue;
-        actors.delete(actor.walletId);
-        excess -= 1;
+        if (nowMs - actor.lastUsedMs >= idleMsMax) actors.delete(actor.walletId);
       }
     },
 
@@ -192,6 +210,11 @@ function overdue({ walletId, state, holds }: Actor): Item[] {
   return due
     .slice(0, LIMITS.holdsDueMax)
     .map(({ holdId }) => newItem({ type: "expire", walletId, holdId }, null));
+}
+
+/** What an actor takes of the heap, roughly. */
+function bytesOf({ state, holds }: Actor): number {
+  return LIMITS.actorBytes + (state?.metadata.length ?? 0) + (holds?.size ?? 0) * LIMITS.holdBytes;
 }
 
 function newActor(walletId: string, shard: number): Actor {

@@ -380,7 +380,7 @@ export function buildLane(deps: LaneDeps): Lane {
       holdKeeper.tidy();
       damages.tidy(nowMs);
       if (mode === "serving") holdKeeper.expire();
-      if (nowMs >= nextSweepMs || actors.byWalletId.size > LIMITS.actorsMax) {
+      if (nowMs >= nextSweepMs) {
         nextSweepMs = nowMs + LIMITS.actorSweepMs;
         actors.passivate(nowMs);
         if (mode === "serving") actors.expireAhead(wallMs);

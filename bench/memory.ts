@@ -152,15 +152,12 @@ function residentOf({ child }: Coffer): { nowMiB: number; peakMiB: number } {
   return { nowMiB: read("VmRSS"), peakMiB: read("VmHWM") };
 }
 
-/** Actors in memory, where the process shows its lanes. */
-async function actorsOf(coffer: Coffer): Promise<number | undefined> {
+async function actorsOf(coffer: Coffer): Promise<number> {
   const connection = new HttpConnection(coffer.host, coffer.port);
   try {
-    const answer = await connection.get("/health/nats/stats");
-    const { host } = JSON.parse(answer.body.toString("utf8")) as {
-      host?: { lanes: { actors: number }[] };
-    };
-    return host?.lanes.reduce((sum, { actors }) => sum + actors, 0);
+    const metrics = textOf(await connection.get("/metrics"));
+    const ofLanes = metrics.matchAll(/^coffer_lane_actors\{.*\} (\d+)$/gm);
+    return Array.from(ofLanes).reduce((sum, [, actors]) => sum + Number(actors), 0);
   } finally {
     connection.close();
   }
@@ -172,7 +169,7 @@ async function say(coffer: Coffer, what: string, probe: Probe = "tell"): Promise
   coffer.child.send(probe);
   await sleep(PROBE_MS);
   const { nowMiB, peakMiB } = residentOf(coffer);
-  const actors = (await actorsOf(coffer)) ?? "not shown";
+  const actors = await actorsOf(coffer);
   const threads = coffer.threads
     .map((one) => `${one.thread} ${one.heapUsedMiB}/${one.heapTotalMiB}+${one.externalMiB}`)
     .toSorted();

@@ -93,7 +93,7 @@ it("what waits for room in a commit comes first, though its wallet is passivated
   // Given more wallets in memory than may be, and a message of one that does not fit the commit
   const lane = stage.lane("a");
   const [busy, idle] = [await stage.open("a", "10"), await stage.open("a", "10")];
-  withLimits({ actorsMax: 1, commitMessagesMax: 2 });
+  withLimits({ actorsBytesMax: LIMITS.actorBytes, commitMessagesMax: 2 });
   const gate = gateOf();
   await begin(credit(busy, "1"));
   await begin(credit(busy, "1"), credit(busy, "1"));
@@ -103,7 +103,7 @@ it("what waits for room in a commit comes first, though its wallet is passivated
   // When its wallet goes and is read again, another message comes, and then there is room
   const reads = lane.calls.loadWallets;
   const read = holdBack("loadWallets", lane);
-  await stage.tick();
+  await stage.tick(LIMITS.actorSweepMs);
   asked.push(...(await begin(credit(idle, "1"))));
   await gate.open();
   await read();

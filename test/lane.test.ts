@@ -22,7 +22,7 @@ import {
   TWO_LANES,
   useLaneStage,
 } from "./stage/lane.ts";
-import { commandOf, creation, credit, debit, transfer } from "./stage/staged-commands.ts";
+import { commandOf, creation, credit, debit, placing, transfer } from "./stage/staged-commands.ts";
 import { onlyOutcome, summaryOf, withLimits, type Asked } from "./stage/lanes.ts";
 
 useLaneStage("lane_test", ONE_LANE);
@@ -517,17 +517,38 @@ describe("an actor", () => {
     expect(calls.loadWallets).toBe(reads);
   });
 
-  it("leaves before its time when there are too many", async () => {
-    withLimits({ actorsMax: 3 });
+  it("leaves before its time when all are too large: who was used last stays", async () => {
+    const sweepMs = LIMITS.actorSweepMs;
+    withLimits({ actorsBytesMax: 8.5 * LIMITS.actorBytes, actorSweepMs: LIMITS.laneTickMs });
+    await stage.tick(sweepMs);
     const wallets: string[] = [];
-    for (let count = 0; count < 6; count += 1) {
+    for (let count = 0; count < 9; count += 1) {
       wallets.push(await stage.open("a", "10"));
+      // The first is used again and again
+      if (count > 0) await begin(credit(wallets[0]!, "1"));
+      expect(stage.lane("a").lane.stats().actors).toBe(count + 1);
       await stage.tick();
     }
-    await stage.tick();
-    expect(stage.lane("a").lane.stats().actors).toBe(3);
-    expect(summaries(await begin(...wallets.map((id) => debit(id, "10"))))).toEqual(
-      wallets.map(() => "done 2"),
-    );
+    // An eighth more than had to has left
+    const { lane, calls } = stage.lane("a");
+    expect(lane.stats().actors).toBe(7);
+    const reads = calls.loadWallets;
+    const [first, gone1, gone2, ...stayed] = wallets;
+    await begin(...[first!, ...stayed].map((id) => credit(id, "1")));
+    expect(calls.loadWallets).toBe(reads);
+    expect(summaries(await begin(debit(gone1!, "10"), debit(gone2!, "10")))).toEqual([
+      "done 2",
+      "done 2",
+    ]);
+    expect(calls.loadWallets).toBe(reads + 1);
+  });
+
+  it("counts with its metadata and its holds", async () => {
+    const metadata = JSON.stringify({ text: "x".repeat(LIMITS.holdBytes) });
+    const patch = commandOf(await stage.open("a", "10"), { type: "update", patch: metadata });
+    await begin(patch, placing(await stage.open("a", "10"), "1"));
+    withLimits({ actorsBytesMax: 2 * LIMITS.actorBytes + 2 * LIMITS.holdBytes });
+    await stage.tick(LIMITS.actorSweepMs);
+    expect(stage.lane("a").lane.stats().actors).toBe(0);
   });
 });

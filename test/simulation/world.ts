@@ -108,7 +108,7 @@ const HASTY = {
  */
 function drawBounds(random: Random): Partial<Record<keyof typeof LIMITS, number>> {
   const idle = random.chance(0.3) ? { actorIdleMs: 150, actorSweepMs: 100 } : {};
-  const few = random.chance(0.15) ? { actorsMax: 2 } : {};
+  const few = random.chance(0.15) ? { actorsBytesMax: 2_500, actorSweepMs: 100 } : {};
   const commit = random.chance(0.15) ? { commitMessagesMax: 2, laneBatchMessagesMax: 2 } : {};
   const narrow = random.chance(0.25)
     ? { relayShardsAtOnceMax: 1, relayShardRowsMax: 3, relayWindowMax: 2 }
