@@ -1,10 +1,18 @@
 /** How the HTTP server ends: with every answer under way, and without waiting for clients. */
 import { once } from "node:events";
-import { Agent, request, type IncomingMessage } from "node:http";
+import {
+  Agent,
+  request,
+  type ClientRequest,
+  type IncomingMessage,
+  type OutgoingHttpHeaders,
+} from "node:http";
 import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { pino } from "pino";
-import { expect, it, onTestFinished, vi } from "vitest";
+import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { LIMITS } from "../src/limits.ts";
+import { withLimits } from "../test/stage/lanes.ts";
 import { buildServer } from "./http-server.ts";
 
 it("a client that keeps its connection after the last answer does not hold up the end", async () => {
@@ -28,7 +36,7 @@ it("a client that keeps its connection after the last answer does not hold up th
   await asked;
   // When the server is told to close, and the answer leaves after that
   const closed = app.close();
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  await sleep(50);
   answer();
   // Then the client has its answer, and the server ends long before it would let go by itself
   const response = await answered;
@@ -65,4 +73,83 @@ it("clients that go on asking lose no answer: each is told to close its connecti
   await app.close();
   // Then each request was answered, also those that were on their way
   expect(await Promise.all(ends)).toEqual(ends.map(() => 200));
+});
+
+describe("bodies that are still on their way", () => {
+  const LARGE_BYTES = 40_000;
+  let port: number;
+  let answerSlow: () => void;
+
+  beforeEach(async () => {
+    // Given room for two of them
+    withLimits({ httpBodiesBytesMax: 100_000, httpBodyBytesMax: 50_000 });
+    const app = buildServer(pino({ level: "silent" }));
+    const slow = new Promise<void>((resolve) => (answerSlow = resolve));
+    app.post("/", () => "done");
+    app.post("/slow", async () => {
+      await slow;
+      return "done";
+    });
+    await app.listen({ port: 0, host: "127.0.0.1" });
+    onTestFinished(() => app.close());
+    ({ port } = app.server.address() as AddressInfo);
+  });
+
+  function post(path: string, length: OutgoingHttpHeaders): ClientRequest {
+    const headers = { "content-type": "application/json", ...length };
+    return request({ host: "127.0.0.1", port, method: "POST", path, headers, agent: false });
+  }
+
+  const announced = (bytes: number): OutgoingHttpHeaders => ({ "content-length": bytes });
+  const inChunks: OutgoingHttpHeaders = { "transfer-encoding": "chunked" };
+  const bodyOf = (bytes: number): string => JSON.stringify("x".repeat(bytes - 2));
+
+  /** Sends all of a body and tells what came back. */
+  async function send(path: string, bytes: number, length = announced(bytes)) {
+    const response = await answerTo(post(path, length).end(bodyOf(bytes)));
+    const chunks: string[] = [];
+    for await (const chunk of response) chunks.push(String(chunk));
+    return { status: response.statusCode, text: chunks.join("") };
+  }
+
+  async function answerTo(asked: ClientRequest): Promise<IncomingMessage> {
+    const [response] = (await once(asked, "response")) as [IncomingMessage];
+    return response;
+  }
+
+  it.each([
+    ["announced", announced(LARGE_BYTES)],
+    ["in chunks", inChunks],
+  ])("%s: past the bound a large one is refused, and a small one is not", async (_, length) => {
+    // When two stall
+    const stalled = [post("/", length), post("/", length)];
+    for (const one of stalled) one.on("error", () => undefined).write('"x');
+    await vi.waitUntil(async () => (await send("/", LARGE_BYTES)).status === 503);
+    // Then what is large finds no room
+    const refused = await send("/", LARGE_BYTES);
+    expect(JSON.parse(refused.text)).toMatchObject({ statusCode: 503, code: "overloaded" });
+    expect(await send("/", LIMITS.httpSmallBodyBytes)).toMatchObject({ status: 200 });
+    expect(await send("/", LIMITS.httpBodyBytesMax + 1)).toMatchObject({ status: 413 });
+    // And does when one has come to its end, and again when the other is gone
+    stalled[0]!.end(bodyOf(LARGE_BYTES).slice(2));
+    expect((await answerTo(stalled[0]!)).statusCode).toBe(200);
+    expect(await send("/", LARGE_BYTES)).toMatchObject({ status: 200 });
+    stalled[1]!.destroy();
+    await sleep(50);
+    const again = [post("/", length), post("/", length)];
+    for (const one of again) one.write('"x');
+    await sleep(50);
+    const answers = again.map((one) => answerTo(one.end(bodyOf(LARGE_BYTES).slice(2))));
+    expect((await Promise.all(answers)).map(({ statusCode }) => statusCode)).toEqual([200, 200]);
+  });
+
+  it("what is complete and waits for its answer takes no room", async () => {
+    const slow = Array.from({ length: 4 }, () => post("/slow", inChunks).end(bodyOf(LARGE_BYTES)));
+    const answers = slow.map(answerTo);
+    await vi.waitUntil(async () => (await send("/", LARGE_BYTES)).status === 200);
+    answerSlow();
+    expect((await Promise.all(answers)).map(({ statusCode }) => statusCode)).toEqual([
+      200, 200, 200, 200,
+    ]);
+  });
 });

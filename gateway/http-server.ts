@@ -101,9 +101,11 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   // Node would silently drop what is behind the 2,000th header; 16 KiB bound them all.
   app.server.maxHeadersCount = 0;
   app.addHook("preClose", () => letGo(app.server));
+  const hasRoomFor = boundBodies();
   app.addHook("onRequest", (request, reply, done) => {
     reply.header("x-correlation-id", request.id);
-    done();
+    if (hasRoomFor(request)) done();
+    else void sendError(request, reply, apiError("overloaded"));
   });
   if (log.level === "debug" || log.level === "trace") {
     app.addHook("onResponse", (request, reply, done) => {
@@ -195,6 +197,27 @@ function takeJsonOnly(app: FastifyInstance): void {
       else done(new ApiException(bodyNotUtf8()));
     },
   );
+}
+
+/**
+ * Bounds what all clients together have sent of bodies that are not complete: slow clients with
+ * many large ones would else fill the memory. Small ones are bounded by how many connections there
+ * are, and one that would be too large is refused by its length. The bytes are given back when the
+ * body is complete or its connection gone.
+ */
+function boundBodies(): (request: FastifyRequest) => boolean {
+  let bytesUnderWay = 0;
+  return ({ raw, routeOptions: { bodyLimit } }) => {
+    const length = raw.headers["content-length"];
+    if (length === undefined && raw.headers["transfer-encoding"] === undefined) return true;
+    const bytes = length === undefined ? bodyLimit : Number(length);
+    if (bytes <= LIMITS.httpSmallBodyBytes || bytes > bodyLimit) return true;
+    if (bytesUnderWay + bytes > LIMITS.httpBodiesBytesMax) return false;
+    bytesUnderWay += bytes;
+    // Comes when the body is complete, long before the answer.
+    raw.once("close", () => (bytesUnderWay -= bytes));
+    return true;
+  };
 }
 
 type Validated = true | { value: unknown } | { error: ApiException };

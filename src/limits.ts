@@ -56,6 +56,12 @@ export const LIMITS = {
 
   /** Bytes of one HTTP body. */
   httpBodyBytesMax: 1_048_576,
+  /**
+   * Bytes of all bodies that are still on their way, by the length that they announce (or may
+   * have); those of up to so many bytes are not counted.
+   */
+  httpBodiesBytesMax: 134_217_728,
+  httpSmallBodyBytes: 16_384,
   /** Time for a client to send one request completely. */
   httpRequestMs: 30_000,
   /** A connection on which nothing moves is closed after this, also during a request. */
@@ -589,6 +595,10 @@ assertRelation(
 assertRelation(
   LIMITS.httpSocketIdleMs > LIMITS.trialBalanceMs + LIMITS.queryStatementMs,
   "a connection must outlast the trial balance it waits for",
+);
+assertRelation(
+  LIMITS.httpBodiesBytesMax >= LIMITS.batchesBytesMax + LIMITS.httpBodyBytesMax * 64,
+  "batches on their way must leave room for other bodies",
 );
 assertRelation(
   LIMITS.httpSocketIdleMs > LIMITS.commandDeadlineMs,
