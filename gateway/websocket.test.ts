@@ -135,6 +135,34 @@ async function eventually(check: () => void): Promise<void> {
   await vi.waitFor(check, { timeout: 5_000, interval: 10 });
 }
 
+test("frames of one turn are written together, and however many, a quick client gets each", async () => {
+  const server = await start();
+  let writes = 0;
+  server.app.server.on("connection", (connection: Socket) => {
+    for (const name of ["_write", "_writev"] as const) {
+      const write = connection[name] as (...given: unknown[]) => void;
+      const counted = (...given: unknown[]): void => {
+        writes += 1;
+        write.apply(connection, given);
+      };
+      Object.assign(connection, { [name]: counted });
+    }
+  });
+  server.change("w1");
+  const client = open(server.url);
+  await client.opened;
+  client.say({ type: "subscribe", wallets: ["w1"] });
+  await eventually(() => expect(client.balances()).toHaveLength(1));
+  writes = 0;
+  server.change("w1", 100);
+  await eventually(() => expect(client.balances()).toHaveLength(101));
+  expect(writes).toBe(1);
+  // More than what makes a client slow
+  server.change("w1", 300, "x".repeat(1_024));
+  await eventually(() => expect(client.balances().at(-1)!.version).toBe(400));
+  expect(client.balances()).toHaveLength(401);
+});
+
 test("a subscription gets a snapshot and then each change", async () => {
   const server = await start();
   server.change("w1");

@@ -5,6 +5,8 @@
  * the hub's to judge. Compression is off: it would cost each client its own compressor, and a
  * shared frame's text could no longer be sent to all as it is.
  */
+import type { Socket } from "node:net";
+
 import fastifyWebsocket, { type WebSocket } from "@fastify/websocket";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 
@@ -19,10 +21,31 @@ export interface FeedSocketOptions {
   readonly pingMs?: number;
 }
 
-function sinkOf(socket: WebSocket): FeedSink {
+/**
+ * Frames that one turn of the event loop has caused leave together, as a write to the operating
+ * system costs as much as making several of them; past so many bytes they go before, lest a quick
+ * client looks slow.
+ */
+function sinkOf(socket: WebSocket, connection: Socket): FeedSink {
+  let isCorked = false;
+
+  function uncork(): void {
+    isCorked = false;
+    connection.uncork();
+  }
+
   return {
     send(frameText) {
-      if (socket.readyState === socket.OPEN) socket.send(frameText);
+      if (socket.readyState !== socket.OPEN) return;
+      if (!isCorked) {
+        isCorked = true;
+        connection.cork();
+        process.nextTick(uncork);
+      }
+      socket.send(frameText);
+      if (connection.writableLength < LIMITS.feedWriteBytes) return;
+      connection.uncork();
+      connection.cork();
     },
     bufferedBytes: () => socket.bufferedAmount,
     close: (code, reason) => socket.close(code, reason),
@@ -53,8 +76,8 @@ function keepAlive(socket: WebSocket, pingMs: number): void {
  * All listeners are attached before this returns: a message may arrive in the same read as the
  * upgrade request.
  */
-function serve(socket: WebSocket, hub: FeedHub, pingMs: number): void {
-  const client = hub.connect(sinkOf(socket));
+function serve(socket: WebSocket, connection: Socket, hub: FeedHub, pingMs: number): void {
+  const client = hub.connect(sinkOf(socket, connection));
   socket.on("message", (data: Buffer, isBinary: boolean) => {
     // `nodebuffer`, the default `binaryType`: a message is always one Buffer, and text is valid
     // UTF-8.
@@ -102,7 +125,7 @@ export function buildFeedSocket({ hub, pingMs = LIMITS.feedPingMs }: FeedSocketO
       url: FEED_PATH,
       schema: { hide: true },
       handler: refuse,
-      wsHandler: (socket) => serve(socket, hub, pingMs),
+      wsHandler: (socket, { raw }) => serve(socket, raw.socket, hub, pingMs),
     });
   };
 }

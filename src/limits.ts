@@ -327,6 +327,8 @@ export const LIMITS = {
   /** Frames per second from one client, steadily and at once; past it closed with 1008. */
   feedFramesPerSecond: 100,
   feedFramesBurst: 200,
+  /** Bytes of frames for one client that are written together at most. */
+  feedWriteBytes: 65_536,
   /** Unsent bytes of a client from which on it gets only the newest state of each wallet. */
   feedBufferedBytesSoft: 262_144,
   /** Unsent bytes at which it is closed with 1013; only its own questions can take it there. */
@@ -574,6 +576,10 @@ assertRelation(
 assertRelation(
   LIMITS.feedReadsMax + LIMITS.feedListReadsMax < LIMITS.queryConnectionsMax,
   "feeds must leave connections of the read pool to HTTP",
+);
+assertRelation(
+  LIMITS.feedWriteBytes * 2 <= LIMITS.feedBufferedBytesSoft,
+  "what waits to be written together must not make a client slow",
 );
 assertRelation(
   LIMITS.feedBufferedBytesSoft * 2 < LIMITS.feedBufferedBytesMax,
