@@ -54,6 +54,8 @@ export const LIMITS = {
 
   // --- HTTP --------------------------------------------------------------------------------------
 
+  /** Connections that wait to be accepted; the system has a bound of its own (Linux: 4,096). */
+  httpBacklog: 4_096,
   /** Bytes of one HTTP body. */
   httpBodyBytesMax: 1_048_576,
   /**

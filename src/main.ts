@@ -67,7 +67,7 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
     closing,
   };
   const listen = (server: FastifyInstance): Promise<string> =>
-    server.listen({ port: config.port, host: config.host });
+    server.listen({ port: config.port, host: config.host, backlog: LIMITS.httpBacklog });
   const openGateway = async (running: RunningHost | null): Promise<FastifyInstance> => {
     const { startGateway } = await import("./main-gateway.ts");
     return await startGateway(parts, running);
