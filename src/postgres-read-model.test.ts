@@ -16,7 +16,9 @@ import { LIMITS } from "./limits.ts";
 import { migrateUp } from "./migrate.ts";
 import { buildPostgresJournal } from "./postgres-journal.ts";
 import { buildPostgresReadModel } from "./postgres-read-model.ts";
+import { NUMBERS } from "./postgres-rows.ts";
 import { buildPostgresShardTable } from "./postgres-shard-table.ts";
+import { buildWalletsTogether } from "./postgres-wallet-reads.ts";
 import { ReadUnavailable, type ReadModel } from "./read-model.ts";
 import { ALL_SHARDS } from "./shard.ts";
 import { settle, type Transfer } from "./transfer.ts";
@@ -166,6 +168,34 @@ describe("wallets", () => {
     expect(await reads.walletAt("past", states.length)).toBeNull();
     expect(await reads.wallet("nobody")).toBeNull();
     expect(await reads.walletAt("nobody", 0)).toBeNull();
+  });
+
+  it("reads wallets that are asked for in one turn with one query, each its own", async () => {
+    await carryOut("turn-1", creation({ initialBalance: "1" }), "turn-1", T0);
+    await carryOut("turn-2", creation({ initialBalance: "2" }), "turn-2", T0);
+    const pool = new pg.Pool({ connectionString: server.url, types: NUMBERS });
+    let queries = 0;
+    const { wallet, walletAt } = buildWalletsTogether(async (query) => {
+      queries += 1;
+      return (await pool.query(query)).rows;
+    });
+    const asked = ["turn-2", "nobody", "turn-1", "turn-2"];
+    const now = await Promise.all(asked.map(wallet));
+    expect(now.map((one) => one?.balanceMinor ?? null)).toEqual([200, null, 100, 200]);
+    expect(queries).toBe(1);
+    const first = await Promise.all(asked.map((walletId) => walletAt(walletId, 0)));
+    expect(first.map((one) => one?.walletId ?? null)).toEqual(["turn-2", null, "turn-1", "turn-2"]);
+    expect(first.map((one) => one?.balanceMinor ?? null)).toEqual([0, null, 0, 0]);
+    expect(queries).toBe(2);
+    // More than fit one query
+    const many = Array.from({ length: LIMITS.queryRowsMax + 1 }, (_, n) => `turn-${n}`);
+    const found = (await Promise.all(many.map(wallet))).filter((one) => one !== null);
+    expect(found.map(({ walletId }) => walletId)).toEqual(["turn-1", "turn-2"]);
+    expect(queries).toBe(4);
+    // And all fail together
+    await pool.end();
+    const failed = await Promise.allSettled(asked.map(wallet));
+    expect(failed.map(({ status }) => status)).toEqual(asked.map(() => "rejected"));
   });
 
   it("lists wallets by filter, in the order of ids, page by page", async () => {
@@ -364,7 +394,7 @@ describe("a database that goes away", () => {
   it("is spared when too many readers wait for it already", async () => {
     const readers = LIMITS.queryWaitingMax + LIMITS.queryConnectionsMax * 3;
     const results = await Promise.allSettled(
-      Array.from({ length: readers }, () => reads.wallet("past")),
+      Array.from({ length: readers }, () => reads.walletIdsOfOwner("o1", 1)),
     );
     const refused = results.filter((result) => result.status === "rejected");
     expect(refused.length).toBeGreaterThan(0);
@@ -378,7 +408,9 @@ describe("a database that goes away", () => {
     await session.connect();
     await session.query("BEGIN; LOCK TABLE wallets IN ACCESS EXCLUSIVE MODE");
     const readers = LIMITS.queryWaitingMax + LIMITS.queryConnectionsMax * 3;
-    const waiting = Promise.allSettled(Array.from({ length: readers }, () => reads.wallet("past")));
+    const waiting = Promise.allSettled(
+      Array.from({ length: readers }, () => reads.walletIdsOfOwner("o1", 1)),
+    );
     try {
       // Then a health check hears of the database, not of them
       expect(await reads.ping()).toBeLessThan(LIMITS.healthCheckMs);

@@ -17,7 +17,6 @@ import {
   NUMBERS,
   TRANSFER_COLUMNS,
   WALLET_AT_COLUMNS,
-  WALLET_COLUMNS,
 } from "./postgres-rows.ts";
 import { searchWallets, upTo } from "./postgres-search.ts";
 import {
@@ -30,7 +29,7 @@ import {
 } from "./read-model.ts";
 import { buildShardedReadModel, type ReadPart, type TransferSide } from "./sharded-read-model.ts";
 import type { Transfer } from "./transfer.ts";
-import { buildWalletsAt } from "./postgres-wallets-at.ts";
+import { buildWalletsTogether } from "./postgres-wallet-reads.ts";
 import type { WalletState } from "./wallet.ts";
 
 export interface PostgresReadModelOptions {
@@ -211,25 +210,7 @@ type WalletReads = Pick<
 
 function buildWalletReads(ask: Ask): WalletReads {
   return {
-    async wallet(walletId) {
-      const rows = await ask<WalletState>({
-        name: "wallet",
-        text: `SELECT ${WALLET_COLUMNS} FROM wallets w WHERE wallet_id = $1`,
-        values: [walletId],
-      });
-      return rows[0] ?? null;
-    },
-    async walletsById(walletIds) {
-      if (walletIds.length > LIMITS.queryRowsMax) {
-        throw new RangeError(`${walletIds.length} ids are more than ${LIMITS.queryRowsMax}`);
-      }
-      return ask<WalletState>({
-        name: "wallets-by-id",
-        text: `SELECT ${WALLET_COLUMNS} FROM wallets w WHERE wallet_id = ANY ($1)`,
-        values: [walletIds],
-      });
-    },
-    walletAt: buildWalletsAt(ask),
+    ...buildWalletsTogether(ask),
     async walletAtTime(walletId, atMs) {
       const rows = await ask<WalletState>({
         name: "wallet-at-time",

@@ -117,7 +117,7 @@ describe("an error", () => {
     await sleep(2_000);
     const askedAtMs = performance.now();
     const commands = [stack.post(credit, { amount: 1 }, key), stack.post(credit, { amount: 1 })];
-    const reading = `GET /wallets/${id} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`;
+    const reading = `GET /wallets?ownerId=${id} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`;
     const reads = await Promise.all(sockets.map((socket) => answerTo(socket, reading)));
     expect(performance.now() - askedAtMs).toBeLessThan(queryStatementMs + 3_000);
     for (const text of reads) expect(text).toMatch(/^HTTP\/1.1 503 .*\r\nretry-after: 1\r\n/s);
