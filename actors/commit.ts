@@ -89,8 +89,8 @@ export interface Item {
   isHoldMissing: boolean;
   /**
    * Of a question that came from elsewhere: until when it may wait, by this lane's clock. Its
-   * command's deadline is by that of the lane that asks, which may be on another machine. Null: that
-   * is this lane's own.
+   * command's deadline is by that of the lane that asks, which may be on another machine. Null: the
+   * command's deadline is by this lane's own.
    */
   readonly waitsUntilMs: number | null;
 }

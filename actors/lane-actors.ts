@@ -52,9 +52,9 @@ export interface LaneActors {
   sift(isKept: (item: Item) => boolean): void;
   /**
    * Passivates actors: those idle for long, and where all together are too large, those idle for
-   * longest. What has uncommitted state stays. Whose messages wait in the backlog may go: the same turn deals with all of it
-   * anew, in order, before a later message can come, so they wait together for the wallet to be
-   * read.
+   * longest. What has uncommitted state stays. Whose messages wait in the backlog may go: the same
+   * turn deals with all of it anew, in order, before a later message can come, so they wait together
+   * for the wallet to be read.
    */
   passivate(nowMs: number): void;
   /** Ends overdue holds of wallets whose own time is ahead of this wall clock. */
@@ -89,7 +89,7 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
     let ticks = 0;
     let room = (LIMITS.actorsBytesMax / 8) * 7;
     while ((room -= bytesByIdleTicks[ticks]!) >= 0) ticks += 1;
-    return Math.max(ticks, 1) * LIMITS.laneTickMs;
+    return Math.min(Math.max(ticks, 1) * LIMITS.laneTickMs, LIMITS.actorIdleMs);
   }
 
   return {

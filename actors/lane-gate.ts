@@ -148,10 +148,11 @@ export function buildLaneGate(deps: LaneGateDeps): LaneGate {
   function refuse(message: ShardMessage): void {
     const command = commandIn(message);
     if (command === null) return;
-    const { inbox, seq, expiresAtMs } = command;
+    const { inbox, seq, budgetMs } = command;
     // Past its deadline nobody waits, and another owner may have answered. A command has none yet,
-    // as its lane sets it, and an answer was looked at already.
-    if (message.type === "ask" && time.nowMs() >= expiresAtMs) return;
+    // as its lane sets it, an answer was looked at already, and a question's is by the clock of the
+    // lane that asks: what was left of it when it was sent is what counts here.
+    if (message.type === "ask" && budgetMs <= 0) return;
     const fullShard = shardOf(addressee(message));
     deps.reply([{ inbox, seq, outcome: { type: "fault", fault: "overloaded", fullShard } }]);
   }

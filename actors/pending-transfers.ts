@@ -57,8 +57,8 @@ export interface PendingTransfers {
   /** Waiters whose deadline is near; they are no longer waiting. */
   impatient(nowMs: number): Array<{ pending: PendingTransfer; waiter: CommandMessage }>;
   /**
-   * Replaces everything by what the journal holds, keeping who waits. Returns who waited for what is
-   * pending no more: it was settled by a commit of which nobody heard.
+   * Replaces everything by what the journal holds, keeping who waits. Returns who waited for what
+   * is pending no more: it was settled by a commit of which nobody heard.
    */
   reload(transfers: readonly Transfer[], nowMs: number): CommandMessage[];
   /** Adds what the journal holds of shards that are new here. */

@@ -2,11 +2,11 @@
  * `node --expose-gc dist/bench/memory.js`: does a process that has touched very many
  * wallets give their memory back? It starts Coffer with all roles and a database of its own, warms
  * it up with requests to few wallets, then touches each of many wallets once, and each time waits
- * until idle actors are gone. What counts is the resident set (from /proc, so only on Linux) after
- * the many against the one after the few: garbage and buffers are in both, actors only in what is
- * left over. With `--expose-gc` the server's threads are asked to collect at the end, which tells
- * garbage from what is held. The same file is preloaded into the server, where all it does is
- * answer that.
+ * until idle actors are gone, 5 minutes and some seconds. What counts is the resident set (from
+ * /proc, so only on Linux) after the many against the one after the few: garbage and buffers are in
+ * both, actors only in what is left over. With `--expose-gc` the server's threads are asked to
+ * collect at the end, which tells garbage from what is held. The same file is preloaded into the
+ * server, where all it does is answer that.
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeSync } from "node:fs";

@@ -7,13 +7,14 @@ import {
   type IncomingMessage,
   type OutgoingHttpHeaders,
 } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+import fastifyWebsocket from "@fastify/websocket";
 import { pino } from "pino";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { withLimits } from "../test/stage/lanes.ts";
-import { buildServer } from "./http-server.ts";
+import { buildServer, FEED_PATH } from "./http-server.ts";
 
 it("a client that keeps its connection after the last answer does not hold up the end", async () => {
   // Given a request under way, over a connection that its client means to keep
@@ -86,6 +87,9 @@ describe("bodies that are still on their way", () => {
     const app = buildServer(pino({ level: "silent" }));
     const slow = new Promise<void>((resolve) => (answerSlow = resolve));
     app.post("/", () => "done");
+    app.post("/larger", { bodyLimit: 90_000 }, () => "done");
+    await app.register(fastifyWebsocket);
+    app.get(FEED_PATH, { websocket: true }, () => undefined);
     app.post("/slow", async () => {
       await slow;
       return "done";
@@ -127,7 +131,11 @@ describe("bodies that are still on their way", () => {
     await vi.waitUntil(async () => (await send("/", LARGE_BYTES)).status === 503);
     // Then what is large finds no room
     const refused = await send("/", LARGE_BYTES);
-    expect(JSON.parse(refused.text)).toMatchObject({ statusCode: 503, code: "overloaded" });
+    expect(JSON.parse(refused.text)).toMatchObject({
+      statusCode: 503,
+      code: "overloaded",
+      message: expect.stringContaining("large bodies"),
+    });
     expect(await send("/", LIMITS.httpSmallBodyBytes)).toMatchObject({ status: 200 });
     expect(await send("/", LIMITS.httpBodyBytesMax + 1)).toMatchObject({ status: 413 });
     // And does when one has come to its end, and again when the other is gone
@@ -141,6 +149,58 @@ describe("bodies that are still on their way", () => {
     await sleep(50);
     const answers = again.map((one) => answerTo(one.end(bodyOf(LARGE_BYTES).slice(2))));
     expect((await Promise.all(answers)).map(({ statusCode }) => statusCode)).toEqual([200, 200]);
+  });
+
+  it.each([
+    ["a method that takes none", "GET", "/", announced(LARGE_BYTES), 405],
+    ["no JSON", "POST", "/", { ...announced(LARGE_BYTES), "content-type": "text/plain" }, 415],
+    ["more than may be", "POST", "/", inChunks, 413],
+  ])(
+    "answered before it has come (%s), a body takes no room once its connection is gone",
+    async (_, method, path, more, status) => {
+      for (let nth = 0; nth < 4; nth += 1) {
+        const headers = { "content-type": "application/json", ...more };
+        const asked = request({ host: "127.0.0.1", port, method, path, headers, agent: false });
+        asked.on("error", () => undefined).write(bodyOf(status === 413 ? 60_000 : 100));
+        const response = await answerTo(asked);
+        expect(response.statusCode).toBe(status);
+        response.on("error", () => undefined);
+        asked.destroy();
+        await sleep(20);
+      }
+      expect(await send("/", LARGE_BYTES)).toMatchObject({ status: 200 });
+    },
+  );
+
+  it("an upgrade to the feed takes no room, whatever it announces", async () => {
+    for (let count = 0; count < 3; count += 1) {
+      const headers = {
+        connection: "Upgrade",
+        upgrade: "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+        ...announced(LARGE_BYTES),
+      };
+      const asked = request({
+        host: "127.0.0.1",
+        port,
+        path: FEED_PATH,
+        headers,
+        agent: false,
+      }).end();
+      const [, socket] = (await once(asked, "upgrade")) as [IncomingMessage, Socket];
+      onTestFinished(() => void socket.destroy());
+    }
+    expect(await send("/", LARGE_BYTES)).toMatchObject({ status: 200 });
+  });
+
+  it("what comes in chunks may be as large as its route allows", async () => {
+    const asked = post("/larger", inChunks);
+    asked.on("error", () => undefined).write('"x');
+    // Then another large one finds no room beside it
+    await vi.waitUntil(async () => (await send("/", LARGE_BYTES)).status === 503);
+    asked.end(bodyOf(60_000).slice(2));
+    expect((await answerTo(asked)).statusCode).toBe(200);
   });
 
   it("what is complete and waits for its answer takes no room", async () => {

@@ -66,7 +66,10 @@ export interface ServerOptions {
 export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {}): FastifyInstance {
   const { metrics, tracing = null, trustProxy = [] } = options;
   const app: FastifyInstance = Fastify({
-    http: { IncomingMessage: UpgradableRequest },
+    http: {
+      IncomingMessage: UpgradableRequest,
+      connectionsCheckingInterval: LIMITS.httpRequestCheckMs,
+    },
     ...(trustProxy.length > 0 && { trustProxy: [...trustProxy] }),
     loggerInstance: log,
     logController: new LogController({ disableRequestLogging: true }),
@@ -105,7 +108,7 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   app.addHook("onRequest", (request, reply, done) => {
     reply.header("x-correlation-id", request.id);
     if (hasRoomFor(request)) done();
-    else void sendError(request, reply, apiError("overloaded"));
+    else void sendError(request, reply, apiError("overloaded", NO_ROOM_FOR_BODY));
   });
   if (log.level === "debug" || log.level === "trace") {
     app.addHook("onResponse", (request, reply, done) => {
@@ -199,23 +202,36 @@ function takeJsonOnly(app: FastifyInstance): void {
   );
 }
 
+const NO_ROOM_FOR_BODY =
+  "Too many large bodies are on their way: this request did nothing; repeat it with the same key";
+
 /**
  * Bounds what all clients together have sent of bodies that are not complete: slow clients with
- * many large ones would else fill the memory. Small ones are bounded by how many connections there
- * are, and one that would be too large is refused by its length. The bytes are given back when the
- * body is complete or its connection gone.
+ * many large ones would otherwise fill the memory. Small ones are bounded by how many connections
+ * there are, and one that would be too large is refused by its length. The bytes are given back
+ * when the body is complete or its connection gone: Node tells the request of the latter only until
+ * it is answered, and some are answered before their body has come (405, 413, 415, 429).
  */
 function boundBodies(): (request: FastifyRequest) => boolean {
   let bytesUnderWay = 0;
   return ({ raw, routeOptions: { bodyLimit } }) => {
+    // An upgrade to the feed, of whose announced body nothing is read.
+    if (raw.complete) return true;
     const length = raw.headers["content-length"];
     if (length === undefined && raw.headers["transfer-encoding"] === undefined) return true;
     const bytes = length === undefined ? bodyLimit : Number(length);
     if (bytes <= LIMITS.httpSmallBodyBytes || bytes > bodyLimit) return true;
     if (bytesUnderWay + bytes > LIMITS.httpBodiesBytesMax) return false;
     bytesUnderWay += bytes;
+    const { socket } = raw;
+    const giveBack = (): void => {
+      bytesUnderWay -= bytes;
+      raw.off("close", giveBack);
+      socket.off("close", giveBack);
+    };
     // Comes when the body is complete, long before the answer.
-    raw.once("close", () => (bytesUnderWay -= bytes));
+    raw.once("close", giveBack);
+    socket.once("close", giveBack);
     return true;
   };
 }

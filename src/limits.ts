@@ -66,6 +66,8 @@ export const LIMITS = {
   httpSmallBodyBytes: 16_384,
   /** Time for a client to send one request completely. */
   httpRequestMs: 30_000,
+  /** How often requests are looked at whose time may be over. */
+  httpRequestCheckMs: 5_000,
   /** A connection on which nothing moves is closed after this, also during a request. */
   httpSocketIdleMs: 60_000,
   /** A connection may wait this long for a request: longer than load balancers do (60 s). */
@@ -182,8 +184,8 @@ export const LIMITS = {
   /** Traced commands that a lane tells of with one tick; more have no spans of lane and commit. */
   laneTracesMax: 1_000,
   /**
-   * (Estimated) bytes of the actors in a lane's memory: 32,000 wallets without holds. Past it those
-   * unused for longest go first.
+   * (Estimated) bytes of the actors in a lane's memory: 32,000 wallets without holds. Past it, as
+   * the next sweep finds, those unused for longest go first.
    */
   actorsBytesMax: 33_554_432,
   /** What the estimate counts for a wallet, its metadata aside, and for each active hold of it. */
@@ -194,7 +196,7 @@ export const LIMITS = {
    * command at a time waking takes 0.45 ms, half of what a command takes without.
    */
   actorIdleMs: 300_000,
-  /** How often a lane looks for such actors. */
+  /** How often a lane looks for actors that have to go. */
   actorSweepMs: 1_000,
   /** Unsettled transfers one lane drives; past it new transfers are `overloaded`. */
   pendingTransfersMax: 20_000,
@@ -561,6 +563,14 @@ assertRelation(
   LIMITS.holdsDueMax <= LIMITS.laneBacklogMax && LIMITS.holdsDueMax <= LIMITS.commitMessagesMax,
   "holds that end together must fit a backlog and a commit",
 );
+assertRelation(
+  LIMITS.actorBytes + LIMITS.holdsPerWalletMax * LIMITS.holdBytes <= LIMITS.actorsBytesMax / 8,
+  "one wallet must not push all others out of a lane's memory",
+);
+assertRelation(
+  LIMITS.laneTickMs <= LIMITS.actorSweepMs && LIMITS.actorSweepMs < LIMITS.actorIdleMs,
+  "a sweep must be no finer than a lane's time, and finer than what it looks for",
+);
 assertRelation(LIMITS.shutdownMs > LIMITS.commandDeadlineMs, "shutdown must outlast a command");
 assertRelation(
   LIMITS.shutdownMs > LIMITS.commandDeadlineMs + LIMITS.queryStatementMs + LIMITS.busDrainMs,
@@ -607,6 +617,11 @@ assertRelation(
 assertRelation(
   LIMITS.httpBodiesBytesMax >= LIMITS.batchesBytesMax + LIMITS.httpBodyBytesMax * 64,
   "batches on their way must leave room for other bodies",
+);
+assertRelation(
+  LIMITS.httpSmallBodyBytes < LIMITS.httpBodyBytesMax &&
+    LIMITS.batchBodyBytesMax < LIMITS.httpBodiesBytesMax,
+  "only large bodies must need room, and each must find some",
 );
 assertRelation(
   LIMITS.httpSocketIdleMs > LIMITS.commandDeadlineMs,

@@ -543,6 +543,17 @@ describe("an actor", () => {
     expect(calls.loadWallets).toBe(reads + 1);
   });
 
+  it("that was used within a tick stays, though all are too large", async () => {
+    const wallets = [await stage.open("a", "10"), await stage.open("a", "10")];
+    withLimits({ actorsBytesMax: LIMITS.actorBytes });
+    await stage.tick(LIMITS.actorSweepMs - 1);
+    await begin(...wallets.map((id) => credit(id, "1")));
+    await stage.tick(1);
+    expect(stage.lane("a").lane.stats().actors).toBe(2);
+    await stage.tick(LIMITS.actorSweepMs);
+    expect(stage.lane("a").lane.stats().actors).toBe(0);
+  });
+
   it("counts with its metadata and its holds", async () => {
     const metadata = JSON.stringify({ text: "x".repeat(LIMITS.holdBytes) });
     const patch = commandOf(await stage.open("a", "10"), { type: "update", patch: metadata });

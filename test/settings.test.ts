@@ -4,7 +4,8 @@
  * that is wrong by itself opens nothing: the addresses of those lead nowhere.
  */
 import { existsSync, rmdirSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
+import { readFile } from "node:fs/promises";
+import { connect, createServer, type AddressInfo } from "node:net";
 import { expect, inject, it, onTestFinished } from "vitest";
 import { withClient } from "../src/database.ts";
 import { prepareDatabases } from "../src/deployment.ts";
@@ -162,6 +163,28 @@ it("serves on beside a second one on its database that cannot start, and again a
   const wallet = await fetch(`${first.baseUrl}/wallets/w`);
   expect(await wallet.json()).toMatchObject({ balance: 3, version: 2 });
 }, 60_000);
+
+it("lets many connections wait to be accepted while it is busy", async () => {
+  const systemMax = await readFile("/proc/sys/net/core/somaxconn", "utf8").catch(() => "128");
+  const connections = Math.min(1_000, Number(systemMax));
+  const databaseUrl = await createDatabase(inject("postgresUrl"), "settings_backlog");
+  onTestFinished(() => dropDatabase(inject("postgresUrl"), "settings_backlog"));
+  const coffer = await startCoffer({ DATABASE_URL: databaseUrl });
+  onTestFinished(async () => {
+    coffer.resume();
+    await coffer.stop();
+  });
+  // Given one that has no time
+  coffer.pause();
+  // When many connect
+  let connected = 0;
+  for (let count = 0; count < connections; count += 1) {
+    const socket = connect(coffer.port, "127.0.0.1", () => (connected += 1));
+    onTestFinished(() => void socket.destroy());
+  }
+  // Then each is let in, as far as its client can see
+  await expect.poll(() => connected, { timeout: 3_000 }).toBe(connections);
+}, 20_000);
 
 it("names the host when there is no such address", async () => {
   const databaseUrl = await createDatabase(inject("postgresUrl"), "settings_host");

@@ -435,6 +435,34 @@ describe("a command for a transfer", () => {
     expect(await balances(payer, payee)).toEqual([70, 30]);
   });
 
+  it("whose question waits for a lane with another time is refused in time there, too", async () => {
+    // Given such a lane, which cannot be sure of its last commit, and a payer that wakes slowly
+    const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
+    const lane = stage.lane("b");
+    lane.aheadMs = 300_000;
+    lane.hooks.append = () => Promise.resolve({ type: "unknown", reason: "staged" });
+    lane.hooks.claim = () => Promise.reject(new Error("away"));
+    await begin(commandOf(stage.idIn("b"), creation(null)));
+    await stage.tick(LIMITS.actorIdleMs + LIMITS.actorSweepMs);
+    let wake = (): void => undefined;
+    const { hooks } = stage.lane("a");
+    hooks.loadWallets = async (load) => {
+      await new Promise<void>((resolve) => (wake = resolve));
+      return load();
+    };
+    const deadlineMs = stage.nowMs + LIMITS.commandDeadlineMs;
+    const [asked] = await begin(transfer(payer, payee, "30"));
+    await stage.tick(LIMITS.commandAttemptMs);
+    delete hooks.loadWallets;
+    wake();
+    await stage.quiet();
+    // When time passes
+    while (asked!.outcomes.length === 0 && stage.nowMs < deadlineMs) await stage.tick();
+    // Then the caller hears that nothing happened
+    expect(onlyOutcome(asked!)).toEqual({ type: "fault", fault: "unavailable" });
+    expect(stage.nowMs).toBeLessThan(deadlineMs);
+  });
+
   it.each([
     ["question waits for the payee's lane", "b", "ask"],
     ["answer waits for the payer's lane", "a", "asked"],
