@@ -155,7 +155,7 @@ function residentOf({ child }: Coffer): { nowMiB: number; peakMiB: number } {
 async function actorsOf(coffer: Coffer): Promise<number> {
   const connection = new HttpConnection(coffer.host, coffer.port);
   try {
-    const metrics = textOf(await connection.get("/metrics"));
+    const metrics = (await connection.get("/metrics")).body.toString("utf8");
     const ofLanes = metrics.matchAll(/^coffer_lane_actors\{.*\} (\d+)$/gm);
     return Array.from(ofLanes).reduce((sum, [, actors]) => sum + Number(actors), 0);
   } finally {
