@@ -83,7 +83,7 @@ export function beginTransfer(
     type: "ask",
     walletId: sent.counterpartyId,
     step: ask,
-    // What is left of it, as the payee's lane may be on a machine with another clock.
+    // What is left of it by now, as the payee's lane may be on a machine with another clock.
     origin: { ...message, budgetMs: message.expiresAtMs - context.nowMs() },
   } as const;
   if (item.inDoubt && command.dryRun !== true) {

@@ -69,6 +69,8 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
     http: {
       IncomingMessage: UpgradableRequest,
       connectionsCheckingInterval: LIMITS.httpRequestCheckMs,
+      // Of this and the time for the whole request Node takes the longer one for the request.
+      headersTimeout: LIMITS.httpRequestMs,
     },
     ...(trustProxy.length > 0 && { trustProxy: [...trustProxy] }),
     loggerInstance: log,
@@ -215,8 +217,8 @@ const NO_ROOM_FOR_BODY =
 function boundBodies(): (request: FastifyRequest) => boolean {
   let bytesUnderWay = 0;
   return ({ raw, routeOptions: { bodyLimit } }) => {
-    // An upgrade to the feed, of whose announced body nothing is read.
-    if (raw.complete) return true;
+    // Of what an upgrade to the feed announces nothing is read.
+    if ((raw as UpgradableRequest).upgrade === true) return true;
     const length = raw.headers["content-length"];
     if (length === undefined && raw.headers["transfer-encoding"] === undefined) return true;
     const bytes = length === undefined ? bodyLimit : Number(length);
@@ -224,6 +226,8 @@ function boundBodies(): (request: FastifyRequest) => boolean {
     if (bytesUnderWay + bytes > LIMITS.httpBodiesBytesMax) return false;
     bytesUnderWay += bytes;
     const { socket } = raw;
+    // Requests that come in one piece have a listener each until the turn ends.
+    socket.setMaxListeners(0);
     const giveBack = (): void => {
       bytesUnderWay -= bytes;
       raw.off("close", giveBack);

@@ -64,7 +64,7 @@ export const LIMITS = {
    */
   httpBodiesBytesMax: 134_217_728,
   httpSmallBodyBytes: 16_384,
-  /** Time for a client to send one request completely. */
+  /** Time for a client to send one request completely; the first one's begins with its connection. */
   httpRequestMs: 30_000,
   /** How often requests are looked at whose time may be over. */
   httpRequestCheckMs: 5_000,

@@ -180,6 +180,7 @@ it("lets many connections wait to be accepted while it is busy", async () => {
   let connected = 0;
   for (let count = 0; count < connections; count += 1) {
     const socket = connect(coffer.port, "127.0.0.1", () => (connected += 1));
+    socket.on("error", () => undefined);
     onTestFinished(() => void socket.destroy());
   }
   // Then each is let in, as far as its client can see
