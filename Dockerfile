@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Coffer as an image: one program, its role by ROLE. PostgreSQL is not in it, so DATABASE_URL must be set.
-#   docker build -t coffer . && docker run --rm -p 3000:3000 -e DATABASE_URL=postgres://... coffer
+#   docker build -t coffer . && docker run --rm -p 127.0.0.1:3000:3000 -e DATABASE_URL=postgres://... coffer
 
 FROM node:24-slim AS build
 WORKDIR /coffer

@@ -1,6 +1,7 @@
 /** What a host says of the shards that it takes and gives, in its log and in `GET /cluster`. */
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished } from "vitest";
 import { systemTime } from "../src/clock.ts";
+import { LIMITS } from "../src/limits.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
 import type { ShardTable } from "../src/shard-table.ts";
 import type { Member, Membership } from "./membership.ts";
@@ -98,4 +99,48 @@ it("a host that cannot take shards says so once in a while, not at every look", 
 
   // Then
   expect(log).toEqual(["ownership: read-only"]);
+});
+
+it("a host hands over no more shards at a time than the limit says, then the next ones", async () => {
+  // Given a host that has all shards, and another one that has been there for long
+  const membership = buildMembership();
+  let nowMs = 0;
+  const left: number[][] = [];
+  const ownership: Ownership = buildOwnership({
+    shardTable: buildTable(),
+    membership,
+    self: SELF,
+    time: { ...systemTime, nowMs: () => nowMs },
+    log: { info: () => undefined, warn: () => undefined },
+    isReachable: () => true,
+    open: () => undefined,
+    leave: (shards) => void left.push([...shards]),
+    drop: () => undefined,
+    announce: () => undefined,
+  });
+  await ownership.start();
+  onTestFinished(() => ownership.drain(0));
+  async function lookAgain(): Promise<void> {
+    ownership.look();
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  await membership.beat({ hostId: "b", owner: "b:1", startedAtMs: 0, isLeaving: false });
+  await lookAgain();
+  nowMs += LIMITS.redisSettleMs + LIMITS.joinSettleMs;
+
+  // When it looks again and again, and its lanes are not done with the first ones
+  await lookAgain();
+  await lookAgain();
+
+  // Then nobody waits for more than these
+  expect(left.map(({ length }) => length)).toEqual([LIMITS.handOffShardsMax]);
+
+  // And when they are done, the next ones follow
+  ownership.left(left[0]!);
+  await lookAgain();
+  await lookAgain();
+  expect(left.map(({ length }) => length)).toEqual([
+    LIMITS.handOffShardsMax,
+    LIMITS.handOffShardsMax,
+  ]);
 });

@@ -129,3 +129,37 @@ it("waits by one time, and writes down and measures by the other", async () => {
   await pump.sweep(new Map([[7, 1]]));
   expect(pump.stats().lagMs).toBe(4_000);
 });
+
+it("goes past what a sink does not want, and does not count it as delivered", async () => {
+  // Given a sink that wants the second of two events only
+  const saved: number[] = [];
+  const store: RelayStore = {
+    cursors: () => Promise.resolve([{ shard: 7, position: 0, trouble: null }]),
+    read: () => Promise.resolve([1, 2].map((position) => ({ shard: 7, position }) as RelayEvent)),
+    lastPositions: () => Promise.resolve([{ shard: 7, position: 2 }]),
+    oldestBehind: () => Promise.resolve(null),
+    save: (_, cursors) => Promise.resolve(void saved.push(...cursors.map((it) => it.position))),
+    close: () => Promise.resolve(),
+  };
+  const sink: RelaySink = {
+    name: "sink",
+    label: "the sink",
+    beginsAtFirst: true,
+    shardsAtOnceMax: 1,
+    shardRowsMax: 8,
+    windowMax: 1,
+    isOpen: true,
+    state: "open",
+    start: () => undefined,
+    deliver: ({ position }) =>
+      Promise.resolve({ type: position === 2 ? "delivered" : "passed" } as const),
+    stop: () => undefined,
+  };
+  const pump = buildPump({ sink, store, time: systemTime, log: { warn: () => undefined } });
+  onTestFinished(() => pump.stop());
+  // When the shard is taken over
+  pump.own([7]);
+  // Then both are behind it, and one was delivered
+  await expect.poll(() => saved.at(-1)).toBe(2);
+  expect(pump.stats()).toMatchObject({ delivered: 1, lagEvents: 0 });
+});

@@ -245,7 +245,8 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
   function settle(track: Track, row: RelayEvent, delivery: Delivery): boolean {
     switch (delivery.type) {
       case "delivered":
-        delivered += 1;
+      case "passed":
+        if (delivery.type === "delivered") delivered += 1;
         track.position = row.position;
         track.trouble = null;
         track.notBeforeMs = 0;

@@ -8,6 +8,8 @@ import type { RelayEvent, Trouble } from "../src/relay-store.ts";
 
 export type Delivery =
   | { readonly type: "delivered" }
+  /** Not for this sink: it goes past the event, and has given it to nobody. */
+  | { readonly type: "passed" }
   /** Not taken: the same event again after the pause, and nothing of its shard before. */
   | { readonly type: "failed"; readonly reason: string; readonly retryInMs: number }
   /** The sink takes nothing now; it says when it is open again. */

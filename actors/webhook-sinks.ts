@@ -44,6 +44,8 @@ export interface WebhookSinksDeps {
 }
 
 export interface WebhookSinks {
+  /** Webhooks that are disabled, as the latest look has found; null before the first. */
+  readonly disabled: number | null;
   stop(): void;
 }
 
@@ -52,13 +54,16 @@ export function startWebhookSinks(deps: WebhookSinksDeps): WebhookSinks {
   const pauses = { ...PAUSES, ...deps.pauses };
   const running = new Set<string>();
   let isStopped = false;
+  let disabled: number | null = null;
   let quietUntilMs = 0;
   let cancel = (): void => undefined;
 
   async function look(): Promise<void> {
     try {
-      const active = (await store.list()).filter(({ status }) => status === "ACTIVE");
+      const webhooks = await store.list();
       if (isStopped) return;
+      const active = webhooks.filter(({ status }) => status === "ACTIVE");
+      disabled = webhooks.length - active.length;
       const wanted = new Map(active.map((webhook) => [sinkOf(webhook), webhook]));
       for (const name of running) {
         if (wanted.has(name)) continue;
@@ -82,6 +87,9 @@ export function startWebhookSinks(deps: WebhookSinksDeps): WebhookSinks {
 
   void look();
   return {
+    get disabled() {
+      return disabled;
+    },
     stop() {
       isStopped = true;
       cancel();
@@ -134,7 +142,7 @@ function buildWebhookSink(webhook: Webhook, deps: SinkDeps): RelaySink {
   }
 
   async function deliver(event: RelayEvent, trouble: Trouble | null): Promise<Delivery> {
-    if (!wants(event)) return { type: "delivered" };
+    if (!wants(event)) return { type: "passed" };
     if (!isOpen) return { type: "closed" };
     const attempts = trouble?.attempts ?? 0;
     const answer = await sender.send({

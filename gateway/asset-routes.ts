@@ -8,7 +8,7 @@ import type { FastifyInstance } from "fastify";
 
 import { NOT_STORABLE, UNSTORABLE } from "../src/metadata.ts";
 import type { Assets } from "../src/assets.ts";
-import { problemOfKey } from "./command-intake.ts";
+import { keyOf } from "./command-intake.ts";
 import { apiError, ApiException } from "./errors.ts";
 import { CreateAssetBody, CreatedAsset } from "./game-schemas.ts";
 import { keyHeader, type InputTypes } from "./http-server.ts";
@@ -49,14 +49,8 @@ export function addAssetRoutes(app: FastifyInstance, assets: Assets): void {
     },
     async (request, reply) => {
       const { code, name, decimalPlaces, idempotencyKey, dryRun = false } = request.body;
-      const header = keyHeader(request);
-      for (const [field, key] of [
-        ["Idempotency-Key", header],
-        ["idempotencyKey", idempotencyKey],
-      ] as const) {
-        const problem = key === undefined ? null : problemOfKey(key);
-        if (problem !== null) throw refusedField(field, problem);
-      }
+      const key = keyOf(idempotencyKey, keyHeader(request));
+      if (key !== null && typeof key !== "string") throw new ApiException(key);
       if (UNSTORABLE.test(name)) throw refusedField("name", NOT_STORABLE);
       if (dryRun) reply.header(DRY_RUN, "true");
       const created = await assets.create({ code, name, decimalPlaces }, dryRun);

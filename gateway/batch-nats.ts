@@ -4,10 +4,12 @@
  * of it is weighed before any begins: wallets without their metadata, errors in their code's own
  * words. The usual answer is whole; it takes the short form only if it would not fit.
  */
+import type { Static } from "typebox";
+
 import { LIMITS } from "../src/limits.ts";
-import { checkBatch, isBatchCommandType, problemOfBatchKey, type Batches } from "./batch.ts";
+import { batchKeyOf, checkBatch, isBatchCommandType, type Batches } from "./batch.ts";
 import { apiError, ERRORS, type ApiError, type ErrorCode } from "./errors.ts";
-import { BATCH_REQUESTS } from "./batch-schemas.ts";
+import { BATCH_REQUESTS, type BatchEnvelope } from "./batch-schemas.ts";
 
 export interface NatsBatch {
   readonly body: unknown;
@@ -31,11 +33,13 @@ const INDEX_LENGTH = 6;
 /** Carries a batch out; the answer is JSON, or the error for all of it. */
 export async function carryOutBatch(
   batches: Batches,
-  { body, bytes, payloadBytesMax, correlationId, key, traceparent }: NatsBatch,
+  { body, bytes, payloadBytesMax, correlationId, key: inHeader, traceparent }: NatsBatch,
 ): Promise<{ readonly text: string } | { readonly error: ApiError }> {
-  const problem = checkBatch(body) ?? problemOfBatchKey(key);
+  const problem = checkBatch(body);
   if (problem !== null) return { error: problem };
-  const { commands } = body as { readonly commands: readonly unknown[] };
+  const { commands, idempotencyKey } = body as Static<typeof BatchEnvelope>;
+  const key = batchKeyOf(idempotencyKey, inHeader);
+  if (typeof key === "object") return { error: key };
   const replyBytes = shortestBytes(commands, key);
   if (replyBytes > payloadBytesMax) return { error: replyTooLarge(replyBytes, payloadBytesMax) };
   const place = batches.enter(bytes);

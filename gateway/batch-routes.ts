@@ -9,7 +9,7 @@ import { Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 
 import { LIMITS } from "../src/limits.ts";
-import { checkBatch, problemOfBatchKey, type Batches } from "./batch.ts";
+import { batchKeyOf, checkBatch, type Batches } from "./batch.ts";
 import { apiError, ApiException } from "./errors.ts";
 import { keyHeader, sendError, type InputTypes } from "./http-server.ts";
 import { BatchAnswer, BatchBody } from "./batch-schemas.ts";
@@ -18,7 +18,7 @@ import { problems } from "./schemas.ts";
 const description = [
   `Up to ${LIMITS.batchCommandsMax} commands, each on its own: it has its own outcome, in the order of the commands, and one that is refused stops no other.`,
   "Commands of one wallet happen in their order, unless one has to be tried again for a fault on the way: a transfer into a wallet waits for those out of it before it, and the other way round. Only transfers out of one wallet, or into one, may change places among themselves.",
-  "Give each command an `idempotencyKey`, or the batch the header `Idempotency-Key`, which names its command number n (from 0) `<key>/<n>`: then a batch can be repeated, and nothing happens twice.",
+  "Give each command an `idempotencyKey`, or the batch one, here or as the header, which names its command number n (from 0) `<key>/<n>`: then a batch can be repeated, and nothing happens twice.",
   "`unavailable` and `overloaded` as outcomes say that this command did nothing. `dryRun` stands in each command that is to be tried out; nothing marks its outcome. `atomic` does not exist yet, and is refused.",
 ].join(" ");
 
@@ -48,9 +48,8 @@ export function addBatchRoute(app: FastifyInstance, batches: Batches): void {
       },
     },
     (request, reply) => {
-      const key = keyHeader(request);
-      const problem = problemOfBatchKey(key);
-      if (problem !== null) return sendError(request, reply, problem);
+      const key = batchKeyOf(request.body.idempotencyKey, keyHeader(request));
+      if (typeof key === "object") return sendError(request, reply, key);
       const pieces = batches.run(request.body.commands, {
         correlationId: request.id,
         key,

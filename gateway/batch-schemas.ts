@@ -52,11 +52,22 @@ export const BATCH_REQUESTS = {
 };
 export type BatchCommandType = keyof typeof BATCH_REQUESTS;
 
+/** A batch's key leaves room for the place of each command behind it. */
+export const BATCH_KEY_LENGTH_MAX = LIMITS.keyLengthMax - `/${LIMITS.batchCommandsMax - 1}`.length;
+const BatchKey = Type.Optional(
+  Type.String({
+    minLength: 1,
+    maxLength: BATCH_KEY_LENGTH_MAX,
+    description:
+      "Same as the header `Idempotency-Key`: names the commands that have no key of their own",
+  }),
+);
+
 const commandCount = { minItems: 1, maxItems: LIMITS.batchCommandsMax };
 
 /** What a batch is refused for as a whole; each of its commands is checked on its own. */
 export const BatchEnvelope = Type.Object(
-  { commands: Type.Array(Type.Unknown(), commandCount) },
+  { commands: Type.Array(Type.Unknown(), commandCount), idempotencyKey: BatchKey },
   { additionalProperties: false },
 );
 
@@ -77,6 +88,7 @@ export const BatchBody = Type.Object(
           "Fields as in the command's own route, and the ids in its path; `fund` has `walletId` here, and a hold's own type is `holdType`. One that does not fit has its error as its outcome, and does not stop the others",
       },
     ),
+    idempotencyKey: BatchKey,
   },
   {
     additionalProperties: false,

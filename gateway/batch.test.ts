@@ -14,7 +14,7 @@ import { ReadUnavailable } from "../src/read-model.ts";
 import type { CommandMessage, Outcome, Reply } from "../src/protocol.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { buildAnswers } from "./answers.ts";
-import { buildBatches, checkBatch, problemOfBatchKey, type BatchOrigin } from "./batch.ts";
+import { batchKeyOf, buildBatches, checkBatch, type BatchOrigin } from "./batch.ts";
 import { carryOutBatch, shortestBytes } from "./batch-nats.ts";
 import { buildCommandIntake, type TakeIn } from "./command-intake.ts";
 import { buildCommandDesk } from "./commands.ts";
@@ -262,16 +262,26 @@ describe("a batch as a whole", () => {
   });
 
   it("takes a key that can name each of its commands", () => {
-    expect(problemOfBatchKey(undefined)).toBeNull();
-    expect(problemOfBatchKey("a".repeat(LIMITS.keyLengthMax - 5))).toBeNull();
-    expect(problemOfBatchKey("a".repeat(LIMITS.keyLengthMax - 4))?.details).toEqual([
-      {
-        field: "Idempotency-Key",
-        message: "must not exceed 251 characters, as each command has its number behind it",
-      },
+    expect(batchKeyOf(undefined, undefined)).toBeUndefined();
+    const longest = "a".repeat(LIMITS.keyLengthMax - 5);
+    expect([batchKeyOf(longest, undefined), batchKeyOf(undefined, longest)]).toEqual([
+      longest,
+      longest,
     ]);
-    expect(problemOfBatchKey("")?.message).toBe("Idempotency-Key must not be empty");
-    expect(problemOfBatchKey("a\u0007b")?.message).toContain("control characters");
+    expect(batchKeyOf("k", "k")).toBe("k");
+  });
+
+  it.each([
+    [undefined, "a".repeat(252), "Idempotency-Key", "must not exceed 251 characters, as each"],
+    [undefined, "", "Idempotency-Key", "must not be empty"],
+    [undefined, "a\u0007b", "Idempotency-Key", "must not contain control characters"],
+    ["a\u0007b", undefined, "idempotencyKey", "must not contain control characters"],
+    ["one", "another", "idempotencyKey", "differs from the header Idempotency-Key"],
+  ])("refuses the key %j in the body and %j in the header", (inBody, inHeader, field, problem) => {
+    expect(batchKeyOf(inBody, inHeader)).toMatchObject({
+      code: "validation_failed",
+      details: [{ field, message: expect.stringContaining(problem) }],
+    });
   });
 });
 

@@ -21,9 +21,20 @@ import { ReadUnavailable } from "../src/read-model.ts";
 import { payeeOf } from "../src/wallet.ts";
 import { captureBody, transferData, type Answer, type GiveAnswer } from "./answers.ts";
 import { buildBatchOrder, type BatchOrder } from "./batch-order.ts";
-import { problemOfKey, type Intake, type RequestFields, type TakeIn } from "./command-intake.ts";
+import {
+  DIFFERENT_KEYS,
+  problemOfKey,
+  type Intake,
+  type RequestFields,
+  type TakeIn,
+} from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
-import { BATCH_REQUESTS, BatchEnvelope, type BatchCommandType } from "./batch-schemas.ts";
+import {
+  BATCH_KEY_LENGTH_MAX,
+  BATCH_REQUESTS,
+  BatchEnvelope,
+  type BatchCommandType,
+} from "./batch-schemas.ts";
 import { apiError, readError, statusOf, validationFailed, type ApiError } from "./errors.ts";
 import { checkOf, type Check } from "./validation.ts";
 
@@ -31,7 +42,7 @@ import { checkOf, type Check } from "./validation.ts";
 export interface BatchOrigin {
   readonly correlationId: string;
   /**
-   * Header `Idempotency-Key`: a command without a key of its own gets it, followed by its place:
+   * `Idempotency-Key`, as a header or in the body: a command without a key of its own gets it, followed by its place:
    * `<key>/<index>`.
    */
   readonly key: string | undefined;
@@ -102,17 +113,23 @@ export function checkBatch(body: unknown): ApiError | null {
   return checkEnvelope(body);
 }
 
-/** A batch's key leaves room for the place of each command behind it. */
-export const BATCH_KEY_LENGTH_MAX = LIMITS.keyLengthMax - `/${LIMITS.batchCommandsMax - 1}`.length;
 const KEY_TOO_LONG = `must not exceed ${BATCH_KEY_LENGTH_MAX} characters, as each command has its number behind it`;
 
-/** Why a key cannot name the commands of a batch; null when it can. */
-export function problemOfBatchKey(key: string | undefined): ApiError | null {
-  if (key === undefined) return null;
+/** The key that names the commands of a batch, if it has one, or why it cannot. */
+export function batchKeyOf(
+  inBody: string | undefined,
+  inHeader: string | undefined,
+): string | undefined | ApiError {
+  const key = inHeader ?? inBody;
+  if (key === undefined) return undefined;
+  const field = inHeader === undefined ? "idempotencyKey" : "Idempotency-Key";
+  if (inBody !== undefined && inBody !== key) {
+    return validationFailed([{ field: "idempotencyKey", message: DIFFERENT_KEYS }]);
+  }
   // A blank at its end is not the end of a command's key.
   const ofCommand = key === "" ? key : `${key}/0`;
   const message = key.length > BATCH_KEY_LENGTH_MAX ? KEY_TOO_LONG : problemOfKey(ofCommand);
-  return message === null ? null : validationFailed([{ field: "Idempotency-Key", message }]);
+  return message === null ? key : validationFailed([{ field, message }]);
 }
 
 export function buildBatches(deps: BatchesDeps): Batches {

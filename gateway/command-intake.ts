@@ -328,6 +328,8 @@ const UNFIT_FOR_KEY = /[\p{Cc}\p{Surrogate}]/u;
 /** What bytes that are no UTF-8 are read as, by whoever does not refuse them. */
 const REPLACEMENT = "\ufffd";
 
+export const DIFFERENT_KEYS = "differs from the header Idempotency-Key";
+
 /** Null when the text can name a command, or else why not. */
 export function problemOfKey(key: string): string | null {
   if (key.length === 0) return "must not be empty";
@@ -344,8 +346,7 @@ export function keyOf(
 ): string | null | ApiError {
   if (inBody === undefined && inHeader === undefined) return null;
   if (inBody !== undefined && inHeader !== undefined && inBody !== inHeader) {
-    const message = "differs from the header Idempotency-Key";
-    return validationFailed([{ field: "idempotencyKey", message }]);
+    return validationFailed([{ field: "idempotencyKey", message: DIFFERENT_KEYS }]);
   }
   const key = (inHeader ?? inBody)!;
   const message = problemOfKey(key);

@@ -55,6 +55,10 @@ export const ERRORS = {
     message: `There are ${LIMITS.webhooksMax} webhooks already; remove one first`,
   },
   operation_not_found: { status: 404, message: "No command with this idempotency key is known" },
+  origin_not_allowed: {
+    status: 403,
+    message: "A page from this origin may not watch; FEED_ORIGINS names those that may",
+  },
   method_not_allowed: { status: 405, message: "This path does not take this method" },
   request_timeout: { status: 408, message: "The request did not arrive completely in time" },
   payload_too_large: {

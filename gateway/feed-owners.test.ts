@@ -87,6 +87,39 @@ describe("an owner's subscription", () => {
     expect(balances(sink)).toEqual([]);
   });
 
+  test.each([
+    ["known only from the list", {}],
+    ["to start from a version", { from: { a: 0 } }],
+    ["watched directly before", { wallets: ["a"] }],
+  ])("leaves a wallet silent that was unsubscribed before the list came: %s", async (_, more) => {
+    const { world, hub, change, advance } = buildSetting();
+    for (const walletId of ["a", "b"]) world.commit(walletId, { ownerId: "u1" });
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", owners: ["u1"], ...more });
+    say({ type: "unsubscribe", wallets: ["a"] });
+    await advance(10);
+    change("a");
+    await advance(2 * LIMITS.feedSweepMs);
+    expect(balances(sink, "a")).toEqual([]);
+    expect(versions(balances(sink, "b"))).toEqual([0]);
+    say({ type: "subscribe", owners: ["u1"] });
+    await advance(10);
+    expect(versions(balances(sink, "a"))).toEqual([1]);
+  });
+
+  test("hears a wallet that was unsubscribed and subscribed again before the list came", async () => {
+    const { world, hub, advance } = buildSetting();
+    world.commit("a", { ownerId: "u1" });
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", owners: ["u1"] });
+    say({ type: "unsubscribe", wallets: ["a"] });
+    say({ type: "subscribe", wallets: ["a"] });
+    await advance(10);
+    say({ type: "unsubscribe", owners: ["u1"] });
+    expect(versions(balances(sink))).toEqual([0]);
+    expect(hub.stats()).toMatchObject({ wallets: 1, watches: 1 });
+  });
+
   test("ends without the wallets that were subscribed to directly", async () => {
     const { world, hub, change, advance, listenedTo } = buildSetting();
     for (const walletId of ["a", "b"]) world.commit(walletId, { ownerId: "u1" });

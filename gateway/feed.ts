@@ -91,6 +91,8 @@ interface WatchedOwner {
   watch: OwnerWatch;
   /** Versions to start from, until the owner's list has been taken. */
   from: ReadonlyMap<string, number>;
+  /** Wallets unsubscribed before the list could say whether they are the owner's. */
+  readonly silenced: Set<string>;
   /** The client was told that not all of the owner's wallets fit. */
   isToldFull: boolean;
 }
@@ -229,8 +231,10 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
       if (feedWallets.watches >= LIMITS.feedWatchesMax) return false;
     }
     const entry = known ?? { watch: null, isDirect: false, ownerId: null };
-    if (by.ownerId === null) entry.isDirect = true;
-    else entry.ownerId = by.ownerId;
+    if (by.ownerId === null) {
+      entry.isDirect = true;
+      for (const { silenced } of client.owners.values()) silenced.delete(walletId);
+    } else entry.ownerId = by.ownerId;
     client.wallets.set(walletId, entry);
     const former = entry.watch;
     if (former !== null && by.from === undefined) return true;
@@ -257,9 +261,18 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
       const known = client.wallets.get(walletId);
       // Muted by the client, or told before.
       if (known !== undefined && known.ownerId === ownerId && from === undefined) continue;
+      if (owner.silenced.has(walletId)) {
+        if (client.wallets.size < LIMITS.feedWalletsPerClientMax) {
+          client.wallets.set(walletId, { watch: null, isDirect: false, ownerId });
+        }
+        continue;
+      }
       if (!watchWallet(client, walletId, { from, ownerId })) missed++;
     }
-    if (isList) owner.from = FROM_NOWHERE;
+    if (isList) {
+      owner.from = FROM_NOWHERE;
+      owner.silenced.clear();
+    }
     if (missed === 0 || owner.isToldFull) return;
     owner.isToldFull = true;
     const message = `Not all wallets of owner ${ownerId} are watched: ${noRoom()}`;
@@ -282,7 +295,7 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
     const watch = feedOwners.watch(ownerId, (walletIds, isList) => {
       takeOwnersWallets(client, owner, walletIds, isList);
     });
-    const owner: WatchedOwner = { watch, from, isToldFull: false };
+    const owner: WatchedOwner = { watch, from, silenced: new Set(), isToldFull: false };
     client.owners.set(ownerId, owner);
     if (known !== undefined) feedOwners.end(known.watch);
     return true;
@@ -325,6 +338,10 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
       }
     }
     for (const walletId of frame.walletIds) {
+      for (const { watch, silenced } of client.owners.values()) {
+        const isListOwed = watch.state === "waiting";
+        if (isListOwed && silenced.size < LIMITS.feedWalletsPerClientMax) silenced.add(walletId);
+      }
       const entry = client.wallets.get(walletId);
       if (entry === undefined) continue;
       if (entry.watch !== null) feedWallets.end(entry.watch);

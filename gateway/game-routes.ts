@@ -10,6 +10,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 
 import { canonicalAmount } from "../src/amount.ts";
 import { LIMITS } from "../src/limits.ts";
+import { NOT_STORABLE, UNSTORABLE } from "../src/metadata.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { walletBody } from "./answers.ts";
@@ -127,6 +128,7 @@ function metadataOf(body: GameBody): Pick<RequestFields, "metadata"> {
   for (const name of LABELS) {
     const label = body[name];
     if (label === undefined) continue;
+    if (UNSTORABLE.test(label)) throw refusedField(name, NOT_STORABLE);
     if (body.metadata !== undefined && Object.hasOwn(body.metadata, name)) {
       throw refusedField(name, "is in metadata too: give one of them");
     }

@@ -229,3 +229,33 @@ describe("bodies that are still on their way", () => {
     ]);
   });
 });
+
+it.each([
+  ["a page of another site, without a body", { "sec-fetch-site": "cross-site" }, 415],
+  [
+    "a page of another site, as text",
+    { "sec-fetch-site": "cross-site", "content-type": "text/plain" },
+    415,
+  ],
+  [
+    "a page of another site that was allowed to say JSON",
+    { "sec-fetch-site": "cross-site", "content-type": "application/json" },
+    200,
+  ],
+  ["a page of another site, in a browser that tells no more", { origin: "http://a.example" }, 415],
+  ["a page without an origin", { origin: "null" }, 415],
+  ["a page of its own", { "sec-fetch-site": "same-origin", origin: "http://a.example" }, 200],
+  ["a page of its own, in a browser that tells no more", { origin: "http://localhost:80" }, 200],
+  ["a program", {}, 200],
+])("a write that comes from %s", async (_, headers, status) => {
+  const app = buildServer(pino({ level: "silent" }));
+  onTestFinished(() => app.close());
+  let writes = 0;
+  app.post("/write", () => {
+    writes += 1;
+    return "done";
+  });
+  const answer = await app.inject({ method: "POST", url: "/write", headers });
+  expect(answer.statusCode).toBe(status);
+  expect(writes).toBe(status === 200 ? 1 : 0);
+});

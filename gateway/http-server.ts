@@ -78,8 +78,8 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
     // A child per request would cost more than the request line that it serves; errors are logged
     // with their id by hand.
     childLoggerFactory: (logger) => logger,
-    genReqId: (raw) =>
-      correlationOf(raw.headers["x-correlation-id"], raw.headers["traceparent"]) ?? uuidv7(),
+    genReqId: ({ headers }) =>
+      correlationOf(inAscii(headers["x-correlation-id"]), headers["traceparent"]) ?? uuidv7(),
     bodyLimit: LIMITS.httpBodyBytesMax,
     requestTimeout: LIMITS.httpRequestMs,
     connectionTimeout: LIMITS.httpSocketIdleMs,
@@ -109,8 +109,11 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   const hasRoomFor = boundBodies();
   app.addHook("onRequest", (request, reply, done) => {
     reply.header("x-correlation-id", request.id);
-    if (hasRoomFor(request)) done();
-    else void sendError(request, reply, apiError("overloaded", NO_ROOM_FOR_BODY));
+    if (!hasRoomFor(request)) {
+      void sendError(request, reply, apiError("overloaded", NO_ROOM_FOR_BODY));
+    } else if (mayBeForged(request)) {
+      void sendError(request, reply, apiError("unsupported_media_type", FROM_ANOTHER_SITE));
+    } else done();
   });
   if (log.level === "debug" || log.level === "trace") {
     app.addHook("onResponse", (request, reply, done) => {
@@ -202,6 +205,24 @@ function takeJsonOnly(app: FastifyInstance): void {
       else done(new ApiException(bodyNotUtf8()));
     },
   );
+}
+
+const FROM_ANOTHER_SITE =
+  "A request that a browser sends for another site's page must be application/json";
+
+/**
+ * Whether any page that somebody looks at may have sent this with their browser, to a Coffer that
+ * the page itself does not reach: browsers ask the server before they send JSON for another site,
+ * and are not let, but send a POST without a body at once. No script can set the headers by which
+ * they tell it. `Sec-Fetch-Site` goes over https and to this machine only, `Origin` with every POST;
+ * the latter comes second, since proxies change `Host`.
+ */
+function mayBeForged({ method, headers, is404 }: FastifyRequest): boolean {
+  if (method !== "POST" || is404) return false;
+  if (/^application\/json\b/i.test(headers["content-type"] ?? "")) return false;
+  const { origin, host, "sec-fetch-site": site } = headers;
+  if (site !== undefined) return site === "cross-site";
+  return origin !== undefined && origin.replace(/^https?:\/\//, "") !== host;
 }
 
 const NO_ROOM_FOR_BODY =
@@ -367,16 +388,32 @@ export function bringsCorrelation({ headers }: IncomingMessage): boolean {
 const BEYOND_ASCII = /[^\0-\x7f]/;
 
 /**
+ * The header, unless it goes beyond ASCII: Node reads its bytes as Latin-1 and may write them back
+ * as UTF-8, so the caller would get another correlation id than it sent.
+ */
+function inAscii(header: unknown): unknown {
+  return typeof header === "string" && BEYOND_ASCII.test(header) ? undefined : header;
+}
+
+/**
  * The header `Idempotency-Key`, as the text that the same key is in a body, over NATS and in a
  * path: Node reads the bytes of a header as Latin-1, while everywhere else they are UTF-8.
- * @throws ApiException for bytes that are not
+ * @throws ApiException for bytes that are not, and for two keys
  */
-export function keyHeader({ headers }: Pick<FastifyRequest, "headers">): string | undefined {
+export function keyHeader({ headers, raw }: FastifyRequest): string | undefined {
   const key = headers["idempotency-key"] as string | undefined;
-  if (key === undefined || !BEYOND_ASCII.test(key)) return key;
+  if (key === undefined) return key;
+  // Node joins several into one text, which would be a key that nobody sent.
+  if (key.includes(", ") && timesGiven(raw, "idempotency-key") > 1) refuseKey("is given twice");
+  if (!BEYOND_ASCII.test(key)) return key;
   const bytes = Buffer.from(key, "latin1");
-  if (isUtf8(bytes)) return bytes.toString();
-  throw new ApiException(
-    validationFailed([{ field: "Idempotency-Key", message: "must be UTF-8" }]),
-  );
+  return isUtf8(bytes) ? bytes.toString() : refuseKey("must be UTF-8");
+}
+
+function timesGiven({ rawHeaders }: IncomingMessage, name: string): number {
+  return rawHeaders.filter((text, at) => at % 2 === 0 && text.toLowerCase() === name).length;
+}
+
+function refuseKey(message: string): never {
+  throw new ApiException(validationFailed([{ field: "Idempotency-Key", message }]));
 }

@@ -199,6 +199,13 @@ describe("the correlation id", () => {
     const headers = { "x-correlation-id": "x".repeat(LIMITS.keyLengthMax + 1) };
     expect((await ask("/nowhere", { headers })).body?.correlationId).toHaveLength(36);
   });
+
+  it("is a new one when the caller's would come back in other bytes", async () => {
+    const headers = { "x-correlation-id": Buffer.from("order-ü").toString("latin1") };
+    const { headers: given, body } = await ask("/nowhere", { headers });
+    expect(given["x-correlation-id"]).toMatch(/^[\da-f-]{36}$/);
+    expect(body?.correlationId).toBe(given["x-correlation-id"]);
+  });
 });
 
 describe("without a database", () => {

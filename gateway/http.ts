@@ -16,7 +16,8 @@ import type { ReadModel } from "../src/read-model.ts";
 import type { Tracing } from "../src/tracing.ts";
 import type { GiveAnswer } from "./answers.ts";
 import { addAssetRoutes } from "./asset-routes.ts";
-import { BATCH_KEY_LENGTH_MAX, type Batches } from "./batch.ts";
+import type { Batches } from "./batch.ts";
+import { BATCH_KEY_LENGTH_MAX } from "./batch-schemas.ts";
 import { addBatchRoute } from "./batch-routes.ts";
 import { addClusterRoutes, type ClusterRoutesDeps } from "./cluster-routes.ts";
 import type { TakeIn } from "./command-intake.ts";
@@ -217,7 +218,7 @@ function header(description: string, type = "string"): object {
 const correlation: ApiParameter = {
   name: "X-Correlation-Id",
   in: "header",
-  description: `Taken over into the events and echoed; \`traceparent\` does as well. Up to ${LIMITS.keyLengthMax} characters; in place of one that does not fit a new one is made`,
+  description: `Taken over into the events and echoed; \`traceparent\` does as well. Up to ${LIMITS.keyLengthMax} characters of ASCII; in place of one that does not fit a new one is made`,
   schema: { type: "string" },
 };
 
@@ -235,7 +236,7 @@ interface KeyWords {
 
 const KEY: KeyWords = {
   description:
-    "Names the command: a repeat with the same key gets the first answer again, a refusal too. Beyond ASCII its bytes are UTF-8, and it is the same key as in a body",
+    "Names the command within its wallet, of a transfer the payer's: a repeat with the same key gets the first answer again, a refusal too; on another wallet the key names another command. Beyond ASCII its bytes are UTF-8, and it is the same key as in a body",
 };
 const GAME_KEY: KeyWords = {
   description: "Not needed: `reference_id` is the key. When both are there they must be the same",
@@ -285,7 +286,8 @@ const READ_DESCRIPTIONS: Readonly<Record<string, string>> = {
 /** Answers of one path alone. */
 const OWN_DESCRIPTIONS: Readonly<Record<string, string>> = {
   "post /assets 200": "It was there already, with this definition",
-  [`get ${FEED_PATH} 4XX`]: "No upgrade was asked for (426), or too many requests (429)",
+  [`get ${FEED_PATH} 4XX`]:
+    "No upgrade was asked for (426), a page of another origin (403), or too many requests (429)",
 };
 
 /**

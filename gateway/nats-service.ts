@@ -30,6 +30,7 @@ import {
   readError,
   rejectionError,
   statusOf,
+  validationFailed,
   type ApiError,
 } from "./errors.ts";
 import { BatchBody } from "./batch-schemas.ts";
@@ -71,6 +72,15 @@ interface NatsAnswer {
 }
 
 const encoder = new TextEncoder();
+
+/**
+ * Subjects on which Coffer may publish and callers need not: an answer sent there at a caller's word
+ * would be a message of ours to the bus, to the event stream or to JetStream.
+ */
+const NO_INBOX = /^(?:coffer|wallets)\.|^\$/;
+
+const BAD_HEADERS =
+  "The headers of the request cannot be read: a name has no blanks, and a value no line breaks";
 
 /** Makes the service known on the connection; resolves when its endpoints listen. */
 export async function buildWalletService(options: WalletServiceOptions): Promise<WalletService> {
@@ -114,8 +124,9 @@ export async function buildWalletService(options: WalletServiceOptions): Promise
 }
 
 /**
- * Answers one request. Never rejects: a connection that is gone by then takes no answer, and its
- * client asks again.
+ * Answers one request, unless its answer would go where only Coffer may publish: then nothing
+ * happens. Never rejects: a connection that is gone by then takes no answer, and its client asks
+ * again.
  */
 async function serve(
   options: WalletServiceOptions,
@@ -125,14 +136,23 @@ async function serve(
   work: (request: RequestOrigin) => Promise<NatsAnswer>,
 ): Promise<void> {
   const { log, metrics } = options;
+  if (message.reply !== undefined && NO_INBOX.test(message.reply)) {
+    log.debug?.({ endpoint: name, reply: message.reply }, "a NATS request wants its answer there");
+    return;
+  }
   const startedAtMs = performance.now();
-  const request = requestOf(message);
+  const headers = headersOf(message);
+  const request = requestOf(headers);
   const { correlationId } = request;
-  const span = beginSpan(options, name, message, correlationId);
+  const span = beginSpan(options, name, message.subject, headers, correlationId);
   const about = { endpoint: name, correlationId };
+  const problem = problemOf(headers);
   let answer: NatsAnswer;
   try {
-    answer = await work({ ...request, traceparent: span?.traceparent });
+    answer =
+      problem === null
+        ? await work({ ...request, traceparent: span?.traceparent })
+        : { error: problem, isReplay: false };
   } catch (failure) {
     const isAway = failure instanceof ReadUnavailable;
     if (!isAway) log.error({ err: failure, ...about }, "a NATS request failed");
@@ -153,8 +173,25 @@ async function serve(
   }
 }
 
+/** Null when they break a rule of NATS: the library reads them only now, and throws. */
+function headersOf(message: Msg): MsgHdrs | undefined | null {
+  try {
+    return message.headers;
+  } catch {
+    return null;
+  }
+}
+
+/** Why a request with these headers is not carried out: nobody knows which command it names. */
+function problemOf(headers: MsgHdrs | undefined | null): ApiError | null {
+  if (headers === null) return apiError("bad_request", BAD_HEADERS);
+  const keys = headers?.values("Idempotency-Key", Match.IgnoreCase) ?? [];
+  if (keys.length < 2) return null;
+  return validationFailed([{ field: "Idempotency-Key", message: "is given twice" }]);
+}
+
 /** What a request says in its headers. */
-function requestOf({ headers }: Msg): RequestOrigin {
+function requestOf(headers: MsgHdrs | undefined | null): RequestOrigin {
   const correlation = correlationOf(
     headerOf(headers, "X-Correlation-Id"),
     headerOf(headers, "traceparent"),
@@ -169,7 +206,8 @@ function requestOf({ headers }: Msg): RequestOrigin {
 function beginSpan(
   { tracing }: WalletServiceOptions,
   name: string,
-  { headers, subject }: Msg,
+  subject: string,
+  headers: MsgHdrs | undefined | null,
   correlationId: string,
 ): OpenSpan | null {
   if (tracing === undefined || tracing === null) return null;
@@ -261,7 +299,7 @@ function parse(message: Msg, bytesMax: number = LIMITS.httpBodyBytesMax): Parsed
   }
 }
 
-function headerOf(headers: MsgHdrs | undefined, name: string): string | undefined {
+function headerOf(headers: MsgHdrs | undefined | null, name: string): string | undefined {
   return headers?.has(name, Match.IgnoreCase) === true
     ? headers.get(name, Match.IgnoreCase)
     : undefined;

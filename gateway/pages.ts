@@ -25,15 +25,21 @@ export function rowsOf<Row, Key extends string | number>(
   return rows;
 }
 
-/** The same request with one parameter set. */
+/**
+ * The same request with one parameter set. Its query is written anew as it was read: a second
+ * question mark, or a percent sign that encodes nothing, is part of a value there.
+ */
 export function linkNext(
   request: FastifyRequest,
   reply: FastifyReply,
   name: string,
   value: string,
 ): void {
-  const [path = "", query = ""] = request.url.split("?", 2);
-  const parameters = new URLSearchParams(query);
+  const [path = ""] = request.url.split("?", 1);
+  const parameters = new URLSearchParams();
+  for (const [given, wanted] of Object.entries(request.query as object)) {
+    parameters.set(given, String(wanted));
+  }
   parameters.set(name, value);
   reply.header("link", `<${path}?${parameters.toString()}>; rel="next"`);
 }

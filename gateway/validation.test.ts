@@ -116,6 +116,20 @@ describe("a body", () => {
     expect(error?.details).toContainEqual({ field: "f0", message: "is not known here" });
     expect(JSON.stringify(error).length).toBeLessThan(2_000);
   });
+
+  it("is refused soon, however many fields it has", () => {
+    const unknown = Array.from({ length: 200_000 }, (_, nth) => `"f${nth}":1`).join(",");
+    const body: unknown = JSON.parse(`{${unknown},"__proto__":1,"amount":1e400}`);
+    const startedAtMs = performance.now();
+    const error = check(body);
+    expect(performance.now() - startedAtMs).toBeLessThan(1_000);
+    expect(error?.details).toEqual(
+      Array.from({ length: LIMITS.validationProblemsMax }, (_, nth) => ({
+        field: `f${nth}`,
+        message: "is not known here",
+      })),
+    );
+  });
 });
 
 describe("ids", () => {

@@ -44,7 +44,7 @@ afterEach(async () => {
   for (const { app } of servers.splice(0)) await app.close();
 });
 
-async function start(pingMs?: number): Promise<Server> {
+async function start(pingMs?: number, origins: readonly string[] = []): Promise<Server> {
   const world = buildWorld();
   const bus = buildMemoryBus();
   const timers = {
@@ -64,7 +64,9 @@ async function start(pingMs?: number): Promise<Server> {
     return hub.connect(sink);
   };
   const watched: FeedHub = { ...hub, connect };
-  void app.register(buildFeedSocket({ hub: watched, ...(pingMs !== undefined && { pingMs }) }));
+  void app.register(
+    buildFeedSocket({ hub: watched, origins, ...(pingMs !== undefined && { pingMs }) }),
+  );
   await app.listen({ port: 0, host: "127.0.0.1" });
   const { port } = app.server.address() as AddressInfo;
   const server: Server = {
@@ -240,6 +242,41 @@ test("text that is not UTF-8 closes the connection with 1007", async () => {
   await client.opened;
   client.socket.send(Buffer.from([0xff, 0xfe]), { binary: false });
   expect(await client.closed).toMatchObject({ code: 1007 });
+});
+
+describe("a page", () => {
+  test.each([
+    ["http://localhost:5173", [], 101],
+    ["http://127.0.0.1", [], 101],
+    ["http://[::1]:8080", [], 101],
+    ["https://shop.example", ["https://shop.example"], 101],
+    ["https://shop.example", ["*"], 101],
+    ["https://shop.example", [], 403],
+    ["https://shop.example", ["https://other.example"], 403],
+    ["http://shop.example", ["https://shop.example"], 403],
+    ["http://127.0.0.1.shop.example", [], 403],
+    ["http://localhost.shop.example", [], 403],
+    ["null", [], 403],
+    ["", [], 403],
+  ])("from %j may watch where %j may: %i", async (origin, origins, status) => {
+    const server = await start(undefined, origins);
+    const socket = new WebSocket(server.url, { headers: { origin } });
+    socket.on("error", () => undefined);
+    sockets.push(socket);
+    const answered = new Promise<number | undefined>((resolve) => {
+      socket.once("upgrade", (reply) => resolve(reply.statusCode));
+      socket.once("unexpected-response", (_, reply) => resolve(reply.statusCode));
+    });
+    expect(await answered).toBe(status);
+    await eventually(() => expect(server.hub.stats().clients).toBe(status === 101 ? 1 : 0));
+  });
+
+  test("of the server's own name may watch", async () => {
+    const server = await start();
+    const own = { origin: "https://wallets.example", host: "wallets.example" };
+    await open(server.url, { headers: own }).opened;
+    expect(server.hub.stats().clients).toBe(1);
+  });
 });
 
 describe("pings", () => {

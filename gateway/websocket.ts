@@ -5,11 +5,13 @@
  * the hub's to judge. Compression is off: it would cost each client its own compressor, and a
  * shared frame's text could no longer be sent to all as it is.
  */
+import type { IncomingHttpHeaders } from "node:http";
 import type { Socket } from "node:net";
 
 import fastifyWebsocket, { type WebSocket } from "@fastify/websocket";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 
+import { isLoopbackName } from "../src/addresses.ts";
 import { LIMITS } from "../src/limits.ts";
 import { apiError } from "./errors.ts";
 import type { FeedHub, FeedSink } from "./feed.ts";
@@ -19,6 +21,11 @@ export interface FeedSocketOptions {
   readonly hub: FeedHub;
   /** Pause between two pings to one client; default `LIMITS.feedPingMs`. */
   readonly pingMs?: number;
+  /**
+   * Origins of pages that may open it, such as `https://shop.example`, besides those of the server's
+   * own name and of the machine that the browser is on; `*`: all.
+   */
+  readonly origins?: readonly string[];
 }
 
 /**
@@ -88,6 +95,17 @@ function serve(socket: WebSocket, connection: Socket, hub: FeedHub, pingMs: numb
   keepAlive(socket, pingMs);
 }
 
+/**
+ * Browsers open a WebSocket for any page, to any server, and show the page what comes; they say
+ * whose page it is. Programs say nothing. A page of the browser's own machine is nobody else's.
+ */
+function mayWatch({ origin, host }: IncomingHttpHeaders, origins: readonly string[]): boolean {
+  if (origin === undefined || origins.includes(origin) || origins.includes("*")) return true;
+  if (!URL.canParse(origin)) return false;
+  const from = new URL(origin);
+  return from.host === host || isLoopbackName(from.hostname);
+}
+
 /** What a plain HTTP request to `/ws` gets. */
 function refuse(request: FastifyRequest, reply: FastifyReply): FastifyReply {
   reply.header("upgrade", "websocket");
@@ -98,7 +116,8 @@ function refuse(request: FastifyRequest, reply: FastifyReply): FastifyReply {
  * A plugin that adds `/ws`: `app.register(buildFeedSocket({ hub }))`. Closing the server drains the
  * hub, so that every client gets 1001.
  */
-export function buildFeedSocket({ hub, pingMs = LIMITS.feedPingMs }: FeedSocketOptions) {
+export function buildFeedSocket(options: FeedSocketOptions) {
+  const { hub, pingMs = LIMITS.feedPingMs, origins = [] } = options;
   const serverOptions = {
     maxPayload: LIMITS.feedFrameBytesMax,
     perMessageDeflate: false,
@@ -124,6 +143,10 @@ export function buildFeedSocket({ hub, pingMs = LIMITS.feedPingMs }: FeedSocketO
       method: "GET",
       url: FEED_PATH,
       schema: { hide: true },
+      onRequest: (request, reply, done) => {
+        if (mayWatch(request.headers, origins)) done();
+        else void sendError(request, reply, apiError("origin_not_allowed"));
+      },
       handler: refuse,
       wsHandler: (socket, { raw }) => serve(socket, raw.socket, hub, pingMs),
     });

@@ -1,5 +1,5 @@
 /**
- * Which addresses a webhook may go to. An address that only this machine or its network can reach
+ * Which addresses are this machine, and which ones a webhook may go to. An address that only this machine or its network can reach
  * would let whoever may make webhooks knock on doors that are closed to him (SSRF), so they are
  * refused unless the operator allows them. It is the address that counts, at the moment of the
  * connection: a public name may point anywhere, and elsewhere the next time.
@@ -52,6 +52,12 @@ export function isPublicAddress(address: string): boolean {
   const family = isIP(address);
   if (family === 0) return false;
   return !NOT_PUBLIC.check(address, family === 4 ? "ipv4" : "ipv6");
+}
+
+/** Whether a host, as it stands in an address, is the machine that one is on. */
+export function isLoopbackName(host: string): boolean {
+  if (host === "localhost" || host === "::1" || host === "[::1]") return true;
+  return isIP(host) === 4 && host.startsWith("127.");
 }
 
 /** The host of a URL as an address, if it is one; a URL has brackets around IPv6. */

@@ -37,6 +37,7 @@ describe("readConfig", () => {
       logLevel: "info",
       rateLimitPerSecond: undefined,
       trustProxy: [],
+      feedOrigins: [],
       isTraced: false,
       verifyIntervalMinutes: 60,
       verifyRowsPerSecond: 2_000,
@@ -87,6 +88,11 @@ describe("readConfig", () => {
     [{ LOG_LEVEL: "silent" }, { logLevel: "silent" }],
     [{ RATE_LIMIT_PER_SECOND: "50" }, { rateLimitPerSecond: 50 }],
     [{ TRUST_PROXY: "10.0.0.0/8, ::1" }, { trustProxy: ["10.0.0.0/8", "::1"] }],
+    [
+      { FEED_ORIGINS: "https://shop.example, http://10.0.0.5:8080" },
+      { feedOrigins: ["https://shop.example", "http://10.0.0.5:8080"] },
+    ],
+    [{ FEED_ORIGINS: "*" }, { feedOrigins: ["*"] }],
     [{ OTEL_EXPORTER_OTLP_ENDPOINT: "http://c:4318" }, { isTraced: true }],
     [{ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: "https://c/v1/traces" }, { isTraced: true }],
     [{ OTEL_EXPORTER_OTLP_ENDPOINT: "http://c", OTEL_SDK_DISABLED: "true" }, { isTraced: false }],
@@ -122,6 +128,11 @@ describe("readConfig", () => {
       { TRUST_PROXY: "10.0.0.0/33" },
       'TRUST_PROXY: got "10.0.0.0/33", allowed: addresses and subnets of proxies',
     ],
+    [
+      { FEED_ORIGINS: "shop.example" },
+      'FEED_ORIGINS: got "shop.example", allowed: origins of pages with commas between them',
+    ],
+    [{ FEED_ORIGINS: "https://shop.example/" }, 'FEED_ORIGINS: got "https://shop.example/"'],
     [{ TRUST_PROXY: "true" }, 'TRUST_PROXY: got "true", allowed: addresses and subnets'],
     [
       { OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4318" },

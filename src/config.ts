@@ -7,6 +7,7 @@
 import { isIP } from "node:net";
 import { availableParallelism, hostname } from "node:os";
 import { cleanEnv, makeExactValidator } from "envalid";
+import { isLoopbackName } from "./addresses.ts";
 import { LIMITS } from "./limits.ts";
 
 export type Role = "all" | "gateway" | "host";
@@ -36,6 +37,8 @@ export interface Config {
   readonly rateLimitPerSecond: number | undefined;
   /** Proxies whose `X-Forwarded-For` names the client: addresses and subnets. */
   readonly trustProxy: readonly string[];
+  /** Origins of pages on other servers that may open a feed; `*`: all. */
+  readonly feedOrigins: readonly string[];
   /** Whether spans are exported, by OpenTelemetry's own variables, which its libraries read. */
   readonly isTraced: boolean;
   /** Pause between two reconciliations of a host, in minutes; 0: none. */
@@ -108,6 +111,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
     logLevel: settings.LOG_LEVEL,
     rateLimitPerSecond: settings.RATE_LIMIT_PER_SECOND,
     trustProxy: Object.freeze(settings.TRUST_PROXY ?? []),
+    feedOrigins: Object.freeze(settings.FEED_ORIGINS ?? []),
     isTraced:
       settings.OTEL_SDK_DISABLED !== "true" &&
       settings.OTEL_TRACES_EXPORTER !== "none" &&
@@ -144,8 +148,7 @@ export function maskPasswords(text: string): string {
  * cluster are reached from elsewhere.
  */
 function privateByDefault({ ROLE, HOST }: { ROLE: Role; HOST: string }): "on" | "off" {
-  const isLoopback = HOST === "localhost" || HOST === "::1" || HOST.startsWith("127.");
-  return ROLE === "all" && isLoopback ? "on" : "off";
+  return ROLE === "all" && isLoopbackName(HOST) ? "on" : "off";
 }
 
 /** A database for a person: where it is, without user, password and settings. */
@@ -243,6 +246,19 @@ const proxies = makeExactValidator<string[]>((text) => {
   return entries;
 });
 
+const origins = makeExactValidator<string[]>((text) => {
+  const allowed = "origins of pages with commas between them, such as https://shop.example, or *";
+  const entries = splitList(text);
+  for (const entry of entries) {
+    if (entry === "*") continue;
+    const url = URL.canParse(entry) ? new URL(entry) : undefined;
+    const isOrigin = url?.origin === entry && ["http:", "https:"].includes(url.protocol);
+    if (!isOrigin) throw new Error(allowed);
+  }
+  if (entries.length === 0) throw new Error(allowed);
+  return entries;
+});
+
 function isSubnet(text: string): boolean {
   const [address = "", bits, ...more] = text.split("/");
   const version = isIP(address);
@@ -312,6 +328,7 @@ const specification = {
   LOG_LEVEL: oneOf(logLevels)({ default: "info" }),
   RATE_LIMIT_PER_SECOND: integer(1, 1_000_000)({ default: undefined }),
   TRUST_PROXY: proxies({ default: undefined }),
+  FEED_ORIGINS: origins({ default: undefined }),
   OTEL_SDK_DISABLED: oneOf(["true", "false"])({ default: undefined }),
   OTEL_TRACES_EXPORTER: oneOf(["otlp", "none"])({ default: undefined }),
   OTEL_EXPORTER_OTLP_ENDPOINT: otlpServer({ default: undefined }),

@@ -93,7 +93,7 @@ export async function startGateway(
     ...(natsBus === null ? {} : { busStats: () => natsBus.stats() }),
     ...(running === null ? {} : { relayStatus: () => running.host.status().relay ?? [] }),
   });
-  await server.register(buildFeedSocket({ hub }));
+  await server.register(buildFeedSocket({ hub, origins: config.feedOrigins }));
   closing.push({ name: "batches", close: () => batches.drain() });
   closing.push({ name: "http", close: () => server.close() });
   closing.push({ name: "feed", close: () => hub.drain() });

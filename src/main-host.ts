@@ -11,7 +11,7 @@ import { buildPiscinaLanes } from "../actors/piscina-lanes.ts";
 import { buildReconciliation, type Reconciliation } from "../actors/reconciliation.ts";
 import type { RedisMembership } from "../actors/redis-membership.ts";
 import { buildRelay, type Relay } from "../actors/relay.ts";
-import { startWebhookSinks } from "../actors/webhook-sinks.ts";
+import { startWebhookSinks, type WebhookSinks } from "../actors/webhook-sinks.ts";
 import { addHealthRoutes, type HealthProbe } from "../gateway/health-routes.ts";
 import { buildServer } from "../gateway/http-server.ts";
 import { addMetricsRoute } from "../gateway/metrics-route.ts";
@@ -47,7 +47,7 @@ export async function buildRunningHost(parts: Parts): Promise<RunningHost> {
   const membership = isMember ? await joinByRedis(redisUrl, parts) : null;
   if (membership !== null) closing.push({ name: "membership", close: () => membership.close() });
   const reconciliation = buildReconciliationOf(config, databaseUrls, () => host, log);
-  const { relay, startRelaying } = buildRelaying(parts);
+  const { relay, startRelaying, webhooksDisabled } = buildRelaying(parts);
   const host = buildHost({
     relay,
     bus,
@@ -71,7 +71,7 @@ export async function buildRunningHost(parts: Parts): Promise<RunningHost> {
   if (reconciliation !== null) {
     closing.push({ name: "reconciliation", close: () => reconciliation.stop() });
   }
-  watchHost(parts, host, reconciliation);
+  watchHost(parts, host, reconciliation, webhooksDisabled);
   return { host, shardTable, membership, reconciliation, startRelaying };
 }
 
@@ -114,7 +114,10 @@ export function booksProbe(reconciliation: Reconciliation | null): HealthProbe[]
 /**
  * Where events go. The relay ends after the host, so that what is committed last is delivered too.
  */
-function buildRelaying(parts: Parts): Pick<RunningHost, "startRelaying"> & { relay: Relay } {
+function buildRelaying(parts: Parts): Pick<RunningHost, "startRelaying"> & {
+  readonly relay: Relay;
+  readonly webhooksDisabled: () => number | null;
+} {
   const { config, databases, natsBus, log, closing } = parts;
   const store = buildPostgresWebhooks(databases.urls);
   const sender = buildWebhookSender({ allowsPrivate: config.webhookPrivate });
@@ -128,8 +131,10 @@ function buildRelaying(parts: Parts): Pick<RunningHost, "startRelaying"> & { rel
     { name: "webhook connections", close: () => Promise.resolve(sender.close()) },
     { name: "relay", close: () => relay.stop() },
   );
+  let sinks: WebhookSinks | null = null;
   return {
     relay,
+    webhooksDisabled: () => sinks?.disabled ?? null,
     async startRelaying() {
       if (natsBus !== null && config.events) {
         const { buildStreamSink } = await import("../actors/stream-sink.ts");
@@ -141,8 +146,9 @@ function buildRelaying(parts: Parts): Pick<RunningHost, "startRelaying"> & { rel
         relay.add(buildStreamSink({ bus: natsBus, keeping, time: systemTime, log }));
       }
       const { random } = Math;
-      const sinks = startWebhookSinks({ relay, store, sender, time: systemTime, random, log });
-      closing.push({ name: "webhook sinks", close: () => Promise.resolve(sinks.stop()) });
+      const started = startWebhookSinks({ relay, store, sender, time: systemTime, random, log });
+      sinks = started;
+      closing.push({ name: "webhook sinks", close: () => Promise.resolve(started.stop()) });
     },
   };
 }
@@ -152,6 +158,7 @@ function watchHost(
   { metrics, tracing }: Parts,
   host: Host,
   reconciliation: Reconciliation | null,
+  webhooksDisabled: () => number | null,
 ): void {
   metrics.watchHost({
     status: () => host.status(),
@@ -159,6 +166,7 @@ function watchHost(
       (host.status().relay ?? []).map(({ sink: name, lagEvents, lagMs }) => {
         return { name, lagEvents, lagSeconds: lagMs / 1_000 };
       }),
+    webhooksDisabled,
     verify() {
       const { differences, lastRunAt } = reconciliation?.status() ?? { lastRunAt: null };
       if (lastRunAt === null || differences === undefined) return null;

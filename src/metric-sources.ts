@@ -49,6 +49,8 @@ export interface HostSources {
   readonly status: () => HostStatus;
   /** The relay's sinks. */
   readonly relay?: () => readonly SinkLag[];
+  /** Webhooks that are disabled; null before the host has looked. */
+  readonly webhooksDisabled?: () => number | null;
   /** The latest reconciliation; null before the first. */
   readonly verify?: () => { readonly differences: number; readonly finishedAtMs: number } | null;
   /** Takes what lanes tell of traced commands. */
@@ -133,7 +135,8 @@ export function watchGateway(
 
 type LaneStatus = HostStatus["lanes"][number];
 
-export function watchHost(registry: Registry, { status, relay, verify }: HostSources): void {
+export function watchHost(registry: Registry, sources: HostSources): void {
+  const { status, relay, webhooksDisabled, verify } = sources;
   const ofLanes = (name: string, help: string, read: (lane: LaneStatus) => number): void =>
     addGauge(registry, { name, help }, ["lane"], () =>
       status().lanes.map((lane) => ({ labels: { lane: lane.name }, value: read(lane) })),
@@ -185,6 +188,18 @@ export function watchHost(registry: Registry, { status, relay, verify }: HostSou
     },
     ["sink"],
     () => lags(({ lagSeconds }) => lagSeconds),
+  );
+  addGauge(
+    registry,
+    {
+      name: "coffer_webhooks_disabled",
+      help: "Webhooks of the deployment that get nothing until they are replayed or removed",
+    },
+    [],
+    () => {
+      const disabled = webhooksDisabled?.() ?? null;
+      return disabled === null ? [] : one(disabled);
+    },
   );
   addGauge(
     registry,

@@ -94,7 +94,8 @@ export function buildWebhookSender(options: WebhookSenderOptions): WebhookSender
         discard(response, answerMs);
         resolve(readStatus(response.statusCode ?? 0));
       });
-      request.end(message.body);
+      // As bytes: Node would write the headers before a text in that text's encoding.
+      request.end(Buffer.from(message.body));
     });
   }
 
@@ -112,6 +113,11 @@ export function buildWebhookSender(options: WebhookSenderOptions): WebhookSender
   };
 }
 
+/** The UTF-8 of a text as Node takes it for a header: one character a byte, and no other ones. */
+function latin1Of(text: string): string {
+  return Buffer.from(text).toString("latin1");
+}
+
 function headersOf(message: WebhookMessage): Record<string, string | number> {
   const { secret, body } = message;
   return {
@@ -123,7 +129,7 @@ function headersOf(message: WebhookMessage): Record<string, string | number> {
     "coffer-event-id": message.eventId,
     "coffer-event-type": message.eventType,
     "coffer-attempt": message.attempt,
-    "x-correlation-id": message.correlationId,
+    "x-correlation-id": latin1Of(message.correlationId),
   };
 }
 

@@ -180,6 +180,14 @@ describe("on two gateways", () => {
     expect(await stack.sql("SELECT count(*) FROM assets")).toEqual(before);
   });
 
+  it("two keys that differ are refused, as on every write", async () => {
+    const asset = gold();
+    const json = { ...asset, idempotencyKey: "one" };
+    const { status, body } = await stack.ask("POST", "/assets", { json, key: "another" });
+    expect([status, body.details[0]?.field]).toEqual([422, "idempotencyKey"]);
+    expect((await add(asset)).status).toBe(201);
+  });
+
   it("of several definitions at the same time one wins, and the others hear of it", async () => {
     for (let round = 0; round < 10; round += 1) {
       const asset = gold();

@@ -196,6 +196,8 @@ const WAYS: { readonly [Code in ErrorCode]: () => Promise<Told> } = {
     return { status: refused.status, body: await refused.json() };
   },
   upgrade_required: () => stack.get("/ws"),
+  origin_not_allowed: () =>
+    stack.ask("GET", "/ws", { headers: { origin: "https://shop.example" } }),
   headers_too_large: () =>
     raw(`GET / HTTP/1.1\r\nhost: x\r\nx-long: ${"x".repeat(40_000)}\r\n\r\n`),
 

@@ -256,6 +256,7 @@ describe("what is refused", () => {
     ["a user that is no id", "topup", { user_id: "a b" }, "user_id"],
     ["a user and an asset too long together", "topup", { user_id: "u".repeat(118) }, "user_id"],
     ["a label twice", "spend", { item_id: "a", metadata: { item_id: "b" } }, "item_id"],
+    ["a label that cannot be stored", "topup", { payment_method: "a\u0000" }, "payment_method"],
     ["metadata that cannot be stored", "spend", { metadata: { a: "\u0000" } }, "metadata"],
     ["a version that is none", "spend", { expected_version: -1 }, "expected_version"],
   ])("%s is refused by name", async (_name, kind, rest, field) => {

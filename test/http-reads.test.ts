@@ -64,6 +64,28 @@ describe("reading", () => {
     expect([full.body.length, full.headers["link"]]).toEqual([5, undefined]);
   });
 
+  it.each([
+    ["a question mark", "note=who?&metadata.n=1", { note: "who?" }],
+    ["a question mark in a name", "who?=n&metadata.n=1", { "who?": "n" }],
+    ["a percent sign that encodes nothing", "note=%ff&metadata.n=1", { note: "%ff" }],
+    ["a blank and a plus", "note=a+%2B&metadata.n=1", { note: "a +" }],
+  ])("a link keeps filters that have %s", async (_what, query, metadata) => {
+    const ownerId = unique("owner");
+    const ids = [];
+    for (let n = 0; n < 3; n++) {
+      ids.push((await stack.open({ ownerId, metadata: { ...metadata, n: 1 } })).id);
+    }
+    await stack.open({ ownerId, metadata: { n: 1 } });
+    const found: string[] = [];
+    let next: string | undefined = `/wallets?metadata.${query}&limit=1&ownerId=${ownerId}`;
+    while (next !== undefined) {
+      const page: Reply<WalletBody[]> = await stack.get<WalletBody[]>(next);
+      found.push(...page.body.map(({ id }) => id));
+      next = /^<(.*)>; rel="next"$/.exec(String(page.headers["link"] ?? ""))?.[1];
+    }
+    expect(found).toEqual(ids.toSorted());
+  });
+
   it("transactions come newest first, by type, by time and in pages", async () => {
     const { from, to } = await openStake(stack);
     await stack.post(`/wallets/${from}/debit`, { amount: 100 }, "the-debit");

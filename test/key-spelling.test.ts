@@ -2,6 +2,7 @@
  * One idempotency key is one key wherever it stands: in a header over HTTP or NATS, in a body, in
  * front of a batch, and in the path of /operations.
  */
+import { request } from "node:http";
 import { headers as natsHeaders, type NatsConnection } from "nats";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { unique } from "./stage/ids.ts";
@@ -69,14 +70,18 @@ it.each(["z", "ü", "ключ", "鍵", "🗝"])(
   },
 );
 
-it("the key of a batch is the same in its header and behind it, in a command's own", async () => {
+it("the key of a batch is the same in its header, in its body and behind it, in a command's own", async () => {
   const { id: walletId } = await stack.open();
   const key = `${unique("payday")}-ü`;
   const command = { type: "credit", walletId, amount: 1 };
   await post("/batch", { commands: [command] }, inHeader(key));
   const named = { ...command, idempotencyKey: `${key}/0` };
-  const { body } = await post("/batch", { commands: [named] });
-  expect(body).toMatchObject({ outcomes: [{ ok: true, replayed: true }] });
+  const replayed = { outcomes: [{ ok: true, replayed: true }] };
+  expect((await post("/batch", { commands: [named] })).body).toMatchObject(replayed);
+  const keyed = { commands: [command], idempotencyKey: key };
+  expect((await post("/batch", keyed)).body).toMatchObject(replayed);
+  const message = await nats.request("wallets.v1.batch", JSON.stringify(keyed), { timeout: 5_000 });
+  expect(message.json()).toMatchObject({ ok: true, data: replayed });
   expect(await stack.wallet(walletId)).toMatchObject({ balance: 1, version: 1 });
 });
 
@@ -99,6 +104,37 @@ it.each([
   const body = { amount: 1, ...(inBody !== undefined && { idempotencyKey: inBody }) };
   const given = await post(`/wallets/${id}/credit`, body, header);
   expect([given.status, given.body.code]).toEqual([422, "validation_failed"]);
+  expect(await stack.wallet(id)).toMatchObject({ balance: 0, version: 0 });
+});
+
+it("two keys in the headers are refused, and not joined into a third one", async () => {
+  const { id } = await stack.open();
+  const json = Buffer.from('{"amount":1}');
+  const headers = { "content-type": "application/json", "content-length": json.length };
+  const ask = (keys: string[]) =>
+    new Promise<number | undefined>((resolve, reject) => {
+      const options = { method: "POST", headers: { ...headers, "idempotency-key": keys } };
+      request(`${stack.url}/wallets/${id}/credit`, options, (reply) => {
+        reply.resume().once("end", () => resolve(reply.statusCode));
+      })
+        .once("error", reject)
+        .end(json);
+    });
+  expect(await ask(["one", "another"])).toBe(422);
+  expect(await ask(["one", "one"])).toBe(422);
+  expect(await stack.wallet(id)).toMatchObject({ balance: 0, version: 0 });
+  // A key may have a comma of its own.
+  expect(await ask(["one, another"])).toBe(200);
+});
+
+it("two keys in the headers of a NATS message are refused", async () => {
+  const { id } = await stack.open();
+  const given = natsHeaders();
+  given.append("Idempotency-Key", "one");
+  given.append("idempotency-key", "another");
+  const body = JSON.stringify({ walletId: id, amount: 1 });
+  const message = await nats.request("wallets.v1.credit", body, { headers: given, timeout: 5_000 });
+  expect(message.json()).toMatchObject({ ok: false, error: { code: "validation_failed" } });
   expect(await stack.wallet(id)).toMatchObject({ balance: 0, version: 0 });
 });
 

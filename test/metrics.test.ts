@@ -4,6 +4,8 @@
  * there know each other.
  */
 import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { connect as connectNats } from "nats";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
@@ -266,6 +268,31 @@ function namesIn(text: string, known: ReadonlySet<string>): Set<string> {
     }),
   );
 }
+
+it("a webhook that is disabled shows, though it has no lag any more", async () => {
+  // Given a receiver that wants no more
+  const receiver = createServer((_, response) => void response.writeHead(410).end());
+  await new Promise<void>((listening) => receiver.listen(0, "127.0.0.1", listening));
+  onTestFinished(() => void receiver.close());
+  const { port } = receiver.address() as AddressInfo;
+  const made = await fetch(`${all.baseUrl}/webhooks`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ url: `http://127.0.0.1:${port}/`, from: new Date(0).toISOString() }),
+  });
+  expect(made.status).toBe(201);
+  const { id } = (await made.json()) as { id: string };
+
+  // When it gets an event
+  await send(all, "/wallets", { walletId: "metrics-hooked", initialBalance: 1 });
+
+  // Then it is counted, until it is removed
+  const disabled = async (): Promise<number> =>
+    (await scrape(all.baseUrl)).value("coffer_webhooks_disabled");
+  await until("it is counted", async () => (await disabled()) === 1);
+  await fetch(`${all.baseUrl}/webhooks/${id}`, { method: "DELETE" });
+  await until("it is counted no more", async () => (await disabled()) === 0);
+});
 
 it("docs/operations.md, the dashboard and the alerts know every metric, and none that is not there", async () => {
   // Given all that gateways and hosts show

@@ -233,6 +233,54 @@ describe("a refusal", () => {
     }
   });
 
+  it.each([
+    "Idempotency Key: order-1",
+    "Idempotency-Key: a\nb",
+    "X-Correlation-Id: a\rb",
+    "\u00e9: x",
+  ])(
+    "of headers that cannot be read, %j, comes at once from every endpoint and nothing happens",
+    async (line) => {
+      const { id } = await stacks[0].open();
+      // As clients that check nothing send them.
+      const given = Object.assign(newHeaders(), {
+        encode: () => Buffer.from(`NATS/1.0\r\n${line}\r\n\r\n`),
+      });
+      const body = JSON.stringify({ walletId: id, amount: 1 });
+      for (const endpoint of ENDPOINTS) {
+        const options = { timeout: 5_000, headers: given };
+        const message = await nats.request(`wallets.v1.${endpoint}`, body, options);
+        expect(message.json<ServiceReply>().error).toMatchObject({
+          code: "bad_request",
+          statusCode: 400,
+          message: expect.stringContaining("headers"),
+        });
+        expect(message.headers?.get("Nats-Service-Error-Code")).toBe("400");
+      }
+      expect(await stacks[1].wallet(id)).toMatchObject({ balance: 0, version: 0 });
+    },
+  );
+
+  it.each([
+    "coffer.released",
+    "wallets.events.alice.WalletCredited",
+    "wallets.v1.get",
+    "$JS.API.INFO",
+  ])("to answer on %s, where only Coffer may publish, leaves no trace", async (reply) => {
+    const { id } = await stacks[0].open();
+    const heard: Msg[] = [];
+    const listening = nats.subscribe(reply, { callback: (_error, message) => heard.push(message) });
+    const body = JSON.stringify({ walletId: id, amount: 1 });
+    nats.publish("wallets.v1.credit", body, { reply });
+    nats.publish("wallets.v1.batch", JSON.stringify({ commands: [] }), { reply });
+    // Requests are taken in their order, by either gateway.
+    for (let i = 0; i < 20; i++) await ask("get", { walletId: id });
+    expect(await stacks[0].wallet(id)).toMatchObject({ balance: 0, version: 0 });
+    const answers = heard.map((message) => message.string()).filter((text) => /"ok":/.test(text));
+    expect(answers).toEqual([]);
+    listening.unsubscribe();
+  });
+
   it("names the wallet that is not there", async () => {
     const { reply } = await ask("get", { walletId: "nobody" });
     expect(reply.error).toEqual({

@@ -613,3 +613,24 @@ it("sends nothing to a private address where they are not allowed, whatever was 
   expect(JSON.stringify(answer)).toContain("private address");
   expect(endpoint.calls).toEqual([]);
 });
+
+it("tells of any correlation id that an event can have, in UTF-8", async () => {
+  const endpoint = await openEndpoint();
+  const sender = buildWebhookSender({ allowsPrivate: true });
+  onTestFinished(() => sender.close());
+  for (const correlationId of ["order-1", "ordre-é", "注文-1", "\u{1f600}"]) {
+    const answer = await sender.send({
+      webhookId: "w",
+      url: endpoint.url,
+      secret: "s",
+      eventId: "e:0",
+      eventType: "WalletCreated",
+      correlationId,
+      attempt: 1,
+      body: "{}",
+    });
+    expect(answer).toEqual({ type: "taken" });
+    const given = String(endpoint.calls.at(-1)!.headers["x-correlation-id"]);
+    expect(Buffer.from(given, "latin1").toString()).toBe(correlationId);
+  }
+});

@@ -39,6 +39,7 @@ const connection = await connect({
   servers: urls.map(({ hostname, port }) => `${hostname}:${port || 4222}`),
   ...login,
   ...(urls[0].protocol === "tls:" && { tls: {} }),
+  ...(process.env.INBOX_PREFIX && { inboxPrefix: process.env.INBOX_PREFIX }),
   name,
   maxReconnectAttempts: -1,
 });
