@@ -1,8 +1,9 @@
 /**
- * Keyed creations without a wallet id, while they are under way in a lane. The gateway proposes a
- * wallet id each time, and all that carry one key must reach the wallet that the first of them
- * made: here, if that one is under way, or by the journal. Every proposal for a key lies in the
- * key's shard, so one lane sees them all.
+ * Creations without a wallet id, while they are under way in a lane. The gateway proposes a wallet
+ * id each time, and all that carry one key (the caller's, or a command id that a gateway made and
+ * the caller repeats) must reach the wallet that the first of them made: here, if that one is under
+ * way, or by the journal. Every proposal for a key lies in the key's shard, so one lane sees them
+ * all.
  *
  *     (none) --first with the key--> unresolved --journal asked--> resolved
  *     resolved --last one done--> (none)

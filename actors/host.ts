@@ -80,6 +80,7 @@ export function buildHost(deps: HostDeps): Host {
   const serving = new Set<number>();
   /** Subscribed: serving, or refused so that senders hear at once that they have to ask again. */
   const subscriptions = new Map<number, Unsubscribe>();
+  let stopServing: Unsubscribe | null = null;
   let hasStarted = false;
   let isDraining = false;
   let stopTicking = (): void => undefined;
@@ -127,6 +128,7 @@ export function buildHost(deps: HostDeps): Host {
       const take = (messages: readonly ShardMessage[]): void => accept(messages, shard);
       subscriptions.set(shard, bus.subscribe(SUBJECTS.shard(shard), take));
     }
+    stopServing ??= bus.subscribe(SUBJECTS.serving, () => undefined);
     relay?.own(shards);
   }
 
@@ -136,6 +138,10 @@ export function buildHost(deps: HostDeps): Host {
       laneOf(shard).unassign(shard);
     }
     for (const lane of new Set(shards.map(laneOf))) lane.tick();
+    if (serving.size === 0) {
+      stopServing?.();
+      stopServing = null;
+    }
     relay?.disown(shards);
   }
 
@@ -252,7 +258,11 @@ export function buildHost(deps: HostDeps): Host {
 
   /** All but the lanes. */
   function isInPlace(): boolean {
-    const isComplete = deps.membership !== null || serving.size === ALL_SHARDS.length;
+    // Without a shard it is of use to nobody as long as it cannot take one.
+    const isComplete =
+      deps.membership === null
+        ? serving.size === ALL_SHARDS.length
+        : serving.size > 0 || ownership.isInView;
     return hasStarted && !isDraining && isComplete && ownership.isTableInSight;
   }
 

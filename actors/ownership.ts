@@ -56,6 +56,8 @@ export interface Ownership {
   readonly isLeaving: boolean;
   /** Whether the last look at the shard table saw something. */
   readonly isTableInSight: boolean;
+  /** Whether the last look at who is alive saw this host. */
+  readonly isInView: boolean;
   readonly handOffs: readonly HandOff[];
   /** Hands everything over; resolves when the table knows, or after `withinMs`. */
   drain(withinMs: number): Promise<void>;
@@ -82,6 +84,7 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
   let looking: Promise<void> | null = null;
   let isLookDue = false;
   let isTableInSight = false;
+  let isInView = false;
   let hasWarned = false;
   let quietUntilMs = 0;
   let stopBeating = (): void => undefined;
@@ -134,6 +137,7 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
     await releaseLeft();
     const members = membership === null ? null : await membership.read().catch(() => null);
     const view = membership === null ? null : withEvidence(lookout.observe(members, time.nowMs()));
+    isInView = view !== null;
     const table = await readTable();
     if (table === null) return;
     compare(table);
@@ -295,6 +299,9 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
     },
     get isTableInSight() {
       return isTableInSight;
+    },
+    get isInView() {
+      return isInView;
     },
     handOffs,
 

@@ -50,8 +50,10 @@ export function buildReconciliation(deps: ReconciliationDeps): Reconciliation {
   let cancelWait = (): void => undefined;
   let running: Promise<void> | null = null;
   let last: VerifyReport | null = null;
-  /** Of the run under way. */
+  /** Of the run under way, or of one that did not come to its end. */
   let found = { differences: 0, warnings: 0, wallets: 0, first: null as Difference | null };
+  /** The most that a run has found since the last whole one, and did not come to its end. */
+  let unfinished = { differences: 0, warnings: 0 };
   let walletsTotal = 0;
   let firstKnown: Difference | null = null;
 
@@ -77,6 +79,10 @@ export function buildReconciliation(deps: ReconciliationDeps): Reconciliation {
   }
 
   async function run(): Promise<void> {
+    unfinished = {
+      differences: Math.max(unfinished.differences, found.differences),
+      warnings: Math.max(unfinished.warnings, found.warnings),
+    };
     found = { differences: 0, warnings: 0, wallets: 0, first: null };
     const base = walletsTotal;
     const report = await verify({
@@ -100,6 +106,8 @@ export function buildReconciliation(deps: ReconciliationDeps): Reconciliation {
     });
     last = report;
     firstKnown = found.first;
+    found = { ...found, differences: 0, warnings: 0 };
+    unfinished = { differences: 0, warnings: 0 };
     const { wallets, events, transfers, differences } = report;
     const looked = [counted(wallets, "wallet"), counted(events, "event")];
     const came = `${counted(transfers, "transfer")} reconciled, ${counted(differences, "difference")}`;
@@ -128,12 +136,11 @@ export function buildReconciliation(deps: ReconciliationDeps): Reconciliation {
 
   function status(): BooksStatus {
     const isRunning = running !== null;
-    // While a run is under way both may be true: what the last one found, and what this one has
-    // found already.
-    const differences = Math.max(last?.differences ?? 0, isRunning ? found.differences : 0);
-    const warnings = isRunning
-      ? Math.max(last?.warnings ?? 0, found.warnings)
-      : (last?.warnings ?? 0);
+    // All may be true at once: what the last whole run found, and what one has found since without
+    // coming to its end, or not yet.
+    const known = [last, unfinished, found].filter((each) => each !== null);
+    const differences = Math.max(...known.map((each) => each.differences));
+    const warnings = Math.max(...known.map((each) => each.warnings));
     return {
       running: isRunning,
       lastRunAt: last?.finishedAt ?? null,

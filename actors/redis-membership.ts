@@ -38,9 +38,12 @@ export function buildRedisMembership(options: RedisMembershipOptions): RedisMemb
     retryStrategy: () => LIMITS.heartbeatMs,
   });
   let isAway = false;
+  /** What the last attempt to connect met: between two, a question only hears of no connection. */
+  let reason = "not connected";
   redis.on("error", (error: Error) => {
     if (!isAway) log.warn(`Redis is away: ${error.message}`);
     isAway = true;
+    reason = error.message;
   });
   redis.on("ready", () => {
     if (isAway) log.warn("Redis is back");
@@ -74,6 +77,7 @@ export function buildRedisMembership(options: RedisMembershipOptions): RedisMemb
     },
 
     async ping() {
+      if (redis.status !== "ready") throw new Error(`Redis is away: ${reason}`);
       const startedAtMs = performance.now();
       await redis.ping();
       return performance.now() - startedAtMs;

@@ -17,6 +17,7 @@ import {
   type RequestOrigin,
   type RequestType,
 } from "./command-intake.ts";
+import { uuidv7 } from "./uuid.ts";
 
 const takeIn = buildCommandIntake(assetOf);
 const unkeyed: RequestOrigin = { correlationId: "made", isCorrelationNew: true, key: undefined };
@@ -115,12 +116,22 @@ describe("ids", () => {
     expect(proposeWalletId("key")).not.toBe(proposeWalletId("key"));
   });
 
-  it("are proposed only for keyed creations without one", () => {
+  it("are proposed only for creations without one", () => {
     const proposed = (id: string | null, origin: RequestOrigin) =>
       commandOf(takeIn("create", id, {}, origin)).proposedId;
     expect(proposed(null, keyed)).toBe(true);
     expect(proposed("w1", keyed)).toBe(false);
-    expect(proposed(null, unkeyed)).toBe(false);
+    expect(proposed(null, unkeyed)).toBe(true);
+    expect(proposed("w1", unkeyed)).toBe(false);
+  });
+
+  it("of creations without a key are UUIDs of version 7 in the shard of the command's name", () => {
+    for (const isCorrelationNew of [false, true]) {
+      const origin = { ...unkeyed, correlationId: uuidv7(), isCorrelationNew };
+      const { commandId, walletId } = commandOf(takeIn("create", null, {}, origin));
+      expect(walletId).toMatch(UUID_V7);
+      expect(shardOf(walletId)).toBe(shardOf(commandId));
+    }
   });
 });
 

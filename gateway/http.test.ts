@@ -75,6 +75,25 @@ const post = (payload: string, headers: Record<string, string> = json): Request 
   headers,
 });
 
+describe("a link to the next page", () => {
+  it("keeps the whole query, whatever stands in its values", async () => {
+    // Never closed: that would end the batches it shares, and it listens nowhere.
+    const pages = buildGateway({
+      ...options,
+      readModel: { ...readModel, wallets: () => Promise.resolve({ rows: [], next: "w1" }) },
+    });
+    const { headers } = await pages.inject("/wallets?metadata.note=is+it?&q=a?b&limit=3");
+    const next = /^<(.*)>; rel="next"$/.exec(String(headers["link"]))?.[1];
+    const { searchParams } = new URL(next!, "http://localhost");
+    expect(Object.fromEntries(searchParams)).toEqual({
+      "metadata.note": "is it?",
+      q: "a?b",
+      limit: "3",
+      cursor: Buffer.from("w1").toString("base64url"),
+    });
+  });
+});
+
 describe("a body", () => {
   it.each<[string, Request, number, string]>([
     ["broken JSON", post('{"amount":'), 400, "invalid_json"],

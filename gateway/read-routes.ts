@@ -9,7 +9,9 @@ import { holdBody } from "../src/event-body.ts";
 import { LIMITS } from "../src/limits.ts";
 import type {
   Operation as OperationState,
+  Page,
   ReadModel,
+  StoredEvent,
   TransactionFilter,
   WalletFilter,
 } from "../src/read-model.ts";
@@ -82,17 +84,13 @@ function addWalletReads(app: FastifyInstance, readModel: ReadModel): void {
       const rows = Math.min(LIMITS.includedRows, version + 1);
       const [events, transactions] = await Promise.all([
         includes.has("auditTrail") ? readModel.events(walletId, version - rows + 1, rows) : null,
-        includes.has("transactions")
-          ? readModel.transactions(walletId, {}, LIMITS.includedRows, version + 1)
-          : null,
+        includes.has("transactions") ? latestTransactions(readModel, walletId, version) : null,
       ]);
       return {
         ...body,
         ...(events && { auditTrail: events.map((event) => eventBody(event, decimalPlaces)) }),
         ...(transactions && {
-          transactions: transactions.rows
-            .map((it) => transactionBody(it, decimalPlaces))
-            .toReversed(),
+          transactions: transactions.map((it) => transactionBody(it, decimalPlaces)).toReversed(),
         }),
       };
     },
@@ -115,6 +113,32 @@ function addWalletReads(app: FastifyInstance, readModel: ReadModel): void {
       return rowsOf(request, reply, page).map(walletBody);
     },
   );
+}
+
+/**
+ * Newest first, up to a version. A page is short when holds or metadata changed in all events that
+ * it looks at; the wallet has no `Link` to go on by, so what lies behind them is looked for here.
+ */
+async function latestTransactions(
+  readModel: Pick<ReadModel, "transactions">,
+  walletId: string,
+  version: number,
+): Promise<StoredEvent[]> {
+  const found: StoredEvent[] = [];
+  let before: number | null = version + 1;
+  for (let pages = 0; before !== null && pages < LIMITS.includedPagesMax; pages += 1) {
+    const missing = LIMITS.includedRows - found.length;
+    if (missing === 0) break;
+    const page: Page<StoredEvent, number> = await readModel.transactions(
+      walletId,
+      {},
+      missing,
+      before,
+    );
+    found.push(...page.rows);
+    before = page.next;
+  }
+  return found;
 }
 
 function includesOf(include: string | undefined): Set<string> {

@@ -188,8 +188,27 @@ const oneOf = <T extends string>(values: readonly T[]) =>
 function parseAddress(text: string, schemes: string[], allowed: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined;
   const isAllowed = url !== undefined && schemes.includes(url.protocol) && url.hostname !== "";
-  if (isAllowed) return text;
+  if (isAllowed && !isCutShort(url)) return text;
   throw new Error(allowed);
+}
+
+/**
+ * A password such as `12/34` ends the host and port of an address that begins with its user, and
+ * the rest of it would be shown as the path.
+ */
+function isCutShort({ pathname, search, hash }: URL): boolean {
+  return `${pathname}${search}${hash}`.includes("@");
+}
+
+/** Its reader decodes user and password, and knows no other way. */
+function isDecodable(text: string): boolean {
+  const { username, password } = new URL(text);
+  try {
+    decodeURIComponent(`${username}${password}`);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 const databases = makeExactValidator<string[]>((text) => {
@@ -232,12 +251,16 @@ const natsServers = makeExactValidator<string[]>((text) => {
   const urls = splitList(text);
   for (const url of urls) parseAddress(url, ["nats:", "tls:"], allowed);
   if (urls.length === 0) throw new Error(allowed);
+  if (!urls.every(isDecodable)) throw new Error(`${allowed}; a % in a password is %25`);
   return urls;
 });
 
-const redisServer = makeExactValidator<string>((text) =>
-  parseAddress(text, ["redis:", "rediss:"], "redis://host:port, or rediss:// for TLS"),
-);
+const redisServer = makeExactValidator<string>((text) => {
+  const allowed = "redis://host:port, or rediss:// for TLS";
+  const url = parseAddress(text, ["redis:", "rediss:"], allowed);
+  if (!isDecodable(url)) throw new Error(`${allowed}; a % in a password is %25`);
+  return url;
+});
 
 const proxies = makeExactValidator<string[]>((text) => {
   const allowed = "addresses and subnets of proxies with commas between them, such as 10.0.0.0/8";

@@ -42,12 +42,7 @@ export async function prepareDatabases(
       await assertFit(url);
       await migrateUp(url, { log: (line) => log(`${databaseName(url)}: ${line}`) });
     } catch (error) {
-      if (error instanceof pg.DatabaseError && UNFIT.has(error.code ?? "")) {
-        throw new UnsafeDatabaseError(
-          `${databaseName(url)} (DATABASE_URL) cannot be used: ${error.message}`,
-        );
-      }
-      throw error;
+      throw asUnfit(url, error);
     }
   }
   let sights = await lookAtAll(databaseUrls, look);
@@ -68,6 +63,23 @@ export async function prepareDatabases(
  * manual, appendix A).
  */
 const UNFIT = new Set(["28000", "28P01", "3D000", "42501"]);
+
+/** The same error, or what it says for the person who wrote the address. */
+function asUnfit(databaseUrl: string, error: unknown): unknown {
+  const isUnfit =
+    error instanceof pg.DatabaseError
+      ? UNFIT.has(error.code ?? "")
+      : error instanceof Error && isOfConnecting(error);
+  if (!isUnfit) return error;
+  const name = databaseName(databaseUrl);
+  return new UnsafeDatabaseError(`${name} (DATABASE_URL) cannot be used: ${messageOf(error)}`);
+}
+
+/** TLS that the server does not speak, its certificate, or a file that the address names. */
+function isOfConnecting(error: Error): boolean {
+  const code = "code" in error ? String(error.code) : "";
+  return /SSL/.test(error.message) || /^(ENOENT|EACCES|ERR_TLS_.+|.*CERT.*)$/.test(code);
+}
 
 /**
  * A database may be away when a host starts, as it may later: the host waits, and says for which.
@@ -132,20 +144,25 @@ export interface WatchOptions {
  * For a process that only reads: looks at once, and again until every database was there and had
  * its place. Writes nothing, and waits for a database that is away no longer than it takes to know,
  * `LIMITS.migrationConnectMs`.
- * @throws UnsafeDatabaseError when the first look finds the list to be wrong.
+ * @throws UnsafeDatabaseError when the first look finds the list to be wrong, or an address in it.
  */
 export async function watchDeployment(options: WatchOptions): Promise<{ stop(): void }> {
   const { databaseUrls, log, onMismatch } = options;
   let timer: NodeJS.Timeout | undefined;
   let isStopped = false;
 
+  let isFirst = true;
+
   const missOf = (url: string) => (error: unknown) => {
+    const told = asUnfit(url, error);
+    if (isFirst && told instanceof UnsafeDatabaseError) throw told;
     log.warn(`cannot see yet whether ${databaseName(url)} is in its place: ${messageOf(error)}`);
     return null;
   };
 
   async function check(): Promise<void> {
     const sights = await lookAtAll(databaseUrls, (url) => look(url).catch(missOf(url)));
+    isFirst = false;
     assertPlaces(databaseUrls, sights);
     const isCertain = sights.every((sight) => sight !== null && sight.place !== null);
     if (!isCertain && !isStopped) timer = setTimeout(again, LIMITS.deploymentLookMs);

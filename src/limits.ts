@@ -241,6 +241,8 @@ export const LIMITS = {
   queryRowsMax: 1_001,
   /** Latest events or transactions that are included with a wallet. */
   includedRows: 20,
+  /** Pages that are looked through for included transactions: the latest 1,000,000 versions. */
+  includedPagesMax: 100,
   /** Rows that a filter may look at for one page; a short page's `Link` goes on behind them. */
   queryScanRowsMax: 10_000,
   /** The same when each row's words are looked at, which costs 10 to 14 us a row. */

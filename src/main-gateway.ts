@@ -144,8 +144,8 @@ function ownerProbe(bus: Bus): HealthProbe {
     probe: async () => {
       const startedAtMs = performance.now();
       let isMissing = false;
-      // A question that names no inbox is answered by nobody, but the bus knows whether it arrived.
-      bus.publish(SUBJECTS.status, {}, () => {
+      // Nobody answers there, but the bus knows whether it arrived.
+      bus.publish(SUBJECTS.serving, {}, () => {
         isMissing = true;
       });
       await bus.ping(LIMITS.healthCheckMs);

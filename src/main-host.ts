@@ -168,9 +168,8 @@ function watchHost(
       }),
     webhooksDisabled,
     verify() {
-      const { differences, lastRunAt } = reconciliation?.status() ?? { lastRunAt: null };
-      if (lastRunAt === null || differences === undefined) return null;
-      return { differences, finishedAtMs: Date.parse(lastRunAt) };
+      const { differences = 0, lastRunAt = null } = reconciliation?.status() ?? {};
+      return { differences, finishedAtMs: lastRunAt === null ? null : Date.parse(lastRunAt) };
     },
     ...(tracing !== null && { onTraces: (lane, traces) => tracing.committed(lane, traces) }),
   });
@@ -180,8 +179,12 @@ export function hostProbe(host: Host): HealthProbe {
   return {
     name: "host",
     isNeededForCommands: true,
-    probe: () =>
-      host.isUsable ? Promise.resolve(0) : Promise.reject(new Error("the lanes do not serve now")),
+    probe() {
+      if (host.isUsable) return Promise.resolve(0);
+      const hasShards = host.status().shards.length > 0;
+      const reason = hasShards ? "the lanes do not serve now" : "no shards, and none to be had now";
+      return Promise.reject(new Error(reason));
+    },
   };
 }
 
@@ -208,6 +211,11 @@ export function databaseProbes(
     return { name: `database-${index + 1}`, isNeededForCommands: false, probe };
   });
   return host === null ? probes : [...probes, lanesProbe(host)];
+}
+
+/** Of a host's only one: what the lanes do without it, `host` tells. */
+function databaseProbe(shardTable: Pick<PostgresShardTable, "ping">): HealthProbe {
+  return { name: "database", isNeededForCommands: false, probe: () => shardTable.ping(0) };
 }
 
 function lanesProbe(host: Host): HealthProbe {
@@ -255,6 +263,7 @@ export function buildHostServer(parts: Parts, running: RunningHost): FastifyInst
       hostProbe(host),
       walletsProbe(host),
       { name: "bus", isNeededForCommands: true, probe: () => bus.ping(LIMITS.healthCheckMs) },
+      ...(databases.urls.length === 1 ? [databaseProbe(shardTable)] : []),
       ...databaseProbes(databases.urls, shardTable, host),
       ...redisProbe(membership),
       ...booksProbe(reconciliation),

@@ -51,8 +51,11 @@ export interface HostSources {
   readonly relay?: () => readonly SinkLag[];
   /** Webhooks that are disabled; null before the host has looked. */
   readonly webhooksDisabled?: () => number | null;
-  /** The latest reconciliation; null before the first. */
-  readonly verify?: () => { readonly differences: number; readonly finishedAtMs: number } | null;
+  /**
+   * The reconciliation: what is known, and when a whole run has ended; null before the first has
+   * ended.
+   */
+  readonly verify?: () => { readonly differences: number; readonly finishedAtMs: number | null };
   /** Takes what lanes tell of traced commands. */
   readonly onTraces?: (lane: string, traces: readonly CommitTrace[]) => void;
 }
@@ -205,12 +208,15 @@ export function watchHost(registry: Registry, sources: HostSources): void {
     registry,
     {
       name: "coffer_verify_differences",
-      help: "Differences between events and state that the latest reconciliation has found",
+      help: "Differences between events and state that reconciliations have found, until one finds none",
     },
     [],
     () => {
-      const latest = verify?.() ?? null;
-      return latest === null ? [] : one(latest.differences);
+      const latest = verify?.();
+      if (latest === undefined) return [];
+      // None is certain only after a whole run; one is as soon as it is found.
+      const { differences, finishedAtMs } = latest;
+      return finishedAtMs === null && differences === 0 ? [] : one(differences);
     },
   );
   addGauge(
@@ -221,8 +227,8 @@ export function watchHost(registry: Registry, sources: HostSources): void {
     },
     [],
     () => {
-      const latest = verify?.() ?? null;
-      return latest === null ? [] : one(latest.finishedAtMs / 1e3);
+      const finishedAtMs = verify?.().finishedAtMs ?? null;
+      return finishedAtMs === null ? [] : one(finishedAtMs / 1e3);
     },
   );
 }

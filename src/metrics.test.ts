@@ -40,9 +40,12 @@ it.each<[string, Outcome]>([
 ])("a command is counted as %s when its outcome is %j", async (name, outcome) => {
   const metrics = buildMetrics({ role: "gateway", version: "1" });
   metrics.commands.answered("credit", outcome, 2);
-  expect(await linesOf(metrics, "coffer_commands_total{")).toEqual([
+  const lines = await linesOf(metrics, "coffer_commands_total{");
+  expect(lines.filter((line) => !line.endsWith(" 0"))).toEqual([
     `coffer_commands_total{type="credit",outcome="${name}"} 1`,
   ]);
+  // And faults are there from the first command on
+  expect(lines).toHaveLength(["unavailable", "overloaded", "unknown"].includes(name) ? 3 : 4);
 });
 
 function measuresOf(waitSeconds: number): LaneMeasures {
@@ -101,7 +104,8 @@ it("the relay's lag and the reconciliation are shown when there are any", async 
     lanes: [{ ...lane, outstanding: 4, pendingTransfers: 5, damagedWallets: 6 }],
     handOffs: [],
   };
-  let latest: { differences: number; finishedAtMs: number } | null = null;
+  let latest: { differences: number; finishedAtMs: number | null };
+  latest = { differences: 0, finishedAtMs: null };
   const metrics = buildMetrics({ role: "host", version: "1" });
   metrics.watchHost({
     status: () => status,
@@ -113,6 +117,9 @@ it("the relay's lag and the reconciliation are shown when there are any", async 
     'coffer_relay_lag_seconds{sink="stream"} 1.5',
   ]);
   expect(await linesOf(metrics, "coffer_verify")).toEqual([]);
+  // What a first run has found is shown before it has ended
+  latest = { differences: 1, finishedAtMs: null };
+  expect(await linesOf(metrics, "coffer_verify")).toEqual(["coffer_verify_differences 1"]);
   latest = { differences: 2, finishedAtMs: 1_500 };
   expect(await linesOf(metrics, "coffer_verify")).toEqual([
     "coffer_verify_differences 2",

@@ -20,7 +20,7 @@ import {
   type HostSources,
 } from "./metric-sources.ts";
 import { addCounter, addGauge, addHistogram, newCounts, once, type Labels } from "./prometheus.ts";
-import type { Outcome } from "./protocol.ts";
+import type { Fault, Outcome } from "./protocol.ts";
 
 /** What the command desk tells. */
 export interface CommandMeter {
@@ -195,7 +195,9 @@ function buildCommandMeter(registry: Registry): CommandMeter {
     answered(type, outcome, elapsedMs) {
       let kind = kinds.get(type);
       if (kind === undefined) {
-        kind = { tally: histogram({ type }), outcomes: new Map() };
+        // Faults from 0 on: a counter that begins with its first one shows no increase.
+        const faults = ["unavailable", "overloaded", "unknown"] satisfies Fault[];
+        kind = { tally: histogram({ type }), outcomes: new Map(faults.map((each) => [each, 0])) };
         kinds.set(type, kind);
       }
       observe(kind.tally, SECONDS, elapsedMs / 1e3);

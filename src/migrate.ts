@@ -7,6 +7,7 @@
  */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
+import type pg from "pg";
 import { withClient } from "./database.ts";
 import { packageRoot } from "./package-root.ts";
 
@@ -88,8 +89,9 @@ async function migrate(
   const quiet = { debug: tell, info: () => {}, warn: tell, error: tell };
   // Loaded when there is something to run: it is a tenth of what a process loads to start.
   const { runner } = await import("node-pg-migrate");
-  const done = await withClient(databaseUrl, (client) =>
-    runner({
+  const done = await withClient(databaseUrl, (client) => {
+    const said = rememberErrors(client);
+    return runner({
       dbClient: client,
       dir: folder,
       ignorePattern: String.raw`(?!.*\.sql$).*`,
@@ -100,12 +102,30 @@ async function migrate(
       singleTransaction: true,
       advisoryLockMode: "wait",
       logger: quiet,
-    }),
-  );
+    }).catch((error: unknown) => {
+      throw said.first ?? error;
+    });
+  });
   for (const { name } of done) {
     tell(direction === "up" ? `Applied ${name}` : `Took back ${name}`);
   }
   return done.map(({ name }) => name);
+}
+
+/**
+ * The library tells of a failure at its own table in words of its own, without the database's code,
+ * by which others know whether to wait.
+ */
+function rememberErrors(client: pg.Client): { first: Error | undefined } {
+  const said: { first: Error | undefined } = { first: undefined };
+  const query = client.query.bind(client) as (...args: unknown[]) => Promise<unknown>;
+  const remembering = (...args: unknown[]): Promise<unknown> =>
+    query(...args).catch((error: Error) => {
+      said.first ??= error;
+      throw error;
+    });
+  Object.assign(client, { query: remembering });
+  return said;
 }
 
 const migrationsFolder = join(packageRoot, "src", "migrations");

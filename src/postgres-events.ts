@@ -18,13 +18,15 @@ export interface EventRow extends StoredEvent {
   readonly walletMetadata: string | null;
   readonly fingerprint: string | null;
   readonly shard: number;
+  /** Its place among the shard's events. */
+  readonly position: number;
   /** 64 hexadecimal digits; null: from before there were hashes. */
   readonly hash: string | null;
 }
 
 /** An `EventRow`, from `events e`. */
 export const EVENT_ROW_COLUMNS = `
-  ${EVENT_COLUMNS}, (e.data -> 'walletMetadata')::text AS "walletMetadata", e.fingerprint, e.shard,
+  ${EVENT_COLUMNS}, (e.data -> 'walletMetadata')::text AS "walletMetadata", e.fingerprint, e.shard, e.position,
   encode(e.hash, 'hex') AS hash`;
 
 export class UnreadableEvent extends Error {

@@ -27,7 +27,12 @@ import {
   type ReadModel,
   type StoredEvent,
 } from "./read-model.ts";
-import { buildShardedReadModel, type ReadPart, type TransferSide } from "./sharded-read-model.ts";
+import {
+  buildShardedReadModel,
+  type Arrival,
+  type ReadPart,
+  type TransferSide,
+} from "./sharded-read-model.ts";
 import type { Transfer } from "./transfer.ts";
 import { buildWalletsTogether } from "./postgres-wallet-reads.ts";
 import type { WalletState } from "./wallet.ts";
@@ -326,7 +331,7 @@ async function rangeOf(
 
 type TransferReads = Pick<
   ReadPart,
-  "transfer" | "transfersById" | "transferEvents" | "transferSides"
+  "transfer" | "transfersById" | "arrivalsById" | "transferEvents" | "transferSides"
 >;
 
 function buildTransferReads(ask: Ask): TransferReads {
@@ -343,6 +348,14 @@ function buildTransferReads(ask: Ask): TransferReads {
       return ask<Transfer>({
         name: "transfers-by-id",
         text: `SELECT ${TRANSFER_COLUMNS} FROM transfers t WHERE t.transfer_id = ANY ($1)`,
+        values: [transferIds],
+      });
+    },
+    arrivalsById(transferIds): Promise<Arrival[]> {
+      return ask<Arrival>({
+        name: "arrivals-by-id",
+        text: `SELECT transfer_id AS "transferId", to_version AS "toVersion" FROM transfer_verdicts
+               WHERE transfer_id = ANY ($1) AND to_version IS NOT NULL`,
         values: [transferIds],
       });
     },

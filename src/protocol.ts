@@ -27,8 +27,8 @@ export interface Command {
   readonly fingerprint: string | null;
   readonly walletId: string;
   /**
-   * A keyed creation without a wallet id: the gateway proposes an id in the key's shard, and the
-   * shard's owner uses instead the id that the first command with this key got.
+   * A creation without a wallet id: the gateway proposes an id in the shard of the command id, and
+   * the shard's owner uses instead the wallet id that the first command with this id got.
    */
   readonly proposedId: boolean;
   readonly expectedVersion: number | null;
@@ -270,6 +270,8 @@ export const SUBJECTS = {
    * `HostStatus` each. `{}` asks nothing.
    */
   status: "coffer.status",
+  /** Subscribed to by hosts that have shards; whoever publishes there learns whether one is. */
+  serving: "coffer.serving",
   /** Creations of wallets of an owner, by the shard of the owner's id: an array of `Change`. */
   owners: subjectOfEach("owners"),
 } as const;

@@ -149,6 +149,7 @@ export interface ReadModel {
     limit: number,
     beforeVersion: number | null,
   ): Promise<Page<StoredEvent, number>>;
+  /** One that its payee has is posted, also before its payer's record says so. */
   transfer(transferId: string): Promise<Transfer | null>;
   /**
    * Events of the transfer in all its wallets, in the order of the protocol: sent, received,
@@ -157,7 +158,7 @@ export interface ReadModel {
   transferEvents(transferId: string): Promise<StoredEvent[]>;
   /**
    * Transfers that the wallet has sent or received, newest first, with the wallet's own `version <
-   * beforeVersion` (null: from the newest). One that it has received is posted, also before its
+   * beforeVersion` (null: from the newest). One that its payee has is posted, also before its
    * payer's record says so. A page may be short and have a next one.
    */
   transfersOf(

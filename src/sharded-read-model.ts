@@ -6,7 +6,14 @@
  * the questions that need it and no others.
  */
 import { LIMITS } from "./limits.ts";
-import type { AccountTotal, Page, ReadModel, StoredEvent, WalletTransfer } from "./read-model.ts";
+import {
+  ReadUnavailable,
+  type AccountTotal,
+  type Page,
+  type ReadModel,
+  type StoredEvent,
+  type WalletTransfer,
+} from "./read-model.ts";
 import { grouped, shardOf } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 
@@ -23,9 +30,18 @@ export interface TransferSide {
   readonly record: Transfer | null;
 }
 
+/** A payee's yes to a transfer. */
+export interface Arrival {
+  readonly transferId: string;
+  /** Version of the payee that the money made. */
+  readonly toVersion: number;
+}
+
 /** What one database can answer by itself. */
 export interface ReadPart extends Omit<ReadModel, "transfersOf"> {
   transfersById(transferIds: readonly string[]): Promise<Transfer[]>;
+  /** Those of the transfers whose payees are here and have the money. */
+  arrivalsById(transferIds: readonly string[]): Promise<Arrival[]>;
   /** As `transfersOf`, with the records that are here. */
   transferSides(
     ...question: Parameters<ReadModel["transfersOf"]>
@@ -38,6 +54,30 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
 
   async function fromAll<T>(ask: (part: ReadPart) => Promise<T[]>): Promise<T[]> {
     return (await Promise.all(parts.map(ask))).flat();
+  }
+
+  /**
+   * The transfers as they are: a payer's record is marked a moment after the payee has decided and
+   * the caller was told, or much later when the payer's lane has died in between. While the payee's
+   * database is away they are as their records say.
+   */
+  async function asDecided(records: readonly Transfer[]): Promise<Transfer[]> {
+    const pending = records.filter(({ status }) => status === "pending");
+    const asked = [...grouped(pending, ({ toWalletId }) => home(toWalletId))].map(([part, there]) =>
+      part
+        .arrivalsById(there.map(({ transferId }) => transferId))
+        .catch((error: unknown): Arrival[] => {
+          if (error instanceof ReadUnavailable) return [];
+          throw error;
+        }),
+    );
+    const arrived = new Map(
+      (await Promise.all(asked)).flat().map(({ transferId, toVersion }) => [transferId, toVersion]),
+    );
+    return records.map((record) => {
+      const toVersion = arrived.get(record.transferId);
+      return toVersion === undefined ? record : { ...record, status: "posted", toVersion };
+    });
   }
 
   return {
@@ -65,27 +105,32 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
     events: (walletId, ...rest) => home(walletId).events(walletId, ...rest),
     transactions: (walletId, ...rest) => home(walletId).transactions(walletId, ...rest),
     // Its payer's database has it, and the id does not tell which that is.
-    transfer: (transferId) => firstFound(parts.map((part) => part.transfer(transferId))),
+    async transfer(transferId) {
+      const record = await firstFound(parts.map((part) => part.transfer(transferId)));
+      return record === null ? null : (await asDecided([record]))[0]!;
+    },
     async transferEvents(transferId) {
       const found = await fromAll((part) => part.transferEvents(transferId));
       return found.toSorted((one, other) => stepOf(one) - stepOf(other));
     },
     // A payee's side names the payer, whose database has the record.
-    async transfersOf(walletId, ...rest) {
-      const { rows, next } = await home(walletId).transferSides(walletId, ...rest);
+    async transfersOf(walletId, status, ...rest) {
+      const { rows, next } = await home(walletId).transferSides(walletId, status, ...rest);
+      const sent = rows.filter(({ isPayee }) => !isPayee);
       const here = rows.flatMap(({ record }) => (record === null ? [] : [record]));
       const elsewhere = rows.filter(({ record }) => record === null);
       const sidesOf = grouped(elsewhere, ({ fromWalletId }) => home(fromWalletId));
       const asked = [...sidesOf].map(([part, sides]) =>
         part.transfersById(sides.map(({ transferId }) => transferId)),
       );
-      const records = new Map(
-        [...here, ...(await Promise.all(asked)).flat()].map((record) => [
-          record.transferId,
-          record,
-        ]),
-      );
-      return { rows: rows.map((side) => asWalletHasIt(side, records)), next };
+      const found = [...here, ...(await Promise.all(asked)).flat()];
+      const records = new Map(found.map((record) => [record.transferId, record]));
+      const paid = sent.flatMap(({ transferId }) => records.get(transferId) ?? []);
+      for (const record of await asDecided(paid)) records.set(record.transferId, record);
+      const all = rows.map((side) => asWalletHasIt(side, records));
+      const isMeant = ({ transfer }: WalletTransfer): boolean =>
+        status !== "pending" || transfer.status === "pending";
+      return { rows: all.filter(isMeant), next };
     },
     hold: (walletId, holdId) => home(walletId).hold(walletId, holdId),
     holds: (walletId, ...rest) => home(walletId).holds(walletId, ...rest),

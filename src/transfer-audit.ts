@@ -6,6 +6,8 @@
  */
 import type { Found, Name } from "./differences.ts";
 import { LIMITS } from "./limits.ts";
+import { canonicalJson } from "./metadata.ts";
+import type { Rejection } from "./rejection.ts";
 import { shardOf } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 
@@ -17,6 +19,7 @@ export interface VerdictRow {
   readonly toWalletId: string;
   /** Null: refused. */
   readonly toVersion: number | null;
+  readonly rejection: Rejection | null;
 }
 
 export interface TransferEventRow {
@@ -26,9 +29,26 @@ export interface TransferEventRow {
   readonly amountMinor: number | null;
   readonly counterpartyId: string | null;
   readonly transferId: string | null;
+  readonly commandId: string | null;
+  readonly correlationId: string | null;
+  readonly description: string | null;
+  readonly holdId: string | null;
   /** Of its wallet; null when that has no row. */
   readonly currency: string | null;
+  /** As its wallet was created; null when that event is gone. */
+  readonly createdCurrency: string | null;
+  readonly createdDecimalPlaces: number | null;
 }
+
+/** Fields of a record that the payer's events fix, with the names of their columns. */
+const RECORD_FIELDS = [
+  ["currency", "currency", "createdCurrency"],
+  ["decimal_places", "decimalPlaces", "createdDecimalPlaces"],
+  ["command_id", "commandId", "commandId"],
+  ["correlation_id", "correlationId", "correlationId"],
+  ["description", "description", "description"],
+  ["hold_id", "holdId", "holdId"],
+] as const;
 
 export interface TransferFacts {
   readonly transferId: string;
@@ -97,6 +117,18 @@ function auditSent({ sent, transferId }: TransferFacts, row: TransferRow, name: 
   const expected = said("TransferSent", transferId, row.amountMinor, "to", row.toWalletId);
   const found = saidBy(sent, "to");
   if (found !== expected) name({ kind: "transfer_sent", walletId, version, expected, found });
+  else auditRecord(sent!, row, name);
+}
+
+function auditRecord(sent: TransferEventRow, row: TransferRow, name: Name): void {
+  const { fromWalletId: walletId, fromVersion: version } = row;
+  for (const [field, key, told] of RECORD_FIELDS) {
+    const [expected, found] = [sent[told], row[key]];
+    // A wallet without its first event is named as such.
+    const isUnknown = told.startsWith("created") && expected === null;
+    if (found === expected || isUnknown) continue;
+    name({ kind: "transfer_record", walletId, version, field, expected, found });
+  }
 }
 
 /** A verdict `posted` says that the money is there. */
@@ -132,6 +164,22 @@ function auditStatus({ verdict, received }: TransferFacts, row: TransferRow, nam
   const expected = verdict.toVersion === null ? "returned" : `posted at ${verdict.toVersion}`;
   const found = status === "returned" ? "returned" : `posted at ${row.toVersion}`;
   if (found !== expected) name({ kind, walletId, version, field: "status", expected, found });
+  else auditRejection(verdict, row, name);
+}
+
+/** The caller is told the verdict's reason, by the record. */
+function auditRejection(verdict: VerdictRow, row: TransferRow, name: Name): void {
+  const { fromWalletId: walletId, fromVersion: version } = row;
+  const [expected, found] = [verdict, row].map(({ rejection }) => canonicalJson(rejection));
+  if (found === expected) return;
+  name({
+    kind: "transfer_record",
+    walletId,
+    version,
+    field: "rejection",
+    expected: expected!,
+    found: found!,
+  });
 }
 
 function auditReturns(facts: TransferFacts, row: TransferRow, name: Name): void {

@@ -175,6 +175,24 @@ export function rowsAfter(
   return query(text, [after, limit]);
 }
 
+/** The next wallets that have rows of holds, and whether they have events. */
+export function walletsWithHolds(
+  query: Query,
+  after: string,
+  limit: number,
+): Promise<Array<{ walletId: string; hasEvents: boolean }>> {
+  const next = (than: string): string =>
+    `SELECT min(h.wallet_id) FROM holds h WHERE h.wallet_id > ${than}`;
+  const text = `WITH RECURSIVE ids (wallet_id, n) AS (
+                  SELECT (${next("$1")}), 1
+                  UNION ALL
+                  SELECT (${next("ids.wallet_id")}), ids.n + 1 FROM ids WHERE ids.wallet_id IS NOT NULL AND ids.n < $2
+                )
+                SELECT wallet_id AS "walletId", EXISTS (SELECT FROM events e WHERE e.wallet_id = ids.wallet_id) AS "hasEvents"
+                FROM ids WHERE wallet_id IS NOT NULL ORDER BY n`;
+  return query(text, [after, limit]);
+}
+
 /** Which of these command ids of wallets are recorded as rejected. */
 export function rejectedOf(
   query: Query,
@@ -219,15 +237,18 @@ export function transfersById(
 }
 
 export function verdictsById(query: Query, ids: readonly string[]): Promise<VerdictRow[]> {
-  const text = `SELECT transfer_id AS "transferId", to_wallet AS "toWalletId", to_version AS "toVersion"
+  const text = `SELECT transfer_id AS "transferId", to_wallet AS "toWalletId", to_version AS "toVersion", rejection
                 FROM transfer_verdicts WHERE transfer_id = ANY ($1)`;
   return query<VerdictRow>(text, [ids]);
 }
 
 const TRANSFER_EVENT = `
   SELECT e.wallet_id AS "walletId", e.version, e.type, e.amount AS "amountMinor", e.counterparty AS "counterpartyId",
-         e.transfer_id AS "transferId", w.currency`;
-const ITS_WALLET = `LEFT JOIN wallets w ON w.wallet_id = e.wallet_id COLLATE "C"`;
+         e.transfer_id AS "transferId", e.command_id AS "commandId", coalesce(e.correlation_id, e.command_id) AS "correlationId",
+         e.description, e.data #>> '{hold,holdId}' AS "holdId", w.currency, c.data ->> 'currency' AS "createdCurrency",
+         (c.data ->> 'decimalPlaces')::int AS "createdDecimalPlaces"`;
+const ITS_WALLET = `LEFT JOIN wallets w ON w.wallet_id = e.wallet_id COLLATE "C"
+                    LEFT JOIN events c ON c.wallet_id = e.wallet_id AND c.version = 0`;
 
 /** Whatever event is at these places. */
 export function eventsAt(
@@ -255,6 +276,13 @@ const FREE_PLANS = `
 
 export interface Totals {
   readonly accounts: ReadonlyArray<{ currency: string; account: string; balance: string }>;
+  /** What `GET /ledger/trial-balance` says otherwise, as it goes on from kept totals. */
+  readonly kept: ReadonlyArray<{
+    currency: string;
+    account: string;
+    expected: string;
+    found: string;
+  }>;
   /** Command ids that events of one wallet share. */
   readonly repeated: ReadonlyArray<{ walletId: string; commandId: string; count: number }>;
   /** Shards whose positions are not 1, 2, 3 ... */
@@ -266,6 +294,11 @@ export async function totals(query: Query): Promise<Totals> {
   const accounts = await query<Totals["accounts"][number]>(
     "SELECT currency, account, sum(balance)::text AS balance FROM trial_balance GROUP BY currency, account",
   );
+  const kept = await query<Totals["kept"][number]>(
+    `SELECT currency, account, coalesce(b.balance, 0)::text AS expected, coalesce(n.balance, 0)::text AS found
+     FROM trial_balance b FULL JOIN trial_balance_now n USING (currency, account)
+     WHERE coalesce(b.balance, 0) <> coalesce(n.balance, 0) ORDER BY currency, account`,
+  );
   const repeated = await query<Totals["repeated"][number]>(
     `SELECT wallet_id AS "walletId", command_id AS "commandId", count(*) AS count FROM events
      WHERE command_id IS NOT NULL GROUP BY command_id, wallet_id HAVING count(*) > 1 LIMIT $1`,
@@ -275,7 +308,7 @@ export async function totals(query: Query): Promise<Totals> {
     `SELECT shard, count(*) AS events, max(position) AS position FROM events
      GROUP BY shard HAVING count(*) <> max(position) ORDER BY shard`,
   );
-  return { accounts, repeated, gaps };
+  return { accounts, kept, repeated, gaps };
 }
 
 export interface Counts {
@@ -306,11 +339,14 @@ export interface Setting {
   readonly guardsOff: readonly string[];
 }
 
+/** What `pg_trigger.tgtype` says of a trigger before each row's change and deletion, or a truncation. */
+const [ROWS, TRUNCATION] = [27, 34];
 const TRIGGERS = [
-  ["events", "events_append_only"],
-  ["events", "events_no_truncate"],
-  ["transfer_verdicts", "verdicts_append_only"],
-  ["transfer_verdicts", "verdicts_no_truncate"],
+  ["events", "events_append_only", ROWS],
+  ["events", "events_no_truncate", TRUNCATION],
+  ["transfer_verdicts", "verdicts_append_only", ROWS],
+  ["transfer_verdicts", "verdicts_no_truncate", TRUNCATION],
+  ["chain", "chain_fixed", ROWS],
 ] as const;
 const UNIQUE_KEYS = [
   "events_pkey",
@@ -329,14 +365,20 @@ export async function settingOf(query: Query): Promise<Setting> {
             to_regclass('holds') IS NOT NULL AS "hasHolds"`,
   );
   const guardsOff = await query<{ name: string }>(
-    `SELECT 'trigger ' || g.name || ' on ' || g.tab AS name FROM unnest($1::text[], $2::text[]) g (tab, name)
+    `SELECT 'trigger ' || g.name || ' on ' || g.tab AS name FROM unnest($1::text[], $2::text[], $3::int[]) g (tab, name, kind)
      WHERE NOT EXISTS (SELECT FROM pg_trigger t
-                       WHERE t.tgrelid = to_regclass(g.tab) AND t.tgname = g.name AND t.tgenabled IN ('O', 'A'))
+                       WHERE t.tgrelid = to_regclass(g.tab) AND t.tgname = g.name AND t.tgtype = g.kind AND t.tgqual IS NULL
+                         AND (t.tgenabled = 'A' OR t.tgenabled = 'O' AND current_setting('session_replication_role') <> 'replica'))
      UNION ALL
-     SELECT 'unique index ' || k.name FROM unnest($3::text[]) k (name)
+     SELECT 'unique index ' || k.name FROM unnest($4::text[]) k (name)
      WHERE NOT EXISTS (SELECT FROM pg_index i
                        WHERE i.indexrelid = to_regclass(k.name) AND i.indisunique AND i.indisvalid)`,
-    [TRIGGERS.map(([table]) => table), TRIGGERS.map(([, name]) => name), [...UNIQUE_KEYS]],
+    [
+      TRIGGERS.map(([table]) => table),
+      TRIGGERS.map(([, name]) => name),
+      TRIGGERS.map(([, , kind]) => kind),
+      [...UNIQUE_KEYS],
+    ],
   );
   return { ...known!, guardsOff: guardsOff.map(({ name }) => name) };
 }

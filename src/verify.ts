@@ -20,7 +20,7 @@ import {
   type DifferenceList,
   type Found,
 } from "./differences.ts";
-import type { StoredHold } from "./hold-audit.ts";
+import { auditHolds, type StoredHold } from "./hold-audit.ts";
 import { LIMITS } from "./limits.ts";
 import type { EventRow } from "./postgres-events.ts";
 import { shardOf } from "./shard.ts";
@@ -98,6 +98,7 @@ export async function verify(options: VerifyOptions): Promise<VerifyReport> {
     for (const database of databases) await run.auditEvents(database);
     if (options.walletId === undefined) {
       for (const database of databases) await run.auditRowsWithoutEvents(database);
+      for (const database of databases) await run.auditHoldsWithoutEvents(database);
       for (const database of databases) await run.auditRecords(database);
       for (const database of databases) await run.auditVerdicts(database);
       if (isOneView) await run.auditTotals();
@@ -123,6 +124,7 @@ interface Run {
   setUp(database: BooksDatabase): Promise<void>;
   auditEvents(database: BooksDatabase): Promise<void>;
   auditRowsWithoutEvents(database: BooksDatabase): Promise<void>;
+  auditHoldsWithoutEvents(database: BooksDatabase): Promise<void>;
   auditRecords(database: BooksDatabase): Promise<void>;
   auditVerdicts(database: BooksDatabase): Promise<void>;
   auditTotals(): Promise<void>;
@@ -313,6 +315,24 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     }
   }
 
+  async function auditHoldsWithoutEvents(database: BooksDatabase): Promise<void> {
+    if (!settings[database.index]!.hasHolds) return;
+    for (let after = ""; ;) {
+      const page = await database.read((query) =>
+        books.walletsWithHolds(query, after, LIMITS.verifyPageRows),
+      );
+      for (const { walletId, hasEvents } of page) {
+        if (hasEvents || !isOurs(walletId)) continue;
+        const holds = await database.read((query) => books.holdsOf(query, [walletId]));
+        auditHolds(walletId, list.name).end(holds, 0);
+        await options.onWalletDiffers?.(walletId, database.index);
+      }
+      if (page.length < LIMITS.verifyPageRows) return;
+      after = page.at(-1)!.walletId;
+      await pace?.spend(0);
+    }
+  }
+
   // ---- transfers --------------------------------------------------------------------------------
 
   async function auditKeys(
@@ -400,7 +420,7 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     const sums = new Map<string, bigint>();
     const inTransit = new Map<string, bigint>();
     for (const database of databases) {
-      const { accounts, repeated, gaps } = await database.read(books.totals);
+      const { accounts, kept, repeated, gaps } = await database.read(books.totals);
       done.books += 1;
       tell("books");
       for (const { currency, account, balance } of accounts) {
@@ -408,6 +428,10 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
         sums.set(currency, (sums.get(currency) ?? 0n) + minor);
         if (account !== "system:transit") continue;
         inTransit.set(currency, (inTransit.get(currency) ?? 0n) + minor);
+      }
+      for (const { currency, account, expected, found } of kept) {
+        const field = `${currency} ${account} in database ${database.index + 1}`;
+        list.name({ kind: "account_totals", field, expected, found });
       }
       for (const { walletId, commandId: field, count } of repeated) {
         list.name({ kind: "command_twice", walletId, field, expected: 1, found: count });
@@ -433,6 +457,7 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     setUp,
     auditEvents,
     auditRowsWithoutEvents,
+    auditHoldsWithoutEvents,
     auditRecords,
     auditVerdicts,
     auditTotals,

@@ -61,6 +61,7 @@ export function auditWallet(walletId: string, chainStartedMs: number, name: Name
   let state: WalletState | null = null;
   let hash: string | null = null;
   let isSound = true;
+  let lastPosition = 0;
   const holdAudit = auditHolds(walletId, name);
 
   function wrong(version: number, found: Found): void {
@@ -85,6 +86,7 @@ export function auditWallet(walletId: string, chainStartedMs: number, name: Name
     if (event !== null) compareAccount(event, row);
     compareState(folded, row);
     auditHash(row);
+    auditPosition(row);
     holdAudit.event(row);
     // From what the row says on, whatever was expected.
     const { balanceMinor, heldMinor, status, occurredAtMs: updatedAtMs } = row;
@@ -123,6 +125,17 @@ export function auditWallet(walletId: string, chainStartedMs: number, name: Name
     for (const [field, expected, found] of fields) {
       if (found !== expected) wrong(version, { kind, field, expected, found });
     }
+  }
+
+  /** Readers in the order of places must meet the wallet's events in that of their versions. */
+  function auditPosition({ version, position, shard }: EventRow): void {
+    // One in another shard is named as such.
+    if (shard !== shardOf(walletId)) return;
+    if (position <= lastPosition) {
+      const expected = `behind ${lastPosition}`;
+      name({ kind: "position_order", walletId, version, expected, found: position });
+    }
+    lastPosition = position;
   }
 
   function auditHash(row: EventRow): void {

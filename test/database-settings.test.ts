@@ -25,7 +25,8 @@ import type { WalletState } from "../src/wallet.ts";
 import { checkBooks, openDatabase, type TestDatabase } from "./stage/audited-database.ts";
 import { idIn, unique } from "./stage/ids.ts";
 import { draft, putCredit, putWallet, type Draft } from "./stage/journal-drafts.ts";
-import { startCoffer } from "./stage/process.ts";
+import { runCoffer, startCoffer } from "./stage/process.ts";
+import { createDatabase, onServer } from "./stage/servers.ts";
 import { openWire } from "./stage/wire.ts";
 
 const NAME = "database_settings";
@@ -289,6 +290,70 @@ it("takes as long for a migration as it takes, whatever the role allows a statem
     return (await client.query("SELECT pg_sleep(0.1), 1 AS done")).rows;
   });
   expect(rows).toMatchObject([{ done: 1 }]);
+});
+
+describe("a new database", () => {
+  const url = () => newUrl.href;
+  let newUrl: URL;
+
+  beforeEach(async () => {
+    newUrl = new URL(plainUrl);
+    newUrl.pathname = "/database_settings_new";
+    await createDatabase(database.url, "database_settings_new");
+  });
+
+  afterEach(async () => {
+    await onServer(database.url, "DROP DATABASE database_settings_new WITH (FORCE)");
+  });
+
+  it("where the role may make no tables ends the start with what to mend", async () => {
+    const { code, output } = await runCoffer({ DATABASE_URL: url() });
+    expect(code).toBe(1);
+    expect(output).toContain(
+      "/database_settings_new (DATABASE_URL) cannot be used: permission denied for schema public",
+    );
+    expect(output).not.toContain("nobody expected");
+  });
+
+  it("where nothing may be written yet is waited for", { timeout: 60_000 }, async () => {
+    // Given a database that is read-only, and a start that has heard so
+    await onServer(
+      database.url,
+      `GRANT CREATE ON DATABASE database_settings_new TO ${ROLE};
+       ALTER DATABASE database_settings_new OWNER TO ${ROLE};
+       ALTER DATABASE database_settings_new SET default_transaction_read_only = on`,
+    );
+    const wire = await openWire(url());
+    const starting = startCoffer({ DATABASE_URL: wire.url, LOG_LEVEL: "warn" });
+    await Promise.race([wire.heard("read-only transaction"), starting]);
+
+    // When it is writable again
+    await onServer(
+      database.url,
+      "ALTER DATABASE database_settings_new RESET default_transaction_read_only",
+    );
+
+    // Then it serves
+    const coffer = await starting;
+    onTestFinished(async () => void (await coffer.kill()));
+    await coffer.untilReady();
+    expect((await coffer.stop()).code).toBe(0);
+  });
+
+  it.each([
+    ["a wrong password", (it: URL) => (it.password = "wrong"), "password authentication failed"],
+    ["TLS where there is none", (it: URL) => (it.search = "sslmode=verify-full"), "SSL"],
+  ])("is refused by a gateway with %s, in one line", async (_what, spoil, reason) => {
+    spoil(newUrl);
+    const { code, output } = await runCoffer({
+      ROLE: "gateway",
+      DATABASE_URL: url(),
+      NATS_URL: "nats://127.0.0.1:1",
+    });
+    expect(code).toBe(1);
+    expect(output).toMatch(new RegExp(`\\(DATABASE_URL\\) cannot be used: .*${reason}`));
+    expect(output).not.toContain("nobody expected");
+  });
 });
 
 it("waits at its start while others have all connections", { timeout: 60_000 }, async () => {

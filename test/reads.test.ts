@@ -117,6 +117,20 @@ describe("a wallet's past", () => {
     }
   });
 
+  it("brings along transactions that lie behind more events than a page looks at", async () => {
+    const { id } = await stack.open({ initialBalance: 1 });
+    await stack.post(`/wallets/${id}/credit`, { amount: 2 });
+    for (let n = 0; n < 5; n++) {
+      await stack.ask("PATCH", `/wallets/${id}`, { json: { metadata: { n } } });
+    }
+    for (const queryScanRowsMax of [1, 3]) {
+      withLimits({ queryScanRowsMax });
+      const { body } = await stack.get(`/wallets/${id}?include=transactions`);
+      expect(body.transactions.map(({ amount }) => amount)).toEqual([1, 2]);
+    }
+    withLimits({ queryScanRowsMax: 10_000 });
+  });
+
   it("does not reach before its creation, nor into the future", async () => {
     const past = await openPast();
     const { id, createdAt } = past[0]!;

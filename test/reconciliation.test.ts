@@ -136,6 +136,27 @@ it("keeps to its pace, says at once what it found, and ends in the middle with i
   expect(performance.now() - againAtMs).toBeGreaterThan(((18 + 3) / 20) * 1_000 - 50);
 });
 
+it("still says what it found when its connection is lost on the way", async () => {
+  // Given a run at a slow pace that has found something
+  withLimits({ verifyRetryMs: 60_000 });
+  await copy.tamper(0, "DELETE FROM wallets WHERE wallet_id = $1", [world.anna]);
+  const reconciliation = start({ rowsPerSecond: 10 });
+  await until("it has found something", () => reconciliation.status().differences > 0);
+
+  // When the databases end its sessions
+  for (const url of copy.urls) {
+    await withClient(url, (client) =>
+      client.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = 'coffer-verify'`),
+    );
+  }
+  await until("the run has failed", () => !reconciliation.status().running);
+
+  // Then the difference stays known
+  expect(reconciliation.status()).toMatchObject({ differences: 1, lastRunAt: null });
+  await expect(reconciliation.probe()).rejects.toThrow("wallet_missing");
+});
+
 it("begins anew when a database was away", async () => {
   withLimits({ verifyRetryMs: 20 });
   const later = copy.urls.map((url) => url.replace("_copy_", "_later_"));

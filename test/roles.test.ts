@@ -185,6 +185,30 @@ it("a gateway without any host says so: 503 with Retry-After, at the deadline", 
   }
 });
 
+it("a host that has no shards and sees no Redis is not ready, nor are the gateways", async () => {
+  // Given a host that nobody tells who else is alive
+  const closed = await startRedis();
+  await closed.stop();
+  const host = await startCoffer({
+    ROLE: "host",
+    ...clusterEnv(),
+    REDIS_URL: closed.url,
+    HOST_ID: "host-blind",
+  });
+  onTestFinished(async () => void (await host.kill()));
+
+  // Then nothing says that commands can be served
+  await Promise.all([host, ...gateways].map((one) => one.untilReady(503)));
+  const body = (await (await fetch(`${host.baseUrl}/health`)).json()) as {
+    checks: Record<string, { state: string; reason?: string }>;
+  };
+  expect(body.checks).toMatchObject({
+    database: { state: "up" },
+    redis: { state: "down", reason: expect.stringContaining("ECONNREFUSED") },
+  });
+  expect((await host.stop()).code).toBe(0);
+});
+
 it("what is written through one gateway is read, repeated and watched through the other", async () => {
   // Given a host, and a client of the feed at the second gateway
   await startHost("one");

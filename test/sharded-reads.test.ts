@@ -283,7 +283,9 @@ describe("the read model", () => {
     expect(await listed(to)).toEqual([{ version: 2, transfer: received }]);
     expect(await listed(to, "posted")).toHaveLength(1);
     expect(await listed(to, "pending")).toEqual([]);
-    expect(await listed(from, "pending")).toHaveLength(1);
+    expect(await listed(from, "pending")).toEqual([]);
+    expect(await listed(from)).toEqual([{ version: 2, transfer: received }]);
+    expect(await reads.transfer(transferId)).toEqual(received);
     const events = await reads.transferEvents(transferId);
     expect(events.map(({ type, walletId, version }) => [type, walletId, version])).toEqual([
       ["TransferSent", from, 2],

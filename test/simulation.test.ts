@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { packageRoot } from "../src/package-root.ts";
 import { metText, tellingLines } from "./simulation/simulate.ts";
-import { PLANTS, simulate, type Plant } from "./simulation/world.ts";
+import { PLANTS, simulate, type Plant, type RunResult } from "./simulation/world.ts";
 
 const SEEDS = 500;
 const WITHIN_MS = 300_000;
@@ -96,6 +96,14 @@ test("what was met is a line for each kind, at most 100 columns wide", () => {
 });
 
 describe("a seed", () => {
+  async function firstFailing(plant: Plant): Promise<RunResult> {
+    for (let seed = 1; seed <= 8; seed++) {
+      const result = await simulate({ seed, plant, trace: true });
+      if (result.violations.length > 0) return result;
+    }
+    throw new Error(`no seed has found ${plant}`);
+  }
+
   test.each([5, 6])("replays exactly (%i)", async (seed) => {
     const first = await simulate({ seed, trace: true });
     const second = await simulate({ seed, trace: true });
@@ -106,22 +114,18 @@ describe("a seed", () => {
   });
 
   test("that fails tells what was violated, and of whom", async () => {
-    const { violations, lines } = await simulate({
-      seed: 1,
-      plant: "noDurableCommand",
-      trace: true,
-    });
+    const { violations, lines } = await firstFailing("noDurableCommand");
     expect(violations.join("\n")).toContain("wallet-");
     const telling = tellingLines(lines, violations);
     expect(telling.length).toBeGreaterThan(0);
     expect(telling.length).toBeLessThan(lines.length);
   });
 
-  test("that fails ends the command line with 1, its number and its trace", async () => {
-    const { code, output } = await run("--seeds", "1", "--plant", "noDurableCommand", "--first");
+  test("that fails ends the command line with 1, their numbers and traces", async () => {
+    const { code, output } = await run("--seeds", "8", "--plant", "noDurableCommand", "--first");
     expect(code).toBe(1);
-    expect(output).toMatch(/^seed 1: \{.+\n {2}\S/m);
+    expect(output).toMatch(/^seed \d: \{.+\n {2}\S/m);
     expect(output).toMatch(/^ +\d+\.\d\d {2}\S+ +.*wallet-\d/m);
-    expect(output).toMatch(/^failed: 1$/m);
+    expect(output).toMatch(/^failed: \d( \d)*$/m);
   });
 });

@@ -492,6 +492,86 @@ const TAMPERINGS: readonly Tampering[] = [
     ],
   },
   {
+    what: "what a transfer's record says besides",
+    sql: ({ posted }) => [
+      `UPDATE transfers SET currency = 'EUR', decimal_places = 0, command_id = 'c', correlation_id = 'd', description = 'e',
+         hold_id = 'f' WHERE transfer_id = $1`,
+      [posted.transferId],
+    ],
+    expected: [
+      "transfer_record anna:8 posted (command_id)",
+      "transfer_record anna:8 posted (correlation_id)",
+      "transfer_record anna:8 posted (currency)",
+      "transfer_record anna:8 posted (decimal_places)",
+      "transfer_record anna:8 posted (description)",
+      "transfer_record anna:8 posted (hold_id)",
+    ],
+  },
+  {
+    what: "why a transfer was refused",
+    database: 1,
+    sql: ({ returned }) => [
+      `UPDATE transfer_verdicts SET rejection = '{"code": "wallet_not_active"}' WHERE transfer_id = $1`,
+      [returned.transferId],
+    ],
+    expected: ["transfer_record anna:9 returned (rejection)"],
+  },
+  {
+    what: "a hold of a wallet that nobody knows",
+    sql: ({ nobody }) => [
+      `INSERT INTO holds (wallet_id, hold_id, shard, amount, captured, status, kind, created_at)
+       VALUES ($1, 'h1', 0, 5, 0, 'ACTIVE', 'OTHER', now())`,
+      [nobody],
+    ],
+    expected: ["hold_without_events nobody: (h1)"],
+  },
+  {
+    what: "two events in each other's place among their shard's",
+    sql: ({ anna }) => [
+      `ALTER TABLE events DROP CONSTRAINT events_position_check;
+       UPDATE events SET position = -position WHERE wallet_id = '${anna}' AND version IN (3, 4);
+       UPDATE events e SET position = -o.position FROM (SELECT version, position FROM events WHERE wallet_id = '${anna}') o
+       WHERE e.wallet_id = '${anna}' AND (e.version, o.version) IN ((3, 4), (4, 3))`,
+    ],
+    expected: ["position_order anna:4"],
+  },
+  {
+    what: "the totals that a trial balance goes on from",
+    sql: () => [
+      "SELECT advance_totals(1000, 0); UPDATE account_totals SET balance = balance + 1 WHERE account = 'system:world'",
+    ],
+    expected: ["account_totals (USD system:world in database 1)"],
+  },
+  {
+    what: "triggers that fire for some only, or never",
+    sql: () => [
+      `DROP TRIGGER events_append_only ON events;
+       CREATE TRIGGER events_append_only BEFORE DELETE ON events FOR EACH ROW EXECUTE FUNCTION refuse_change();
+       DROP TRIGGER verdicts_append_only ON transfer_verdicts;
+       CREATE TRIGGER verdicts_append_only BEFORE UPDATE OR DELETE ON transfer_verdicts
+         FOR EACH ROW WHEN (false) EXECUTE FUNCTION refuse_change();
+       ALTER TABLE chain DISABLE TRIGGER chain_fixed`,
+    ],
+    expected: [
+      "guard_off (trigger chain_fixed on chain)",
+      "guard_off (trigger events_append_only on events)",
+      "guard_off (trigger verdicts_append_only on transfer_verdicts)",
+    ],
+  },
+  {
+    what: "a database whose sessions fire no triggers",
+    sql: () => [
+      "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET session_replication_role = replica', current_database()); END $$",
+    ],
+    expected: [
+      "guard_off (trigger chain_fixed on chain)",
+      "guard_off (trigger events_append_only on events)",
+      "guard_off (trigger events_no_truncate on events)",
+      "guard_off (trigger verdicts_append_only on transfer_verdicts)",
+      "guard_off (trigger verdicts_no_truncate on transfer_verdicts)",
+    ],
+  },
+  {
     what: "a trigger that is off",
     sql: () => ["ALTER TABLE events DISABLE TRIGGER events_append_only"],
     expected: ["guard_off (trigger events_append_only on events)"],

@@ -236,13 +236,13 @@ export function transferBetween(from: WalletState, toWalletId: string, minor: nu
 
 /** The payer's event and its record of the transfer. */
 export function putReserve(writes: Draft, from: WalletState, transfer: Transfer): WalletState {
-  const { commandId, fromWalletId, toWalletId } = transfer;
+  const { commandId, fromWalletId, toWalletId, description } = transfer;
   writes.transfers.push(transfer);
   return put(
     writes,
     fromWalletId,
     moved("TransferSent", transfer, toWalletId),
-    { commandId },
+    { commandId, description },
     from,
   );
 }
