@@ -27,6 +27,8 @@ const ENVELOPE_BYTES = 1_024;
 const BYTES_PER_UNIT = 6;
 /** An error in its code's own words, without the key. */
 const ERROR_BYTES = 320;
+/** Most UTF-16 units of a key: two for each of its characters. */
+const KEY_UNITS_MAX = 2 * LIMITS.keyLengthMax;
 /** What a batch's key gets behind it for each command. */
 const INDEX_LENGTH = 6;
 
@@ -74,8 +76,8 @@ export function shortestBytes(commands: readonly unknown[], key: string | undefi
     const ids = lengthOf(walletId, LIMITS.idLengthMax) + lengthOf(toWalletId, LIMITS.idLengthMax);
     // An unknown outcome says with which key to ask for it.
     const keyLength = Math.max(
-      lengthOf(idempotencyKey, LIMITS.keyLengthMax),
-      lengthOf(key, LIMITS.keyLengthMax) + INDEX_LENGTH,
+      lengthOf(idempotencyKey, KEY_UNITS_MAX),
+      lengthOf(key, KEY_UNITS_MAX) + INDEX_LENGTH,
     );
     bytes += Math.max(row.outcomeBytesMax + ids, ERROR_BYTES + keyLength * BYTES_PER_UNIT);
   }

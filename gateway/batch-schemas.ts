@@ -6,7 +6,7 @@ import { Type, type TProperties } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
 import { holdFields, NATS_REQUESTS, withWalletId } from "./command-schemas.ts";
-import { HoldType, words } from "./schemas.ts";
+import { described, HoldType, words } from "./schemas.ts";
 
 const { type: _, ...heldFields } = holdFields;
 /** A hold, with a description and a reference of any length. */
@@ -79,7 +79,7 @@ export const BatchBody = Type.Object(
         anyOf: Object.entries(BATCH_REQUESTS).map(([type, { schema }]) => ({
           ...schema,
           title: type,
-          properties: { ...schema.properties, type: words(type) },
+          properties: { ...schema.properties, type: described(words(type), "Which command it is") },
         })),
       }),
       {

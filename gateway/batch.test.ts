@@ -269,9 +269,13 @@ describe("a batch as a whole", () => {
       longest,
     ]);
     expect(batchKeyOf("k", "k")).toBe("k");
+    const keys = "🗝".repeat(LIMITS.keyLengthMax - 5);
+    expect(batchKeyOf(keys, undefined)).toBe(keys);
   });
 
   it.each([
+    [undefined, "🗝".repeat(252), "Idempotency-Key", "must not exceed 251 characters, as each"],
+    [undefined, "\ud83d", "Idempotency-Key", "must not contain halves of surrogate pairs"],
     [undefined, "a".repeat(252), "Idempotency-Key", "must not exceed 251 characters, as each"],
     [undefined, "", "Idempotency-Key", "must not be empty"],
     [undefined, "a\u0007b", "Idempotency-Key", "must not contain control characters"],
@@ -586,19 +590,22 @@ describe("a batch over NATS", () => {
     });
   });
 
-  it("of unknown outcomes says with which keys to ask, and fits", async () => {
-    const { batches } = setUp(() => ({ type: "fault", fault: "unknown" }));
-    const keys = range(40).map((n) => `${"\u2028".repeat(250)}${n}`);
-    const commands = keys.map((idempotencyKey) => credit("w", { idempotencyKey }));
-    const payloadBytesMax = shortestBytes(commands, undefined);
-    const body = { commands };
-    const answer = await carryOutBatch(batches, { ...request, body, payloadBytesMax });
-    const text = "text" in answer ? answer.text : "";
-    expect(Buffer.byteLength(text)).toBeLessThanOrEqual(payloadBytesMax);
-    expect((JSON.parse(text) as { outcomes: Told[] }).outcomes[7]?.error?.details).toEqual({
-      idempotencyKey: keys[7],
-    });
-  });
+  it.each(["\u2028", "🗝"])(
+    "of unknown outcomes says with which keys to ask, and fits",
+    async (character) => {
+      const { batches } = setUp(() => ({ type: "fault", fault: "unknown" }));
+      const keys = range(40).map((n) => `${character.repeat(250)}${n}`);
+      const commands = keys.map((idempotencyKey) => credit("w", { idempotencyKey }));
+      const payloadBytesMax = shortestBytes(commands, undefined);
+      const body = { commands };
+      const answer = await carryOutBatch(batches, { ...request, body, payloadBytesMax });
+      const text = "text" in answer ? answer.text : "";
+      expect(Buffer.byteLength(text)).toBeLessThanOrEqual(payloadBytesMax);
+      expect((JSON.parse(text) as { outcomes: Told[] }).outcomes[7]?.error?.details).toEqual({
+        idempotencyKey: keys[7],
+      });
+    },
+  );
 
   it("has a bound for every type of command", () => {
     for (const type of Object.keys(BATCH_REQUESTS)) {

@@ -23,6 +23,7 @@ import { captureBody, transferData, type Answer, type GiveAnswer } from "./answe
 import { buildBatchOrder, type BatchOrder } from "./batch-order.ts";
 import {
   DIFFERENT_KEYS,
+  isLongerThan,
   problemOfKey,
   type Intake,
   type RequestFields,
@@ -42,8 +43,8 @@ import { checkOf, type Check } from "./validation.ts";
 export interface BatchOrigin {
   readonly correlationId: string;
   /**
-   * `Idempotency-Key`, as a header or in the body: a command without a key of its own gets it, followed by its place:
-   * `<key>/<index>`.
+   * `Idempotency-Key`, as a header or in the body: a command without a key of its own gets it,
+   * followed by its place: `<key>/<index>`.
    */
   readonly key: string | undefined;
   /** Of the request's span, when it is traced. */
@@ -128,7 +129,8 @@ export function batchKeyOf(
   }
   // A blank at its end is not the end of a command's key.
   const ofCommand = key === "" ? key : `${key}/0`;
-  const message = key.length > BATCH_KEY_LENGTH_MAX ? KEY_TOO_LONG : problemOfKey(ofCommand);
+  const isTooLong = isLongerThan(key, BATCH_KEY_LENGTH_MAX);
+  const message = isTooLong ? KEY_TOO_LONG : problemOfKey(ofCommand);
   return message === null ? key : validationFailed([{ field, message }]);
 }
 

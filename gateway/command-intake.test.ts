@@ -149,6 +149,26 @@ describe("the idempotency key", () => {
     }
   });
 
+  it("is as long as it has characters, of which some are two units of UTF-16", () => {
+    const longest = "🗝".repeat(LIMITS.keyLengthMax);
+    const intake = takeIn("credit", "w1", { amount, idempotencyKey: longest }, unkeyed);
+    expect(commandOf(intake).commandId).toBe(longest);
+    const fields = { amount, idempotencyKey: `${longest}k` };
+    expect(errorOf(takeIn("credit", "w1", fields, unkeyed)).message).toBe(
+      `idempotencyKey must not exceed ${LIMITS.keyLengthMax} characters`,
+    );
+  });
+
+  it.each(["\ud83d", "\udddd", "a\ud83d b", "\udddd\ud83d"])(
+    "that has half a surrogate pair is refused in these words",
+    (key) => {
+      const intake = takeIn("credit", "w1", { amount, idempotencyKey: key }, unkeyed);
+      expect(errorOf(intake).message).toBe(
+        "idempotencyKey must not contain halves of surrogate pairs",
+      );
+    },
+  );
+
   it.each([
     ["two different keys", "k1", "k2"],
     ["an empty one", "", undefined],

@@ -326,17 +326,31 @@ function creationOf(
 
 // --- Keys ----------------------------------------------------------------------------------------
 
-const UNFIT_FOR_KEY = /[\p{Cc}\p{Surrogate}]/u;
+const CONTROL = /\p{Cc}/u;
+/** No bytes of UTF-8 stand for it, so elsewhere it would be another character. */
+const HALF_PAIR = /\p{Surrogate}/u;
 /** What bytes that are no UTF-8 are read as, by whoever does not refuse them. */
 const REPLACEMENT = "\ufffd";
 
 export const DIFFERENT_KEYS = "differs from the header Idempotency-Key";
 
+/**
+ * Whether a text has more characters than so many, counted as schemas do: beyond U+FFFF one is two
+ * units of UTF-16.
+ */
+export function isLongerThan(text: string, characters: number): boolean {
+  if (text.length <= characters) return false;
+  return text.length > 2 * characters || Array.from(text).length > characters;
+}
+
 /** Null when the text can name a command, or else why not. */
 export function problemOfKey(key: string): string | null {
   if (key.length === 0) return "must not be empty";
-  if (key.length > LIMITS.keyLengthMax) return `must not exceed ${LIMITS.keyLengthMax} characters`;
-  if (UNFIT_FOR_KEY.test(key)) return "must not contain control characters";
+  if (isLongerThan(key, LIMITS.keyLengthMax)) {
+    return `must not exceed ${LIMITS.keyLengthMax} characters`;
+  }
+  if (CONTROL.test(key)) return "must not contain control characters";
+  if (HALF_PAIR.test(key)) return "must not contain halves of surrogate pairs";
   if (key.includes(REPLACEMENT)) return "must be UTF-8, without U+FFFD";
   // Headers lose them on the way, and then it would be another key.
   return /^ | $/.test(key) ? "must not begin or end with a blank" : null;

@@ -9,6 +9,7 @@ import {
   Amount,
   CommandMetadata,
   Currency,
+  described,
   Description,
   HoldType,
   Id,
@@ -26,7 +27,7 @@ export const DryRun = Type.Boolean({
 });
 
 /** What every command takes. */
-const everyCommand = {
+export const everyCommand = {
   idempotencyKey: Type.Optional(
     Type.String({
       minLength: 1,
@@ -47,6 +48,9 @@ const everyCommand = {
   dryRun: Type.Optional(DryRun),
 };
 
+const Payee = described(OtherWalletId, "The wallet that is paid");
+const HoldId = described(MadeId, "The hold's id, from the answer that placed it");
+
 /** Without an example, "Try it out" of the documentation would fill in every field there is. */
 function body<Properties extends TProperties>(properties: Properties, ...examples: object[]) {
   return Type.Object(
@@ -64,7 +68,9 @@ const createFields = {
         "A UUIDv7 when left out. `.` and `..` are ids too, but clients and proxies take them out of a path",
     }),
   ),
-  ownerId: Type.Optional(OwnerId),
+  ownerId: Type.Optional(
+    described(OwnerId, "Whose it is, by your name for them; nobody's when left out"),
+  ),
   currency: Type.Optional(
     Type.String({ ...Currency, description: "Asset code (`GET /assets`); `USD` when left out" }),
   ),
@@ -100,15 +106,19 @@ export const CreateBody = Type.Object(
 );
 export const AmountBody = body({ amount: Amount }, { amount: 10.5, description: "Order 17" });
 export const FundBody = body(
-  { wallet_id: Id, amount: Amount },
+  { wallet_id: described(Id, "The wallet that gets the money"), amount: Amount },
   { wallet_id: "wallet-1", amount: 10.5 },
 );
 export const TransferRequestBody = body(
-  { toWalletId: OtherWalletId, amount: Amount },
+  { toWalletId: Payee, amount: Amount },
   { toWalletId: "wallet-2", amount: 10.5 },
 );
 export const SendBody = body(
-  { senderWalletId: Id, receiverWalletId: OtherWalletId, amount: Amount },
+  {
+    senderWalletId: described(Id, "The wallet that pays"),
+    receiverWalletId: Payee,
+    amount: Amount,
+  },
   { senderWalletId: "wallet-1", receiverWalletId: "wallet-2", amount: 10.5 },
 );
 const stepFields = {
@@ -205,22 +215,27 @@ export const CaptureBody = Type.Object(
 );
 export const ReleaseBody = body({}, { description: "Order 17 was cancelled" });
 
+const WalletId = described(Id, "The wallet of the command, of a transfer the payer's");
+
 /** Over NATS the wallet is named in the body. */
 export function withWalletId<Properties extends TProperties>(properties: Properties) {
-  return body({ walletId: Id, ...properties });
+  return body({ walletId: WalletId, ...properties });
 }
 
 export const NATS_REQUESTS = {
   create: CreateBody,
   credit: withWalletId({ amount: Amount }),
   debit: withWalletId({ amount: Amount }),
-  transfer: withWalletId({ toWalletId: OtherWalletId, amount: Amount }),
+  transfer: withWalletId({ toWalletId: Payee, amount: Amount }),
   hold: withWalletId(holdFields),
-  capture: withWalletId({ holdId: MadeId, ...captureFields }),
-  release: withWalletId({ holdId: MadeId }),
-  update: Type.Object({ walletId: Id, ...UpdateBody.properties }, { additionalProperties: false }),
+  capture: withWalletId({ holdId: HoldId, ...captureFields }),
+  release: withWalletId({ holdId: HoldId }),
+  update: Type.Object(
+    { walletId: WalletId, ...UpdateBody.properties },
+    { additionalProperties: false },
+  ),
   suspend: withWalletId(stepFields),
   activate: withWalletId(stepFields),
   close: withWalletId(stepFields),
-  get: Type.Object({ walletId: Id }, { additionalProperties: false }),
+  get: Type.Object({ walletId: WalletId }, { additionalProperties: false }),
 };

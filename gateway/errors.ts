@@ -66,6 +66,10 @@ export const ERRORS = {
     message: `The body is larger than ${LIMITS.httpBodyBytesMax} bytes`,
   },
   unsupported_media_type: { status: 415, message: "The body must be application/json" },
+  expectation_failed: {
+    status: 417,
+    message: "The header Expect may only ask for 100-continue",
+  },
   validation_failed: { status: 422, message: "The input is not valid" },
   rate_limited: {
     status: 429,

@@ -140,6 +140,40 @@ test("a client that sends too fast is closed with 1008; a second's pause earns a
   expect(sink.frames).toHaveLength(told);
 });
 
+test("many ids in a frame count as many frames, over the whole list at once too", async () => {
+  const { hub, advance } = buildSetting();
+  const wallets = Array.from({ length: LIMITS.feedWalletsPerClientMax }, (_, n) => `w${n}`);
+  const owners = Array.from({ length: LIMITS.feedOwnersPerClientMax }, (_, n) => `u${n}`);
+  const from = Object.fromEntries(wallets.map((walletId) => [walletId, 1]));
+  const all = { type: "subscribe", wallets, owners, from };
+  const one = connect(hub);
+  // All that a client may watch, twice: it has come back, and begins anew.
+  one.say(all);
+  one.say({ type: "unsubscribe", wallets, owners: [] });
+  expect(one.sink.closedWith).toBeNull();
+  for (let times = 0; times < 3; times++) one.say(all);
+  expect(one.sink.closedWith).toMatchObject({ code: 1008 });
+  expect(errors(one.sink).at(-1)).toMatchObject({ code: "rate_limited" });
+  // Steadily it may name so many each second, in frames of any size.
+  const other = connect(hub);
+  for (let second = 0; second < 10; second++) {
+    other.say({ type: "subscribe", wallets });
+    await advance(1_000);
+  }
+  for (let n = 0; n < LIMITS.feedFramesPerSecond; n++) {
+    other.say({ type: "subscribe", wallets: wallets.slice(n * 10, n * 10 + 10) });
+  }
+  expect(other.sink.closedWith).toBeNull();
+});
+
+test("wallets that owners bring count by their versions to start from", () => {
+  const { hub } = buildSetting();
+  const { sink, say } = connect(hub);
+  const from = Object.fromEntries(Array.from({ length: 1_000 }, (_, n) => [`w${n}`, 1]));
+  for (let times = 0; times < 4; times++) say({ type: "subscribe", owners: ["u1"], from });
+  expect(sink.closedWith).toMatchObject({ code: 1008 });
+});
+
 test("a full gateway closes newcomers with 1013, until a connection is gone", () => {
   const { hub } = buildSetting();
   const clients = Array.from({ length: LIMITS.feedClientsMax }, () => connect(hub));

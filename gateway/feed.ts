@@ -103,7 +103,7 @@ interface Client {
   readonly wallets: Map<string, WatchedWallet>;
   readonly owners: Map<string, WatchedOwner>;
   isOpen: boolean;
-  /** Frames that may still arrive now, and when that was true. */
+  /** Frames that may still arrive now, and when that was true; below 0 for a frame of many ids. */
   frames: number;
   framesAtMs: number;
 }
@@ -149,6 +149,17 @@ function mayReceive(client: Client, nowMs: number): boolean {
   if (client.frames < 1) return false;
   client.frames--;
   return true;
+}
+
+/**
+ * Takes from the client's rate what a frame costs besides itself, as it is the ids that make work.
+ * It is taken whatever is left: who names more than one may watch is told so, and not cut off.
+ */
+function chargeIds(client: Client, frame: ClientFrame): void {
+  // `from` names wallets of the frame, or else of its owners.
+  const versions = frame.type === "subscribe" ? frame.from.size : 0;
+  const ids = Math.max(frame.walletIds.size, versions) + frame.ownerIds.size;
+  client.frames -= Math.max(0, ids / LIMITS.feedIdsPerFrame - 1);
 }
 
 export function buildFeedHub(deps: FeedHubDeps): FeedHub {
@@ -358,7 +369,7 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
   function admit(client: Client): boolean {
     if (!client.isOpen) return false;
     if (mayReceive(client, clock.nowMs())) return true;
-    const message = `More than ${LIMITS.feedFramesPerSecond} frames per second`;
+    const message = `More than ${LIMITS.feedFramesPerSecond} frames per second, where each ${LIMITS.feedIdsPerFrame} ids of one count as a frame`;
     complain(client, { code: "rate_limited", message }, {});
     close(client, POLICY_VIOLATION, "rate limited");
     return false;
@@ -367,8 +378,9 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
   function receive(client: Client, text: string): void {
     if (!admit(client)) return;
     const parsed = parseClientFrame(text);
-    if (!parsed.ok) complain(client, parsed.problem, {});
-    else if (parsed.frame.type === "subscribe") subscribe(client, parsed.frame);
+    if (!parsed.ok) return complain(client, parsed.problem, {});
+    chargeIds(client, parsed.frame);
+    if (parsed.frame.type === "subscribe") subscribe(client, parsed.frame);
     else unsubscribe(client, parsed.frame);
   }
 

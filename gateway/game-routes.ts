@@ -15,7 +15,7 @@ import type { ReadModel } from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { walletBody } from "./answers.ts";
 import { problemOfKey, type RequestFields } from "./command-intake.ts";
-import { ApiException, rejectionError } from "./errors.ts";
+import { apiError, ApiException, rejectionError } from "./errors.ts";
 import {
   BalanceAnswer,
   BalanceQuery,
@@ -85,9 +85,11 @@ function command(
   reply: FastifyReply,
 ): Promise<unknown> {
   const body = request.body as GameBody;
-  const { user_id: ownerId, asset_code: currency, reference_id: reference, amount } = body;
+  const { user_id: ownerId, asset_code: currency, amount } = body;
   const walletId = walletIdOf(ownerId, currency);
-  checkReference(reference, keyHeader(request));
+  const reference = referenceOf(body, keyHeader(request));
+  const expectedVersion = eitherOf(body, "expected_version", "expectedVersion");
+  const dryRun = eitherOf(body, "dry_run", "dryRun");
   const fields: RequestFields = {
     idempotencyKey: reference,
     ownerId,
@@ -95,11 +97,14 @@ function command(
     amount,
     ...(body.description !== undefined && { description: body.description }),
     ...metadataOf(body),
-    ...(body.expected_version !== undefined && { expectedVersion: body.expected_version }),
-    ...(body.dry_run !== undefined && { dryRun: body.dry_run }),
+    ...(expectedVersion !== undefined && { expectedVersion }),
+    ...(dryRun !== undefined && { dryRun }),
   };
   const respond: Respond = (answer) => {
-    return answer.type === "wallet" ? answerOf(body, answer.wallet) : mismatch();
+    if (answer.type !== "wallet") return mismatch();
+    const { id, version } = answer.wallet;
+    const transactionId = dryRun === true ? null : `${id}:${version}`;
+    return answerOf(body, answer.wallet, reference, transactionId);
   };
   return run(request, reply, type, walletId, fields, respond);
 }
@@ -112,13 +117,41 @@ function walletIdOf(userId: string, assetCode: string): string {
   throw refusedField("user_id", `and asset_code must not exceed ${room} characters together`);
 }
 
-/** The reference is the key, so what is wrong with it is told under its own name. */
-function checkReference(reference: string, header: string | undefined): void {
+/**
+ * What names the command, under one of its three names or the same under several. What is wrong
+ * with it is told under the name that it has: of a reference here, else by the intake.
+ */
+function referenceOf(
+  { reference_id: reference, idempotencyKey }: GameBody,
+  header: string | undefined,
+): string {
+  if (reference === undefined) {
+    const key = idempotencyKey ?? header;
+    if (key === undefined) throw refusedField("reference_id", "is required");
+    return key;
+  }
   const problem = problemOfKey(reference);
   if (problem !== null) throw refusedField("reference_id", problem);
+  if (idempotencyKey !== undefined && idempotencyKey !== reference) {
+    throw refusedField("idempotencyKey", "differs from reference_id");
+  }
   if (header !== undefined && header !== reference) {
     throw refusedField("reference_id", "differs from the header Idempotency-Key");
   }
+  return reference;
+}
+
+/** A field under its name here, or under the one that it has on all other writes. */
+function eitherOf<Name extends keyof GameBody, Other extends keyof GameBody>(
+  body: GameBody,
+  name: Name,
+  other: Other,
+): GameBody[Name] | GameBody[Other] {
+  const [given, alike]: unknown[] = [body[name], body[other]];
+  if (given !== undefined && alike !== undefined && given !== alike) {
+    throw refusedField(other, `differs from ${name}`);
+  }
+  return body[name] ?? body[other];
 }
 
 const LABELS = ["payment_method", "bonus_type", "item_id"] as const;
@@ -138,12 +171,17 @@ function metadataOf(body: GameBody): Pick<RequestFields, "metadata"> {
   return { metadata: { ...body.metadata, ...labels } };
 }
 
-function answerOf(body: GameBody, wallet: WalletBody): GameAnswerBody {
-  const { user_id, asset_code, reference_id, dry_run: isDryRun = false } = body;
+function answerOf(
+  body: GameBody,
+  wallet: WalletBody,
+  reference_id: string,
+  transaction_id: string | null,
+): GameAnswerBody {
+  const { user_id, asset_code } = body;
   const canonical = canonicalAmount(body.amount);
   if (!canonical.ok) throw new Error(`an amount was taken that is none: ${body.amount}`);
   return {
-    transaction_id: isDryRun ? null : `${wallet.id}:${wallet.version}`,
+    transaction_id,
     wallet_id: wallet.id,
     user_id,
     asset_code,
@@ -194,10 +232,16 @@ async function balanceOf(
 ): Promise<BalanceBody> {
   const walletId = walletIdOf(userId, assetCode);
   const wallet = await readModel.wallet(walletId);
-  if (wallet !== null && wallet.currency === assetCode && isOf(wallet, userId)) {
-    return balanceBody(wallet);
+  if (wallet === null) {
+    throw new ApiException(rejectionError({ code: "wallet_not_found", walletId }));
   }
-  throw new ApiException(rejectionError({ code: "wallet_not_found", walletId }));
+  if (wallet.currency === assetCode && isOf(wallet, userId)) return balanceBody(wallet);
+  const found =
+    wallet.ownerId === userId
+      ? `${walletId} is a wallet of ${wallet.currency}`
+      : `the wallet ${walletId} is not theirs`;
+  const message = `User ${userId} has no ${assetCode}: ${found}`;
+  throw new ApiException(apiError("wallet_not_found", message, { walletId }));
 }
 
 function isOf({ walletId, ownerId, currency }: WalletState, userId: string): boolean {

@@ -6,14 +6,13 @@
 import { Type, type Static, type TProperties } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
-import { DryRun } from "./command-schemas.ts";
+import { DryRun, everyCommand } from "./command-schemas.ts";
 import {
   Amount,
   Asset,
   closed,
-  CommandMetadata,
   Currency,
-  Description,
+  described,
   Id,
   OwnerId,
   WalletStatus,
@@ -27,6 +26,7 @@ export const CreateAssetBody = Type.Object(
     name: Type.String({
       minLength: 1,
       maxLength: LIMITS.assetNameLengthMax,
+      description: "What people call it",
       examples: ["Gold coins"],
     }),
     decimalPlaces: Type.Integer({
@@ -58,7 +58,14 @@ const Label = Type.String({
   description: "Kept with the event under this name, in its `data.metadata`",
 });
 
+const AtVersion = Type.Integer({
+  minimum: 0,
+  description: "Refuse unless the wallet is there and at this version; both names mean the same",
+});
+
+/** With the names that are this API's own, and those that all other writes have. */
 const gameFields = {
+  ...everyCommand,
   user_id: Type.String({
     ...OwnerId,
     description: `Owner of the wallet \`user_id:asset_code\`, an id that has ${LIMITS.idLengthMax} characters at most`,
@@ -69,21 +76,24 @@ const gameFields = {
     description: "Of ISO 4217, or one that `POST /assets` has added",
   }),
   amount: Amount,
-  reference_id: Type.String({
-    minLength: 1,
-    maxLength: LIMITS.keyLengthMax,
-    description:
-      "Names the command within the wallet, as an idempotency key does: a repeat gets the first answer again, a refusal too",
-    examples: ["order-1001"],
-  }),
-  metadata: Type.Optional(CommandMetadata),
-  description: Type.Optional(Description),
-  expected_version: Type.Optional(
-    Type.Integer({
-      minimum: 0,
-      description: "Refuse unless the wallet is there and at this version",
+  reference_id: Type.Optional(
+    Type.String({
+      minLength: 1,
+      maxLength: LIMITS.keyLengthMax,
+      description:
+        "Names the command within the wallet, as an idempotency key does: a repeat gets the first answer again, a refusal too. It must be there under this name, as `idempotencyKey` or as the header `Idempotency-Key`",
+      examples: ["order-1001"],
     }),
   ),
+  idempotencyKey: Type.Optional(
+    Type.String({
+      minLength: 1,
+      maxLength: LIMITS.keyLengthMax,
+      description: "Another name for `reference_id`; when both are there they must be the same",
+    }),
+  ),
+  expected_version: Type.Optional(AtVersion),
+  expectedVersion: Type.Optional(AtVersion),
   dry_run: Type.Optional(DryRun),
 };
 
@@ -141,7 +151,9 @@ export const GameAnswer = Type.Object(
 );
 export type GameAnswerBody = Static<typeof GameAnswer>;
 
-export const UserParams = Type.Object({ user_id: OwnerId });
+export const UserParams = Type.Object({
+  user_id: described(OwnerId, "The user, as their topups name them"),
+});
 export const BalanceQuery = Type.Object(
   {
     asset_code: Type.Optional(

@@ -68,6 +68,8 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   const app: FastifyInstance = Fastify({
     http: {
       IncomingMessage: UpgradableRequest,
+      // Node's own refusal of a request without one has no body; that of `breachOf` has.
+      requireHostHeader: false,
       connectionsCheckingInterval: LIMITS.httpRequestCheckMs,
       // Of this and the time for the whole request Node takes the longer one for the request.
       headersTimeout: LIMITS.httpRequestMs,
@@ -105,14 +107,25 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   if (tracing !== null) traceRequests(app, tracing);
   // Node would silently drop what is behind the 2,000th header; 16 KiB bound them all.
   app.server.maxHeadersCount = 0;
+  // Likewise for what a request expects.
+  app.server.on("checkExpectation", (request, response) => {
+    app.server.emit("request", request, response);
+  });
   app.addHook("preClose", () => letGo(app.server));
   const hasRoomFor = boundBodies();
   app.addHook("onRequest", (request, reply, done) => {
     reply.header("x-correlation-id", request.id);
-    if (!hasRoomFor(request)) {
+    const breach = breachOf(request);
+    if (breach !== null) {
+      reply.header("connection", "close");
+      void sendError(request, reply, breach);
+    } else if (!hasRoomFor(request)) {
       void sendError(request, reply, apiError("overloaded", NO_ROOM_FOR_BODY));
     } else if (mayBeForged(request)) {
       void sendError(request, reply, apiError("unsupported_media_type", FROM_ANOTHER_SITE));
+    } else if (isEncoded(request)) {
+      reply.header("accept-encoding", "identity");
+      void sendError(request, reply, apiError("unsupported_media_type", ENCODED));
     } else done();
   });
   if (log.level === "debug" || log.level === "trace") {
@@ -205,6 +218,25 @@ function takeJsonOnly(app: FastifyInstance): void {
       else done(new ApiException(bodyNotUtf8()));
     },
   );
+}
+
+/** What a request breaks of HTTP's own rules that Node's parser lets through. */
+function breachOf({ raw, headers }: FastifyRequest): ApiError | null {
+  if (headers.host === undefined && raw.httpVersion === "1.1") {
+    return apiError("bad_request", "The request has no header Host");
+  }
+  const { expect } = headers;
+  if (expect === undefined || /^100-continue$/i.test(expect)) return null;
+  return apiError("expectation_failed");
+}
+
+const ENCODED = "The body must not be compressed: the header Content-Encoding may only be identity";
+
+/** Whether a request's body comes in a coding; what has none may say what it likes. */
+function isEncoded({ method, headers, is404 }: FastifyRequest): boolean {
+  const coding = headers["content-encoding"];
+  if (coding === undefined || is404 || method === "GET" || method === "HEAD") return false;
+  return !/^(?:identity)?$/i.test(coding);
 }
 
 const FROM_ANOTHER_SITE =
@@ -331,7 +363,7 @@ function answerUnknownRoutes(app: FastifyInstance): void {
     methods.set(url, known);
   });
   let patterns: { pattern: RegExp; allowed: Set<string> }[] | undefined;
-  app.setNotFoundHandler((request, reply) => {
+  const answer = (request: FastifyRequest, reply: FastifyReply): FastifyReply => {
     patterns ??= [...methods].map(([url, allowed]) => ({ pattern: patternOf(url), allowed }));
     const path = request.url.split("?", 1)[0]!;
     const allowed = patterns
@@ -345,7 +377,13 @@ function answerUnknownRoutes(app: FastifyInstance): void {
     if (request.method === "OPTIONS") return reply.code(204).send();
     const message = `This path does not take ${request.method}`;
     return sendError(request, reply, apiError("method_not_allowed", message));
+  };
+  // Before the body is read, which may be wrong in itself.
+  app.addHook("onRequest", (request, reply, done) => {
+    if (request.is404) void answer(request, reply);
+    else done();
   });
+  app.setNotFoundHandler(answer);
 }
 
 function patternOf(url: string): RegExp {

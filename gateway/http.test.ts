@@ -4,6 +4,7 @@
  * would need the others says so.
  */
 import { connect, type AddressInfo } from "node:net";
+import { gzipSync } from "node:zlib";
 import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
@@ -48,7 +49,7 @@ afterAll(async () => {
 });
 
 interface Request {
-  readonly method?: "GET" | "POST" | "PATCH" | "PUT" | "DELETE" | "OPTIONS" | "HEAD";
+  readonly method?: "QUERY" | "GET" | "POST" | "PATCH" | "PUT" | "DELETE" | "OPTIONS" | "HEAD";
   readonly headers?: Record<string, string>;
   readonly payload?: string;
 }
@@ -133,6 +134,35 @@ describe("a body", () => {
   });
 });
 
+describe("a content coding", () => {
+  const coded = (coding: string): Request =>
+    post('{"amount":0}', { ...json, "content-encoding": coding });
+
+  it.each(["gzip", "br", "x-unheard-of", "gzip, identity", "gzip, gzip"])(
+    "such as %s is refused by the name of its header, whatever the body",
+    async (coding) => {
+      const { status, body, headers } = await ask("/wallets/w1/credit", coded(coding));
+      expect([status, body?.code]).toEqual([415, "unsupported_media_type"]);
+      expect(body?.message).toContain("Content-Encoding");
+      expect(headers["accept-encoding"]).toBe("identity");
+      const compressed = gzipSync('{"amount":0}') as unknown as string;
+      const batch = { ...coded(coding), payload: compressed };
+      expect((await ask("/batch", batch)).body).toMatchObject({ statusCode: 415 });
+    },
+  );
+
+  it.each(["identity", "Identity", ""])("that is none, %j, is taken", async (coding) => {
+    const { body } = await ask("/wallets/w1/credit", coded(coding));
+    expect(body).toMatchObject({ statusCode: 400, code: "invalid_amount" });
+  });
+
+  it("of a request without a body, or to no path, is passed over", async () => {
+    const headers = { "content-encoding": "gzip" };
+    expect((await ask("/health/live", { headers })).status).toBe(200);
+    expect((await ask("/nowhere", coded("gzip"))).status).toBe(404);
+  });
+});
+
 it.each([
   ['{"amount":1,"__proto__":{"a":1}}', "__proto__", "is not known here"],
   ['{"amount":1,"constructor":{"prototype":{"a":1}}}', "constructor", "is not known here"],
@@ -165,6 +195,18 @@ describe("a path", () => {
       "GET, HEAD, OPTIONS, PATCH",
     ]);
     expect((await ask("/docs/static/nowhere.js")).body).toMatchObject({ code: "not_found" });
+    // Whatever else is wrong with such a request
+    const text = { headers: { "content-type": "text/plain" }, payload: "hi" };
+    for (const request of [
+      { method: "QUERY" },
+      { method: "QUERY", ...text },
+      { method: "PUT", ...text },
+      { method: "PUT", headers: json, payload: "{" },
+    ] as Request[]) {
+      const answer = await ask("/wallets", request);
+      expect([answer.status, answer.headers["allow"]]).toEqual([405, "GET, HEAD, OPTIONS, POST"]);
+      expect((await ask("/nowhere", request)).body).toMatchObject({ code: "not_found" });
+    }
     const options = await ask("/wallets", { method: "OPTIONS" });
     expect([options.status, options.headers["allow"]]).toEqual([204, "GET, HEAD, OPTIONS, POST"]);
   });
@@ -434,6 +476,13 @@ describe("what is no HTTP", () => {
       400,
       "bad_request",
     ],
+    ["no host", "GET /health/live HTTP/1.1\r\n\r\n", 400, "bad_request"],
+    [
+      "an expectation that nobody meets",
+      "POST /wallets/w1/credit HTTP/1.1\r\nhost: x\r\nexpect: banana\r\ncontent-length: 12\r\n\r\n",
+      417,
+      "expectation_failed",
+    ],
     [
       "too many header bytes",
       `GET / HTTP/1.1\r\nhost: x\r\na: ${"x".repeat(20_000)}\r\n\r\n`,
@@ -508,4 +557,48 @@ it("the OpenAPI document says what a key is on each path, and which answers are 
     maxProperties: LIMITS.metadataFiltersMax,
   });
   await described.close();
+});
+
+it("the OpenAPI document says of every parameter and every field of a body what it is", async () => {
+  const webhooks = { store: {} as WebhookStore, allowsPrivate: false };
+  const described = buildGateway({
+    ...options,
+    webhooks,
+    metrics: buildMetrics({ role: "gateway", version }),
+  });
+  await described.ready();
+  interface Described {
+    readonly description?: string;
+    readonly properties?: Record<string, Described>;
+    readonly items?: Described;
+    readonly anyOf?: readonly Described[];
+    readonly title?: string;
+  }
+  interface Operation {
+    readonly parameters?: (Described & { name: string })[];
+    readonly requestBody?: { content: Record<string, { schema: Described }> };
+  }
+  const { paths } = (await described.inject({ url: "/openapi.json" })).json<{
+    paths: Record<string, Record<string, Operation>>;
+  }>();
+  await described.close();
+  const silent: string[] = [];
+  const look = (place: string, { properties = {}, items, anyOf = [] }: Described): void => {
+    for (const [name, field] of Object.entries(properties)) {
+      if ((field.description ?? "") === "") silent.push(`${place} ${name}`);
+      look(`${place} ${name}`, field);
+    }
+    if (items !== undefined) look(place, items);
+    for (const one of anyOf) look(`${place} ${one.title ?? ""}`, one);
+  };
+  for (const [path, methods] of Object.entries(paths)) {
+    for (const [method, { parameters = [], requestBody }] of Object.entries(methods)) {
+      for (const { name, description = "" } of parameters) {
+        if (description === "") silent.push(`${method} ${path} ${name}`);
+      }
+      const schema = requestBody?.content["application/json"]?.schema;
+      if (schema !== undefined) look(`${method} ${path}`, schema);
+    }
+  }
+  expect(silent).toEqual([]);
 });

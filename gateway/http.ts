@@ -174,7 +174,7 @@ function describeApi(app: FastifyInstance, version: string): void {
 const API_DESCRIPTION = `Wallets that keep balances: each answer is durable, each change is an event.
 
 - **Amounts** are in units of the asset, as JSON numbers or as text (\`25.5\`, \`"25.50"\`), with no more decimals than it has; nothing is rounded.
-- **Writes** take an idempotency key, as the header \`Idempotency-Key\` or in the body: send one, and repeat with the same key whatever got no answer, 503 or 504. The first answer comes again, also when it was a no of the wallet (400, 404, 409), with \`Idempotent-Replayed: true\`. \`dryRun: true\` only says what would happen (\`dry_run\` under \`/api/v1\`; not for webhooks). Unknown fields are refused by their names, and a write has no query: one is refused like an unknown field.
+- **Writes** take an idempotency key, as the header \`Idempotency-Key\` or in the body: send one, and repeat with the same key whatever got no answer, 503 or 504. The first answer comes again, also when it was a no of the wallet (400, 404, 409), with \`Idempotent-Replayed: true\`. \`dryRun: true\` only says what would happen (under \`/api/v1\` \`dry_run\` too; not for webhooks). Unknown fields are refused by their names, and a write has no query: one is refused like an unknown field.
 - **Refusals** have one body, \`Error\`: programs read \`code\`, people \`message\`; docs/errors.md lists the codes. Where the operator has set a rate limit, answers have \`X-RateLimit-Limit\`, \`-Remaining\` and \`-Reset\`, and what is over it gets 429 \`rate_limited\`.
 - **Lists** come in pages: follow the header \`Link\` until there is none.
 - **Callers** are not authenticated here: that is for what stands in front (docs/operations.md).
@@ -239,7 +239,8 @@ const KEY: KeyWords = {
     "Names the command within its wallet, of a transfer the payer's: a repeat with the same key gets the first answer again, a refusal too; on another wallet the key names another command. Beyond ASCII its bytes are UTF-8, and it is the same key as in a body",
 };
 const GAME_KEY: KeyWords = {
-  description: "Not needed: `reference_id` is the key. When both are there they must be the same",
+  description:
+    "`reference_id` is the key, and this another name for it; where both are there they must be the same",
 };
 const KEYS: Readonly<Record<string, KeyWords>> = {
   "/batch": {
@@ -367,7 +368,7 @@ function completeDocument({ paths }: ApiDocument): void {
       const bodySchema = requestBody?.content["application/json"]?.schema;
       const fields = bodySchema?.required ?? [];
       const { properties = {} } = bodySchema ?? {};
-      const hasDryRun = "dryRun" in properties || "dry_run" in properties;
+      const hasDryRun = "dryRun" in properties;
       if (requestBody !== undefined) requestBody.required = fields.length > 0;
       for (const [status, response] of Object.entries(operation.responses)) {
         const isPage = hasNext && status === "200";

@@ -7,13 +7,14 @@ import type { FastifyInstance } from "fastify";
 import { boundMinor } from "../src/amount.ts";
 import { holdBody } from "../src/event-body.ts";
 import { LIMITS } from "../src/limits.ts";
-import type {
-  Operation as OperationState,
-  Page,
-  ReadModel,
-  StoredEvent,
-  TransactionFilter,
-  WalletFilter,
+import {
+  ReadUnavailable,
+  type Operation as OperationState,
+  type Page,
+  type ReadModel,
+  type StoredEvent,
+  type TransactionFilter,
+  type WalletFilter,
 } from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { isoTime, walletBody } from "./answers.ts";
@@ -327,6 +328,16 @@ function addTransferReads(app: FastifyInstance, readModel: ReadModel): void {
 
 // --- Operations ----------------------------------------------------------------------------------
 
+/** Whether any wallet has seen the key; no, where a database that might know is away. */
+async function isKnown(readModel: ReadModel, key: string): Promise<boolean> {
+  try {
+    return (await readModel.operations(key, null)).length > 0;
+  } catch (error) {
+    if (error instanceof ReadUnavailable) return false;
+    throw error;
+  }
+}
+
 function addOperationRead(app: FastifyInstance, readModel: ReadModel): void {
   const routes = app.withTypeProvider<InputTypes>();
   routes.get(
@@ -336,7 +347,7 @@ function addOperationRead(app: FastifyInstance, readModel: ReadModel): void {
         tags: ["operations"],
         summary: "What became of a command",
         description:
-          "For a command whose answer was lost, or was `outcome_unknown`. Keys belong to wallets: name the wallet when several used the same key. `operation_not_found` says that no wallet has seen the key: nothing has happened, unless the command is still on its way.",
+          "For a command whose answer was lost, or was `outcome_unknown`. Keys belong to wallets: name the wallet when several used the same key. `operation_not_found` says that no wallet has seen the key: nothing has happened, unless the command is still on its way. A batch's key names none of its commands: ask for each by its own, which is `<key>/<n>` (in a path `<key>%2F<n>`) where it was given no other. As soon as `<key>/0` is known, the batch's key is `validation_failed` here, and says so.",
         params: KeyParams,
         querystring: OperationQuery,
         response: { 200: Operation, ...problems },
@@ -350,6 +361,13 @@ function addOperationRead(app: FastifyInstance, readModel: ReadModel): void {
       const found = await readModel.operations(idempotencyKey, walletId);
       const [operation] = found;
       if (operation === undefined) {
+        const first = `${idempotencyKey}/0`;
+        if (await isKnown(readModel, first)) {
+          throw refusedField(
+            "idempotencyKey",
+            `names no command of its own, but ${first} does, as the first of a batch: ask for each by ${idempotencyKey}/<n>, from 0`,
+          );
+        }
         const message = `No command with the idempotency key ${idempotencyKey} is known`;
         throw new ApiException(apiError("operation_not_found", message, { idempotencyKey }));
       }

@@ -6,6 +6,7 @@ import {
   Asset,
   closed,
   Currency,
+  described,
   Event,
   Hold,
   HoldStatus,
@@ -20,6 +21,7 @@ import {
   Transfer,
   TransferStatus,
   Wallet,
+  WalletParams,
   WalletStatus,
 } from "./schemas.ts";
 
@@ -38,10 +40,12 @@ const paging = {
 };
 
 export const HoldParams = Type.Object({
-  walletId: Id,
-  holdId: MadeId,
+  ...WalletParams.properties,
+  holdId: described(MadeId, "The hold's id, from the answer that placed it"),
 });
-export const TransferParams = Type.Object({ transferId: MadeId });
+export const TransferParams = Type.Object({
+  transferId: described(MadeId, "The transfer's id, from its answer"),
+});
 export const KeyParams = Type.Object({
   idempotencyKey: Type.String({
     minLength: 1,
@@ -88,9 +92,9 @@ const BalanceBound = Type.String({
 const METADATA_FILTER = "^metadata\\.[^\\u0000]{1,256}$";
 export const WalletsQuery = Type.Object(
   {
-    ownerId: Type.Optional(OwnerId),
-    status: Type.Optional(WalletStatus),
-    currency: Type.Optional(Currency),
+    ownerId: Type.Optional(described(OwnerId, "Only wallets of this owner")),
+    status: Type.Optional(described(WalletStatus, "Only wallets that are so now")),
+    currency: Type.Optional(described(Currency, "Only wallets of this asset, by its code")),
     minBalance: Type.Optional(BalanceBound),
     maxBalance: Type.Optional(BalanceBound),
     // For the document; the pattern below is what lets any key in.
@@ -125,7 +129,7 @@ const To = Type.String({
 });
 export const TransactionsQuery = Type.Object(
   {
-    type: Type.Optional(TransactionType),
+    type: Type.Optional(described(TransactionType, "Only what is of this type")),
     from: Type.Optional(From),
     to: Type.Optional(To),
     ...paging,
@@ -146,7 +150,10 @@ export const TransfersQuery = Type.Object(
   closed,
 );
 
-export const HoldsQuery = Type.Object({ status: Type.Optional(HoldStatus), ...paging }, closed);
+export const HoldsQuery = Type.Object(
+  { status: Type.Optional(described(HoldStatus, "Only holds that are so now")), ...paging },
+  closed,
+);
 
 export const OperationQuery = Type.Object(
   {

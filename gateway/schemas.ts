@@ -136,7 +136,12 @@ export const TransactionType = words(
 
 /** A shape without further fields. */
 export const closed = { additionalProperties: false };
-export const WalletParams = Type.Object({ walletId: Id });
+/** A part, and what it says where it stands. */
+export function described<Schema extends TSchema>(part: Schema, description: string) {
+  return Type.Unsafe<Static<Schema>>({ ...part, description });
+}
+
+export const WalletParams = Type.Object({ walletId: described(Id, "The wallet's id") });
 export const NoQuery = Type.Object({}, closed);
 
 export const Moment = Type.String({

@@ -4,6 +4,7 @@ import { Type, type Static } from "typebox";
 import { LIMITS } from "../src/limits.ts";
 import type { WalletEventType } from "../src/wallet.ts";
 import {
+  described,
   Id,
   MadeId,
   Moment,
@@ -69,7 +70,11 @@ export const WebhookBody = Type.Object(
     events: Type.Optional(EventTypeFilter),
     wallets: Type.Optional(WalletFilter),
     description: Type.Optional(
-      Type.String({ maxLength: LIMITS.descriptionLengthMax, pattern: TEXT_PATTERN }),
+      Type.String({
+        maxLength: LIMITS.descriptionLengthMax,
+        pattern: TEXT_PATTERN,
+        description: "What it is for, in your words",
+      }),
     ),
     from: Type.Optional(
       Type.String({
@@ -116,7 +121,9 @@ export const ReplayBody = Type.Object(
   { additionalProperties: false, examples: [{ from: "2026-01-01T12:00:00Z" }] },
 );
 
-export const WebhookParams = Type.Object({ webhookId: MadeId });
+export const WebhookParams = Type.Object({
+  webhookId: described(MadeId, "The webhook's id, from its answer"),
+});
 
 const webhookFields = {
   id: MadeId,

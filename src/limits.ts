@@ -333,6 +333,8 @@ export const LIMITS = {
   /** Frames per second from one client, steadily and at once; past it closed with 1008. */
   feedFramesPerSecond: 100,
   feedFramesBurst: 200,
+  /** Wallets and owners that one frame may name; past it, each so many count as a frame more. */
+  feedIdsPerFrame: 10,
   /** Bytes of frames for one client that are written together at most. */
   feedWriteBytes: 65_536,
   /** Unsent bytes of a client from which on it gets only the newest state of each wallet. */
@@ -590,6 +592,11 @@ assertRelation(
 assertRelation(
   LIMITS.feedReadsMax + LIMITS.feedListReadsMax < LIMITS.queryConnectionsMax,
   "feeds must leave connections of the read pool to HTTP",
+);
+assertRelation(
+  LIMITS.feedWalletsPerClientMax + LIMITS.feedOwnersPerClientMax <=
+    LIMITS.feedFramesBurst * LIMITS.feedIdsPerFrame,
+  "a client that comes back must be able to name at once all that it may watch",
 );
 assertRelation(
   LIMITS.feedWriteBytes * 2 <= LIMITS.feedBufferedBytesSoft,

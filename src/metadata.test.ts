@@ -83,6 +83,53 @@ describe("the canonical text", () => {
   });
 });
 
+describe("what is far too large", () => {
+  it.each<[string, (members: object[]) => object]>([
+    ["in an object", (members) => Object.fromEntries(members.entries())],
+    ["in a list", (members) => ({ list: members })],
+    ["in lists of lists", (members) => ({ list: members.map((member) => [[member]]) })],
+  ])("%s is not written to its end, since everybody waits for that", (_how, arrange) => {
+    let written = 0;
+    const members = Array.from({ length: 50_000 }, () => ({
+      get a() {
+        written += 1;
+        return "";
+      },
+    }));
+    expect(canonicalMetadata({ ...arrange(members) })).toEqual({
+      ok: false,
+      problem: `must not exceed ${LIMITS.metadataBytesMax} bytes as JSON`,
+    });
+    expect(written).toBeLessThan(LIMITS.metadataBytesMax);
+  });
+
+  it("is told from what just fits, whatever it is made of", () => {
+    fc.assert(
+      fc.property(objects, fc.nat(LIMITS.metadataBytesMax * 2), (metadata, length) => {
+        const { padding: _, ...rest } = metadata;
+        const whole = { ...rest, padding: "x".repeat(length) };
+        const { ok } = canonicalMetadata(rest);
+        const isFitting = Buffer.byteLength(JSON.stringify(whole)) <= LIMITS.metadataBytesMax;
+        expect(canonicalMetadata(whole).ok).toBe(ok && isFitting);
+      }),
+    );
+  });
+
+  it.each([
+    ["empty lists", []],
+    ["empty objects", {}],
+    ["empty texts", ""],
+    ["digits", 1],
+    ["nulls", null],
+  ])("is told from what just fits in a list of %s", (_what, item) => {
+    const bytes = JSON.stringify(item).length + 1;
+    const room = LIMITS.metadataBytesMax - '{"a":[]}'.length + 1;
+    const items = Array.from({ length: Math.floor(room / bytes) }, () => item);
+    expect(canonicalMetadata({ a: items }).ok).toBe(true);
+    expect(canonicalMetadata({ a: [...items, item] }).ok).toBe(false);
+  });
+});
+
 describe("a merge patch", () => {
   // RFC 7396, appendix A, those between objects; the last two are ours.
   it.each<[target: string, patch: string, result: string]>([

@@ -17,10 +17,10 @@ export type Canonical =
  */
 export function canonicalMetadata(metadata: { readonly [key: string]: unknown }): Canonical {
   try {
-    const text = write(metadata, 1);
+    const text = write(metadata, 1, { bytes: LIMITS.metadataBytesMax });
     return metadataBytes(text) <= LIMITS.metadataBytesMax
       ? { ok: true, text }
-      : { ok: false, problem: `must not exceed ${LIMITS.metadataBytesMax} bytes as JSON` };
+      : { ok: false, problem: TOO_LARGE };
   } catch (error) {
     if (error instanceof Unwritable) return { ok: false, problem: error.message };
     throw error;
@@ -33,12 +33,12 @@ export function canonicalMetadata(metadata: { readonly [key: string]: unknown })
  * than `LIMITS.metadataBytesMax`: who asks must look.
  */
 export function mergedMetadata(metadata: string, patch: string): string {
-  return write(merge(JSON.parse(metadata), JSON.parse(patch)), 1);
+  return write(merge(JSON.parse(metadata), JSON.parse(patch)), 1, UNBOUNDED);
 }
 
 /** The canonical text of any JSON value, as deep as it is. */
 export function canonicalJson(value: unknown): string {
-  return write(value, -Infinity);
+  return write(value, -Infinity, UNBOUNDED);
 }
 
 /** UTF-8 bytes of a text. */
@@ -70,7 +70,11 @@ function merge(target: unknown, patch: unknown): unknown {
   return Object.fromEntries(merged);
 }
 
-function isObject(value: unknown): value is { readonly [key: string]: unknown } {
+interface JsonObject {
+  readonly [key: string]: unknown;
+}
+
+function isObject(value: unknown): value is JsonObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
@@ -78,8 +82,28 @@ function isObject(value: unknown): value is { readonly [key: string]: unknown } 
 
 class Unwritable extends Error {}
 
-function write(value: unknown, depth: number): string {
-  if (typeof value === "string") return writeText(value);
+const TOO_LARGE = `must not exceed ${LIMITS.metadataBytesMax} bytes as JSON`;
+
+/**
+ * How much may still be written. A body has room for a hundred times what metadata may have, and
+ * everybody waits while that is written: so it ends where the bytes are certain to be too many.
+ */
+interface Room {
+  bytes: number;
+}
+
+const UNBOUNDED: Room = { bytes: Infinity };
+
+/** So many bytes at least are written next; a text has no fewer of them than UTF-16 units. */
+function take(room: Room, bytes: number): void {
+  room.bytes -= bytes;
+  if (room.bytes < 0) throw new Unwritable(TOO_LARGE);
+}
+
+function write(value: unknown, depth: number, room: Room): string {
+  // What stands behind it: a comma, or the end of what it is in.
+  take(room, 1);
+  if (typeof value === "string") return writeText(value, room);
   if (typeof value === "number" && !Number.isFinite(value)) {
     throw new Unwritable("must not contain numbers beyond the range of a double");
   }
@@ -87,22 +111,26 @@ function write(value: unknown, depth: number): string {
   if (depth > LIMITS.metadataDepthMax) {
     throw new Unwritable(`must not be nested more than ${LIMITS.metadataDepthMax} levels deep`);
   }
-  if (Array.isArray(value)) return `[${value.map((item) => write(item, depth + 1)).join(",")}]`;
-  const members = Object.entries(value).map(([name, member]) => ({
+  if (Array.isArray(value)) {
+    return `[${value.map((item) => write(item, depth + 1, room)).join(",")}]`;
+  }
+  // Read one by one: what is not written is not even looked at.
+  const members = Object.keys(value).map((name) => ({
     name,
     bytes: metadataBytes(name),
-    text: `${writeName(name)}:${write(member, depth + 1)}`,
+    text: `${writeName(name, room)}:${write((value as JsonObject)[name], depth + 1, room)}`,
   }));
   members.sort((one, other) => one.bytes - other.bytes || byCodePoints(one.name, other.name));
   return `{${members.map(({ text }) => text).join(",")}}`;
 }
 
-function writeName(name: string): string {
+function writeName(name: string, room: Room): string {
   if (name === "__proto__") throw new Unwritable("must not contain the key __proto__");
-  return writeText(name);
+  return writeText(name, room);
 }
 
-function writeText(text: string): string {
+function writeText(text: string, room: Room): string {
+  take(room, text.length);
   if (UNSTORABLE.test(text)) throw new Unwritable(NOT_STORABLE);
   return JSON.stringify(text);
 }

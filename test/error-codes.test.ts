@@ -183,6 +183,7 @@ const WAYS: { readonly [Code in ErrorCode]: () => Promise<Told> } = {
     stack.ask("POST", "/wallets", { text: `"${"x".repeat(LIMITS.httpBodyBytesMax)}"` }),
   unsupported_media_type: () =>
     stack.ask("POST", "/wallets", { text: "<x/>", headers: { "content-type": "text/xml" } }),
+  expectation_failed: () => raw("GET /wallets HTTP/1.1\r\nhost: x\r\nexpect: more\r\n\r\n"),
   validation_failed: () => stack.post("/wallets", { wallet: "unknown field" }),
   async rate_limited() {
     const name = unique("limited").replaceAll("-", "_");

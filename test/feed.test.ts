@@ -12,6 +12,7 @@ import { WebSocket } from "ws";
 
 import { LIMITS } from "../src/limits.ts";
 import { unique } from "./stage/ids.ts";
+import { withLimits } from "./stage/lanes.ts";
 import { startStack, until, type Stack } from "./stage/stack.ts";
 import { openStake } from "./stage/write-routes.ts";
 
@@ -430,6 +431,8 @@ describe("a feed", () => {
   });
 
   it("cuts off a client that asks and never reads, and holds nothing for it", async () => {
+    // At its usual rate it would take that client half a minute to ask for so much.
+    withLimits({ feedIdsPerFrame: LIMITS.feedWalletsPerClientMax });
     const [id] = await openWallets(stack, 1);
     const witness = await watch(stack, { type: "subscribe", wallets: [id] });
     const deaf = await watch(stack);

@@ -223,8 +223,11 @@ describe("what is refused", () => {
       expectCode(refused, [409, "owner_mismatch"]);
     }
     for (const id of [walletId, `${other}:USD`]) expect((await stack.wallet(id)).balance).toBe(50);
-    expect((await balance(user)).status).toBe(404);
-    expect((await balance(other, "?asset_code=USD")).status).toBe(404);
+    const told = [await balance(user), await balance(other, "?asset_code=USD")];
+    expect(told.map(({ status, body }) => [status, body.code, body.message])).toEqual([
+      [404, "wallet_not_found", `User ${user} has no ${GOLD.code}: ${walletId} is a wallet of USD`],
+      [404, "wallet_not_found", `User ${other} has no USD: the wallet ${other}:USD is not theirs`],
+    ]);
   });
 
   it("two pairs of user and asset that make one wallet id do not meet in it, not even by reference", async () => {
@@ -249,7 +252,16 @@ describe("what is refused", () => {
 
   it.each<[string, Kind, object, string]>([
     ["an unknown field", "topup", { bonus_type: "x" }, "bonus_type"],
-    ["a field of the other API", "topup", { idempotencyKey: "x" }, "idempotencyKey"],
+    ["another key beside it", "topup", { idempotencyKey: "x" }, "idempotencyKey"],
+    ["two versions", "spend", { expected_version: 1, expectedVersion: 2 }, "expectedVersion"],
+    ["a dry run that is none", "bonus", { dry_run: true, dryRun: false }, "dryRun"],
+    ["an empty key", "bonus", { reference_id: undefined, idempotencyKey: "" }, "idempotencyKey"],
+    [
+      "a key with a control character",
+      "bonus",
+      { reference_id: undefined, idempotencyKey: "a\u0007" },
+      "idempotencyKey",
+    ],
     ["no reference", "spend", { reference_id: undefined }, "reference_id"],
     ["an empty reference", "spend", { reference_id: "" }, "reference_id"],
     ["a reference with a control character", "bonus", { reference_id: "a\u0000" }, "reference_id"],
@@ -274,6 +286,52 @@ describe("what is refused", () => {
   it("a header that names another key", async () => {
     const answer = await stack.post<Body>("/api/v1/wallets/topup", wish("user-1"), "other");
     expect([answer.status, answer.body.details[0]?.field]).toEqual([422, "reference_id"]);
+  });
+});
+
+describe("the names that these fields have on every other write", () => {
+  it.each(["topup", "bonus", "spend"] as const)(
+    "mean the same on %s, whichever of them are there",
+    async (kind) => {
+      const user = unique("user");
+      if (kind === "spend") await ask("topup", wish(user, 100));
+      const { reference_id: key, ...rest } = wish(user, 10);
+      const first = await ask(kind, { ...rest, idempotencyKey: key });
+      expect([first.status, first.body.reference_id]).toEqual([200, key]);
+      const path = `/api/v1/wallets/${kind}`;
+      for (const again of [
+        await ask(kind, { ...rest, reference_id: key }),
+        await ask(kind, { ...rest, reference_id: key, idempotencyKey: key }, besides),
+        await stack.post<Body>(path, rest, key),
+        await stack.post<Body>(path, { ...rest, idempotencyKey: key }, key),
+      ]) {
+        expect(again.text).toBe(first.text);
+        expect(again.headers["idempotent-replayed"]).toBe("true");
+      }
+    },
+  );
+
+  it("guard and try out alike, and a repeat may spell the version the other way", async () => {
+    const user = unique("user");
+    await ask("topup", wish(user, 10));
+    const refused = await ask("spend", wish(user, 1, { expectedVersion: 7 }));
+    expectCode(refused, [409, "version_conflict"]);
+    const told = await ask("spend", wish(user, 1, { dryRun: true }));
+    expect([told.status, told.headers["dry-run"]]).toEqual([200, "true"]);
+    expect(told.body.transaction_id).toBeNull();
+    expect((await balance(user)).body.balance).toBe(10);
+    const body = wish(user, 1);
+    const real = await ask("spend", { ...body, expectedVersion: 1 });
+    const again = await ask("spend", { ...body, expected_version: 1, expectedVersion: 1 });
+    expect([real.status, again.text]).toEqual([200, real.text]);
+    expect((await balance(user)).body.balance).toBe(9);
+  });
+
+  it("differ from the header like the reference does", async () => {
+    const { reference_id: key, ...rest } = wish(unique("user"));
+    const body = { ...rest, idempotencyKey: key };
+    const answer = await stack.post<Body>("/api/v1/wallets/topup", body, "other");
+    expect([answer.status, answer.body.details[0]?.field]).toEqual([422, "idempotencyKey"]);
   });
 });
 

@@ -153,6 +153,23 @@ it("A key of a creation without an id names one wallet, and a key belongs to its
   expect(ambiguous.body.details[0]).toMatchObject({ field: "walletId" });
 });
 
+it("A batch's key is not told to be unknown once its commands are: each has its own", async () => {
+  const { id: walletId } = await stack.open();
+  const { id: other } = await stack.open();
+  const key = unique("payday");
+  const commands = [walletId, other].map((id) => ({ type: "credit", walletId: id, amount: 1 }));
+  expectProblem(await stack.get(`/operations/${key}`), 404, "operation_not_found");
+  await stack.post("/batch", { commands }, key);
+  for (const query of ["", `?walletId=${other}`]) {
+    const told = await stack.get(`/operations/${key}${query}`);
+    expectProblem(told, 422, "validation_failed");
+    expect(told.body.details[0]).toMatchObject({ field: "idempotencyKey" });
+    expect(told.body.message).toContain(`${key}/<n>`);
+  }
+  const second = await stack.get(`/operations/${encodeURIComponent(`${key}/1`)}`);
+  expect(second.body).toMatchObject({ outcome: "done", walletId: other });
+});
+
 it("The id of a creation without a key is its key when it is sent again", async () => {
   const body = { ownerId: unique("owner"), initialBalance: 100 };
   const first = await stack.post("/wallets", body);

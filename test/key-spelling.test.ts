@@ -5,6 +5,7 @@
 import { request } from "node:http";
 import { headers as natsHeaders, type NatsConnection } from "nats";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { LIMITS } from "../src/limits.ts";
 import { unique } from "./stage/ids.ts";
 import { startStack, type AnyBody, type Stack } from "./stage/stack.ts";
 
@@ -69,6 +70,28 @@ it.each(["z", "ü", "ключ", "鍵", "🗝"])(
     expect(await stack.wallet(walletId)).toMatchObject({ balance: 11, version: 2 });
   },
 );
+
+it("the longest key there is has as many characters as it may, whatever they are", async () => {
+  const { id: walletId } = await stack.open({ initialBalance: 10 });
+  const key = `${unique("key")}-`.padEnd(LIMITS.keyLengthMax, "k").replaceAll("k", "🗝");
+  const path = `/wallets/${walletId}/credit`;
+  const first = await post(path, { amount: 1, idempotencyKey: key });
+  expect([first.status, first.body.balance]).toEqual([200, 11]);
+  const again = await post(path, { amount: 1 }, inHeader(key));
+  expect([again.text, again.isReplay]).toEqual([first.text, true]);
+  expect(await overNats({ walletId, amount: 1 }, key)).toEqual(first.body);
+  const about = await stack.get(`/operations/${encodeURIComponent(key)}`);
+  expect(about.body).toMatchObject({ outcome: "done", walletId, version: 2 });
+  const ofBatch = Array.from(key).slice(0, -5).join("");
+  const commands = [{ type: "credit", walletId, amount: 1 }];
+  await post("/batch", { commands }, inHeader(ofBatch));
+  const keyed = { commands, idempotencyKey: ofBatch };
+  const replayed = { outcomes: [{ ok: true, replayed: true }] };
+  expect((await post("/batch", keyed)).body).toMatchObject(replayed);
+  const refused = await post(path, { amount: 1 }, inHeader(`${key}🗝`));
+  expect([refused.status, refused.body.code]).toEqual([422, "validation_failed"]);
+  expect(await stack.wallet(walletId)).toMatchObject({ balance: 12 });
+});
 
 it("the key of a batch is the same in its header, in its body and behind it, in a command's own", async () => {
   const { id: walletId } = await stack.open();
