@@ -119,10 +119,12 @@ describe("a body", () => {
 
   it("is refused soon, however many fields it has", () => {
     const unknown = Array.from({ length: 200_000 }, (_, nth) => `"f${nth}":1`).join(",");
+    const beginMs = performance.now();
     const body: unknown = JSON.parse(`{${unknown},"__proto__":1,"amount":1e400}`);
-    const startedAtMs = performance.now();
+    const parsedMs = performance.now();
     const error = check(body);
-    expect(performance.now() - startedAtMs).toBeLessThan(1_000);
+    // Looking at each of them takes several times as long as reading them.
+    expect(performance.now() - parsedMs).toBeLessThan(2 * (parsedMs - beginMs));
     expect(error?.details).toEqual(
       Array.from({ length: LIMITS.validationProblemsMax }, (_, nth) => ({
         field: `f${nth}`,
