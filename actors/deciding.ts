@@ -3,15 +3,25 @@
  * commit or behind the one that has its id, what a decision is made on, and how a caller is told
  * what is known already. `steps.ts` and `transfer-steps.ts` are made of it.
  */
+import { expiryEvent, holdsInTheWay } from "../src/holding.ts";
 import type { KnownCommand } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
-import type { Command, CommandMessage, Fault, Outcome, ShardMessage } from "../src/protocol.ts";
+import type {
+  Command,
+  CommandMessage,
+  ExpireMessage,
+  Fault,
+  Outcome,
+  ShardMessage,
+} from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
 import { decide, type Decision } from "../src/wallet.ts";
 import {
   enlist,
   foreseen,
+  newItem,
+  record,
   recordRejection,
   type Actor,
   type Cause,
@@ -71,7 +81,28 @@ export function lead(context: StepContext, actor: Actor, item: Item): Commit {
   return commit;
 }
 
+/**
+ * The answer to a caller's command, as the wallet is now. A hold whose time is over must not be
+ * what a no rests on, which sticks to its command, only because nobody has ended it yet: those in
+ * the way are ended in the commit that is filling, as if their `expire` messages had just come, and
+ * the command is decided behind them. That counts them as messages of the commit, so that nothing
+ * else is put into one that is full of them; a wallet has `LIMITS.holdsPerWalletMax` at most. A dry
+ * run does so too: their end is none of its own effects.
+ */
 export function decideNow(context: StepContext, actor: Actor, command: Command): Decision {
+  const decision = decideAsItIs(context, actor, command);
+  const { walletId, state, holds } = actor;
+  if (decision.ok || state === null || holds === null) return decision;
+  const over = holdsInTheWay(state, holds.values(), decision.rejection, context.wallMs());
+  if (over.length === 0) return decision;
+  for (const { holdId } of over) {
+    const message: ExpireMessage = { type: "expire", walletId, holdId };
+    stepExpire(context, actor, newItem(message, null), message);
+  }
+  return decideAsItIs(context, actor, command);
+}
+
+function decideAsItIs(context: StepContext, actor: Actor, command: Command): Decision {
   const { walletId, body, expectedVersion } = command;
   const pendingOutMinor = context.pending.outOf(walletId);
   const at = { nowMs: context.wallMs(), expectedVersion, pendingOutMinor };
@@ -85,6 +116,31 @@ export function decideNow(context: StepContext, actor: Actor, command: Command):
     if (decision.ok) foreseen(actor, decision.events);
     return decision;
   });
+}
+
+/**
+ * A hold's time is over. It may have ended in another way by now, and then there is nothing to do.
+ */
+export function stepExpire(
+  context: StepContext,
+  actor: Actor,
+  item: Item,
+  { holdId }: ExpireMessage,
+): StepResult {
+  const { state } = actor;
+  if (state === null) throw new Damage(actor.walletId, `it has hold ${holdId} and no row`);
+  const hold = actor.holds?.get(holdId);
+  if (hold === undefined) return "dealt";
+  const event = soundly(actor, () => {
+    const expired = expiryEvent(state, hold, context.wallMs());
+    if (expired !== null) foreseen(actor, [expired]);
+    return expired;
+  });
+  if (event === null) return "dealt";
+  const { description } = hold;
+  const cause = stepCause({ correlationId: holdId, commandId: holdId, description });
+  record(lead(context, actor, item), actor, [event], cause);
+  return "waits";
 }
 
 /**

@@ -4,11 +4,9 @@
  * message is dealt with or waits for that commit. The steps of a transfer are in
  * `transfer-steps.ts`.
  */
-import { expiryEvent } from "../src/holding.ts";
-import type { CommandMessage, ExpireMessage, Outcome, ShardMessage } from "../src/protocol.ts";
+import type { CommandMessage, Outcome, ShardMessage } from "../src/protocol.ts";
 import type { WalletEvent, WalletState } from "../src/wallet.ts";
 import { foreseen, record, reply, type Actor, type Item } from "./commit.ts";
-import { Damage } from "./damage.ts";
 import {
   answerKnown,
   causeOf,
@@ -18,8 +16,7 @@ import {
   hasExpired,
   lead,
   reject,
-  soundly,
-  stepCause,
+  stepExpire,
   type StepContext,
   type StepResult,
 } from "./deciding.ts";
@@ -95,29 +92,4 @@ export function holdNeededBy(message: ShardMessage, pending: PendingTransfers): 
   const body = commandToDecide(message)?.command.body;
   if (body === undefined) return null;
   return body.type === "capture" || body.type === "release" ? body.holdId : null;
-}
-
-/**
- * A hold's time is over. It may have ended in another way by now, and then there is nothing to do.
- */
-function stepExpire(
-  context: StepContext,
-  actor: Actor,
-  item: Item,
-  { holdId }: ExpireMessage,
-): StepResult {
-  const { state } = actor;
-  if (state === null) throw new Damage(actor.walletId, `it has hold ${holdId} and no row`);
-  const hold = actor.holds?.get(holdId);
-  if (hold === undefined) return "dealt";
-  const event = soundly(actor, () => {
-    const expired = expiryEvent(state, hold, context.wallMs());
-    if (expired !== null) foreseen(actor, [expired]);
-    return expired;
-  });
-  if (event === null) return "dealt";
-  const { description } = hold;
-  const cause = stepCause({ correlationId: holdId, commandId: holdId, description });
-  record(lead(context, actor, item), actor, [event], cause);
-  return "waits";
 }

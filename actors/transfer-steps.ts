@@ -360,8 +360,8 @@ export function stepVerdict(
 }
 
 /**
- * What the verdict does to the payer: the money comes back, or what a final capture has left of its
- * hold is let go. Throws when the payer's rows do not allow that.
+ * What the verdict does to the payer: the money comes back, or a final capture ends its hold. Throws
+ * when the payer's rows do not allow that.
  */
 function settlingEvent(
   actor: Actor,
@@ -382,7 +382,7 @@ function settlingEvent(
     const step = { type: "return", transferId, toWalletId, amountMinor, hold } as const;
     event = transferEvent(state, step, nowMs);
   } else if (hold !== null && isHoldFinal) {
-    event = completionEvent(state, hold, nowMs);
+    event = completionEvent(state, hold, amountMinor, nowMs);
   }
   if (event !== null) foreseen(actor, [event]);
   return event;

@@ -188,7 +188,7 @@ const captureFields = {
   final: Type.Optional(
     Type.Boolean({
       description:
-        "`true`: it is the last capture, and the rest is released; `false` when left out, and the rest stays held",
+        "`true`: it is the last capture, and the rest is released, with what earlier ones bring back later; `false` when left out, and the rest stays held",
     }),
   ),
   toWalletId: Type.Optional(

@@ -69,7 +69,7 @@ function addHoldWrites(app: FastifyInstance, deps: WalletRoutesDeps): void {
         tags,
         summary: "Capture held money",
         description:
-          "All that is left, or a part of it, once or several times. With `toWalletId` it is a transfer, 202 while that is pending; if the payee refuses, nothing has happened to the hold. With `final` the rest becomes available: at once, or as soon as the payee has the money; then the answer still shows it as held.",
+          "All that is left, or a part of it, once or several times. With `toWalletId` it is a transfer, 202 while that is pending; if the payee refuses, nothing has happened to the hold. With `final` the rest becomes available: at once, or as soon as the payee has the money; then the answer still shows it as held. The hold has ended then: what an earlier capture brings back later is available too.",
         params: HoldParams,
         body: CaptureBody,
         response: { 200: CaptureAnswer, 202: CaptureAnswer, ...problems },

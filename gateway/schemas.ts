@@ -201,7 +201,7 @@ export const Hold = Type.Object(
     description: NullableText,
     expiresAt: nullableTime("When it ends by itself; null: never"),
     releasedAt: nullableTime(
-      "When what was left became available: by a release, by expiry, or since a capture was final",
+      "When it ended for good, and what was left became available: by a release, by expiry, or by a final capture of less than `amount`. While it is null, a capture that its payee refuses puts its part under the hold again",
     ),
     capturedAt: nullableTime("When it became `CAPTURED`"),
     createdAt: Time,

@@ -15,7 +15,7 @@ import { afterAll, describe, expect, it } from "vitest";
 
 import { amountMinor, formatAmount } from "./amount.ts";
 import { remainingMinor, type Hold } from "./hold.ts";
-import { completionEvent, expiryEvent } from "./holding.ts";
+import { completionEvent, expiryEvent, holdsInTheWay } from "./holding.ts";
 import type { RejectionCode } from "./rejection.ts";
 import {
   apply,
@@ -89,7 +89,7 @@ interface Pot {
   readonly holdId: string;
   readonly expiresAtMs: number | null;
   left: number;
-  /** Money may be poured out of it, and back into it. */
+  /** open: poured out of and back into. empty: only back into, unless a final capture let it go. */
   state: "open" | "empty" | "let go";
 }
 
@@ -150,7 +150,16 @@ function buildWallet() {
       const active = [...holds.values()].filter(({ status }) => status === "ACTIVE");
       const about = { named, activeCount: active.length };
       const at = { nowMs, expectedVersion: null, pendingOutMinor: amountMinor(0), holds: about };
-      const decision = decide("w", state, command, at);
+      let decision = decide("w", state, command, at);
+      if (!decision.ok && state !== null) {
+        const over = holdsInTheWay(state, holds.values(), decision.rejection, nowMs);
+        for (const hold of over) wallet.happen(expiryEvent(state, hold, nowMs)!);
+        if (over.length > 0) {
+          meet("ended in the way of a command");
+          decision = decide("w", state, command, at);
+          must(decision.ok, () => `ended ${over.length} holds for nothing`);
+        }
+      }
       if (decision.ok) for (const event of decision.events) wallet.happen(event);
       else meet(decision.rejection.code);
       return decision.ok ? null : decision.rejection.code;
@@ -174,6 +183,26 @@ function textOf(minor: number): string {
 
 const isOver = ({ expiresAtMs }: Pot, nowMs: number): boolean =>
   expiresAtMs !== null && nowMs >= expiresAtMs;
+
+/** Pots whose time is over, the fullest first. */
+function overPots({ pots }: Pots, nowMs: number): Pot[] {
+  const over = pots.filter((pot) => pot.state === "open" && isOver(pot, nowMs));
+  return over.toSorted((one, other) => other.left - one.left);
+}
+
+/** What somebody could have who does not care whether anybody has written that time is over. */
+function mostAvailable(model: Pots, nowMs: number): number {
+  return overPots(model, nowMs).reduce((sum, { left }) => sum + left, model.available);
+}
+
+/** What to take a share of: what is available, and now and then with what is over. */
+function within({ of }: Share, model: Pots, nowMs: number): number {
+  return of === "part" ? model.available : mostAvailable(model, nowMs);
+}
+
+function makeAvailable(model: Pots, minor: number, nowMs: number): void {
+  for (const pot of overPots(model, nowMs)) if (model.available < minor) model.letGo(pot);
+}
 
 /** Why money cannot be poured out of the pot now. */
 function whyNot(pot: Pot | undefined, nowMs: number): RejectionCode | null {
@@ -202,10 +231,11 @@ function take(
   switch (step.do) {
     case "credit":
     case "debit": {
-      const minor = minorOf(step.share, model.available);
+      const minor = minorOf(step.share, within(step.share, model, nowMs));
       const isOut = step.do === "debit";
-      const tooMuch = isOut && minor > model.available ? "insufficient_funds" : null;
+      const tooMuch = isOut && minor > mostAvailable(model, nowMs) ? "insufficient_funds" : null;
       const want = notActive ?? tooMuch;
+      if (want === null && isOut) makeAvailable(model, minor, nowMs);
       if (want === null) model.available += isOut ? -minor : minor;
       if (want === null) model.gone += isOut ? minor : -minor;
       const amount = textOf(minor);
@@ -221,14 +251,19 @@ function take(
       return [want, wallet.perform({ type: step.do }, actorMs)];
     }
     case "place": {
-      const minor = minorOf(step.share, model.available);
+      const minor = minorOf(step.share, within(step.share, model, nowMs));
       const expiresAtMs = step.expiresInMs === null ? null : nowMs + step.expiresInMs;
       const isPast = expiresAtMs !== null && expiresAtMs <= nowMs;
       const want =
         notActive ??
-        (isPast ? "invalid_expiry" : minor > model.available ? "insufficient_funds" : null);
+        (isPast
+          ? "invalid_expiry"
+          : minor > mostAvailable(model, nowMs)
+            ? "insufficient_funds"
+            : null);
       const holdId = `h${lastNumber}`;
       if (want === null) {
+        makeAvailable(model, minor, nowMs);
         model.available -= minor;
         model.pots.push({ holdId, expiresAtMs, left: minor, state: "open" });
       }
@@ -293,7 +328,7 @@ function pour(
   if (isPaid) model.flights.push({ transferId, minor, pot, isFinal });
   else {
     model.gone += minor;
-    if (isFinal && pot.left > 0) model.letGo(pot);
+    if (isFinal) model.letGo(pot);
   }
 }
 
@@ -308,8 +343,9 @@ function land(
   const hold = wallet.holds.get(pot.holdId)!;
   if (!isRefused) {
     model.gone += minor;
-    if (isFinal && pot.state === "open") model.letGo(pot);
-    const event = isFinal ? completionEvent(wallet.state, hold, nowMs) : null;
+    if (isFinal && pot.state === "empty") meet("a final capture ended a hold that was empty");
+    if (isFinal) model.letGo(pot);
+    const event = isFinal ? completionEvent(wallet.state, hold, amountMinor(minor), nowMs) : null;
     if (event !== null) wallet.happen(event);
     return;
   }
@@ -383,7 +419,9 @@ describe("arbitrary walks with holds", () => {
       "invalid_expiry",
       "insufficient_funds",
       "wallet_not_active",
+      "ended in the way of a command",
       "returned to the wallet",
+      "a final capture ended a hold that was empty",
       "returned under a hold that was open",
       "returned under a hold that was empty",
     ];

@@ -75,6 +75,8 @@ const capture = (amount: string | null, over: Partial<Capture> = {}): Capture =>
   return { type: "capture", holdId: "h1", amount, final: false, to: null, ...over };
 };
 const release: WalletCommand = { type: "release", holdId: "h1" };
+const captured = (amount: number, isFinal = false) =>
+  ({ type: "captured", amountMinor: m(amount), isFinal }) as const;
 const toOther = { transferId: "t1", walletId: "w2" };
 
 interface Given {
@@ -219,7 +221,7 @@ describe("a capture", () => {
     });
     expect(after).toEqual(hold({ capturedMinor: m(4_00) }));
     expect(money(state)).toEqual([16_00, 6_00]);
-    const completed = completionEvent(state, after, NOW_MS)!;
+    const completed = completionEvent(state, after, m(4_00), NOW_MS)!;
     expect(completed).toMatchObject({
       type: "HoldReleased",
       releasedMinor: 6_00,
@@ -229,8 +231,17 @@ describe("a capture", () => {
   });
 
   it("whose transfer has arrived releases nothing when the hold has ended meanwhile", () => {
-    const ended = moveHold(hold(), { type: "released" }, NOW_MS);
-    expect(completionEvent(wallet(), ended, NOW_MS)).toBeNull();
+    const sent = moveHold(hold(), captured(4_00), NOW_MS);
+    for (const move of [{ type: "released" }, { type: "expired" }, captured(1_00, true)] as const) {
+      const ended = moveHold(sent, move, NOW_MS);
+      expect(completionEvent(wallet(), ended, m(4_00), NOW_MS + 1)).toBeNull();
+    }
+  });
+
+  it("of the whole amount ends as any other does, since nothing of the hold can come back", () => {
+    const { hold: after } = accept(capture(null, { final: true }));
+    expect(after).toEqual(moveHold(hold(), captured(10_00), NOW_MS));
+    expect(completionEvent(wallet(), after, m(10_00), NOW_MS)).toBeNull();
   });
 });
 
@@ -305,7 +316,8 @@ describe("a transfer that comes back", () => {
   it.each<[string, HoldMove]>([
     ["released", { type: "released" }],
     ["expired", { type: "expired" }],
-    ["captured by a final capture", { type: "captured", amountMinor: m(1_00), isFinal: true }],
+    ["captured by a final capture", captured(1_00, true)],
+    ["captured by a final capture to the last cent", captured(6_00, true)],
     ["completed by another transfer", { type: "completed" }],
   ])("goes to the wallet when the hold was %s meanwhile", (_how, move) => {
     const sent = accept(capture("4", { to: toOther }));
@@ -323,6 +335,32 @@ describe("a transfer that comes back", () => {
     const returned = back(emptied.after, emptied.hold, 4_00);
     expect(returned.hold).toMatchObject({ status: "ACTIVE", capturedMinor: 6_00 });
     expect(money(returned.after)).toEqual([14_00, 4_00]);
+  });
+
+  it("goes to the wallet also when the final capture that took the rest was a transfer", () => {
+    const sent = accept(capture("4", { to: toOther }));
+    const last = accept(capture(null, { to: { ...toOther, transferId: "t2" }, final: true }), {
+      state: sent.after,
+      named: sent.hold,
+    });
+    expect(last.hold).toMatchObject({ status: "CAPTURED", releasedAtMs: null });
+    // Refused, it would have put the hold back as it was; arrived, it has ended it.
+    expect(back(last.after, last.hold, 6_00).hold).toEqual(sent.hold);
+    const ended = completionEvent(last.after, last.hold, m(6_00), NOW_MS + 1)!;
+    expect(ended).toMatchObject({
+      type: "HoldReleased",
+      releasedMinor: 0,
+      hold: { status: "CAPTURED", capturedAtMs: NOW_MS, releasedAtMs: NOW_MS + 1 },
+    });
+    const returned = back(apply("w1", last.after, ended), (ended as { hold: Hold }).hold, 4_00);
+    expect(returned.hold).toMatchObject({ status: "CAPTURED", capturedMinor: 6_00 });
+    expect(money(returned.after)).toEqual([14_00, 0]);
+  });
+
+  it("opens a hold again that an earlier version captured to the last cent, final or not", () => {
+    const old = hold({ capturedMinor: m(10_00), status: "CAPTURED", capturedAtMs: NOW_MS });
+    const state = wallet({ balanceMinor: m(10_00), heldMinor: m(0) });
+    expect(back(state, old, 4_00).hold).toMatchObject({ status: "ACTIVE", capturedMinor: 6_00 });
   });
 
   it("lets a hold that is open again expire at its time", () => {

@@ -4,16 +4,24 @@
  * available again. This file knows one hold and how it moves; what that does to the wallet, and who
  * may do it, is in `wallet.ts`. Pure.
  *
- *     (none) --placed--> ACTIVE --captured, nothing is left or the capture is final--> CAPTURED
- *                          | ^ \--captured in part--> ACTIVE                              |
- *                          | \---returned: a capture paid to a wallet that refused it-----/
- *                          +--released--> RELEASED
- *                          +--expired---> EXPIRED
+ *     (none) --placed--> ACTIVE --captured, nothing is left--> CAPTURED
+ *                          | ^ \--captured in part--> ACTIVE      |
+ *                          | \---returned------------------------/|
+ *                          |                                      |
+ *                          +--captured or completed: final--------+--> CAPTURED, ended
+ *                          +--released------------------------------> RELEASED
+ *                          +--expired-------------------------------> EXPIRED
  *
- * ACTIVE: `amount - captured` (never 0) is held. CAPTURED, RELEASED, EXPIRED: nothing is held. A
- * transfer that comes back goes under the hold again, as if nothing had happened, unless the rest
- * has been let go meanwhile; then it goes to the wallet. Invariant: the sum of what a wallet's
- * active holds have left is its `held`.
+ * ACTIVE: `amount - captured` (never 0) is held. Else nothing is held. CAPTURED without an end:
+ * captures have taken all, and what comes back of them (returned: one paid to a wallet that refused
+ * it) goes under the hold again, as if it had not left. RELEASED, EXPIRED, CAPTURED and ended are
+ * for good, as `releasedAtMs` says: what comes back then goes to the wallet.
+ *
+ * A final capture ends the hold whether it leaves a rest or not: to the outside at once, paid to a
+ * wallet when it has arrived (completed); refused, it has never been. One of the whole amount needs
+ * no end, since no other capture is left to come back. Only one that is ACTIVE can be released or
+ * expire, so what returns after the hold's time makes it ACTIVE, and then it expires. Invariant: the
+ * sum of what a wallet's active holds have left is its `held`.
  */
 import { amountMinor, ZERO, type AmountMinor } from "./amount.ts";
 
@@ -40,19 +48,19 @@ export interface Hold {
   /** When it became CAPTURED. */
   readonly capturedAtMs: number | null;
   /**
-   * When what was left of it became available: by a release, by expiry, or since a capture was
-   * final.
+   * When it ended for good, and what was left of it, if anything, became available: by a release,
+   * by expiry, or by a final capture of less than the amount. Null: what comes back goes under it.
    */
   readonly releasedAtMs: number | null;
 }
 
 /** What can happen to a hold. */
 export type HoldMove =
-  /** The money leaves; `isFinal` lets go of what is left. */
+  /** The money leaves; `isFinal` ends the hold. */
   | { readonly type: "captured"; readonly amountMinor: AmountMinor; readonly isFinal: boolean }
   /** A transfer that had captured so much of it was refused by its payee. */
   | { readonly type: "returned"; readonly amountMinor: AmountMinor }
-  /** The transfer of a final capture has arrived: what is left is let go. */
+  /** The transfer of a final capture has arrived, and ends the hold. */
   | { readonly type: "completed" }
   | { readonly type: "released" }
   | { readonly type: "expired" };
@@ -67,10 +75,21 @@ export function isDue({ status, expiresAtMs }: Hold, atMs: number): boolean {
   return status === "ACTIVE" && expiresAtMs !== null && atMs >= expiresAtMs;
 }
 
+/** Whether it is over for good: nothing comes back under it. */
+export function hasEnded({ releasedAtMs }: Hold): boolean {
+  return releasedAtMs !== null;
+}
+
+/** Whether the capture is all there is to capture, so that no other one can come back. */
+export function isWhole({ amountMinor: amount }: Hold, capturedMinor: AmountMinor): boolean {
+  return capturedMinor === amount;
+}
+
 /** Moves a hold. A move that its state does not allow is a programmer error and throws. */
 export function moveHold(hold: Hold, move: HoldMove, atMs: number): Hold {
   if (move.type === "returned") return returned(hold, move.amountMinor);
-  if (hold.status !== "ACTIVE") {
+  const canBe = move.type === "completed" ? !hasEnded(hold) : hold.status === "ACTIVE";
+  if (!canBe) {
     throw new Error(`hold ${hold.holdId} is ${hold.status} and cannot be ${move.type}`);
   }
   switch (move.type) {
@@ -80,11 +99,16 @@ export function moveHold(hold: Hold, move: HoldMove, atMs: number): Hold {
       if (left < 0) throw new Error(`hold ${hold.holdId} has not ${amount} left to capture`);
       const capturedMinor = amountMinor(hold.capturedMinor + amount);
       if (left > 0 && !isFinal) return { ...hold, capturedMinor };
-      const releasedAtMs = left > 0 ? atMs : null;
+      const releasedAtMs = isFinal && !isWhole(hold, amount) ? atMs : null;
       return { ...hold, capturedMinor, status: "CAPTURED", capturedAtMs: atMs, releasedAtMs };
     }
     case "completed":
-      return { ...hold, status: "CAPTURED", capturedAtMs: atMs, releasedAtMs: atMs };
+      return {
+        ...hold,
+        status: "CAPTURED",
+        capturedAtMs: hold.capturedAtMs ?? atMs,
+        releasedAtMs: atMs,
+      };
     case "released":
       return { ...hold, status: "RELEASED", releasedAtMs: atMs };
     case "expired":
@@ -98,8 +122,7 @@ function returned(hold: Hold, amount: AmountMinor): Hold {
   const left = hold.capturedMinor - amount;
   if (left < 0) throw new Error(`hold ${hold.holdId} gets back more than was captured`);
   const capturedMinor = left === 0 ? ZERO : amountMinor(left);
-  // Whoever let go of the rest has ended it; all of it being captured has not.
-  if (hold.releasedAtMs !== null) return { ...hold, capturedMinor };
+  if (hasEnded(hold)) return { ...hold, capturedMinor };
   return { ...hold, capturedMinor, status: "ACTIVE", capturedAtMs: null };
 }
 

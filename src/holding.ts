@@ -6,7 +6,15 @@
  * Pure.
  */
 import { ZERO, type AmountMinor } from "./amount.ts";
-import { isDue, moveHold, remainingMinor, type Hold, type HoldMove } from "./hold.ts";
+import {
+  hasEnded,
+  isDue,
+  isWhole,
+  moveHold,
+  remainingMinor,
+  type Hold,
+  type HoldMove,
+} from "./hold.ts";
 import { LIMITS } from "./limits.ts";
 import type { Rejection } from "./rejection.ts";
 import { amountFor, checkActive, checkAvailable, no, notActive, yes } from "./rules.ts";
@@ -145,10 +153,47 @@ export function expiryEvent(state: WalletState, hold: Hold, nowMs: number): Wall
 }
 
 /**
- * What a final capture does to the hold once its payee has the money; null when it has ended
- * meanwhile.
+ * The holds that must end before the wallet may say no for want of what they hold: of those whose
+ * time is over as few as give it the amount, the largest first, or room for one more hold. None
+ * where it would say no all the same. A wallet with a hold is not empty, over or not, since what is
+ * held is part of its balance.
  */
-export function completionEvent(state: WalletState, hold: Hold, nowMs: number): WalletEvent | null {
-  const occurredAtMs = Math.max(nowMs, state.updatedAtMs);
-  return hold.status === "ACTIVE" ? endHold(hold, { type: "completed" }, occurredAtMs) : null;
+export function holdsInTheWay(
+  state: WalletState,
+  holds: Iterable<Hold>,
+  rejection: Rejection,
+  nowMs: number,
+): Hold[] {
+  const { code } = rejection;
+  if (code !== "insufficient_funds" && code !== "too_many_holds") return [];
+  const atMs = Math.max(nowMs, state.updatedAtMs);
+  const over: Hold[] = [];
+  for (const hold of holds) if (isDue(hold, atMs)) over.push(hold);
+  if (code === "too_many_holds") return over.slice(0, 1);
+  const missingMinor = rejection.requestedMinor - rejection.availableMinor;
+  const overMinor = over.reduce((sum, hold) => sum + remainingMinor(hold), 0);
+  if (overMinor < missingMinor) return [];
+  over.sort((one, other) => remainingMinor(other) - remainingMinor(one));
+  let givenMinor = 0;
+  const stays = over.findIndex((hold) => {
+    const isEnough = givenMinor >= missingMinor;
+    givenMinor += remainingMinor(hold);
+    return isEnough;
+  });
+  return stays === -1 ? over : over.slice(0, stays);
+}
+
+/**
+ * What a final capture does to the hold once its payee has the money; null when it has ended
+ * meanwhile, or needs no end. Where nothing is left it releases 0, for the sake of what may come
+ * back.
+ */
+export function completionEvent(
+  state: WalletState,
+  hold: Hold,
+  capturedMinor: AmountMinor,
+  nowMs: number,
+): WalletEvent | null {
+  if (hasEnded(hold) || isWhole(hold, capturedMinor)) return null;
+  return endHold(hold, { type: "completed" }, Math.max(nowMs, state.updatedAtMs));
 }

@@ -208,7 +208,10 @@ export const LIMITS = {
   damageMs: 30_000,
   /** A damaged wallet gets no message for this long after it was met. */
   damagePauseMs: 2_000,
-  /** Active holds of one wallet; its actor reads and keeps them in memory. */
+  /**
+   * Active holds of one wallet; its actor reads and keeps them in memory. So many, if they are over
+   * and none can be spared, may end in one commit with a command that wants their money.
+   */
   holdsPerWalletMax: 10_000,
   /** How often a lane looks for holds whose time is over. */
   holdExpiryMs: 500,

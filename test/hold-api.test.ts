@@ -49,6 +49,30 @@ function end(
 const funded = () => stack.open({ initialBalance: 100 });
 
 describe("a hold over HTTP", () => {
+  it("is in nobody's way from its time on", async () => {
+    // Five moments, so that no look for what is due comes right behind all of them
+    const placed = await Promise.all(
+      [1_000, 1_130, 1_260, 1_390, 1_520].map(async (ms) => {
+        const { id } = await funded();
+        const expiresAt = new Date(Date.now() + ms).toISOString();
+        return await place(id, { amount: 100, expiresAt });
+      }),
+    );
+    for (const { id, walletId, expiresAt } of placed) {
+      const leftMs = Date.parse(expiresAt!) - Date.now();
+      await new Promise((resolve) => setTimeout(resolve, Math.max(0, leftMs) + 5));
+      const fields = { amount: 100, dryRun: true };
+      expect((await stack.post(`/wallets/${walletId}/debit`, fields)).status).toBe(200);
+      const key = unique("key");
+      const spent = await stack.post(`/wallets/${walletId}/debit`, { amount: 100 }, key);
+      expect([spent.status, spent.body]).toMatchObject([200, { balance: 0, held: 0, version: 4 }]);
+      const again = await stack.post(`/wallets/${walletId}/debit`, { amount: 100 }, key);
+      expect([again.status, again.text]).toEqual([200, spent.text]);
+      const { body } = await stack.get(`/wallets/${walletId}/holds/${id}`);
+      expect(body).toMatchObject({ status: "EXPIRED", remaining: 0 });
+    }
+  });
+
   it("that is only tried out leads to no place where it would be", async () => {
     const { id } = await funded();
     const tried = await stack.post<HoldBody>(`/wallets/${id}/holds`, { amount: 1, dryRun: true });

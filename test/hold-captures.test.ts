@@ -193,6 +193,52 @@ describe("a final capture paid to a wallet", () => {
     },
   );
 
+  it.each([
+    ["39 of 40", "39", false, 61, 59],
+    ["all of 40", "40", false, 60, 60],
+    ["39 of 40, paid to a wallet,", "39", true, 61, 59],
+    ["all of 40, paid to a wallet,", "40", true, 60, 60],
+  ] as const)(
+    "of %s ends the hold also for an earlier capture that is refused after it",
+    async (_what, amount, isPaid, left, takenAtEnd) => {
+      const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
+      const third = await stage.open("b", null);
+      const placed = await place(payer, "60");
+      await sendHeld(capture(placed, "20", { toWalletId: payee }), "post");
+      await order(payee, "suspend");
+      stage.wire = (message) =>
+        message.type === "post" && message.walletId === payee ? "hold" : "pass";
+      const last = capture(
+        placed,
+        amount,
+        isPaid ? { final: true, toWalletId: third } : { final: true },
+      );
+      expect(await said(last)).toBe(isPaid ? "posted" : "done 4");
+      await stage.tick();
+      expect(await holdRow(placed)).toBe(`CAPTURED ${takenAtEnd}`);
+      stage.wire = () => "pass";
+      await stage.release();
+      await stage.settle();
+      expect([await money(payer), await holdRow(placed)]).toEqual([
+        `${left} 0`,
+        `CAPTURED ${takenAtEnd - 20}`,
+      ]);
+      expect(await said(capture(placed, "1"))).toBe("hold_not_active");
+    },
+  );
+
+  it("that is refused itself leaves an earlier one its hold", async () => {
+    const [payer, payee] = [await stage.open("a", "100"), await stage.open("b", null)];
+    const placed = await place(payer, "60");
+    await sendHeld(capture(placed, "20", { toWalletId: payee }), "post");
+    await sendHeld(capture(placed, null, { final: true, toWalletId: payee }), "post");
+    await order(payee, "suspend");
+    stage.wire = () => "pass";
+    await stage.release();
+    await stage.settle();
+    expect([await money(payer), await holdRow(placed)]).toEqual(["100 60", "ACTIVE 0"]);
+  });
+
   const settles = (writes: Writes): boolean => writes.settled.length > 0;
   const reserves = (writes: Writes): boolean => writes.transfers.length > 0;
   it.each([

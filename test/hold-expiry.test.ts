@@ -9,18 +9,33 @@ import { EVEN, idIn } from "./stage/ids.ts";
 import {
   begin,
   database,
+  FAILURES,
+  gateOf,
   holdRow,
   money,
+  ONE_LANE,
+  order,
   passTime,
   place,
+  restage,
   restart,
   said,
   stage,
   TWO_HOSTS,
   useLaneStage,
 } from "./stage/lane.ts";
-import { capture, commandOf, creation, credit, debit, placing } from "./stage/staged-commands.ts";
-import { summaryOf, withLimits } from "./stage/lanes.ts";
+import {
+  capture,
+  commandOf,
+  creation,
+  credit,
+  debit,
+  placing,
+  release,
+  repeated,
+  transfer,
+} from "./stage/staged-commands.ts";
+import { onlyOutcome, summaryOf, withLimits } from "./stage/lanes.ts";
 
 useLaneStage("hold_expiry_test", TWO_HOSTS);
 
@@ -269,5 +284,165 @@ describe("expiry", () => {
     await passTime(1_000);
     expect(asked!.outcomes.map(summaryOf)).toEqual(["done 3"]);
     expect([await money(walletId), await holdRow(placed)]).toEqual(["40 0", "CAPTURED 60"]);
+  });
+});
+
+// --- Holds in the way ----------------------------------------------------------------------------
+
+describe("a hold whose time is over and that nobody has ended yet", () => {
+  /** A wallet with 100.00, of which each amount is under a hold that has been over for a while. */
+  async function withOver(...amounts: string[]): Promise<{ walletId: string; over: HoldKey[] }> {
+    // Given a lane whose looks for what is due find nothing, as if thousands were before these
+    stage.lane("a").hooks.loadDueHolds = () => Promise.resolve([]);
+    const walletId = await stage.open("a", "100");
+    const over: HoldKey[] = [];
+    for (const amount of amounts) over.push(await place(walletId, amount, 1_000));
+    await passTime(1_500);
+    expect(await statusesOf(walletId)).toEqual(amounts.map(() => "ACTIVE"));
+    return { walletId, over };
+  }
+
+  async function statusesOf(walletId: string): Promise<string[]> {
+    const sql = "SELECT status FROM holds WHERE wallet_id = $1 ORDER BY amount";
+    const rows = await database.query<{ status: string }>(sql, [walletId]);
+    return rows.map(({ status }) => status);
+  }
+
+  it("is ended for who wants its money, and a repeat gets the same answer", async () => {
+    const { walletId, over } = await withOver("60");
+    const command = debit(walletId, "100");
+    expect(await said(command)).toBe("done 4");
+    expect([await money(walletId), await holdRow(over[0]!)]).toEqual(["0 0", "EXPIRED 0"]);
+    const again = stage.sendAs(repeated(command), { attempt: 2 });
+    await stage.settle();
+    expect(summaryOf(onlyOutcome(again))).toBe("replayed 4");
+    const sql = "SELECT type, command_id AS id FROM events WHERE wallet_id = $1 AND version > 2";
+    expect(await database.query(`${sql} ORDER BY version`, [walletId])).toEqual([
+      { type: "HoldExpired", id: null },
+      { type: "WalletDebited", id: command.commandId },
+    ]);
+  });
+
+  it.each(["a", "b"])("is ended for a transfer to a wallet of lane %s", async (lane) => {
+    const { walletId } = await withOver("60");
+    const toWalletId = await stage.open(lane, null);
+    expect(await said(transfer(walletId, toWalletId, "70"))).toBe("posted");
+    expect([await money(walletId), await money(toWalletId)]).toEqual(["30 0", "70 0"]);
+  });
+
+  it("is ended for a transfer that is one commit", async () => {
+    await restage(ONE_LANE, true);
+    const { walletId } = await withOver("60");
+    const toWalletId = await stage.open("a", null);
+    expect(await said(transfer(walletId, toWalletId, "70"))).toBe("posted");
+    expect([await money(walletId), await money(toWalletId)]).toEqual(["30 0", "70 0"]);
+  });
+
+  it("is ended for another hold, of its money and where there may be no more", async () => {
+    const { walletId } = await withOver("60");
+    expect(await said(placing(walletId, "100"))).toBe("done 4");
+    withLimits({ holdsPerWalletMax: 1 });
+    const full = await withOver("60");
+    expect(await said(placing(full.walletId, "1"))).toBe("done 4");
+    expect(await money(full.walletId)).toBe("100 1");
+  });
+
+  it("is ended only where it is in the way, the largest first", async () => {
+    const { walletId } = await withOver("1", "10", "20", "30");
+    expect(await said(debit(walletId, "39"))).toBe("done 6");
+    expect(await said(debit(walletId, "100"))).toBe("insufficient_funds");
+    expect(await statusesOf(walletId)).toEqual(["ACTIVE", "ACTIVE", "ACTIVE", "ACTIVE"]);
+    expect(await said(debit(walletId, "45"))).toBe("done 9");
+    expect(await statusesOf(walletId)).toEqual(["ACTIVE", "ACTIVE", "EXPIRED", "EXPIRED"]);
+    expect(await money(walletId)).toBe("16 11");
+  });
+
+  it("leaves a wallet as full as it is", async () => {
+    const { walletId } = await withOver("60");
+    expect(summaryOf(await order(walletId, "close"))).toBe("wallet_not_empty");
+    expect(await money(walletId)).toBe("100 60");
+  });
+
+  it("is ended for a dry run, which is told what the command is told after it", async () => {
+    const { walletId } = await withOver("60");
+    const tried = await stage.perform({ ...debit(walletId, "100"), dryRun: true });
+    expect(tried).toMatchObject({ wallet: { version: 4, balanceMinor: 0, heldMinor: 0 } });
+    expect(await money(walletId)).toBe("100 0");
+    expect(await said(debit(walletId, "100"))).toBe("done 4");
+  });
+
+  it("is an event between the expected version and the command", async () => {
+    const { walletId } = await withOver("60");
+    const command = { ...debit(walletId, "100"), expectedVersion: 2 };
+    expect(await said(command)).toBe("version_conflict");
+    expect(await said({ ...debit(walletId, "100"), expectedVersion: 3 })).toBe("done 4");
+  });
+
+  it("stays where its wallet is, for who goes by a clock that is behind", async () => {
+    const walletId = await stage.open("a", "100");
+    await place(walletId, "60", 1_000);
+    await passTime(900);
+    expect(await said(debit(walletId, "100"))).toBe("insufficient_funds");
+    expect(await money(walletId)).toBe("100 60");
+  });
+
+  it.each(FAILURES)("race: and ends once when the commit is %s", async (fate) => {
+    const { walletId, over } = await withOver("60");
+    const gate = gateOf();
+    const [asked] = await begin(debit(walletId, "100"));
+    await gate.pass(fate);
+    await gate.open();
+    await stage.settle();
+    expect(summaryOf(onlyOutcome(asked!))).toMatch(/^(done|replayed) 4$/);
+    expect([await money(walletId), await holdRow(over[0]!)]).toEqual(["0 0", "EXPIRED 0"]);
+  });
+
+  it("race: and whose last capture is in a commit under way gives nothing", async () => {
+    stage.lane("a").hooks.loadDueHolds = () => Promise.resolve([]);
+    const walletId = await stage.open("a", "100");
+    const placed = await place(walletId, "60", 1_000);
+    const gate = gateOf();
+    const [captured] = await begin(capture(placed, null));
+    stage.nowMs += 2_000;
+    const [asked] = await begin(debit(walletId, "41"));
+    await gate.open();
+    await stage.settle();
+    expect(summaryOf(onlyOutcome(captured!))).toBe("done 3");
+    expect(summaryOf(onlyOutcome(asked!))).toBe("insufficient_funds");
+    expect([await money(walletId), await holdRow(placed)]).toEqual(["40 0", "CAPTURED 60"]);
+  });
+
+  it("race: is captured and released by nobody behind it, in the same commit", async () => {
+    const { walletId, over } = await withOver("30", "60");
+    const asked = await begin(
+      debit(walletId, "70"),
+      capture(over[1]!, "1"),
+      release(over[1]!),
+      capture(over[0]!, "1"),
+    );
+    await stage.settle();
+    const not = "hold_not_active";
+    expect(asked.map((one) => summaryOf(onlyOutcome(one)))).toEqual(["done 5", not, not, not]);
+    expect(await money(walletId)).toBe("30 30");
+  });
+
+  it("is ended with thousands of others in one commit, and others wait behind that", async () => {
+    withLimits({ commitMessagesMax: 100 });
+    stage.lane("a").hooks.loadDueHolds = () => Promise.resolve([]);
+    const walletId = await stage.open("a", "20");
+    const expiresAtMs = stage.nowMs + 1_000_000;
+    stage.send(...Array.from({ length: 2_000 }, () => placing(walletId, "0.01", { expiresAtMs })));
+    await stage.settle();
+    stage.nowMs = expiresAtMs;
+    let eventsMost = 0;
+    stage.lane("a").hooks.append = (writes, apply) => {
+      eventsMost = Math.max(eventsMost, writes.events.length);
+      return apply();
+    };
+    const asked = await begin(debit(walletId, "20"), credit(walletId, "1"));
+    await stage.settle();
+    expect(asked.map((one) => summaryOf(onlyOutcome(one)))).toEqual(["done 4002", "done 4003"]);
+    expect(eventsMost).toBe(2_001);
+    expect(await money(walletId)).toBe("1 0");
   });
 });

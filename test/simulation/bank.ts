@@ -176,7 +176,9 @@ export function buildBank(deps: BankDeps): Bank {
     if (hold?.status !== "ACTIVE") return;
     if (holds.length === HOLDS_KNOWN) holds.shift();
     holds.push(hold);
-    if (isSpiteful && hold.expiresAtMs !== null && random.chance(0.5)) captureLate(hold);
+    if (!isSpiteful || hold.expiresAtMs === null) return;
+    if (random.chance(0.5)) captureLate(hold);
+    if (outcome.type === "done" && random.chance(0.5)) spendLate(outcome.wallet, hold);
   }
 
   /** What a gateway makes of the same request: the same id, and new ids where it makes them. */
@@ -313,6 +315,21 @@ export function buildBank(deps: BankDeps): Bank {
     });
   }
 
+  /**
+   * Wants what is available and what was held as soon as the hold is over, when nobody may have
+   * ended it; behind something else, so that the wallet's own clock says that it is over.
+   */
+  function spendLate({ walletId, balanceMinor, heldMinor }: WalletState, hold: Hold): void {
+    const leftMs = hold.expiresAtMs! - EPOCH_MS - scheduler.nowMs;
+    const minor = balanceMinor - heldMinor + hold.amountMinor;
+    scheduler.after(Math.max(0, leftMs) + 500 * random.next(), "late spending", () => {
+      if (isStopping) return;
+      const credit = begin(walletId, { type: "credit", amount: "0.01", kind: "CREDIT" });
+      const debit = begin(walletId, { type: "debit", amount: String(minor / 100) });
+      busyWith(carryOut(credit).then(() => carryOut(debit)));
+    });
+  }
+
   /** Money of a user in an asset: the first makes the wallet. */
   function play(amount: string): HistoryEntry {
     const [ownerId, currency] = random.pick(USERS);
@@ -415,13 +432,18 @@ export function buildBank(deps: BankDeps): Bank {
     }
   }
 
+  /** What ends a hold while a capture of it is under way: its release, or the last capture. */
+  function endOf(holdId: string): WalletCommand {
+    if (random.chance(0.5)) return { type: "release", holdId };
+    return { type: "capture", holdId, amount: null, final: true, to: null };
+  }
+
   /** Makes the payee refuse, if it comes in time, and lets it go on after a while. */
   async function thwart({ fromWalletId, toWalletId, holdId }: Transfer): Promise<void> {
     const isClosing = toWalletId !== walletIds[0] && deps.isEmpty(toWalletId);
     const ending = send(begin(toWalletId, { type: isClosing ? "close" : "suspend" }));
-    const isReleasing = holdId !== null && random.chance(0.4);
-    const release = isReleasing ? send(begin(fromWalletId, { type: "release", holdId })) : null;
-    await Promise.all([ending, release]);
+    const isEnding = holdId !== null && random.chance(0.6);
+    await Promise.all([ending, isEnding ? send(begin(fromWalletId, endOf(holdId))) : null]);
     await wait(random.pick([200, 3_000]) * random.next());
     if (!isClosing) await carryOut(begin(toWalletId, { type: "activate" }));
   }

@@ -17,7 +17,7 @@ interface Entry {
   readonly expiresAtMs: number | null;
   captured: number;
   status: string;
-  /** What was left has been let go, so nothing comes back under it. */
+  /** It has ended for good, so nothing comes back under it. */
   isOver: boolean;
 }
 
@@ -34,6 +34,11 @@ export function checkHolds(databases: Databases, { entries }: History): string[]
         .map(({ holdId }) => holdId),
     ),
   );
+  const finalIds = new Set(
+    entries
+      .filter(({ command: { body } }) => body.type === "capture" && body.final)
+      .map(({ command }) => command.commandId),
+  );
   const holdOf = new Map(
     databases.flatMap(({ tables }) =>
       [...tables.transfers.values()].map(({ transferId, holdId }) => [transferId, holdId] as const),
@@ -44,7 +49,7 @@ export function checkHolds(databases: Databases, { entries }: History): string[]
     const own = new Map<string, Entry>();
     for (const event of events) {
       const problem =
-        fold(own, event, finals, holdOf) ??
+        fold(own, event, finals, finalIds, holdOf) ??
         (sumOf(own) === event.heldMinor ? null : `holds have ${sumOf(own)} left`);
       if (problem === null) continue;
       problems.push(`${walletId}:${event.version} ${event.type}: ${problem}`);
@@ -52,7 +57,9 @@ export function checkHolds(databases: Databases, { entries }: History): string[]
     }
     for (const [holdId, entry] of own) folded.set(`${walletId} ${holdId}`, entry);
   }
-  for (const { tables } of databases) problems.push(...checkRows(tables.holds, folded));
+  for (const { tables } of databases) {
+    problems.push(...checkRows(tables.holds, folded, finals));
+  }
   for (const { command, answers } of entries) {
     for (const { outcome } of answers) {
       const told =
@@ -79,11 +86,15 @@ function spelled(hold: unknown): string {
   return JSON.stringify(Object.entries(hold ?? {}).toSorted(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** What is wrong with the event, or null; the entry is as the event makes it. */
+/**
+ * What is wrong with the event, or null; the entry is as the event makes it. `finals`: the holds
+ * that a final capture has paid to a wallet; `finalIds`: the commands that are final captures.
+ */
 function fold(
   own: Map<string, Entry>,
-  { type, data, amountMinor, transferId, occurredAtMs }: EventRow,
+  { type, data, amountMinor, transferId, occurredAtMs, commandId }: EventRow,
   finals: ReadonlySet<string | null>,
+  finalIds: ReadonlySet<string>,
   holdOf: ReadonlyMap<string, string | null>,
 ): string | null {
   const hold = (data?.["hold"] ?? null) as Hold | null;
@@ -109,7 +120,11 @@ function fold(
     entry.captured -= amountMinor!;
     if (!entry.isOver) entry.status = "ACTIVE";
   } else {
-    if (entry.status !== "ACTIVE") return `happens to a hold that is ${entry.status}`;
+    // A final capture that is paid to a wallet ends the hold when it arrives, also an empty one.
+    const isEnd = type === "HoldReleased" && hold.status === "CAPTURED" && !entry.isOver;
+    if (entry.status !== "ACTIVE" && !(isEnd && entry.status === "CAPTURED")) {
+      return `happens to a hold that is ${entry.status}`;
+    }
     if (type === "HoldCaptured" || type === "TransferSent") {
       if (isLate) return "captures after the hold's time";
       if (amountMinor! > left) return `captures more than the ${left} that are left`;
@@ -123,15 +138,23 @@ function fold(
       if (hold.status === "CAPTURED" && !finals.has(hold.holdId)) return "ends without a capture";
       entry.status = hold.status;
     }
-    entry.isOver = released > 0;
+    const isFinal = type === "HoldCaptured" && finalIds.has(commandId ?? "");
+    entry.isOver = isFinal || released > 0 || type === "HoldReleased" || type === "HoldExpired";
   }
   const isAsTold = hold.status === entry.status && hold.capturedMinor === entry.captured;
   return isAsTold ? null : `tells ${JSON.stringify(hold)}, not ${JSON.stringify(entry)}`;
 }
 
-function checkRows(rows: ReadonlyMap<string, Hold>, folded: ReadonlyMap<string, Entry>): string[] {
+function checkRows(
+  rows: ReadonlyMap<string, Hold>,
+  folded: ReadonlyMap<string, Entry>,
+  finals: ReadonlySet<string | null>,
+): string[] {
   const problems: string[] = [];
-  for (const [key, { status, capturedMinor, amountMinor, expiresAtMs }] of rows) {
+  for (const [key, { holdId, status, capturedMinor, amountMinor, expiresAtMs }] of rows) {
+    if (status === "ACTIVE" && finals.has(holdId)) {
+      problems.push(`hold ${key} is ACTIVE behind a final capture that has arrived`);
+    }
     const entry = folded.get(key);
     const isSame =
       entry?.status === status &&

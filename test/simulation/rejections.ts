@@ -82,7 +82,9 @@ function couldBe(
       return since.some(({ status }) => status === rejection.status);
     case "insufficient_funds":
       return since.some(
-        ({ balanceMinor, heldMinor }) => balanceMinor - heldMinor === rejection.availableMinor,
+        ({ balanceMinor, heldMinor, version }) =>
+          balanceMinor - heldMinor === rejection.availableMinor &&
+          rejection.availableMinor + overMinor(all, version) < rejection.requestedMinor,
       );
     case "wallet_not_empty":
       return since.some(
@@ -121,6 +123,27 @@ function couldBe(
     default:
       return rejection satisfies never;
   }
+}
+
+/**
+ * What holds had left at the version whose time was over by the wallet's own clock: nobody needs to
+ * have ended them for that money to be available.
+ */
+function overMinor(all: readonly EventRow[], atVersion: number): number {
+  const holds = new Map<string, Hold>();
+  let nowMs = 0;
+  for (const { version, occurredAtMs, data } of all) {
+    if (version > atVersion) break;
+    nowMs = occurredAtMs;
+    const hold = data?.["hold"] as Hold | undefined;
+    if (hold !== undefined) holds.set(hold.holdId, hold);
+  }
+  let sum = 0;
+  for (const { status, expiresAtMs, amountMinor, capturedMinor } of holds.values()) {
+    const isOver = status === "ACTIVE" && expiresAtMs !== null && expiresAtMs <= nowMs;
+    if (isOver) sum += amountMinor - capturedMinor;
+  }
+  return sum;
 }
 
 /** A hold as it was at the version `floor` of its wallet, and as each event since has made it. */

@@ -57,10 +57,13 @@ const leftOf = ({ status, amountMinor, capturedMinor }: Fold): number =>
 export function checkHolds({ events, holds }: HoldBooks, entries: readonly BankEntry[]): string[] {
   const problems: string[] = [];
   const folds = new Map<string, Fold>();
+  const finals = new Set<string | null>(
+    entries.filter(({ command }) => command.isFinal === true).map(({ command }) => command.key),
+  );
   for (const [walletId, history] of historiesOf(events)) {
     const own = new Map<string, Fold>();
     for (const event of history) {
-      const problem = event.hold === null ? foldless(event) : fold(own, event, event.hold);
+      const problem = event.hold === null ? foldless(event) : fold(own, event, event.hold, finals);
       const heldMinor = [...own.values()].reduce((sum, one) => sum + leftOf(one), 0);
       const isSum = heldMinor === event.heldMinor;
       if (problem === null && isSum) continue;
@@ -95,11 +98,12 @@ function foldless({ type }: HoldEvent): string | null {
   return type.startsWith("Hold") ? "tells of no hold" : null;
 }
 
-/** What is wrong with the event, or null. */
+/** What is wrong with the event, or null. `finals`: the commands that are final captures. */
 function fold(
   own: Map<string, Fold>,
   event: HoldEvent,
   hold: NonNullable<HoldEvent["hold"]>,
+  finals: ReadonlySet<string | null>,
 ): string | null {
   const { type, occurredAtMs } = event;
   const { holdId } = hold;
@@ -131,7 +135,8 @@ function fold(
       if (releasedMinor !== 0 && releasedMinor !== left - amountMinor)
         return "releases another sum";
       one.capturedMinor += amountMinor;
-      one.isOver = releasedMinor > 0;
+      // Paid to a wallet it ends the hold when it arrives.
+      one.isOver = releasedMinor > 0 || (type === "HoldCaptured" && finals.has(event.commandId));
       if (amountMinor === left || one.isOver) one.status = "CAPTURED";
       break;
     case "TransferReturned":
@@ -140,7 +145,9 @@ function fold(
       break;
     case "HoldReleased":
     case "HoldExpired":
-      if (one.status !== "ACTIVE") return "ends what has ended";
+      if (one.isOver || (one.status !== "ACTIVE" && hold.status !== "CAPTURED")) {
+        return "ends what has ended";
+      }
       if (releasedMinor !== left) return `releases ${releasedMinor} of ${left}`;
       if (type === "HoldExpired" && !isLate) return "expires before its time";
       if (type === "HoldExpired") one.status = "EXPIRED";
