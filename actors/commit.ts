@@ -12,12 +12,14 @@ import {
   type AppendOrder,
   type KnownCommand,
   type KnownVerdict,
+  type NewEvent,
   type TracedStep,
   type WalletWrite,
   type Writes,
 } from "../src/journal.ts";
 import type { Change, CommandMessage, Outcome, Reply, ShardMessage } from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
+import type { CommandRecord } from "../src/repeats.ts";
 import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
 import type { Damage } from "./damage.ts";
 import { commandIn, commandToDecide } from "./messages.ts";
@@ -404,7 +406,8 @@ export function outcomeIn(commit: Commit, message: ShardMessage): Known | null {
     const { fingerprint, version } = event;
     const transferId = "transferId" in event.event ? event.event.transferId : null;
     const command = { walletId, commandId, fingerprint, version, transferId, rejection: null };
-    return { type: "command", command };
+    if (fingerprint !== null) return { type: "command", command };
+    return { type: "command", command: { ...command, record: recordIn(commit, event) } };
   }
   const no = commit.rejections.find(
     (one) => one.commandId === commandId && one.walletId === walletId,
@@ -413,4 +416,22 @@ export function outcomeIn(commit: Commit, message: ShardMessage): Known | null {
   const { fingerprint, rejection } = no;
   const none = { version: null, transferId: null };
   return { type: "command", command: { walletId, commandId, fingerprint, ...none, rejection } };
+}
+
+/** What the command has left whose last event this is. */
+function recordIn({ events, wallets, transfers }: Commit, last: NewEvent): CommandRecord {
+  const { walletId, commandId, event, version, description, metadata, isIdProposed } = last;
+  const first = events.find((one) => one.walletId === walletId && one.version === 0);
+  const created = first?.causationId === commandId ? first.event : undefined;
+  const transferId = "transferId" in event ? event.transferId : null;
+  return {
+    event,
+    version,
+    description,
+    metadata,
+    wallet: wallets.get(walletId)!.state,
+    creation:
+      created?.type === "WalletCreated" ? { metadata: created.metadata, isIdProposed } : null,
+    isHoldFinal: transfers.find((one) => one.transferId === transferId)?.isHoldFinal ?? false,
+  };
 }

@@ -16,6 +16,7 @@ import type {
   ShardMessage,
 } from "../src/protocol.ts";
 import type { Rejection } from "../src/rejection.ts";
+import { fits, mayHaveBeenTold } from "../src/repeats.ts";
 import { decide, type Decision } from "../src/wallet.ts";
 import {
   enlist,
@@ -177,10 +178,11 @@ export function answerKnown(
   to: CommandMessage,
   known: KnownCommand,
 ): StepResult {
-  const { commandId, fingerprint } = to.command;
-  // An id that a gateway made has no fingerprint: whoever repeats it was told it with an unknown
-  // outcome.
-  if (known.fingerprint !== null && known.fingerprint !== fingerprint) {
+  const { commandId } = to.command;
+  const isSame = isRepeat(to.command, known);
+  // Of rows that cannot be read, nobody can say what was asked for.
+  if (isSame === null) return fault(context, to, "unknown");
+  if (!isSame) {
     const rejection: Rejection = { code: "idempotency_conflict", commandId };
     context.answer(to, { type: "rejected", rejection, replayed: false });
     return "dealt";
@@ -198,6 +200,19 @@ export function answerKnown(
   }
   context.answer(to, { type: "replayed", walletId, version, transferId });
   return "dealt";
+}
+
+/**
+ * Whether the command asks for what was asked for when its id was met first; null when that cannot
+ * be told.
+ */
+function isRepeat(command: Command, known: KnownCommand): boolean | null {
+  const { fingerprint, rejection, record = null } = known;
+  if (fingerprint !== null) return fingerprint === command.fingerprint;
+  // The gateway that made the id sends it again.
+  if (command.fingerprint === null) return true;
+  if (rejection !== null) return mayHaveBeenTold(command, rejection);
+  return record === null ? null : fits(command, record);
 }
 
 export function reject(

@@ -6,6 +6,7 @@
  */
 import type { Hold } from "./hold.ts";
 import type { Rejection, WalletStatus } from "./rejection.ts";
+import type { CommandRecord } from "./repeats.ts";
 import type { Transfer, Verdict } from "./transfer.ts";
 import type { WalletEvent, WalletState } from "./wallet.ts";
 
@@ -157,6 +158,11 @@ export interface KnownCommand {
   readonly version: number | null;
   readonly transferId: string | null;
   readonly rejection: Rejection | null;
+  /**
+   * What the command has left, for repeats to be held against. Only of one that was carried out and
+   * has no fingerprint; null when its rows cannot be read.
+   */
+  readonly record?: CommandRecord | null;
 }
 
 export interface KnownVerdict {

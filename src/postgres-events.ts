@@ -8,6 +8,7 @@ import type { AmountMinor } from "./amount.ts";
 import type { Hold } from "./hold.ts";
 import { EVENT_COLUMNS } from "./postgres-rows.ts";
 import type { StoredEvent } from "./read-model.ts";
+import type { CommandRecord } from "./repeats.ts";
 import type { CreditKind, WalletEvent } from "./wallet.ts";
 
 /**
@@ -91,6 +92,32 @@ export function eventOf(row: EventRow): WalletEvent {
         `${type satisfies never as string} is no type that this version knows`,
       );
   }
+}
+
+/**
+ * What a command has left, from its last event and the first one of its wallet.
+ * @param isHoldFinal of its transfer's record; null when it has none
+ * @throws UnreadableEvent as `eventOf`
+ */
+export function recordOf(
+  last: EventRow,
+  first: EventRow,
+  isHoldFinal: boolean | null,
+): CommandRecord {
+  const created = eventOf(first);
+  if (created.type !== "WalletCreated") throw new UnreadableEvent(`${first.type} at version 0`);
+  const metadata = last.data?.["metadata"];
+  const isIdProposed = first.data?.["isIdProposed"] === true;
+  return {
+    event: eventOf(last),
+    version: last.version,
+    description: last.description,
+    metadata: metadata === undefined ? null : JSON.stringify(metadata),
+    wallet: created,
+    creation:
+      first.causationId === last.commandId ? { metadata: created.metadata, isIdProposed } : null,
+    isHoldFinal: isHoldFinal ?? false,
+  };
 }
 
 interface CreationData {

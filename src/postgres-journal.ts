@@ -17,6 +17,7 @@ import {
   type AppendResult,
   type DueHold,
   type Journal,
+  type KnownCommand,
   type LoadedWallet,
   type Writes,
 } from "./journal.ts";
@@ -25,13 +26,17 @@ import { messageOf } from "./message-of.ts";
 import { buildPositions, positionsMemory } from "./positions.ts";
 import { buildPlaces, type Place } from "./places.ts";
 import { appendOf, type AppendNames, type AppendRow } from "./postgres-append.ts";
+import { EVENT_ROW_COLUMNS, recordOf, UnreadableEvent, type EventRow } from "./postgres-events.ts";
 import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
 import { provesAbort } from "./commit-outcome.ts";
+import type { CommandRecord } from "./repeats.ts";
 import { ALL_SHARDS } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 import type { WalletState } from "./wallet.ts";
 
 const { Client, Pool } = pg;
+
+type Known = Extract<AppendResult, { type: "known" }>;
 
 /**
  * Joins of a batch against large tables must be index probes whatever the statistics say: a plan
@@ -278,6 +283,33 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
     }
   }
 
+  /** Mostly there is none to be read: only a command whose id a gateway made has no fingerprint. */
+  async function withRecords(result: Known): Promise<AppendResult> {
+    const bare = result.commands.filter(isBare);
+    if (bare.length === 0) return result;
+    const keys = bare.flatMap(({ walletId, version }) => [
+      { walletId, version: version! },
+      { walletId, version: 0 },
+    ]);
+    let rows: RecordRow[];
+    try {
+      rows = await read<RecordRow>("records", SELECT_RECORDS, [
+        keys.map(({ walletId }) => walletId),
+        keys.map(({ version }) => version),
+      ]);
+    } catch (error) {
+      return { type: "refused", reason: messageOf(error) };
+    }
+    const found = new Map(rows.map((row) => [`${row.walletId} ${row.version}`, row]));
+    const commands = result.commands.map((command) => {
+      if (!isBare(command)) return command;
+      const last = found.get(`${command.walletId} ${command.version!}`);
+      const first = found.get(`${command.walletId} 0`);
+      return { ...command, record: readRecord(last, first) };
+    });
+    return { ...result, commands };
+  }
+
   /** Perhaps it was written, or somebody else has: then it is looked before the next one. */
   function noted(result: AppendResult, { fence }: Writes, connection: pg.Client): AppendResult {
     if (result.type === "unknown") writer.drop(connection);
@@ -339,7 +371,8 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
     async append(writes) {
       underWay += 1;
       try {
-        return await append(writes);
+        const result = await append(writes);
+        return result.type === "known" ? await withRecords(result) : result;
       } finally {
         underWay -= 1;
       }
@@ -378,6 +411,24 @@ function readRow(row: AppendRow | undefined, own: string): AppendResult {
         : { type: "refused" as const, rejection },
   }));
   return { type: "known", commands: known.commands, verdicts };
+}
+
+/** It was carried out, and only its rows say what it asked for. */
+function isBare({ fingerprint, version }: KnownCommand): boolean {
+  return fingerprint === null && version !== null;
+}
+
+function readRecord(
+  last: RecordRow | undefined,
+  first: RecordRow | undefined,
+): CommandRecord | null {
+  if (last === undefined || first === undefined) return null;
+  try {
+    return recordOf(last, first, last.isHoldFinal);
+  } catch (error) {
+    if (error instanceof UnreadableEvent) return null;
+    throw error;
+  }
 }
 
 /**
@@ -465,6 +516,15 @@ const SELECT_CREATED = `
     AND c.data -> 'isIdProposed' = 'true'
   UNION ALL
   SELECT command_id, wallet_id FROM rejections WHERE command_id = ANY ($1) AND is_id_proposed`;
+
+type RecordRow = EventRow & { readonly isHoldFinal: boolean | null };
+
+/** Together, as one may be asked for twice. */
+const SELECT_RECORDS = `
+  SELECT ${EVENT_ROW_COLUMNS}, t.hold_final AS "isHoldFinal"
+  FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::bigint[]) k(wallet_id, version)) k
+  JOIN events e ON e.wallet_id = k.wallet_id AND e.version = k.version
+  LEFT JOIN transfers t ON t.transfer_id = e.transfer_id AND e.type = 'TransferSent'`;
 
 const SELECT_PENDING = `
   SELECT ${TRANSFER_COLUMNS} FROM transfers t WHERE t.status = 'pending' AND t.shard = ANY ($1)`;

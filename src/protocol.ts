@@ -21,8 +21,8 @@ export interface Command {
    */
   readonly commandId: string;
   /**
-   * Digest of the caller's input; null when the gateway made the id, since then no other input can
-   * carry it.
+   * Digest of the caller's input; null when the gateway made the id. Nearly none of those is ever
+   * seen again, and a repeat is held against what the first one has left (`repeats.ts`).
    */
   readonly fingerprint: string | null;
   readonly walletId: string;

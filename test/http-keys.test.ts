@@ -58,6 +58,34 @@ describe.each(WRITES)("an idempotency key on $name", (write: WriteRoute) => {
     expect([again.text, isReplay(again)]).toEqual([first.text, true]);
   });
 
+  it("that a gateway made names the input that it was made for, also after a crash", async () => {
+    const stake = await prepared();
+    const path = write.path(stake);
+    const body = write.body(stake);
+    const first = await send(path, body);
+    expect([first.status, isReplay(first)]).toEqual([write.status, false]);
+    const key = String(first.headers["x-correlation-id"]);
+    const before = await stack.sql("SELECT count(*) FROM events");
+    // Where a change of metadata leads to the same, its event cannot tell it from the other.
+    const other = write.name === "update" ? { ...body, metadata: { b: 2 } } : write.other(stake);
+    const checked = async () => {
+      const again = await send(path, body, key);
+      expect([again.text, isReplay(again)]).toEqual([first.text, true]);
+      for (const input of [other, { ...body, description: "another" }]) {
+        const refused = await send(path, input, key);
+        expectProblem(refused, 409, "idempotency_conflict");
+        expect(refused.body.details).toEqual({ idempotencyKey: key });
+      }
+    };
+    await checked();
+    await stack.crashLanes();
+    await checked();
+    expect(await stack.sql("SELECT count(*) FROM events")).toEqual(before);
+    const operation = await stack.get<{ outcome: string; version: number }>(`/operations/${key}`);
+    const wallet = first.body.fromWallet ?? first.body.sender ?? first.body;
+    expect(operation.body).toMatchObject({ outcome: "done", version: wallet.version, wallet });
+  });
+
   it("takes effect once for twenty requests at the same time", async () => {
     const stake = await prepared();
     const key = unique("key");
@@ -180,5 +208,183 @@ it("The id of a creation without a key is its key when it is sent again", async 
   for (const { status, text } of again) expect([status, text]).toEqual([201, first.text]);
   expect((await stack.get(`/wallets?ownerId=${body.ownerId}`)).body).toHaveLength(1);
 });
+
+describe("the id of a credit without a key", () => {
+  async function credited() {
+    const stake = await openStake(stack);
+    const input = { amount: 10, metadata: { b: 1.0, a: ["ü"] } };
+    const first = await stack.post(`/wallets/${stake.from}/credit`, input);
+    const hold = await stack.post(`/wallets/${stake.from}/holds`, { amount: 5 });
+    return { ...stake, input, first, key: String(first.headers["x-correlation-id"]), hold };
+  }
+
+  it("is a conflict with every other command of its wallet, and keeps its answer", async () => {
+    const { from, to, input, first, key, hold } = await credited();
+    const held = `/wallets/${from}/holds/${hold.body.id}`;
+    const others: Array<[string, object]> = [
+      [`/wallets/${from}/debit`, input],
+      [`/wallets/${from}/debit`, { amount: 500 }],
+      [`/wallets/${from}/credit`, { ...input, amount: 11 }],
+      [`/wallets/${from}/credit`, { amount: 10 }],
+      [`/wallets/${from}/credit`, { ...input, metadata: { b: 2, a: ["ü"] } }],
+      [`/wallets/${from}/credit`, { ...input, expectedVersion: 0 }],
+      ["/wallets/fund", { ...input, wallet_id: from }],
+      [`/wallets/${from}/transfer`, { ...input, toWalletId: to }],
+      ["/wallets/transfer", { ...input, senderWalletId: from, receiverWalletId: to }],
+      [`/wallets/${from}/holds`, input],
+      [`${held}/capture`, { amount: 5 }],
+      [`${held}/capture`, { amount: 5, toWalletId: to }],
+      [`${held}/release`, {}],
+      ["/wallets", { walletId: from, initialBalance: 10 }],
+      [`/wallets/${from}/suspend`, {}],
+      [`/wallets/${from}/activate`, {}],
+      [`/wallets/${from}/close`, {}],
+    ];
+    const before = await stack.sql("SELECT count(*) FROM events");
+    for (const [path, body] of others) {
+      expectProblem(await stack.post(path, body, key), 409, "idempotency_conflict");
+    }
+    expect(await stack.sql("SELECT count(*) FROM events")).toEqual(before);
+    const again = await stack.post(`/wallets/${from}/credit`, input, key);
+    expect(again.text).toBe(first.text);
+  });
+
+  it("is a conflict in a batch, where its own input gets the first answer", async () => {
+    const { from: walletId, input, first, key: idempotencyKey } = await credited();
+    const commands = [
+      { type: "debit", walletId, amount: 500, idempotencyKey },
+      { type: "credit", walletId, ...input, idempotencyKey },
+    ];
+    for (const command of commands) {
+      const { body } = await stack.post<{ outcomes: AnyBody[] }>("/batch", {
+        commands: [command],
+      });
+      const isSame = command.type === "credit";
+      expect(body.outcomes[0]).toMatchObject(
+        isSame
+          ? { ok: true, replayed: true, data: first.body }
+          : { ok: false, error: { code: "idempotency_conflict" } },
+      );
+    }
+  });
+});
+
+it("The id of a hold, of a capture or of a release without a key names that and nothing else", async () => {
+  const { from, to } = await openStake(stack);
+  const holds = `/wallets/${from}/holds`;
+  const placing = { amount: 50, type: "ESCROW", reference: "r", description: "d" };
+  const placed = await stack.post(holds, { ...placing, expiresInSeconds: 600 });
+  const one = `${holds}/${placed.body.id}`;
+  const other = `${holds}/${(await stack.post(holds, { amount: 50 })).body.id}`;
+  const taking = { amount: 20, description: "part" };
+  const [taken, paid] = [
+    await stack.post(`${one}/capture`, taking),
+    await stack.post(`${one}/capture`, { ...taking, toWalletId: to }),
+  ];
+  const released = await stack.post(`${one}/release`, {});
+  type Case = [Reply<AnyBody>, [string, object], Array<[string, object]>];
+  const cases: Case[] = [
+    [
+      placed,
+      [holds, { ...placing, expiresInSeconds: 600 }],
+      [
+        [holds, placing],
+        [holds, { ...placing, expiresInSeconds: 601 }],
+        [holds, { ...placing, expiresInSeconds: 600, reference: "s" }],
+        [holds, { ...placing, expiresInSeconds: 600, type: "OTHER" }],
+        [`/wallets/${from}/debit`, { amount: 50, description: "d" }],
+      ],
+    ],
+    [
+      taken,
+      [`${one}/capture`, taking],
+      [
+        [`${one}/capture`, { ...taking, amount: 21 }],
+        [`${one}/capture`, { ...taking, final: true }],
+        [`${one}/capture`, { description: "part" }],
+        [`${one}/capture`, { ...taking, toWalletId: to }],
+        [`${other}/capture`, taking],
+        [`/wallets/${from}/debit`, taking],
+      ],
+    ],
+    [
+      paid,
+      [`${one}/capture`, { ...taking, toWalletId: to }],
+      [
+        [`${one}/capture`, taking],
+        [`${one}/capture`, { ...taking, toWalletId: to, final: true }],
+        [`/wallets/${from}/transfer`, { ...taking, toWalletId: to }],
+      ],
+    ],
+    [released, [`${one}/release`, {}], [[`${other}/release`, {}]]],
+  ];
+  const before = await stack.sql("SELECT count(*) FROM events");
+  const check = async () => {
+    for (const [first, [path, input], others] of cases) {
+      const key = String(first.headers["x-correlation-id"]);
+      const again = await stack.post(path, input, key);
+      expect([again.status, again.text]).toEqual([first.status, first.text]);
+      for (const [where, what] of others) {
+        expectProblem(await stack.post(where, what, key), 409, "idempotency_conflict");
+      }
+      const operation = await stack.get(`/operations/${key}?walletId=${from}`);
+      expect(operation.body).toMatchObject({ idempotencyKey: key, outcome: "done" });
+    }
+  };
+  await check();
+  await stack.crashLanes();
+  await check();
+  expect(await stack.sql("SELECT count(*) FROM events")).toEqual(before);
+});
+
+it("The id of a creation without a key and an id names one input", async () => {
+  const input = { ownerId: unique("owner"), initialBalance: 100, metadata: { a: 1 } };
+  for (const body of [input, { ...input, initialBalance: 0 }]) {
+    const first = await stack.post("/wallets", body);
+    const key = String(first.headers["x-correlation-id"]);
+    const others: Array<[string, object]> = [
+      ["/wallets", { ...body, initialBalance: 50 }],
+      ["/wallets", { ...body, ownerId: "another" }],
+      ["/wallets", { ...body, currency: "EUR" }],
+      ["/wallets", { ...body, metadata: { a: 2 } }],
+      ["/wallets", { ...body, walletId: first.body.id }],
+      [`/wallets/${first.body.id}/credit`, { amount: 100 }],
+    ];
+    for (const [path, other] of others) {
+      expectProblem(await stack.post(path, other, key), 409, "idempotency_conflict");
+    }
+    const again = await stack.post("/wallets", body, key);
+    expect([again.status, again.text]).toEqual([201, first.text]);
+  }
+});
+
+it("The id of a command on a user's wallet is a conflict with a topup", async () => {
+  const user = unique("user");
+  const money = { user_id: user, asset_code: "USD", amount: 10 };
+  const topup = (more: object) => stack.post("/api/v1/wallets/topup", { ...money, ...more });
+  await topup({ reference_id: unique("reference") });
+  const credit = await stack.post(`/wallets/${user}:USD/credit`, { amount: 10 });
+  const reference = String(credit.headers["x-correlation-id"]);
+  expectProblem(await topup({ reference_id: reference }), 409, "idempotency_conflict");
+  expect((await stack.wallet(`${user}:USD`)).balance).toBe(20);
+});
+
+it("The id of a rejection without a key is a conflict with what it cannot have been said to", async () => {
+  const { from, to } = await openStake(stack);
+  const debit = `/wallets/${from}/debit`;
+  const first = await stack.post(debit, { amount: 5_000 });
+  expectProblem(first, 400, "insufficient_funds");
+  const key = String(first.headers["x-correlation-id"]);
+  expectProblem(await stack.post(debit, { amount: 1 }, key), 409, "idempotency_conflict");
+  const credit = await stack.post(`/wallets/${from}/credit`, { amount: 5_000 }, key);
+  expectProblem(credit, 409, "idempotency_conflict");
+  const again = await stack.post(debit, { amount: 5_000 }, key);
+  expect([lasting(again), isRepeat(again)]).toEqual([lasting(first), true]);
+  expect((await stack.wallet(to)).version).toBe(0);
+});
+
+function isRepeat({ headers }: Reply<AnyBody>): boolean {
+  return headers["idempotent-replayed"] === "true";
+}
 
 describeAllAnswers(20);

@@ -72,6 +72,57 @@ describeJournals("journal_contract", () => {
       expect(result).toEqual({ type: "known", commands: [known], verdicts: [] });
     });
 
+    it("that is known without a fingerprint is told with what its command has left", async () => {
+      const wallet = await openWallet();
+      const { walletId, ownerId, currency, decimalPlaces } = wallet;
+      const commandId = unique("command");
+      const rest = { commandId, fingerprint: null };
+      const [description, metadata] = ["one", '{"a":1.5,"b":["ü"]}'];
+      const event = credited(100);
+      await commit((writes) => {
+        put(writes, walletId, event, { ...rest, description, metadata }, wallet);
+      });
+      const again = creditOf(await walletNow(walletId), 100, commandId);
+      const result = await writingNothing(() => journal.append(again));
+      expect(result).toMatchObject({
+        commands: [
+          {
+            fingerprint: null,
+            record: {
+              event,
+              version: 2,
+              description,
+              metadata: JSON.stringify(JSON.parse(metadata)),
+              wallet: { ownerId, currency, decimalPlaces },
+              creation: null,
+              isHoldFinal: false,
+            },
+          },
+        ],
+      });
+    });
+
+    it("that is known as a creation without a fingerprint is told with what it has made", async () => {
+      const [walletId, commandId] = [unique("w"), unique("command")];
+      await commit((writes) => {
+        put(writes, walletId, CREATED, { causationId: commandId, isIdProposed: true });
+        put(writes, walletId, credited(5), { commandId, causationId: commandId });
+      });
+      const again = creditOf(await walletNow(walletId), 5, commandId);
+      const result = await writingNothing(() => journal.append(again));
+      const creation = { isIdProposed: true };
+      expect(result).toMatchObject({ commands: [{ version: 1, record: { creation } }] });
+    });
+
+    it("that is known as a transfer without a fingerprint is told with its event and record", async () => {
+      const { fromWalletId: walletId, ...transfer } = await reserved();
+      const again = creditOf(await walletNow(walletId), 1, transfer.commandId);
+      const result = await writingNothing(() => journal.append(again));
+      const { transferId, toWalletId: counterpartyId, amountMinor } = transfer;
+      const event = { type: "TransferSent", transferId, counterpartyId, amountMinor };
+      expect(result).toMatchObject({ commands: [{ record: { event, isHoldFinal: false } }] });
+    });
+
     it("that is known as a transfer is told with the transfer's id", async () => {
       const { fromWalletId: walletId, commandId, transferId } = await reserved();
       const again = creditOf(await walletNow(walletId), 1, commandId);

@@ -18,7 +18,7 @@ import {
   summaries,
   useLaneStage,
 } from "./stage/lane.ts";
-import { commandOf, creation, credit, debit } from "./stage/staged-commands.ts";
+import { commandOf, creation, credit, debit, repeated, transfer } from "./stage/staged-commands.ts";
 import { onlyOutcome, summaryOf, withLimits } from "./stage/lanes.ts";
 
 useLaneStage("lane_repeats_test", ONE_LANE);
@@ -99,6 +99,91 @@ describe("a command id", () => {
       "insufficient_funds",
     ]);
     expect(await bookOf(wallet, [done, rejected])).toEqual({ balance: 111, events: 1 });
+  });
+
+  const repeats: Array<[string, Outcome["type"] | "idempotency_conflict", object]> = [
+    ["its own input", "replayed", {}],
+    ["another amount", "idempotency_conflict", { body: { ...credit("", "2").body } }],
+    ["another type", "idempotency_conflict", { body: debit("", "1").body }],
+    ["another description", "idempotency_conflict", { description: "another" }],
+    ["other metadata", "idempotency_conflict", { metadata: '{"a":2}' }],
+    ["a condition that did not hold", "idempotency_conflict", { expectedVersion: 7 }],
+  ];
+  it.each(repeats)(
+    "that a gateway made is repeated with %s, under way, later and at another host: %s",
+    async (_what, expected, rest) => {
+      const wallet = await stage.open("a", "10");
+      const input = { description: "one", metadata: '{"a": 1}' };
+      const first = credit(wallet, "1", { ...input, fingerprint: null });
+      const again = { ...first, fingerprint: "input", ...rest };
+      const gate = gateOf();
+      const [done] = await begin(first);
+      const asked = await begin(again, again);
+      await gate.open();
+      await stage.quiet();
+      asked.push(...(await begin(again, again)));
+      await stage.replace("a", "host-2");
+      asked.push(...(await begin(again)));
+      expect(summaryOf(onlyOutcome(done!))).toBe("done 2");
+      const summary = expected === "replayed" ? "replayed 2" : expected;
+      expect(summaries(asked)).toEqual(asked.map(() => summary));
+      expect(await bookOf(wallet, [first])).toEqual({ balance: 11, events: 1 });
+    },
+  );
+
+  it.each(FAILURES)(
+    "that a gateway made is met with another input while its commit is %s: one of the two is done",
+    async (fate) => {
+      const wallet = await stage.open("a", "10");
+      const first = credit(wallet, "1", { fingerprint: null });
+      const other = debit(wallet, "5", { commandId: first.commandId });
+      const gate = gateOf();
+      const asked = await begin(first);
+      asked.push(...(await begin(other)));
+      await gate.pass(fate);
+      await stage.tick();
+      await gate.open();
+      await stage.settle();
+      expect(summaryOf(onlyOutcome(asked[1]!))).toBe("idempotency_conflict");
+      expect(await bookOf(wallet, [first])).toEqual({ balance: 11, events: 1 });
+    },
+  );
+
+  it("that a gateway made has an unknown outcome for its repeat while its rows cannot be read", async () => {
+    const wallet = await stage.open("a", "10");
+    const first = credit(wallet, "1", { fingerprint: null });
+    await stage.perform(first);
+    stage.lane("a").hooks.append = async (_writes, apply) => {
+      const result = await apply();
+      if (result.type !== "known") return result;
+      return { ...result, commands: result.commands.map((one) => ({ ...one, record: null })) };
+    };
+    const again = { ...first, fingerprint: "input" };
+    expect(summaryOf(await stage.perform(again))).toBe("unknown");
+    delete stage.lane("a").hooks.append;
+    expect(summaryOf(await stage.perform(again))).toBe("replayed 2");
+  });
+
+  it("that a gateway made for a transfer under way names that transfer alone", async () => {
+    const [payer, payee] = [await stage.open("a", "10"), await stage.open("a", "0.01")];
+    const first = transfer(payer, payee, "4", { fingerprint: null });
+    const keyed = { ...repeated(first), fingerprint: "input" };
+    const others = [
+      { ...keyed, body: { ...first.body, transferId: unique("transfer"), amount: "5" } as const },
+      debit(payer, "4", { commandId: first.commandId }),
+    ];
+    const gate = gateOf();
+    const asked = await begin(first);
+    asked.push(...(await begin(keyed, ...others)));
+    await gate.open();
+    await stage.quiet();
+    asked.push(...(await begin(keyed, ...others)));
+    await stage.settle();
+    const conflicts = ["idempotency_conflict", "idempotency_conflict"];
+    const told = summaries(asked);
+    expect([told.slice(2, 4), told.slice(5)]).toEqual([conflicts, conflicts]);
+    expect(told[4]).toMatch(/^(replayed|posted)/);
+    expect(await bookOf(payer, [first])).toEqual({ balance: 6, events: 1 });
   });
 
   it("means another command at another wallet", async () => {

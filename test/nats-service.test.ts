@@ -323,6 +323,33 @@ describe("an idempotency key", () => {
     },
   );
 
+  it("that a gateway made is a conflict with another input, also over HTTP and after a crash", async () => {
+    const { id: walletId } = await stacks[0].open({ initialBalance: 100 });
+    const fields = { amount: 10, description: "ten" };
+    const first = await ask("credit", { walletId, ...fields });
+    const { body } = await stacks[1].get<{ reference: string }[]>(
+      `/wallets/${walletId}/transactions?limit=1`,
+    );
+    const idempotencyKey = body[0]!.reference;
+    for (const isCrashing of [false, true]) {
+      if (isCrashing) await stacks[0].crashLanes();
+      for (const [endpoint, input] of [
+        ["debit", fields],
+        ["credit", { ...fields, amount: 11 }],
+        ["hold", fields],
+      ] as const) {
+        const { reply } = await ask(endpoint, { walletId, ...input, idempotencyKey });
+        expect(reply.error).toMatchObject({ code: "idempotency_conflict", statusCode: 409 });
+      }
+      const again = await ask("credit", { walletId, ...fields, idempotencyKey });
+      expect(again.reply).toEqual(first.reply);
+      const http = await overHttp(stacks[1], "credit", walletId, fields, idempotencyKey);
+      expect(http.body).toEqual(first.reply.data);
+      const other = await overHttp(stacks[1], "debit", walletId, fields, idempotencyKey);
+      expect([other.status, other.body.code]).toEqual([409, "idempotency_conflict"]);
+    }
+  });
+
   it("takes effect once, however many ask at the same time at two gateways", async () => {
     const { id } = await stacks[0].open();
     const key = unique("key");

@@ -2,7 +2,8 @@
  * The callers of a simulated cluster: each sends a command to a gateway, or several as a batch,
  * waits for the answer, and goes on. They work on a few wallets, one of them hot, with keys and
  * without, repeat what they did not hear of, sometimes what they did, and sometimes at two gateways
- * at once; some ask first what would become of it. Others act at the worst moment: they suspend or
+ * at once; some ask first what would become of it, and some take the id that a gateway has made for
+ * one command as the key of another. Others act at the worst moment: they suspend or
  * close a payee while money is leaving for it, and release the hold that pays. All they saw is in
  * the history. When the faults are over, `resolve` repeats whatever has no outcome, under the same
  * id.
@@ -460,6 +461,24 @@ export function buildBank(deps: BankDeps): Bank {
       await send(entry);
     }
     if (settled.includes(true) && random.chance(0.05)) await send(entry);
+    if (entry.answers.length > 0) await misuse(entry);
+  }
+
+  /** The id of a command without a key is told with its answer, and is taken for another one. */
+  async function misuse({ command }: HistoryEntry): Promise<void> {
+    const { fingerprint, proposedId, dryRun } = command;
+    if (fingerprint !== null || proposedId || dryRun === true || !random.chance(0.15)) return;
+    const other = { ...command, body: anotherThan(command.body) };
+    await send(recorder.sent({ ...other, fingerprint: fingerprintOf(other) }));
+    deps.count("made ids: taken for another command");
+  }
+
+  /** Not what the first one can have left. */
+  function anotherThan(body: WalletCommand): WalletCommand {
+    const amount = "777.77";
+    if ("amount" in body && random.chance(0.5)) return renamed({ ...body, amount });
+    if (body.type !== "debit") return { type: "debit", amount };
+    return { type: "credit", amount, kind: "CREDIT" };
   }
 
   async function resolveOne(entry: HistoryEntry): Promise<void> {

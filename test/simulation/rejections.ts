@@ -14,7 +14,14 @@ export function checkRejections(
 ): string[] {
   const eventsOf = new Map(databases.flatMap(({ tables }) => [...tables.eventsOf]));
   const problems: string[] = [];
-  withFloors(entries, (entry, told) => void problems.push(...problemsOf(entry, eventsOf, told)));
+  /** What had been told before anybody sent a command with this id. */
+  const before = new Map<string, ReadonlyMap<string, number>>();
+  withFloors(entries, (entry, told) => {
+    const key = `${entry.command.walletId} ${entry.command.commandId}`;
+    const first = before.get(key) ?? new Map(told);
+    before.set(key, first);
+    problems.push(...problemsOf(entry, eventsOf, told, first));
+  });
   return problems;
 }
 
@@ -46,13 +53,15 @@ function problemsOf(
   { command, answers }: HistoryEntry,
   eventsOf: ReadonlyMap<string, readonly EventRow[]>,
   told: ReadonlyMap<string, number>,
+  /** The same for a rejection that was another's with its id first. */
+  toldBefore: ReadonlyMap<string, number>,
 ): string[] {
   return answers.flatMap(({ outcome }) => {
     if (outcome.type !== "rejected") return [];
-    const { rejection } = outcome;
+    const { rejection, replayed } = outcome;
     const walletId = "walletId" in rejection ? rejection.walletId : null;
     if (walletId === null) return [];
-    const floor = told.get(walletId) ?? -1;
+    const floor = (replayed ? toldBefore : told).get(walletId) ?? -1;
     const since = (eventsOf.get(walletId) ?? []).filter(({ version }) => version >= floor);
     const all = eventsOf.get(walletId) ?? [];
     if (couldBe(rejection, floor, since, all)) return [];

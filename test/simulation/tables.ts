@@ -17,7 +17,9 @@ import {
 import type { AmountMinor } from "../../src/amount.ts";
 import { accountOf, dataOf } from "../../src/event-row.ts";
 import type { Hold } from "../../src/hold.ts";
+import { recordOf, type EventRow as StoredRow } from "../../src/postgres-events.ts";
 import type { StoredEvent } from "../../src/read-model.ts";
+import type { CommandRecord } from "../../src/repeats.ts";
 import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
 import type { ShardOwner } from "../../src/shard-table.ts";
 import type { Transfer } from "../../src/transfer.ts";
@@ -142,7 +144,9 @@ export function lookUp(
       const event = tables.byCommand.get(keyOf(walletId, commandId));
       if (event !== undefined) {
         const { fingerprint, version, transferId } = event;
-        commands.push({ walletId, commandId, fingerprint, version, transferId, rejection: null });
+        const known = { walletId, commandId, fingerprint, version, transferId, rejection: null };
+        const isBare = fingerprint === null;
+        commands.push(isBare ? { ...known, record: recordIn(tables, event) } : known);
       }
       const rejected = tables.rejections.get(keyOf(walletId, commandId));
       if (rejected !== undefined) {
@@ -160,6 +164,17 @@ export function lookUp(
     }
   }
   return commands.length + verdicts.length === 0 ? null : { type: "known", commands, verdicts };
+}
+
+function recordIn(tables: Tables, last: EventRow): CommandRecord {
+  const first = tables.byVersion.get(keyOf(last.walletId, 0))!;
+  const isHoldFinal = tables.transfers.get(last.transferId ?? "")?.isHoldFinal ?? null;
+  return recordOf(readable(last), readable(first), isHoldFinal);
+}
+
+function readable(row: EventRow): StoredRow {
+  const metadata = row.data?.["walletMetadata"];
+  return { ...row, walletMetadata: metadata === undefined ? null : JSON.stringify(metadata) };
 }
 
 /**

@@ -1,0 +1,536 @@
+/**
+ * What fits an outcome whose command had no fingerprint: as a table over the commands, and over
+ * arbitrary ones, each decided, written as a row and read back.
+ *
+ * Replay a failure: fast-check prints its seed; `FC_SEED=<seed> npx vitest run src/repeats.test.ts`
+ * runs the same cases.
+ */
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+
+import { amountMinor, ZERO, type AmountMinor } from "./amount.ts";
+import { accountOf, dataOf } from "./event-row.ts";
+import type { Hold } from "./hold.ts";
+import { canonicalJson } from "./metadata.ts";
+import { recordOf, type EventRow } from "./postgres-events.ts";
+import type { Command } from "./protocol.ts";
+import type { Rejection } from "./rejection.ts";
+import { fits, mayHaveBeenTold, type CommandRecord } from "./repeats.ts";
+import {
+  apply,
+  checkReceive,
+  decide,
+  payeeOf,
+  type WalletCommand,
+  type WalletEvent,
+  type WalletState,
+} from "./wallet.ts";
+
+const seed = process.env["FC_SEED"];
+fc.configureGlobal(seed === undefined ? {} : { seed: Number(seed) });
+
+const NOW_MS = 10_000;
+
+const CREATED: WalletEvent = {
+  type: "WalletCreated",
+  ownerId: "ann",
+  currency: "USD",
+  decimalPlaces: 2,
+  metadata: '{"a":1}',
+  occurredAtMs: 1_000,
+};
+
+function wallet(over: Partial<WalletState> = {}): WalletState {
+  const state = apply("w", null, CREATED);
+  return { ...state, balanceMinor: amountMinor(10_000), version: 4, ...over };
+}
+
+/** Half of it is captured. */
+const HOLD: Hold = {
+  holdId: "h",
+  walletId: "w",
+  amountMinor: amountMinor(2_000),
+  capturedMinor: amountMinor(1_000),
+  status: "ACTIVE",
+  kind: "PAYMENT",
+  reference: null,
+  description: null,
+  expiresAtMs: null,
+  createdAtMs: 2_000,
+  capturedAtMs: null,
+  releasedAtMs: null,
+};
+
+const HOLDING = wallet({ heldMinor: amountMinor(1_000) });
+
+function commandOf(body: WalletCommand, over: Partial<Command> = {}): Command {
+  return {
+    commandId: "made",
+    fingerprint: null,
+    walletId: "w",
+    proposedId: false,
+    expectedVersion: null,
+    description: null,
+    metadata: null,
+    correlationId: "made",
+    body,
+    ...over,
+  };
+}
+
+/** What becomes of it: the rejection, or its record as somebody reads it who was not there. */
+function outcomeOf(command: Command, state: WalletState | null): Rejection | CommandRecord {
+  const { body, expectedVersion } = command;
+  const named = "holdId" in body && body.holdId === HOLD.holdId ? HOLD : null;
+  const holds = { named, activeCount: 1 };
+  const at = { nowMs: NOW_MS, expectedVersion, pendingOutMinor: ZERO, holds };
+  const decision = decide("w", state, body, at);
+  if (!decision.ok) return decision.rejection;
+  const rows: EventRow[] = state === null ? [] : [rowOf(commandOf(body), state, CREATED, "first")];
+  let after = state;
+  for (const event of decision.events) {
+    after = apply("w", after, event);
+    rows.push(rowOf(command, after, event, event === decision.events.at(-1) ? "made" : null));
+  }
+  const isHoldFinal = body.type === "capture" && body.to !== null ? body.final : null;
+  return recordOf(rows.at(-1)!, rows[0]!, isHoldFinal);
+}
+
+function rowOf(
+  { metadata, description, proposedId: isIdProposed }: Command,
+  { version, balanceMinor, heldMinor, status }: WalletState,
+  event: WalletEvent,
+  commandId: string | null,
+): EventRow {
+  const json = dataOf({ event, metadata, isIdProposed });
+  const data = json === null ? null : (JSON.parse(json) as NonNullable<EventRow["data"]>);
+  const brought = data?.["walletMetadata"];
+  return {
+    walletId: "w",
+    version: event === CREATED ? 0 : version,
+    type: event.type,
+    amountMinor: "amountMinor" in event ? event.amountMinor : null,
+    balanceMinor,
+    heldMinor,
+    status,
+    account: accountOf(event),
+    counterpartyId: "counterpartyId" in event ? event.counterpartyId : null,
+    transferId: "transferId" in event ? event.transferId : null,
+    commandId,
+    correlationId: "made",
+    causationId: event === CREATED ? "first" : "made",
+    description,
+    data,
+    occurredAtMs: event.occurredAtMs,
+    // As PostgreSQL spells it.
+    walletMetadata: brought === undefined ? null : JSON.stringify(brought, null, 1),
+    fingerprint: null,
+    shard: 0,
+    position: 1,
+    hash: null,
+  };
+}
+
+function isRecord(outcome: Rejection | CommandRecord): outcome is CommandRecord {
+  return "event" in outcome;
+}
+
+// --- The table -----------------------------------------------------------------------------------
+
+type Of<Type extends WalletCommand["type"]> = Extract<WalletCommand, { type: Type }>;
+
+const create: Of<"create"> = {
+  type: "create",
+  ownerId: "ann",
+  currency: "USD",
+  decimalPlaces: 2,
+  initialBalance: "5",
+  metadata: '{"a":1}',
+};
+const credit: Of<"credit"> = { type: "credit", amount: "10", kind: "CREDIT" };
+const asset = { ownerId: "ann", currency: "USD" };
+const topup: Of<"credit"> = {
+  type: "credit",
+  amount: "5",
+  kind: "TOPUP",
+  of: { ...asset, decimalPlaces: 2 },
+};
+const debit: Of<"debit"> = { type: "debit", amount: "10" };
+const spend: Of<"debit"> = { ...debit, kind: "SPEND", of: asset };
+const transfer: Of<"transfer"> = {
+  type: "transfer",
+  transferId: "t",
+  toWalletId: "v",
+  amount: "10",
+};
+const hold: Of<"hold"> = {
+  type: "hold",
+  holdId: "new",
+  amount: "10",
+  kind: "ESCROW",
+  reference: "r",
+  description: "d",
+  expiresAtMs: null,
+  expiresInSeconds: 60,
+};
+const capture: Of<"capture"> = {
+  type: "capture",
+  holdId: "h",
+  amount: "10",
+  final: false,
+  to: null,
+};
+const paid: Of<"capture"> = { ...capture, to: { transferId: "t", walletId: "v" } };
+const release: Of<"release"> = { type: "release", holdId: "h" };
+const update: Of<"update"> = { type: "update", patch: '{"a":null,"b":{"c":2}}' };
+const [suspend, activate, close] = (["suspend", "activate", "close"] as const).map((type) => ({
+  type,
+})) as [WalletCommand, WalletCommand, WalletCommand];
+
+interface Row {
+  readonly does: string;
+  readonly first: WalletCommand;
+  /** As the wallet is before; `HOLDING` where nothing is said. */
+  readonly on?: WalletState | null;
+  /** The same, as far as its event can tell. */
+  readonly same?: readonly WalletCommand[];
+  readonly others: readonly WalletCommand[];
+}
+
+const TABLE: readonly Row[] = [
+  {
+    does: "create",
+    first: create,
+    on: null,
+    same: [
+      { ...create, initialBalance: "5.00" },
+      { ...create, metadata: '{ "a": 1 }' },
+    ],
+    others: [
+      { ...create, ownerId: null },
+      { ...create, currency: "EUR" },
+      { ...create, initialBalance: null },
+      { ...create, initialBalance: "6" },
+      { ...create, metadata: "{}" },
+      { ...credit, amount: "5" },
+      topup,
+    ],
+  },
+  {
+    does: "create without money",
+    first: { ...create, initialBalance: null },
+    on: null,
+    others: [create, activate, update],
+  },
+  {
+    does: "credit",
+    first: credit,
+    on: wallet({ version: 0 }),
+    same: [{ ...credit, amount: "10.00" }],
+    others: [
+      { ...credit, amount: "10.01" },
+      { ...credit, amount: "10.001" },
+      { ...credit, kind: "FUND" },
+      { ...topup, amount: "10" },
+      { ...create, initialBalance: "10" },
+      debit,
+    ],
+  },
+  {
+    does: "first topup",
+    first: topup,
+    on: null,
+    others: [
+      { ...topup, kind: "BONUS" },
+      { ...topup, of: { ...topup.of!, ownerId: "bob" } },
+      { ...topup, of: { ...topup.of!, currency: "x:USD" } },
+      { ...create, metadata: "{}" },
+      { ...credit, amount: "5" },
+    ],
+  },
+  { does: "later topup", first: topup, others: [{ ...topup, amount: "6" }, credit] },
+  {
+    does: "debit",
+    first: debit,
+    others: [{ ...debit, amount: "1" }, spend, credit, transfer, capture, hold],
+  },
+  { does: "spend", first: spend, others: [debit, { ...spend, of: { ...asset, ownerId: "bob" } }] },
+  {
+    does: "transfer",
+    first: transfer,
+    same: [{ ...transfer, transferId: "another" }],
+    others: [{ ...transfer, amount: "1" }, { ...transfer, toWalletId: "u" }, debit, paid],
+  },
+  {
+    does: "hold",
+    first: hold,
+    same: [
+      { ...hold, holdId: "another" },
+      { ...hold, expiresInSeconds: null, expiresAtMs: NOW_MS + 60_000 },
+    ],
+    others: [
+      { ...hold, amount: "1" },
+      { ...hold, kind: "OTHER" },
+      { ...hold, reference: null },
+      { ...hold, description: null },
+      { ...hold, expiresInSeconds: 61 },
+      { ...hold, expiresInSeconds: null },
+      debit,
+      capture,
+    ],
+  },
+  {
+    does: "capture of all that is left",
+    first: { ...capture, amount: null },
+    same: [capture, { ...capture, amount: null, final: true }],
+    others: [{ ...capture, amount: "9" }, { ...capture, holdId: "i" }, paid, debit, release],
+  },
+  {
+    does: "capture of a part",
+    first: { ...capture, amount: "4" },
+    others: [
+      { ...capture, amount: null },
+      { ...capture, amount: "4", final: true },
+      { ...paid, amount: "4" },
+    ],
+  },
+  {
+    does: "final capture",
+    first: { ...capture, amount: "4", final: true },
+    others: [
+      { ...capture, amount: "4" },
+      { ...capture, amount: null, final: true },
+      { ...paid, amount: "4", final: true },
+    ],
+  },
+  {
+    does: "capture for a wallet",
+    first: { ...paid, amount: "4" },
+    same: [{ ...paid, amount: "4", to: { transferId: "another", walletId: "v" } }],
+    others: [
+      { ...paid, amount: null },
+      { ...paid, amount: "4", final: true },
+      { ...paid, amount: "4", to: { transferId: "t", walletId: "u" } },
+      { ...paid, amount: "4", holdId: "i" },
+      { ...capture, amount: "4" },
+      { ...transfer, amount: "4" },
+    ],
+  },
+  { does: "release", first: release, others: [{ ...release, holdId: "i" }, capture] },
+  {
+    does: "update",
+    first: update,
+    // They would leave the same metadata.
+    same: [{ ...update, patch: '{"b":{"c":2}}' }],
+    others: [{ ...update, patch: '{"b":{"c":3}}' }, { ...update, patch: '{"a":1}' }, activate],
+  },
+  { does: "suspend", first: suspend, others: [activate, close, update] },
+  { does: "activate", first: activate, others: [suspend, close, debit] },
+  {
+    does: "close",
+    first: close,
+    on: wallet({ balanceMinor: ZERO }),
+    others: [suspend, activate],
+  },
+];
+
+describe.each(TABLE)("what $does has left", ({ first, on = HOLDING, same = [], others }) => {
+  const given = { description: "why", metadata: on === null ? null : '{"a":1}' };
+  const left = outcomeOf(commandOf(first, given), on) as CommandRecord;
+
+  const isFit = (body: WalletCommand): boolean => fits(commandOf(body, given), left);
+
+  it("fits its own input and what says the same", () => {
+    expect([first, ...same].filter((body) => !isFit(body))).toEqual([]);
+  });
+
+  it("fits no other", () => {
+    expect(others.filter(isFit)).toEqual([]);
+    for (const over of [
+      { description: null },
+      { description: "another" },
+      { metadata: '{"a":2}' },
+      { expectedVersion: left.version },
+    ]) {
+      expect(fits(commandOf(first, { ...given, ...over }), left)).toBe(false);
+    }
+  });
+});
+
+it("What a creation without an id has left fits no creation with one", () => {
+  const left = outcomeOf(commandOf(create, { proposedId: true }), null) as CommandRecord;
+  expect(fits(commandOf(create, { proposedId: true }), left)).toBe(true);
+  expect(fits(commandOf(create), left)).toBe(false);
+});
+
+it("A condition that held fits; whether there was one, the event does not keep", () => {
+  const left = outcomeOf(commandOf(credit, { expectedVersion: 4 }), wallet()) as CommandRecord;
+  for (const expectedVersion of [4, null]) {
+    expect(fits(commandOf(credit, { expectedVersion }), left)).toBe(true);
+  }
+});
+
+it("What a payee has refused may have been told to its transfer, and to nothing without a payee", () => {
+  const payee = wallet({ walletId: "v", balanceMinor: amountMinor(10 ** 15 - 1) });
+  const ask = { type: "receive", transferId: "t", fromWalletId: "w" } as const;
+  const step = { ...ask, amountMinor: amountMinor(1_000), currency: "USD", decimalPlaces: 2 };
+  const refusals = [
+    checkReceive("v", null, step, ZERO),
+    checkReceive("v", { ...payee, status: "CLOSED" }, step, ZERO),
+    checkReceive("v", { ...payee, currency: "EUR" }, step, ZERO),
+    checkReceive("v", payee, step, ZERO),
+  ];
+  for (const refusal of refusals) {
+    const isTold = (body: WalletCommand): boolean => mayHaveBeenTold(commandOf(body), refusal!);
+    const all = [transfer, paid, { ...paid, amount: null }, credit, spend, close];
+    expect(all.map(isTold)).toEqual([true, true, true, false, false, false]);
+  }
+});
+
+// --- Arbitrary commands --------------------------------------------------------------------------
+
+const amount = fc.constantFrom("1", "1.5", "4", "10", "10.00", "10.001", "99", "500");
+const name = fc.constantFrom("ann", "bob");
+const isTrue = fc.boolean();
+const anyBody: fc.Arbitrary<WalletCommand> = fc.oneof(
+  fc.record({
+    type: fc.constant("create" as const),
+    ownerId: fc.option(name),
+    currency: fc.constantFrom("USD", "EUR"),
+    decimalPlaces: fc.constant(2),
+    initialBalance: fc.option(amount),
+    metadata: fc.constantFrom("{}", '{"a":1}'),
+  }),
+  fc.record({
+    type: fc.constant("credit" as const),
+    amount,
+    kind: fc.constantFrom("CREDIT", "FUND"),
+  }),
+  fc.record({
+    type: fc.constant("credit" as const),
+    amount,
+    kind: fc.constantFrom("TOPUP", "BONUS"),
+    of: fc.record({
+      ownerId: name,
+      currency: fc.constantFrom("USD", "EUR"),
+      decimalPlaces: fc.constant(2),
+    }),
+  }),
+  fc.record({ type: fc.constant("debit" as const), amount }),
+  fc.record({
+    type: fc.constant("debit" as const),
+    amount,
+    kind: fc.constant("SPEND" as const),
+    of: fc.record({ ownerId: name, currency: fc.constant("USD") }),
+  }),
+  fc.record({
+    type: fc.constant("transfer" as const),
+    transferId: fc.uuid(),
+    toWalletId: fc.constantFrom("u", "v", "w"),
+    amount,
+  }),
+  fc.record({
+    type: fc.constant("hold" as const),
+    holdId: fc.uuid(),
+    amount,
+    kind: fc.constantFrom("PAYMENT", "OTHER"),
+    reference: fc.option(fc.constant("r")),
+    description: fc.constant(null),
+    expiresAtMs: fc.option(fc.constantFrom(NOW_MS - 1, NOW_MS + 5_000)),
+    expiresInSeconds: fc.constant(null),
+  }),
+  fc.record({
+    type: fc.constant("capture" as const),
+    holdId: fc.constantFrom("h", "h", "i"),
+    amount: fc.option(amount),
+    final: isTrue,
+    to: fc.option(fc.record({ transferId: fc.uuid(), walletId: fc.constantFrom("u", "v") })),
+  }),
+  fc.record({ type: fc.constant("release" as const), holdId: fc.constantFrom("h", "i") }),
+  fc.record({
+    type: fc.constant("update" as const),
+    patch: fc.constantFrom('{"a":2}', '{"a":null}', '{"b":{"c":1}}', "{}"),
+  }),
+  fc.record({ type: fc.constantFrom("suspend", "activate", "close") }),
+);
+
+const anyCommand: fc.Arbitrary<Command> = fc
+  .record({
+    body: anyBody,
+    description: fc.option(fc.constantFrom("one", "two")),
+    metadata: fc.option(fc.constantFrom('{"a":1}', '{"a":1.5,"b":["ü"]}')),
+    expectedVersion: fc.constantFrom(null, null, null, null, null, 3, 4),
+  })
+  .map(({ body, metadata, ...rest }) => {
+    const isOwn = body.type === "create" || body.type === "update";
+    return commandOf(body, { ...rest, metadata: isOwn ? null : metadata });
+  });
+
+const anyWallet: fc.Arbitrary<WalletState | null> = fc.option(
+  fc
+    .record({
+      status: fc.constantFrom("ACTIVE", "ACTIVE", "ACTIVE", "SUSPENDED"),
+      balanceMinor: fc.constantFrom(1_000, 10_000).map(amountMinor),
+      heldMinor: fc.constant<AmountMinor>(amountMinor(1_000)),
+    })
+    .map(wallet),
+  { freq: 6 },
+);
+
+/** What must be equal of two commands whose outcomes can be each other's. */
+function meaningOf({ body, description, metadata }: Command): string {
+  const { type } = body;
+  const kind = "kind" in body ? body.kind : null;
+  const amounts = type === "create" ? body.initialBalance : "amount" in body ? body.amount : null;
+  const minor = amounts === null ? null : Number(amounts);
+  const holdId = type === "capture" || type === "release" ? body.holdId : null;
+  const json = metadata === null ? null : canonicalJson(JSON.parse(metadata));
+  return JSON.stringify([type, kind, minor, payeeOf(body), holdId, description, json]);
+}
+
+function must(holds: boolean, text: string): void {
+  if (!holds) throw new Error(text);
+}
+
+const met = new Map<string, number>();
+const meet = (what: string): void => void met.set(what, (met.get(what) ?? 0) + 1);
+
+it("Whatever becomes of a command fits its own repeat", () => {
+  fc.assert(
+    fc.property(anyCommand, anyWallet, (command, state) => {
+      const outcome = outcomeOf(command, state);
+      meet(isRecord(outcome) ? outcome.event.type : outcome.code);
+      const isFit = isRecord(outcome) ? fits(command, outcome) : mayHaveBeenTold(command, outcome);
+      must(isFit, `does not fit ${JSON.stringify(outcome)}`);
+    }),
+    { numRuns: 5_000 },
+  );
+  const all = ["WalletCreated", "WalletCredited", "WalletDebited", "TransferSent", "HoldPlaced"];
+  all.push("HoldCaptured", "HoldReleased", "WalletMetadataChanged", "WalletSuspended");
+  all.push("insufficient_funds", "version_conflict", "hold_not_found", "invalid_amount");
+  all.push("owner_mismatch", "wallet_already_exists", "invalid_expiry");
+  expect(all.filter((what) => !met.has(what))).toEqual([]);
+});
+
+it("What a command has left fits none of another type, amount, payee, hold, description or metadata", () => {
+  fc.assert(
+    fc.property(anyCommand, anyCommand, anyWallet, (command, another, state) => {
+      // Often two that differ in one part only.
+      const mixed = { ...command, body: another.body };
+      const outcome = outcomeOf(command, state);
+      if (!isRecord(outcome)) return;
+      for (const other of [another, mixed, { ...another, body: command.body }]) {
+        const isAll = [command.body, other.body].some(
+          ({ type, ...rest }) => type === "capture" && "amount" in rest && rest.amount === null,
+        );
+        const isSame = meaningOf(other) === meaningOf(command);
+        if (fits(other, outcome)) {
+          meet("fits");
+          must(isAll || isSame, `${JSON.stringify(other)} fits ${JSON.stringify(outcome)}`);
+        } else meet(isSame ? "same in those, and another" : "another");
+      }
+    }),
+    { numRuns: 5_000 },
+  );
+  expect([met.get("fits"), met.get("another")]).not.toContain(undefined);
+});
