@@ -52,7 +52,7 @@ export function buildDamages(tell: (text: string) => void): Damages {
       if (!isNew) return;
       tell(
         `wallet ${walletId} is damaged, and waits until it is mended: ${message}; ` +
-          `look with npm run verify -- --wallet ${walletId}, mend with --rebuild`,
+          `npm run verify -- --wallet ${walletId} --rebuild mends it, or says what to do`,
       );
     },
     waits(walletId, nowMs) {

@@ -13,6 +13,7 @@ import { nowMs, wallMs } from "../src/clock.ts";
 import { HistoryLostError } from "../src/journal.ts";
 import type { ShardMessage } from "../src/protocol.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
+import { takeWarnings } from "../src/warnings.ts";
 import { buildLane, type LaneStats } from "./lane.ts";
 import { buildLaneMeter } from "./lane-meter.ts";
 import {
@@ -52,6 +53,8 @@ function crash(error: unknown): never {
   notify({ type: "log", level: "fatal", text });
   process.exit(1);
 }
+
+takeWarnings((text) => notify({ type: "log", level: "warn", text }));
 
 const lane = buildLane({
   journal,

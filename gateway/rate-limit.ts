@@ -50,6 +50,11 @@ export function buildRateLimit(options: RateLimitOptions): RateLimit {
   const redis = redisUrl === undefined ? null : openRedis(redisUrl, name);
   let isLocal = redis === null;
   let askAgainAtMs = 0;
+  /** What the last attempt to connect met: between two, a question only hears of no connection. */
+  let lastTrouble = "not connected";
+  redis?.on("error", (error: Error) => {
+    lastTrouble = error.message;
+  });
 
   function local(reason: string): void {
     if (!isLocal) log.warn(`requests are counted by this gateway alone: ${reason}`);
@@ -68,7 +73,7 @@ export function buildRateLimit(options: RateLimitOptions): RateLimit {
       isLocal = false;
       return found;
     } catch (error) {
-      local(messageOf(error));
+      local(redis.status === "ready" ? messageOf(error) : `Redis is away: ${lastTrouble}`);
       return countHere(client);
     }
   }
@@ -104,7 +109,7 @@ export function buildRateLimit(options: RateLimitOptions): RateLimit {
 }
 
 function openRedis(redisUrl: string, name: string): Redis {
-  const redis = new Redis(redisUrl, {
+  return new Redis(redisUrl, {
     connectionName: name,
     commandTimeout: LIMITS.rateLimitRedisMs,
     connectTimeout: LIMITS.heartbeatTtlMs,
@@ -112,9 +117,6 @@ function openRedis(redisUrl: string, name: string): Redis {
     maxRetriesPerRequest: 0,
     retryStrategy: () => LIMITS.heartbeatMs,
   });
-  // Whoever asks meets the same error, and tells of it.
-  redis.on("error", () => undefined);
-  return redis;
 }
 
 /** The first request of a window makes the key, which goes by itself. */

@@ -36,11 +36,16 @@ interface Place {
 export async function prepareDatabases(
   databaseUrls: readonly string[],
   log: (line: string) => void,
+  warn = log,
 ): Promise<void> {
   for (const url of databaseUrls) {
+    const ofDatabase = (line: string): string => `${databaseName(url)}: ${line}`;
     try {
       await assertFit(url);
-      await migrateUp(url, { log: (line) => log(`${databaseName(url)}: ${line}`) });
+      await migrateUp(url, {
+        log: (line) => log(ofDatabase(line)),
+        warn: (line) => warn(ofDatabase(line)),
+      });
     } catch (error) {
       throw asUnfit(url, error);
     }
@@ -92,7 +97,11 @@ export async function prepareWhenThere(
   let quietUntilMs = 0;
   for (let pauseMs: number = LIMITS.journalRetryMs; ; pauseMs = nextPauseMs(pauseMs)) {
     try {
-      await prepareDatabases(databaseUrls, (line) => log.info(line));
+      await prepareDatabases(
+        databaseUrls,
+        (line) => log.info(line),
+        (line) => log.warn(line),
+      );
       return;
     } catch (error) {
       if (!isAway(error)) throw error;

@@ -40,7 +40,9 @@ export const DIFFERENCE_KINDS = {
   trial_balance: "the accounts of an asset do not sum to zero",
   account_totals: "the kept total of an account is not what its events sum to",
   transit: "the money in transit is not that of the transfers under way",
-  guard_off: "a trigger or key that guards the books is not in force",
+  asset_row: "an own asset is not there, or counts in other units than a wallet of it",
+  shard_missing: "a shard has no row in the shard table, so that nobody can serve it",
+  guard_off: "a trigger, key or check that guards the books is missing, changed or switched off",
   transfer_stuck: "a transfer is pending for long",
 } as const;
 

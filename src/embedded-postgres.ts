@@ -29,6 +29,7 @@ import {
 import {
   inspect,
   isGoneWithin,
+  killGroup,
   membersOf,
   signal,
   takeLock,
@@ -116,6 +117,8 @@ export async function startEmbeddedPostgres(
   const packageFolder = options.packageFolder ?? findPlatformPackage();
   const dataDir = makeDataDir(options.dataDir);
   const releaseLock = lockDataDir(dataDir, options.dataDir);
+  // Until there is a server, which `stopAtExit` stops first.
+  process.on("exit", releaseLock);
   try {
     const cluster = join(dataDir, "postgres");
     const account = chooseAccount(cluster, options.dataDir);
@@ -127,6 +130,7 @@ export async function startEmbeddedPostgres(
       const port = options.port ?? (await findFreePort());
       if (options.port !== undefined) await assertPortFree(port);
       const server = launch(runtime, dataDir, cluster, port, options, releaseLock);
+      process.off("exit", releaseLock);
       const url = `postgres://${superuser}:${password}@127.0.0.1:${port}`;
       try {
         await waitUntilReady(server, url);
@@ -140,6 +144,7 @@ export async function startEmbeddedPostgres(
       }
     }
   } catch (error) {
+    process.off("exit", releaseLock);
     releaseLock();
     throw error;
   }
@@ -422,6 +427,18 @@ async function createCluster(runtime: Runtime, dataDir: string, cluster: string)
     detached: true,
     stdio: ["ignore", "pipe", "pipe"],
   });
+  const discard = (): void => {
+    fs.rmSync(fresh, { recursive: true, force: true, maxRetries: 5 });
+    fs.rmSync(passwordFile, { force: true });
+  };
+  const abandon = (): void => {
+    // The group that it leads: it has others work for it. Without a number it never began.
+    if (child.pid !== undefined) killGroup(child.pid);
+    blockUntilGone(child.pid ?? 0, performance.now() + LIMITS.postgresImmediateShutdownMs);
+    discard();
+  };
+  // Before the lock is given back.
+  process.prependListener("exit", abandon);
   let output = "";
   for (const stream of [child.stdout, child.stderr]) {
     stream.on(
@@ -434,9 +451,9 @@ async function createCluster(runtime: Runtime, dataDir: string, cluster: string)
     child.once("error", (error) => ((output += error.message), done(null)));
     child.once("close", done);
   });
+  process.off("exit", abandon);
   if (code !== 0) {
-    fs.rmSync(fresh, { recursive: true, force: true });
-    fs.rmSync(passwordFile, { force: true });
+    discard();
     throw startFailed("initdb could not create the database", output.trim().split("\n"));
   }
   fs.renameSync(passwordFile, join(fresh, "coffer.password"));

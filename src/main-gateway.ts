@@ -112,6 +112,7 @@ function openService(
   options: Omit<WalletServiceOptions, "connection">,
 ): () => Promise<void> {
   let started: WalletService | null = null;
+  let isEnding = false;
   const start = async (): Promise<WalletService> => {
     const { buildWalletService } = await import("../gateway/nats-service.ts");
     return await buildWalletService({ ...options, connection: await natsBus.connection });
@@ -120,10 +121,16 @@ function openService(
     (it) => {
       started = it;
     },
-    (error: unknown) => options.log.error({ err: error }, "the NATS service did not start"),
+    (error: unknown) => {
+      // With the bus, while it waited for NATS.
+      if (!isEnding) options.log.error({ err: error }, "the NATS service did not start");
+    },
   );
   // One that waits for NATS takes no requests; it ends with the bus, which is closed after it.
-  return async () => started?.stop();
+  return async () => {
+    isEnding = true;
+    await started?.stop();
+  };
 }
 
 /** Loaded where requests are limited, as its Redis client takes a tenth of the start. */

@@ -155,7 +155,7 @@ function buildRelaying(parts: Parts): Pick<RunningHost, "startRelaying"> & {
 
 /** What a host's part of `/metrics` is read from. */
 function watchHost(
-  { metrics, tracing }: Parts,
+  { config, metrics, tracing }: Parts,
   host: Host,
   reconciliation: Reconciliation | null,
   webhooksDisabled: () => number | null,
@@ -167,10 +167,13 @@ function watchHost(
         return { name, lagEvents, lagSeconds: lagMs / 1_000 };
       }),
     webhooksDisabled,
-    verify() {
-      const { differences = 0, lastRunAt = null } = reconciliation?.status() ?? {};
-      return { differences, finishedAtMs: lastRunAt === null ? null : Date.parse(lastRunAt) };
-    },
+    ...(reconciliation !== null && {
+      verify() {
+        const { differences, lastRunAt } = reconciliation.status();
+        const finishedAtMs = lastRunAt === null ? null : Date.parse(lastRunAt);
+        return { differences, finishedAtMs, intervalMs: config.verifyIntervalMinutes * 60_000 };
+      },
+    }),
     ...(tracing !== null && { onTraces: (lane, traces) => tracing.committed(lane, traces) }),
   });
 }
@@ -238,7 +241,9 @@ export function walletsProbe(host: Host): HealthProbe {
       if (damaged === 0) return Promise.resolve(0);
       const count = damaged === 1 ? "one wallet is" : `${damaged} wallets are`;
       return Promise.reject(
-        new Error(`${count} damaged: the log names each, npm run verify -- --rebuild mends`),
+        new Error(
+          `${count} damaged: the log names each, npm run verify -- --rebuild mends it or says what to do`,
+        ),
       );
     },
   };

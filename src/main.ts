@@ -26,6 +26,7 @@ import { packageRoot } from "./package-root.ts";
 import { startTracing } from "./tracing.ts";
 import type { RunningHost } from "./main-host.ts";
 import { closeAll, type Closing, type Parts } from "./parts.ts";
+import { takeWarnings } from "./warnings.ts";
 
 async function start(config: Config, log: Logger, closing: Closing): Promise<void> {
   // The server listens only when it can serve; that it cannot listen is told before a database is
@@ -148,6 +149,7 @@ async function main(): Promise<void> {
     throw error;
   }
   const log = buildLog({ level: config.logLevel, hostId: config.hostId });
+  takeWarnings((text) => log.warn(text));
   const closing: Closing = [];
   closeWithGrace({ delay: LIMITS.shutdownMs, logger: false }, async ({ err, signal }) => {
     if (err) log.fatal({ err }, "an error that nobody expected ends the process");

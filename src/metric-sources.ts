@@ -55,7 +55,11 @@ export interface HostSources {
    * The reconciliation: what is known, and when a whole run has ended; null before the first has
    * ended.
    */
-  readonly verify?: () => { readonly differences: number; readonly finishedAtMs: number | null };
+  readonly verify?: () => {
+    readonly differences: number;
+    readonly finishedAtMs: number | null;
+    readonly intervalMs: number;
+  };
   /** Takes what lanes tell of traced commands. */
   readonly onTraces?: (lane: string, traces: readonly CommitTrace[]) => void;
 }
@@ -218,6 +222,15 @@ export function watchHost(registry: Registry, sources: HostSources): void {
       const { differences, finishedAtMs } = latest;
       return finishedAtMs === null && differences === 0 ? [] : one(differences);
     },
+  );
+  addGauge(
+    registry,
+    {
+      name: "coffer_verify_interval_seconds",
+      help: "Pause between two reconciliations; absent where there are none",
+    },
+    [],
+    () => (verify === undefined ? [] : one(verify().intervalMs / 1e3)),
   );
   addGauge(
     registry,

@@ -104,8 +104,8 @@ it("the relay's lag and the reconciliation are shown when there are any", async 
     lanes: [{ ...lane, outstanding: 4, pendingTransfers: 5, damagedWallets: 6 }],
     handOffs: [],
   };
-  let latest: { differences: number; finishedAtMs: number | null };
-  latest = { differences: 0, finishedAtMs: null };
+  let latest: { differences: number; finishedAtMs: number | null; intervalMs: number };
+  latest = { differences: 0, finishedAtMs: null, intervalMs: 60_000 };
   const metrics = buildMetrics({ role: "host", version: "1" });
   metrics.watchHost({
     status: () => status,
@@ -116,13 +116,18 @@ it("the relay's lag and the reconciliation are shown when there are any", async 
     'coffer_relay_lag_events{sink="stream"} 7',
     'coffer_relay_lag_seconds{sink="stream"} 1.5',
   ]);
-  expect(await linesOf(metrics, "coffer_verify")).toEqual([]);
+  const interval = "coffer_verify_interval_seconds 60";
+  expect(await linesOf(metrics, "coffer_verify")).toEqual([interval]);
   // What a first run has found is shown before it has ended
-  latest = { differences: 1, finishedAtMs: null };
-  expect(await linesOf(metrics, "coffer_verify")).toEqual(["coffer_verify_differences 1"]);
-  latest = { differences: 2, finishedAtMs: 1_500 };
+  latest = { ...latest, differences: 1 };
+  expect(await linesOf(metrics, "coffer_verify")).toEqual([
+    "coffer_verify_differences 1",
+    interval,
+  ]);
+  latest = { ...latest, differences: 2, finishedAtMs: 1_500 };
   expect(await linesOf(metrics, "coffer_verify")).toEqual([
     "coffer_verify_differences 2",
+    interval,
     "coffer_verify_last_run_timestamp_seconds 1.5",
   ]);
   expect(await linesOf(metrics, "coffer_lane_")).toEqual(

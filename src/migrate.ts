@@ -16,6 +16,8 @@ const migrationsTable = "migrations";
 export interface MigrateOptions {
   /** Takes lines about what is done; nothing is printed without it. */
   log?: (line: string) => void;
+  /** Takes what somebody should look at; `log` does without it. */
+  warn?: (line: string) => void;
   /** Folder of the SQL files; only tests have another. */
   folder?: string;
 }
@@ -37,7 +39,14 @@ export async function migrateUp(
   // All files and no others, in their order: there is nothing to run or to refuse, and nothing to
   // wait for.
   const states = await migrationStatus(databaseUrl, options);
-  if (states.every(({ appliedAt, known }) => appliedAt !== undefined && known)) return [];
+  const newer = states.filter(({ known }) => !known).map(({ name }) => name);
+  if (newer.length > 0) {
+    const { log, warn = log } = options;
+    warn?.(
+      `A newer version has been here, with migrations that this one has not: ${newer.join(", ")}`,
+    );
+  }
+  if (newer.length === 0 && states.every(({ appliedAt }) => appliedAt !== undefined)) return [];
   return await migrate(databaseUrl, "up", undefined, options);
 }
 

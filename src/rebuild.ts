@@ -18,6 +18,7 @@
  * stay as they are, since nothing compares them.
  */
 import pg from "pg";
+import { counted } from "./counted.ts";
 import { differenceOf, type Found } from "./differences.ts";
 import type { HoldChange } from "./hold-audit.ts";
 import { LIMITS } from "./limits.ts";
@@ -103,7 +104,9 @@ async function tryRebuild(query: Query, walletId: string): Promise<Rebuilt | nul
     if (!audit.isSound || audit.state === null) {
       const [first] = found.map(differenceOf);
       const reason =
-        first === undefined ? "it has no events" : `its events are not in order. ${first.text}`;
+        first === undefined
+          ? await whyNoEvents(query, walletId)
+          : `its events are not in order. ${first.text}`;
       return { type: "refused", walletId, reason };
     }
     const [row = null] = await rowsOf(query, [walletId]);
@@ -138,6 +141,23 @@ async function tryRebuild(query: Query, walletId: string): Promise<Rebuilt | nul
 }
 
 const LOCK_TIMEOUT = "55P03";
+
+/**
+ * Of a wallet that has none. What is left of it may be all that tells of money, or nothing at all:
+ * that only a backup can tell, so a person has to remove it.
+ */
+async function whyNoEvents(query: Query, walletId: string): Promise<string> {
+  const [row] = await rowsOf(query, [walletId]);
+  if (row !== undefined) {
+    return `it has a row at version ${row.version} and no events; restore them from a backup`;
+  }
+  const holds = await holdsOf(query, [walletId]);
+  if (holds.length === 0) return "it has no events";
+  return (
+    `it has neither events nor a row, only ${counted(holds.length, "row")} of holds; if a backup has the wallet, restore it, ` +
+    `and if none does, DELETE FROM holds WHERE wallet_id = ${pg.escapeLiteral(walletId)}`
+  );
+}
 
 function readOn(
   query: Query,

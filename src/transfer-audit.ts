@@ -20,6 +20,7 @@ export interface VerdictRow {
   /** Null: refused. */
   readonly toVersion: number | null;
   readonly rejection: Rejection | null;
+  readonly decidedAtMs: number;
 }
 
 export interface TransferEventRow {

@@ -85,10 +85,13 @@ async function main(): Promise<number> {
 
 async function look(databaseUrls: readonly string[], options: Options): Promise<number> {
   await assertUsable(databaseUrls);
-  const rebuilt: Rebuilt[] = [];
+  const dealtWith = new Map<string, Rebuilt>();
   const report = await reconcile(databaseUrls, options, async (walletId, database) => {
-    if (options.isRebuild) rebuilt.push(await rebuildWallet(databaseUrls[database]!, walletId));
+    // One without events is met twice: with its row, and with its holds.
+    if (!options.isRebuild || dealtWith.has(walletId)) return;
+    dealtWith.set(walletId, await rebuildWallet(databaseUrls[database]!, walletId));
   });
+  const rebuilt = [...dealtWith.values()];
   if (options.walletId !== undefined && report.events === 0 && report.differences === 0) {
     throw new Error(`There is no wallet ${options.walletId}`);
   }

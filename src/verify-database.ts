@@ -8,7 +8,13 @@ import pg from "pg";
 import type { StoredHold } from "./hold-audit.ts";
 import { LIMITS } from "./limits.ts";
 import { EVENT_ROW_COLUMNS, type EventRow } from "./postgres-events.ts";
-import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
+import {
+  HOLD_COLUMNS,
+  milliseconds,
+  NUMBERS,
+  TRANSFER_COLUMNS,
+  WALLET_COLUMNS,
+} from "./postgres-rows.ts";
 import type { TransferEventRow, TransferRow, VerdictRow } from "./transfer-audit.ts";
 import type { WalletRow } from "./wallet-audit.ts";
 
@@ -236,8 +242,24 @@ export function transfersById(
   return query(text, [ids]);
 }
 
+/** The transfers of the commands that these events let go of the rest of a hold for. */
+export function completedBy(
+  query: Query,
+  events: readonly EventRow[],
+): Promise<Array<Omit<TransferRow, "database">>> {
+  // A release by command has that command's id.
+  const ends = events.filter(
+    ({ type, commandId }) => type === "HoldReleased" && commandId === null,
+  );
+  if (ends.length === 0) return Promise.resolve([]);
+  const text = `SELECT ${TRANSFER_COLUMNS}, t.shard FROM unnest($1::text[], $2::text[]) c (command_id, wallet_id)
+                JOIN events e USING (command_id, wallet_id) JOIN transfers t ON t.transfer_id = e.transfer_id`;
+  return query(text, [ends.map((one) => one.causationId), ends.map((one) => one.walletId)]);
+}
+
 export function verdictsById(query: Query, ids: readonly string[]): Promise<VerdictRow[]> {
-  const text = `SELECT transfer_id AS "transferId", to_wallet AS "toWalletId", to_version AS "toVersion", rejection
+  const text = `SELECT transfer_id AS "transferId", to_wallet AS "toWalletId", to_version AS "toVersion", rejection,
+                       ${milliseconds("decided_at")} AS "decidedAtMs"
                 FROM transfer_verdicts WHERE transfer_id = ANY ($1)`;
   return query<VerdictRow>(text, [ids]);
 }
@@ -335,50 +357,28 @@ export interface Setting {
   readonly nowMs: number;
   /** Whether the schema knows holds. */
   readonly hasHolds: boolean;
-  /** Guards that are not in force. */
-  readonly guardsOff: readonly string[];
 }
 
-/** What `pg_trigger.tgtype` says of a trigger before each row's change and deletion, or a truncation. */
-const [ROWS, TRUNCATION] = [27, 34];
-const TRIGGERS = [
-  ["events", "events_append_only", ROWS],
-  ["events", "events_no_truncate", TRUNCATION],
-  ["transfer_verdicts", "verdicts_append_only", ROWS],
-  ["transfer_verdicts", "verdicts_no_truncate", TRUNCATION],
-  ["chain", "chain_fixed", ROWS],
-] as const;
-const UNIQUE_KEYS = [
-  "events_pkey",
-  "events_command",
-  "events_position",
-  "wallets_pkey",
-  "transfers_pkey",
-  "transfer_verdicts_pkey",
-  "rejections_pkey",
-] as const;
-
 export async function settingOf(query: Query): Promise<Setting> {
-  const [known] = await query<Omit<Setting, "guardsOff">>(
+  const [setting] = await query<Setting>(
     `SELECT (SELECT extract(epoch FROM started_at) * 1000 FROM chain)::float8 AS "chainStartedMs",
             (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS "nowMs",
             to_regclass('holds') IS NOT NULL AS "hasHolds"`,
   );
-  const guardsOff = await query<{ name: string }>(
-    `SELECT 'trigger ' || g.name || ' on ' || g.tab AS name FROM unnest($1::text[], $2::text[], $3::int[]) g (tab, name, kind)
-     WHERE NOT EXISTS (SELECT FROM pg_trigger t
-                       WHERE t.tgrelid = to_regclass(g.tab) AND t.tgname = g.name AND t.tgtype = g.kind AND t.tgqual IS NULL
-                         AND (t.tgenabled = 'A' OR t.tgenabled = 'O' AND current_setting('session_replication_role') <> 'replica'))
-     UNION ALL
-     SELECT 'unique index ' || k.name FROM unnest($4::text[]) k (name)
-     WHERE NOT EXISTS (SELECT FROM pg_index i
-                       WHERE i.indexrelid = to_regclass(k.name) AND i.indisunique AND i.indisvalid)`,
-    [
-      TRIGGERS.map(([table]) => table),
-      TRIGGERS.map(([, name]) => name),
-      TRIGGERS.map(([, , kind]) => kind),
-      [...UNIQUE_KEYS],
-    ],
-  );
-  return { ...known!, guardsOff: guardsOff.map(({ name }) => name) };
+  return setting!;
+}
+
+/** Those that have a row in the shard table. */
+export async function shardsOf(query: Query): Promise<number[]> {
+  const rows = await query<{ shard: number }>("SELECT shard FROM shards");
+  return rows.map(({ shard }) => shard);
+}
+
+/** The own assets among these codes, of those that live in this database. */
+export function assetsOf(
+  query: Query,
+  codes: readonly string[],
+): Promise<Array<{ code: string; decimalPlaces: number }>> {
+  const text = `SELECT code, decimal_places AS "decimalPlaces" FROM assets WHERE code = ANY ($1)`;
+  return query(text, [codes]);
 }

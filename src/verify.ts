@@ -12,6 +12,7 @@
  * before it is named.
  */
 import { setTimeout as sleep } from "node:timers/promises";
+import { auditAssets } from "./asset-audit.ts";
 import {
   buildDifferenceList,
   placeOf,
@@ -20,17 +21,13 @@ import {
   type DifferenceList,
   type Found,
 } from "./differences.ts";
+import { guardsOff } from "./guards.ts";
 import { auditHolds, type StoredHold } from "./hold-audit.ts";
 import { LIMITS } from "./limits.ts";
 import type { EventRow } from "./postgres-events.ts";
-import { shardOf } from "./shard.ts";
-import {
-  auditTransfer,
-  inTransitMinor,
-  type TransferFacts,
-  type TransferRow,
-  type VerdictRow,
-} from "./transfer-audit.ts";
+import { ALL_SHARDS, shardOf } from "./shard.ts";
+import { auditSteps, type Steps } from "./step-audit.ts";
+import { auditTransfer, inTransitMinor, type TransferFacts } from "./transfer-audit.ts";
 import { gatherFacts } from "./transfer-facts.ts";
 import * as books from "./verify-database.ts";
 import type { BooksDatabase, Query, WalletPlace } from "./verify-database.ts";
@@ -96,6 +93,7 @@ export async function verify(options: VerifyOptions): Promise<VerifyReport> {
     const run = buildRun(options, databases);
     for (const database of databases) await run.setUp(database);
     for (const database of databases) await run.auditEvents(database);
+    await run.auditOwnAssets();
     if (options.walletId === undefined) {
       for (const database of databases) await run.auditRowsWithoutEvents(database);
       for (const database of databases) await run.auditHoldsWithoutEvents(database);
@@ -125,6 +123,7 @@ interface Run {
   auditEvents(database: BooksDatabase): Promise<void>;
   auditRowsWithoutEvents(database: BooksDatabase): Promise<void>;
   auditHoldsWithoutEvents(database: BooksDatabase): Promise<void>;
+  auditOwnAssets(): Promise<void>;
   auditRecords(database: BooksDatabase): Promise<void>;
   auditVerdicts(database: BooksDatabase): Promise<void>;
   auditTotals(): Promise<void>;
@@ -133,6 +132,7 @@ interface Run {
 function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): Run {
   const { pace } = options;
   const list = buildDifferenceList(options.onDifference);
+  const assets = auditAssets(list.name);
   const counted = { wallets: 0, events: 0, transfers: 0 };
   const done = { transfers: 0, verdicts: 0, books: 0 };
   const expected = { events: 0, transfers: 0, verdicts: 0, books: databases.length };
@@ -153,8 +153,11 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
   async function setUp(database: BooksDatabase): Promise<void> {
     const setting = await database.read(books.settingOf);
     settings.push(setting);
-    for (const field of setting.guardsOff) {
-      list.name({ kind: "guard_off", field, expected: "in force", found: "not in force" });
+    for (const found of await database.read(guardsOff)) list.name(found);
+    const there = new Set(await database.read(books.shardsOf));
+    for (const shard of ALL_SHARDS) {
+      if (shard % databases.length !== database.index || there.has(shard)) continue;
+      list.name({ kind: "shard_missing", field: `shard ${shard}`, expected: "a row" });
     }
     if (pace !== undefined || options.walletId !== undefined) return;
     const { events, transfers, verdicts } = await database.read(books.counts);
@@ -224,6 +227,7 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
       async end(row, holds) {
         differs = false;
         audit.end(row, holds);
+        assets.wallet(audit.state);
         counted.wallets += 1;
         if (differs) await options.onWalletDiffers?.(walletId, database.index);
       },
@@ -279,13 +283,14 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
       const rejected = await books.rejectedOf(query, events);
       const ids = events.flatMap(({ transferId }) => transferId ?? []);
       const transfers = ids.length === 0 ? [] : await books.transfersById(query, ids);
+      const completed = await books.completedBy(query, events);
       const verdicts = ids.length === 0 ? [] : await books.verdictsById(query, ids);
-      return { events, rows, holds, rejected, transfers, verdicts };
+      return { events, rows, holds, rejected, transfers, completed, verdicts };
     });
   }
 
   async function finish(chunk: Chunk): Promise<void> {
-    nameStrayEvents(chunk, list);
+    auditSteps(chunk, list.name);
     counted.events += chunk.events.length;
     tell("events");
     if (options.walletId !== undefined) {
@@ -308,6 +313,7 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
         if (hasEvents || !isOurs(walletId)) continue;
         const found = `a row at version ${version}`;
         list.name({ kind: "wallet_without_events", walletId, expected: "events", found });
+        await options.onWalletDiffers?.(walletId, database.index);
       }
       if (page.length < LIMITS.verifyPageRows) return;
       after = page.at(-1)!.walletId;
@@ -331,6 +337,21 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
       after = page.at(-1)!.walletId;
       await pace?.spend(0);
     }
+  }
+
+  /** As of now: an asset is there before its first wallet, and stays as it is. */
+  async function auditOwnAssets(): Promise<void> {
+    const { codes } = assets;
+    if (codes.length === 0) return;
+    const own = databases.map(({ readNow, index }) =>
+      readNow((query) =>
+        books.assetsOf(
+          query,
+          codes.filter((code) => shardOf(code) % databases.length === index),
+        ),
+      ),
+    );
+    assets.end((await Promise.all(own)).flat());
   }
 
   // ---- transfers --------------------------------------------------------------------------------
@@ -458,6 +479,7 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     auditEvents,
     auditRowsWithoutEvents,
     auditHoldsWithoutEvents,
+    auditOwnAssets,
     auditRecords,
     auditVerdicts,
     auditTotals,
@@ -469,56 +491,6 @@ interface Audited {
   end(row: WalletRow | null, holds: readonly StoredHold[] | null): Promise<void>;
 }
 
-interface Chunk {
-  readonly events: readonly EventRow[];
+interface Chunk extends Steps {
   readonly rows: readonly WalletRow[];
-  /** Null: there are none, or more events follow. */
-  readonly holds: readonly StoredHold[] | null;
-  readonly rejected: ReadonlyArray<{ walletId: string; commandId: string }>;
-  readonly transfers: ReadonlyArray<Omit<TransferRow, "database">>;
-  readonly verdicts: readonly VerdictRow[];
-}
-
-/**
- * Events that the record or verdict in their own database knows nothing of, and those of commands
- * that were rejected.
- */
-function nameStrayEvents(chunk: Chunk, { name }: DifferenceList): void {
-  const transfers = new Map(chunk.transfers.map((one) => [one.transferId, one]));
-  const verdicts = new Map(chunk.verdicts.map((one) => [one.transferId, one]));
-  const rejected = new Set(chunk.rejected.map((one) => `${one.walletId} ${one.commandId}`));
-  for (const { walletId, version, type, transferId, commandId } of chunk.events) {
-    if (commandId !== null && rejected.has(`${walletId} ${commandId}`)) {
-      const [expected, found] = ["an event or a rejection", "both"];
-      name({ kind: "command_rejected_too", walletId, version, field: commandId, expected, found });
-    }
-    if (transferId === null) continue;
-    const place = { walletId, version, transferId };
-    const row = transfers.get(transferId);
-    const verdict = verdicts.get(transferId);
-    if (type === "TransferReceived") {
-      const arrived =
-        verdict === undefined ? null : placeText(verdict.toWalletId, verdict.toVersion);
-      const expected = placeText(walletId, version);
-      if (verdict === undefined) {
-        name({ kind: "verdict_missing", ...place, expected: `posted at version ${version}` });
-      } else if (arrived !== expected) {
-        name({ kind: "transfer_received", ...place, expected: `only ${arrived}`, found: expected });
-      }
-    } else if (row === undefined) {
-      name({ kind: "transfer_missing", ...place, expected: "the payer's record", found: type });
-    } else if (type === "TransferSent") {
-      const [expected, found] = [
-        placeText(row.fromWalletId, row.fromVersion),
-        placeText(walletId, version),
-      ];
-      if (found !== expected) {
-        name({ kind: "transfer_sent", ...place, expected: `only ${expected}`, found });
-      }
-    }
-  }
-}
-
-function placeText(walletId: string, version: number | null): string {
-  return version === null ? `nothing at ${walletId}` : `${walletId} at version ${version}`;
 }

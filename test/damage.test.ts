@@ -8,7 +8,9 @@ import { describe, expect, it } from "vitest";
 import type { Hold } from "../src/hold.ts";
 import { LIMITS } from "../src/limits.ts";
 import { rebuildWallet } from "../src/rebuild.ts";
+import { shardOf } from "../src/shard.ts";
 import { verify } from "../src/verify.ts";
+import { EVEN, idIn } from "./stage/ids.ts";
 import {
   database,
   holdRow,
@@ -117,6 +119,23 @@ describe("a capture to a wallet that waits for its verdict", () => {
 });
 
 describe("a hold whose time is over", () => {
+  it("of a wallet of which nothing else is there is told with a way that leads somewhere", async () => {
+    const [walletId, others] = [idIn(EVEN), await stage.open("a", "100")];
+    await database.query(
+      `INSERT INTO holds (wallet_id, hold_id, shard, amount, captured, status, kind, created_at, expires_at)
+       VALUES ($1, 'h1', $2, 5, 0, 'ACTIVE', 'OTHER', 'epoch', 'epoch')`,
+      [walletId, shardOf(walletId)],
+    );
+    await passTime(3_000);
+    expect(told(walletId)).toEqual([
+      expect.stringContaining(
+        `npm run verify -- --wallet ${walletId} --rebuild mends it, or says what to do`,
+      ),
+    ]);
+    await expectOthersServed(others);
+    await database.query("DELETE FROM holds WHERE wallet_id = $1", [walletId]);
+  });
+
   it.each([
     ["with less held than it has left", "UPDATE wallets SET held = 1 WHERE wallet_id = $1"],
     ["with nothing held", "UPDATE wallets SET held = 0 WHERE wallet_id = $1"],

@@ -123,6 +123,7 @@ it("goes through all databases of a list by hand, says which each line is about,
   ]);
   expect(lines[2]).toMatch(new RegExp(`^postgres://.*@127.0.0.1:${port}/${name}$`));
   const files = readdirSync(join(packageRoot, "src", "migrations"))
+    .filter((file) => file.endsWith(".sql"))
     .map((file) => file.replace(".sql", ""))
     .toSorted();
   const last = files.at(-1)!;

@@ -207,6 +207,10 @@ it.each([
     expect(first.map(({ status }) => status)).toEqual([200, 200]);
     expect(performance.now() - startedAtMs).toBeLessThan(LIMITS.rateLimitRedisMs + 2_000);
     expect(await Promise.all(gateways.map(isLocal))).toEqual([true, true]);
+    for (const { output } of gateways) {
+      expect(output).toMatch(/counted by this gateway alone: (Redis is away: |Command timed out)/);
+      expect(output).not.toContain("enableOfflineQueue");
+    }
 
     // Then a client gets what it may from each, and no more: nobody goes uncounted
     const alone = { 200: PER_SECOND * 2, 429: PER_SECOND * 2 };

@@ -366,4 +366,18 @@ describe("a wallet that does not exist", () => {
     const rebuilt = await rebuildWallet(database.url, walletId);
     expect(rebuilt).toEqual({ type: "refused", walletId, reason: "it has no events" });
   });
+
+  it("and has holds is refused with what removes them, and that does", async () => {
+    const database = await openDatabase("rebuild_nobody");
+    onTestFinished(() => database.close());
+    const walletId = "o'nobody";
+    const sql = `INSERT INTO holds (wallet_id, hold_id, shard, amount, captured, status, kind, created_at)
+                 SELECT $1, 'h' || n, 0, 5, 0, 'ACTIVE', 'OTHER', now() FROM generate_series(1, 2) n`;
+    await database.query(sql, [walletId]);
+    const rebuilt = await rebuildWallet(database.url, walletId);
+    const reason = expect.stringMatching(/has neither events nor a row, only 2 rows of holds/);
+    expect(rebuilt).toMatchObject({ type: "refused", walletId, reason });
+    await database.query(/DELETE FROM holds .*$/.exec((rebuilt as { reason: string }).reason)![0]);
+    expect((await verify({ databaseUrls: [database.url] })).named).toEqual([]);
+  });
 });

@@ -3,7 +3,9 @@
  * not 0 and one message that names the variable, what was given and what is allowed. A variable
  * that is wrong by itself opens nothing: the addresses of those lead nowhere.
  */
-import { existsSync, rmdirSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, readdirSync, rmdirSync } from "node:fs";
+import { join } from "node:path";
 import { readFile } from "node:fs/promises";
 import { connect, createServer, type AddressInfo } from "node:net";
 import { expect, inject, it, onTestFinished } from "vitest";
@@ -204,6 +206,61 @@ it("names the data folder when it cannot be made", async () => {
     /^DATA_DIR \/proc\/coffer\/data cannot be written: .*; set DATA_DIR .*\n$/,
   );
   expect(code).toBe(1);
+});
+
+it("leaves nothing of a first start that SIGTERM ends while its database is being made", async () => {
+  const folder = dataFolder();
+  onTestFinished(() => folder.remove());
+  const isBeingMade = (): boolean =>
+    readdirSync(folder.path).some(
+      (name) => !name.endsWith(".password") && existsSync(join(folder.path, name, "PG_VERSION")),
+    );
+  const { code, output } = await runCoffer({ DATA_DIR: folder.path, LOG_LEVEL: "warn" }, () =>
+    until("initdb is at work", isBeingMade),
+  );
+  expect({ code, output }).toEqual({ code: 0, output: "" });
+  expect(readdirSync(folder.path)).toEqual([]);
+  const { stdout } = spawnSync("pgrep", ["-af", folder.path], { encoding: "utf8" });
+  expect(stdout).toBe("");
+});
+
+it("ends in order, without an error line, when its NATS has never come", async () => {
+  const url = await createDatabase(inject("postgresUrl"), "settings_no_nats");
+  onTestFinished(() => dropDatabase(inject("postgresUrl"), "settings_no_nats"));
+  await prepareDatabases([url], () => undefined);
+  const gateway = await startCoffer({ ROLE: "gateway", DATABASE_URL: url, NATS_URL: nats });
+  await gateway.untilReady(503);
+  expect(await gateway.stop()).toEqual({ code: 0, signal: null });
+  expect(gateway.output).toContain("SIGTERM");
+  expect(gateway.output).not.toContain('"level":50');
+});
+
+it("has what Node and the driver warn of in its log", async () => {
+  const env = { DATABASE_URL: `${inject("postgresUrl")}?sslmode=require`, LOG_LEVEL: "warn" };
+  const { output } = await runCoffer(env);
+  const lines = output.split("\n").filter((line) => line.includes("SECURITY WARNING"));
+  expect(lines).toHaveLength(1);
+  expect(JSON.parse(lines[0]!)).toMatchObject({ level: 40, hostId: expect.any(String) as string });
+});
+
+it("warns of migrations of a newer version, and starts all the same", async () => {
+  const url = await createDatabase(inject("postgresUrl"), "settings_newer");
+  onTestFinished(() => dropDatabase(inject("postgresUrl"), "settings_newer"));
+  await prepareDatabases([url], () => undefined);
+  await withClient(url, (client) =>
+    client.query(
+      "INSERT INTO migrations (name, run_on) VALUES ('9998_more', now()), ('9999_most', now())",
+    ),
+  );
+  const coffer = await startCoffer({ DATABASE_URL: url, LOG_LEVEL: "warn" });
+  await coffer.untilReady();
+  await coffer.stop();
+  const lines = coffer.output.split("\n").filter((line) => line.includes("9999_most"));
+  expect(lines).toHaveLength(1);
+  expect(JSON.parse(lines[0]!)).toMatchObject({
+    level: 40,
+    msg: expect.stringMatching(/settings_newer.* newer version.*: 9998_more, 9999_most/) as string,
+  });
 });
 
 it("names the databases that are not in their places", async () => {

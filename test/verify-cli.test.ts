@@ -102,6 +102,20 @@ describe("on databases by URL", () => {
     expect(refused.code).toBe(1);
   });
 
+  it("says once of each wallet without events that it was not rebuilt, and what to do", async () => {
+    const sql = `DELETE FROM events WHERE wallet_id = '${world.carl}';
+      INSERT INTO holds (wallet_id, hold_id, shard, amount, captured, status, kind, created_at)
+      SELECT id, 'h1', 0, 5, 0, 'ACTIVE', 'OTHER', now() FROM unnest('{nobody,${world.carl}}'::text[]) id`;
+    await copy.tamper(0, sql);
+    const { code, out } = await npmRunVerify(env, "--rebuild");
+    const refusals = out.split("\n").filter((line) => line.startsWith("Did not rebuild"));
+    expect(refusals).toEqual([
+      expect.stringContaining(`wallet ${world.carl}: it has a row at version 2 and no events`),
+      expect.stringContaining("wallet nobody: it has neither events nor a row"),
+    ]);
+    expect(code).toBe(1);
+  });
+
   it.each([
     ["an option that it does not know", () => ({}), ["--all"], /Unknown option '--all'/],
     [
@@ -172,7 +186,9 @@ it(
     await expect.poll(async () => (await health()).status, { timeout: 20_000 }).toBe("degraded");
     expect((await health()).checks.wallets).toMatchObject({
       state: "down",
-      reason: expect.stringContaining("one wallet is damaged") as string,
+      reason: expect.stringMatching(
+        /^one wallet is damaged.* --rebuild mends .*says what/,
+      ) as string,
     });
     expect(coffer.output).toContain("wallet w1 is damaged");
     expect(await ask("/wallets/w2/credit", { amount: 1 })).toMatchObject({ balance: 6 });

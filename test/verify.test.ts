@@ -12,7 +12,13 @@ import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { verify, type VerifyReport } from "../src/verify.ts";
 import type { WalletState } from "../src/wallet.ts";
 import {
+  captured,
+  CREATED,
   draft,
+  holdOf,
+  NOW_MS,
+  placed,
+  put,
   putCredit,
   putPosted,
   putReceipt,
@@ -20,6 +26,7 @@ import {
   putReserve,
   putReturn,
   putWallet,
+  released,
   transferBetween,
   type Draft,
 } from "./stage/journal-drafts.ts";
@@ -426,7 +433,7 @@ const TAMPERINGS: readonly Tampering[] = [
     what: "a transfer settled that is under way",
     database: 1,
     sql: ({ pending }) => [
-      "UPDATE transfers SET status = 'posted', to_version = 3, settled_at = now() WHERE transfer_id = $1",
+      "UPDATE transfers SET status = 'posted', to_version = 3, settled_at = created_at WHERE transfer_id = $1",
       [pending.transferId],
     ],
     expected: ["verdict_missing carl:3 pending"],
@@ -533,7 +540,7 @@ const TAMPERINGS: readonly Tampering[] = [
        UPDATE events e SET position = -o.position FROM (SELECT version, position FROM events WHERE wallet_id = '${anna}') o
        WHERE e.wallet_id = '${anna}' AND (e.version, o.version) IN ((3, 4), (4, 3))`,
     ],
-    expected: ["position_order anna:4"],
+    expected: ["guard_off (check events_position_check on events)", "position_order anna:4"],
   },
   {
     what: "the totals that a trial balance goes on from",
@@ -541,6 +548,76 @@ const TAMPERINGS: readonly Tampering[] = [
       "SELECT advance_totals(1000, 0); UPDATE account_totals SET balance = balance + 1 WHERE account = 'system:world'",
     ],
     expected: ["account_totals (USD system:world in database 1)"],
+  },
+  {
+    what: "when transfers began and were settled",
+    sql: ({ posted, pending }) => [
+      `UPDATE transfers SET created_at = created_at - interval '1 s' WHERE transfer_id = '${posted.transferId}';
+       UPDATE transfers SET settled_at = settled_at - interval '1 s' WHERE transfer_id <> '${pending.transferId}'`,
+    ],
+    expected: [
+      "transfer_record anna:8 posted (created_at)",
+      "transfer_record anna:8 posted (settled_at)",
+      "transfer_record anna:9 returned (settled_at)",
+    ],
+  },
+  {
+    what: "when a payee decided",
+    database: 1,
+    sql: ({ posted }) => [
+      "UPDATE transfer_verdicts SET decided_at = decided_at + interval '1 s' WHERE transfer_id = $1",
+      [posted.transferId],
+    ],
+    expected: ["transfer_received bert:2 posted (decided_at)"],
+  },
+  {
+    what: "a shard's row gone",
+    sql: ({ anna, bert }) => [
+      // The other database's shard has a row here that nobody reads.
+      "DELETE FROM shards WHERE shard IN ($1, $2)",
+      [shardOf(anna), shardOf(bert)],
+    ],
+    expected: ["shard_missing (shard of anna)"],
+  },
+  {
+    what: "a trigger's function that refuses nothing",
+    sql: () => [
+      `CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
+       $$ BEGIN RETURN coalesce(new, old); END $$`,
+    ],
+    expected: ["guard_off (function refuse_change)"],
+  },
+  {
+    what: "an index over other columns, and one that is no longer unique",
+    sql: () => [
+      `DROP INDEX events_command; CREATE UNIQUE INDEX events_command ON events (wallet_id, version, command_id);
+       DROP INDEX events_position; CREATE INDEX events_position ON events (shard, position)`,
+    ],
+    expected: [
+      "guard_off (unique index events_command)",
+      "guard_off (unique index events_position)",
+    ],
+  },
+  {
+    what: "checks and keys gone",
+    sql: () => [
+      `ALTER TABLE events DROP CONSTRAINT events_balance_check;
+       ALTER TABLE wallets DROP CONSTRAINT wallets_check;
+       ALTER TABLE wallets ADD CONSTRAINT wallets_check CHECK (held >= 0 AND held <= balance) NOT VALID;
+       ALTER TABLE transfers DROP CONSTRAINT transfers_amount_check;
+       ALTER TABLE transfers ADD CONSTRAINT transfers_amount_check CHECK (amount > -5);
+       ALTER TABLE holds DROP CONSTRAINT holds_pkey;
+       ALTER TABLE assets DROP CONSTRAINT assets_pkey;
+       ALTER TABLE shards DROP CONSTRAINT shards_pkey`,
+    ],
+    expected: [
+      "guard_off (check events_balance_check on events)",
+      "guard_off (check transfers_amount_check on transfers)",
+      "guard_off (check wallets_check on wallets)",
+      "guard_off (unique index assets_pkey)",
+      "guard_off (unique index holds_pkey)",
+      "guard_off (unique index shards_pkey)",
+    ],
   },
   {
     what: "triggers that fire for some only, or never",
@@ -564,7 +641,10 @@ const TAMPERINGS: readonly Tampering[] = [
       "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET session_replication_role = replica', current_database()); END $$",
     ],
     expected: [
+      "guard_off (trigger assets_append_only on assets)",
+      "guard_off (trigger assets_no_truncate on assets)",
       "guard_off (trigger chain_fixed on chain)",
+      "guard_off (trigger deployment_fixed on deployment)",
       "guard_off (trigger events_append_only on events)",
       "guard_off (trigger events_no_truncate on events)",
       "guard_off (trigger verdicts_append_only on transfer_verdicts)",
@@ -598,4 +678,130 @@ describe("what somebody did around the triggers is named", () => {
     expect(placesOf(report)).toEqual(expected);
     expect(report.differences).toBe(report.named.length);
   });
+});
+
+describe("an own asset", () => {
+  const code = "GOLD_COINS";
+
+  /** A wallet of it in each of two databases, and what one of them is named as. */
+  async function world(): Promise<{ copy: Copy; home: number; wallets: readonly string[] }> {
+    const copy = await freshCopy();
+    const home = shardOf(code) % 2;
+    await copy.tamper(home, "INSERT INTO assets (code, name, decimal_places) VALUES ($1, $1, 2)", [
+      code,
+    ]);
+    const wallets = [idIn(EVEN), idIn(ODD)];
+    await onJournals(copy.urls, async (commit) => {
+      for (const [index, walletId] of wallets.entries()) {
+        await commit(index, (one) => put(one, walletId, { ...CREATED, currency: code }));
+      }
+    });
+    return { copy, home, wallets };
+  }
+
+  it("is found in order, with its wallets in all databases", async () => {
+    const { copy } = await world();
+    expect(placesOf(await verify({ databaseUrls: copy.urls }))).toEqual([]);
+  });
+
+  it.each([
+    ["that counts in other units", "UPDATE assets SET decimal_places = 0", 0],
+    ["that is gone", "DELETE FROM assets", null],
+  ])("%s is named with a wallet of it, also by a host", async (_, sql, found) => {
+    const { copy, home, wallets } = await world();
+    await copy.tamper(home, sql);
+    const named = [
+      expect.objectContaining({
+        kind: "asset_row",
+        walletId: wallets[0],
+        field: code,
+        expected: 2,
+        found,
+      }),
+    ];
+    expect((await verify({ databaseUrls: copy.urls })).named).toEqual(named);
+    const pace = { isOurs: () => true, spend: () => Promise.resolve() };
+    expect((await verify({ databaseUrls: copy.urls, pace })).named).toEqual(named);
+  });
+
+  it.each([
+    ["with the decimal places of ISO 4217, under a code that it has too", "EUR", 2],
+    ["of an asset that ISO 4217 has no longer", "HRK", 2],
+  ])("is not missed for a wallet %s", async (_, currency, decimalPlaces) => {
+    const copy = await freshCopy();
+    for (const database of [0, 1]) {
+      await copy.tamper(
+        database,
+        "INSERT INTO assets (code, name, decimal_places) VALUES ('EUR', 'own', 4)",
+      );
+    }
+    await onJournals(copy.urls, async (commit) => {
+      await commit(0, (one) => put(one, idIn(EVEN), { ...CREATED, currency, decimalPlaces }));
+    });
+    expect(placesOf(await verify({ databaseUrls: copy.urls }))).toEqual([]);
+  });
+});
+
+describe("a capture of a hold to another wallet", () => {
+  /** Bert is paid out of a hold of Anna's, of which something is left. */
+  async function captureFor(isHoldFinal: boolean): Promise<{ copy: Copy; transferId: string }> {
+    const copy = await freshCopy();
+    const { anna, bert } = world;
+    const transferId = await onJournals(copy.urls, async (commit, journals) => {
+      const load = async (walletId: string, index: number): Promise<WalletState> =>
+        (await journals[index]!.loadWallets([walletId])).wallets.get(walletId)!.state!;
+      let payer = await load(anna, 0);
+      const payee = await load(bert, 1);
+      const before = holdOf(anna, 100);
+      payer = await commit(0, (one) => put(one, anna, placed(before), {}, payer));
+      const hold = captured(before, 60).hold;
+      const transfer = {
+        ...transferBetween(payer, bert, 60),
+        holdId: hold.holdId,
+        isHoldFinal,
+      };
+      const { commandId, description } = transfer;
+      payer = await commit(0, (one) => {
+        one.transfers.push(transfer);
+        const sent = {
+          type: "TransferSent",
+          amountMinor: transfer.amountMinor,
+          transferId: transfer.transferId,
+          counterpartyId: bert,
+          hold,
+          occurredAtMs: NOW_MS,
+        } as const;
+        return put(one, anna, sent, { commandId, description }, payer);
+      });
+      await commit(1, (one) => putReceipt(one, transfer, payee));
+      await commit(0, (one) => {
+        putPosted(one, transfer, payee.version + 1);
+        if (isHoldFinal) put(one, anna, released(hold), { causationId: commandId }, payer);
+      });
+      return transfer.transferId;
+    });
+    return { copy, transferId };
+  }
+
+  it.each([true, false])(
+    "that is final (%s) or not is known by what became of the rest",
+    async (isFinal) => {
+      const { copy, transferId } = await captureFor(isFinal);
+      expect(placesOf(await verify({ databaseUrls: copy.urls }))).toEqual([]);
+      await copy.tamper(
+        0,
+        "UPDATE transfers SET hold_final = NOT hold_final WHERE transfer_id = $1",
+        [transferId],
+      );
+      expect((await verify({ databaseUrls: copy.urls })).named).toMatchObject([
+        {
+          kind: "transfer_record",
+          transferId,
+          field: "hold_final",
+          expected: isFinal,
+          found: !isFinal,
+        },
+      ]);
+    },
+  );
 });

@@ -25,7 +25,6 @@ import {
   putReturn,
   putWallet,
   metadataChanged,
-  NOW_MS,
   transferBetween,
   type Draft,
 } from "./journal-drafts.ts";
@@ -52,18 +51,13 @@ export interface World {
   readonly posted: Transfer;
   /** Anna's version 9 to nobody, back as version 10. */
   readonly returned: Transfer;
-  /** Bert's version 3 to Carl, ten minutes ago. */
+  /** Bert's version 3 to Carl. */
   readonly pending: Transfer;
   /** A command of Carl's that was rejected. */
   readonly rejected: string;
   copy(): Promise<Copy>;
   close(): Promise<void>;
 }
-
-/**
- * Never less than any event of the books, so that the pending transfer is from just before them.
- */
-const TEN_MINUTES_MS = 600_000;
 
 let lastCopy = 0;
 
@@ -182,8 +176,7 @@ async function tellStory(
   await commit(nobody, (one) => putRefusal(one, returned));
   await commit(anna, (one) => putReturn(one, returned, annas));
 
-  const createdAtMs = NOW_MS - TEN_MINUTES_MS;
-  const pending = { ...transferBetween(berts, carl, 500), createdAtMs };
+  const pending = transferBetween(berts, carl, 500);
   await commit(bert, (one) => putReserve(one, berts, pending));
   return { anna, bert, carl, nobody, posted, returned, pending, rejected };
 }

@@ -86,13 +86,18 @@ export async function startCoffer(env: Environment): Promise<CofferProcess> {
   };
 }
 
-/** Runs Coffer until it ends by itself; for starts that must fail. */
+/**
+ * Runs Coffer until it ends by itself, or is asked to because something has come about; for starts
+ * that never get to serve.
+ */
 export async function runCoffer(
   env: Environment,
+  untilEnded?: () => Promise<void>,
 ): Promise<Exit & { readonly output: string; readonly elapsedMs: number }> {
   const startedAtMs = performance.now();
   const { child, exited, output } = launch({ PORT: "0", ...env });
   const timer = setTimeout(() => child.kill("SIGKILL"), startMsMax);
+  await untilEnded?.().finally(() => child.kill("SIGTERM"));
   const exit = await exited;
   clearTimeout(timer);
   return { ...exit, output: output(), elapsedMs: performance.now() - startedAtMs };
