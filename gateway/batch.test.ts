@@ -257,6 +257,16 @@ describe("a batch as a whole", () => {
     expect(checkBatch({ commands: [1], atomic: true })?.message).toContain("does not exist yet");
   });
 
+  it("with a million commands too many is refused as quickly as with one", () => {
+    const [few, many] = [1, 1_000_000].map((tooMany) => {
+      const body = { commands: range(LIMITS.batchCommandsMax + tooMany) };
+      const { user } = process.cpuUsage();
+      expect(checkBatch(body)?.details).toMatchObject([{ field: "commands" }]);
+      return process.cpuUsage().user - user;
+    });
+    expect(many).toBeLessThan(few! + 250_000);
+  });
+
   it("may have as many commands as the limit says", () => {
     expect(checkBatch({ commands: range(LIMITS.batchCommandsMax) })).toBeNull();
   });

@@ -7,7 +7,8 @@ import {
   type IncomingMessage,
   type OutgoingHttpHeaders,
 } from "node:http";
-import type { AddressInfo, Socket } from "node:net";
+import { connect, type AddressInfo, type Socket } from "node:net";
+import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import fastifyWebsocket from "@fastify/websocket";
 import { pino } from "pino";
@@ -47,6 +48,56 @@ it("a client that keeps its connection after the last answer does not hold up th
   const startedAtMs = performance.now();
   await closed;
   expect(performance.now() - startedAtMs).toBeLessThan(LIMITS.shutdownMs / 4);
+});
+
+it("a client that does not take its answer does not hold up the end", async () => {
+  // Given a client that has asked for more than the system keeps for it, and reads nothing
+  withLimits({ httpClosingMs: 500 });
+  const app = buildServer(pino({ level: "silent" }));
+  let isAsked = false;
+  app.get("/large", () => {
+    isAsked = true;
+    return Buffer.alloc(64 * 1_048_576);
+  });
+  await app.listen({ port: 0, host: "127.0.0.1" });
+  const { port } = app.server.address() as AddressInfo;
+  const socket = connect(port, "127.0.0.1").pause();
+  onTestFinished(() => void socket.destroy());
+  socket.on("error", () => undefined);
+  socket.write("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
+  await vi.waitUntil(() => isAsked, { timeout: 10_000 });
+  // When the server closes
+  const startedAtMs = performance.now();
+  await app.close();
+  // Then the client had its time, and no more
+  const tookMs = performance.now() - startedAtMs;
+  expect(tookMs).toBeGreaterThan(450);
+  expect(tookMs).toBeLessThan(5_000);
+});
+
+it("a client that takes its answer slowly gets all of it before the end", async () => {
+  // Given a client that has asked for more than the system keeps for it, and does not read yet
+  const app = buildServer(pino({ level: "silent" }));
+  let isAsked = false;
+  const bytes = 64 * 1_048_576;
+  app.get("/large", () => {
+    isAsked = true;
+    return Buffer.alloc(bytes);
+  });
+  await app.listen({ port: 0, host: "127.0.0.1" });
+  const { port } = app.server.address() as AddressInfo;
+  const socket = connect(port, "127.0.0.1").pause();
+  onTestFinished(() => void socket.destroy());
+  socket.write("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
+  await vi.waitUntil(() => isAsked, { timeout: 10_000 });
+  // When the server closes, and the client begins to read after that
+  const closed = app.close();
+  await sleep(LIMITS.httpDrainMs * 2);
+  socket.resume();
+  await closed;
+  await once(socket, "close");
+  // Then it has everything
+  expect(socket.bytesRead).toBeGreaterThan(bytes);
 });
 
 it("clients that go on asking lose no answer: each is told to close its connection", async () => {
@@ -258,4 +309,19 @@ it.each([
   const answer = await app.inject({ method: "POST", url: "/write", headers });
   expect(answer.statusCode).toBe(status);
   expect(writes).toBe(status === 200 ? 1 : 0);
+});
+
+it("a client that ends its side after a request still gets the answer", async () => {
+  // Given a route whose answer takes a moment
+  const app = buildServer(pino({ level: "silent" }));
+  onTestFinished(() => app.close());
+  app.post("/slow", () => sleep(50, "done"));
+  await app.listen({ port: 0, host: "127.0.0.1" });
+  const { port } = app.server.address() as AddressInfo;
+  // When the client says that nothing follows its request
+  const socket = connect(port, "127.0.0.1");
+  const answer = text(socket);
+  socket.end("POST /slow HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\n\r\n");
+  // Then it is answered, and the connection ends behind that
+  expect(await answer).toMatch(/^HTTP\/1\.1 200 OK\r\n[^]*\r\n\r\ndone$/);
 });

@@ -111,7 +111,15 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   app.server.on("checkExpectation", (request, response) => {
     app.server.emit("request", request, response);
   });
-  app.addHook("preClose", () => letGo(app.server));
+  // A client that has said all it wants to say may still listen: without this Node ends its
+  // connection at once, and a command that is under way would be carried out without an answer.
+  (app.server as Server & { httpAllowHalfOpen: boolean }).httpAllowHalfOpen = true;
+  const sockets = new Set<Socket>();
+  app.server.on("connection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+  });
+  app.addHook("preClose", () => letGo(app.server, sockets));
   const hasRoomFor = boundBodies();
   app.addHook("onRequest", (request, reply, done) => {
     reply.header("x-correlation-id", request.id);
@@ -156,17 +164,34 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
  * Ends connections without cutting off a request. From here on none is taken, and every answer says
  * that its connection closes; what comes over those that are open still gets one. An idle
  * connection is ended after that, and one whose answer was under way soon after it: its client may
- * mean to keep it, and all that closes after the server would wait for that.
+ * mean to keep it, and all that closes after the server would wait for that. Nor does it wait for a
+ * client that does not take its answer.
  */
-async function letGo(server: Server): Promise<void> {
+async function letGo(server: Server, sockets: ReadonlySet<Socket>): Promise<void> {
+  const endMs = performance.now() + LIMITS.httpClosingMs;
   server.keepAliveTimeout = LIMITS.httpClosingKeepAliveMs;
+  const end = setTimeout(() => server.closeAllConnections(), LIMITS.httpClosingMs).unref();
+  server.once("close", () => clearTimeout(end));
   // Takes no new connection; HTTP's own close would end the idle ones at once.
   NetServer.prototype.close.call(server);
   const open = await promisify(server.getConnections.bind(server))();
   if (open > 0) await sleep(LIMITS.httpDrainMs);
+  // Node takes a connection for idle as soon as its answer is written, also while that waits here
+  // for a client that reads slowly, and would cut it off.
+  const isUnsent = (): boolean =>
+    Array.from(sockets).some((socket) => socket.writableLength > 0 && !upgraded.has(socket));
+  while (isUnsent() && performance.now() < endMs) await sleep(LIMITS.drainPollMs);
 }
 
 // --- Upgrades ------------------------------------------------------------------------------------
+
+/** Connections that speak HTTP no more: what waits on them is not an answer. */
+const upgraded = new WeakSet<Socket>();
+
+/** To be called for each connection that another protocol takes over. */
+export function leaveHttp(connection: Socket): void {
+  upgraded.add(connection);
+}
 
 /** Where the feed is: the only path whose upgrades are taken. */
 export const FEED_PATH = "/ws";

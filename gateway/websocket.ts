@@ -15,7 +15,7 @@ import { isLoopbackName } from "../src/addresses.ts";
 import { LIMITS } from "../src/limits.ts";
 import { apiError } from "./errors.ts";
 import type { FeedHub, FeedSink } from "./feed.ts";
-import { FEED_PATH, isForFeed, sendError } from "./http-server.ts";
+import { FEED_PATH, isForFeed, leaveHttp, sendError } from "./http-server.ts";
 
 export interface FeedSocketOptions {
   readonly hub: FeedHub;
@@ -84,6 +84,7 @@ function keepAlive(socket: WebSocket, pingMs: number): void {
  * upgrade request.
  */
 function serve(socket: WebSocket, connection: Socket, hub: FeedHub, pingMs: number): void {
+  leaveHttp(connection);
   const client = hub.connect(sinkOf(socket, connection));
   socket.on("message", (data: Buffer, isBinary: boolean) => {
     // `nodebuffer`, the default `binaryType`: a message is always one Buffer, and text is valid

@@ -79,6 +79,11 @@ export const LIMITS = {
    * that it closes: longer than a request is on its way.
    */
   httpDrainMs: 250,
+  /**
+   * A server that closes ends what is still open after this: all that was under way has its answer
+   * by then, and a client that does not take one must not hold up the hand-over of shards.
+   */
+  httpClosingMs: 14_000,
   /** Wrong fields that one validation error lists; the library stops looking at 8. */
   validationProblemsMax: 8,
   /** One probe of a dependency by a health endpoint. */
@@ -586,6 +591,11 @@ assertRelation(
 assertRelation(
   LIMITS.shutdownMs > LIMITS.commandDeadlineMs + LIMITS.handOffMs + LIMITS.busDrainMs,
   "shutdown must leave time to give the shards up and to say so",
+);
+assertRelation(
+  LIMITS.httpClosingMs > LIMITS.commandDeadlineMs &&
+    LIMITS.httpClosingMs + LIMITS.handOffMs + LIMITS.busDrainMs < LIMITS.shutdownMs,
+  "clients have time to take their answers, and none may take that of what closes after them",
 );
 assertRelation(LIMITS.busDrainMs < LIMITS.shutdownMs, "a bus must close before the process does");
 assertRelation(

@@ -56,6 +56,18 @@ describe("the canonical text", () => {
     );
   });
 
+  it.each([
+    ["a list", { a: Array.from({ length: 4_000_000 }, () => 1) }],
+    ["an object", Object.fromEntries(Array.from({ length: 200_000 }, (_, at) => [`k${at}`, at]))],
+  ])("is not written to its end of %s that is far too large", (_name, metadata) => {
+    const { user } = process.cpuUsage();
+    expect(canonicalMetadata(metadata)).toEqual({
+      ok: false,
+      problem: `must not exceed ${LIMITS.metadataBytesMax} bytes as JSON`,
+    });
+    expect(process.cpuUsage().user - user).toBeLessThan(250_000);
+  });
+
   it("is measured in bytes of UTF-8", () => {
     fc.assert(
       fc.property(fc.string({ unit: "grapheme" }), (text) => {

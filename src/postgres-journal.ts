@@ -286,7 +286,6 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
   /** Mostly there is none to be read: only a command whose id a gateway made has no fingerprint. */
   async function withRecords(result: Known): Promise<AppendResult> {
     const bare = result.commands.filter(isBare);
-    if (bare.length === 0) return result;
     const keys = bare.flatMap(({ walletId, version }) => [
       { walletId, version: version! },
       { walletId, version: 0 },
@@ -372,7 +371,9 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
       underWay += 1;
       try {
         const result = await append(writes);
-        return result.type === "known" ? await withRecords(result) : result;
+        // Nothing is awaited for the others, so that results come in the order of their appends.
+        const isAsked = result.type === "known" && result.commands.some(isBare);
+        return isAsked ? await withRecords(result) : result;
       } finally {
         underWay -= 1;
       }

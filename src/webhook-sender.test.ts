@@ -1,6 +1,11 @@
-/** The signature, against figures made with another tool, and which URLs a webhook may have. */
-import { describe, expect, it } from "vitest";
-import { problemOfUrl, signatureOf } from "./webhook-sender.ts";
+/**
+ * The signature, against figures made with another tool, which URLs a webhook may have, and an
+ * answer that is none of HTTP.
+ */
+import { once } from "node:events";
+import { createServer, type AddressInfo } from "node:net";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { buildWebhookSender, problemOfUrl, signatureOf } from "./webhook-sender.ts";
 
 it("the signature is the HMAC of time, dot and body", () => {
   // printf '1795286733.{"id":"a:0"}' | openssl dgst -sha256 -hmac whsec_test
@@ -24,4 +29,30 @@ describe("problemOfUrl", () => {
   it("of a private address is none where they are allowed", () => {
     expect(problemOfUrl("http://127.0.0.1:9000/", true)).toBe(null);
   });
+});
+
+it("an answer that changes the protocol is not taken", async () => {
+  const answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n";
+  const server = createServer((socket) => {
+    socket.on("error", () => undefined);
+    socket.once("data", () => socket.write(answer));
+  });
+  const sender = buildWebhookSender({ allowsPrivate: true, answerMs: 1_000 });
+  onTestFinished(() => {
+    sender.close();
+    server.close();
+  });
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  const { port } = server.address() as AddressInfo;
+  const sent = await sender.send({
+    webhookId: "webhook-1",
+    url: `http://127.0.0.1:${port}/`,
+    secret: "whsec_test",
+    eventId: "a:0",
+    eventType: "WalletCreated",
+    correlationId: "correlation-1",
+    attempt: 1,
+    body: "{}",
+  });
+  expect(sent).toEqual({ type: "refused", reason: "answered 101" });
 });

@@ -89,6 +89,12 @@ export function buildWebhookSender(options: WebhookSenderOptions): WebhookSender
         if (wasStale && !isRepeat) resolve(attempt(message, true));
         else resolve({ type: "refused", reason: error.message || String(error) });
       });
+      // An answer 101 leaves HTTP, and Node would end its connection without a word to us.
+      request.once("upgrade", (response, socket) => {
+        clearTimeout(timer);
+        socket.destroy();
+        resolve(readStatus(response.statusCode ?? 0));
+      });
       request.once("response", (response) => {
         clearTimeout(timer);
         discard(response, answerMs);
