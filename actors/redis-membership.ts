@@ -1,7 +1,8 @@
 /**
  * Membership in Redis: each host's word is a key with a time to live, and a set holds the names of
  * all who ever spoke. It says who is alive and nothing about who may write, which only PostgreSQL
- * knows; with Redis away the hosts serve on, and nothing moves.
+ * knows; with Redis away the hosts serve on, and nothing moves. Several deployments may share one:
+ * each sees its own hosts only.
  */
 import { Redis } from "ioredis";
 import { LIMITS } from "../src/limits.ts";
@@ -12,6 +13,8 @@ export interface RedisMembershipOptions {
   /** Shown by Redis for this connection. */
   readonly name: string;
   readonly log: { warn(text: string): void };
+  /** Whose hosts they are; null as long as no database has said it. */
+  readonly deploymentId: () => string | null;
 }
 
 export interface RedisMembership extends Membership {
@@ -28,7 +31,7 @@ function memberKey(owner: string): string {
 }
 
 export function buildRedisMembership(options: RedisMembershipOptions): RedisMembership {
-  const { redisUrl, name, log } = options;
+  const { redisUrl, name, log, deploymentId } = options;
   const redis = new Redis(redisUrl, {
     connectionName: name,
     commandTimeout: LIMITS.redisAnswerMs,
@@ -52,7 +55,7 @@ export function buildRedisMembership(options: RedisMembershipOptions): RedisMemb
 
   return {
     async beat(member) {
-      const text = JSON.stringify(member);
+      const text = JSON.stringify({ ...member, deploymentId: deploymentId() ?? undefined });
       const results = await redis
         .multi()
         .set(memberKey(member.owner), text, "PX", LIMITS.heartbeatTtlMs)
@@ -69,7 +72,7 @@ export function buildRedisMembership(options: RedisMembershipOptions): RedisMemb
       const silent = owners.filter((_, index) => texts[index] === null);
       // One that speaks again just now adds itself again with its next word.
       if (silent.length > 0) void redis.srem(OWNERS_KEY, ...silent).catch(() => undefined);
-      return texts.flatMap((text) => (text === null ? [] : readMember(text)));
+      return texts.flatMap((text) => (text === null ? [] : readMember(text, deploymentId())));
     },
 
     async leave(owner) {
@@ -90,15 +93,21 @@ export function buildRedisMembership(options: RedisMembershipOptions): RedisMemb
   };
 }
 
-/** Nothing, when it is not a member's word. */
-function readMember(text: string): Member[] {
+/**
+ * Nothing, when it is not a member's word, or another deployment's. Hosts of former versions do not
+ * say whose they are.
+ */
+function readMember(text: string, own: string | null): Member[] {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
     return [];
   }
-  const { hostId, owner, startedAtMs, isLeaving } = (value ?? {}) as Partial<Member>;
+  const { hostId, owner, startedAtMs, isLeaving, deploymentId } = (value ?? {}) as Partial<
+    Member & { deploymentId: unknown }
+  >;
+  if (own !== null && deploymentId !== undefined && deploymentId !== own) return [];
   if (typeof hostId !== "string" || typeof owner !== "string") return [];
   if (typeof startedAtMs !== "number") return [];
   return [{ hostId, owner, startedAtMs, isLeaving: isLeaving === true }];

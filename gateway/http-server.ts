@@ -114,6 +114,7 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   // A client that has said all it wants to say may still listen: without this Node ends its
   // connection at once, and a command that is under way would be carried out without an answer.
   (app.server as Server & { httpAllowHalfOpen: boolean }).httpAllowHalfOpen = true;
+  app.server.maxConnections = LIMITS.httpConnectionsMax;
   const sockets = new Set<Socket>();
   app.server.on("connection", (socket: Socket) => {
     sockets.add(socket);

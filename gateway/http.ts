@@ -161,13 +161,16 @@ function describeApi(app: FastifyInstance, version: string): void {
   // Its layout without a bar of the library's own on top.
   const uiConfig = { layout: "BaseLayout" };
   const theme = { title: "Coffer" };
-  void app.register(fastifySwaggerUi, { routePrefix: "/docs", uiConfig, theme });
+  void app.register(fastifySwaggerUi, { ...NO_FRAMES, routePrefix: "/docs", uiConfig, theme });
   void app.register((routes, _options, done) => {
     routes.get("/", { schema: { hide: true } }, (_request, reply) => reply.redirect("/docs"));
     routes.get("/openapi.json", { schema: { hide: true } }, () => app.swagger());
     done();
   });
 }
+
+/** No page of another site may show the document's, and have its buttons pressed. */
+const NO_FRAMES = { staticCSP: "frame-ancestors 'none'" };
 
 // --- What the document says besides the schemas --------------------------------------------------
 

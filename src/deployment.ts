@@ -37,7 +37,7 @@ export async function prepareDatabases(
   databaseUrls: readonly string[],
   log: (line: string) => void,
   warn = log,
-): Promise<void> {
+): Promise<string> {
   for (const url of databaseUrls) {
     const ofDatabase = (line: string): string => `${databaseName(url)}: ${line}`;
     try {
@@ -61,6 +61,7 @@ export async function prepareDatabases(
     sights = await lookAtAll(databaseUrls, look);
     assertPlaces(databaseUrls, sights);
   }
+  return deploymentOf(sights)!;
 }
 
 /**
@@ -88,21 +89,21 @@ function isOfConnecting(error: Error): boolean {
 
 /**
  * A database may be away when a host starts, as it may later: the host waits, and says for which.
+ * Resolves to the deployment's id.
  * @throws UnsafeDatabaseError when a database must not be used, or not in this place.
  */
 export async function prepareWhenThere(
   databaseUrls: readonly string[],
   log: { info(text: string): void; warn(text: string): void },
-): Promise<void> {
+): Promise<string> {
   let quietUntilMs = 0;
   for (let pauseMs: number = LIMITS.journalRetryMs; ; pauseMs = nextPauseMs(pauseMs)) {
     try {
-      await prepareDatabases(
+      return await prepareDatabases(
         databaseUrls,
         (line) => log.info(line),
         (line) => log.warn(line),
       );
-      return;
     } catch (error) {
       if (!isAway(error)) throw error;
       const waited = await Promise.all(databaseUrls.map((url) => untilThere(url, log)));
@@ -145,6 +146,8 @@ function nextPauseMs(pauseMs: number): number {
 export interface WatchOptions {
   readonly databaseUrls: readonly string[];
   readonly log: { warn(text: string): void };
+  /** Called once, as soon as a database says which deployment this is. */
+  readonly onKnown?: (deploymentId: string) => void;
   /** A later look found the list to be wrong; the process must end. */
   readonly onMismatch: (message: string) => void;
 }
@@ -157,6 +160,7 @@ export interface WatchOptions {
  */
 export async function watchDeployment(options: WatchOptions): Promise<{ stop(): void }> {
   const { databaseUrls, log, onMismatch } = options;
+  let { onKnown } = options;
   let timer: NodeJS.Timeout | undefined;
   let isStopped = false;
 
@@ -173,6 +177,11 @@ export async function watchDeployment(options: WatchOptions): Promise<{ stop(): 
     const sights = await lookAtAll(databaseUrls, (url) => look(url).catch(missOf(url)));
     isFirst = false;
     assertPlaces(databaseUrls, sights);
+    const deploymentId = deploymentOf(sights);
+    if (deploymentId !== null) {
+      onKnown?.(deploymentId);
+      onKnown = undefined;
+    }
     const isCertain = sights.every((sight) => sight !== null && sight.place !== null);
     if (!isCertain && !isStopped) timer = setTimeout(again, LIMITS.deploymentLookMs);
   }

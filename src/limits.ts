@@ -56,6 +56,11 @@ export const LIMITS = {
 
   /** Connections that wait to be accepted; the system has a bound of its own (Linux: 4,096). */
   httpBacklog: 4_096,
+  /**
+   * Open connections, feeds among them; further ones are closed at once. Each costs a file and some
+   * 20 KB, and the database's connections need files, too.
+   */
+  httpConnectionsMax: 20_000,
   /** Bytes of one HTTP body. */
   httpBodyBytesMax: 1_048_576,
   /**
@@ -86,6 +91,10 @@ export const LIMITS = {
   httpClosingMs: 14_000,
   /** Wrong fields that one validation error lists; the library stops looking at 8. */
   validationProblemsMax: 8,
+  /** So long after it asked a process ends when another deployment answers on its NATS. */
+  busGuardMs: 10_000,
+  /** A question for other deployments that reached nobody is asked again after this. */
+  busGuardRetryMs: 1_000,
   /** One probe of a dependency by a health endpoint. */
   healthCheckMs: 1_000,
   /** Health checks of one database that wait for the connection that they share. */

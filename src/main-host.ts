@@ -76,9 +76,17 @@ export async function buildRunningHost(parts: Parts): Promise<RunningHost> {
 }
 
 /** Its client is loaded where there is a Redis, as it takes a tenth of the start. */
-async function joinByRedis(redisUrl: string, { config, log }: Parts): Promise<RedisMembership> {
+async function joinByRedis(
+  redisUrl: string,
+  { config, deployment, log }: Parts,
+): Promise<RedisMembership> {
   const { buildRedisMembership } = await import("../actors/redis-membership.ts");
-  return buildRedisMembership({ redisUrl, name: `coffer-${config.hostId}`, log });
+  return buildRedisMembership({
+    redisUrl,
+    name: `coffer-${config.hostId}`,
+    log,
+    deploymentId: () => deployment.id,
+  });
 }
 
 function buildReconciliationOf(

@@ -14,6 +14,7 @@ import type { Logger } from "pino";
 import type { Host } from "../actors/host.ts";
 import { ConfigError, readConfig, type Config } from "./config.ts";
 import { openDatabases, UnsafeDatabaseError } from "./database.ts";
+import { buildBusGuard } from "./bus-guard.ts";
 import { prepareWhenThere, watchDeployment } from "./deployment.ts";
 import { EmbeddedPostgresError } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
@@ -61,6 +62,7 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
     version,
     log,
     databases,
+    deployment: { id: null },
     bus,
     natsBus,
     metrics,
@@ -74,10 +76,31 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
     return await startGateway(parts, running);
   };
 
+  const guard =
+    natsBus === null ? null : buildBusGuard({ bus, name: hostId, log, onForeign: fatal });
+  if (guard !== null) {
+    closing.push({ name: "bus guard", close: () => Promise.resolve(guard.close()) });
+  }
+  /** Prepares the databases of a host, and sees that nobody else's are served on this bus. */
+  const prepare = async (): Promise<void> => {
+    const deploymentId = await prepareWhenThere(databases.urls, log);
+    parts.deployment.id = deploymentId;
+    await guard?.join(deploymentId);
+  };
+
   if (config.role === "gateway") {
     const databaseUrls = databases.urls;
-    const watching = await watchDeployment({ databaseUrls, log, onMismatch: fatal });
+    let joined: Promise<void> | undefined;
+    const watching = await watchDeployment({
+      databaseUrls,
+      log,
+      onMismatch: fatal,
+      onKnown: (deploymentId) => {
+        joined = guard?.join(deploymentId);
+      },
+    });
     closing.push({ name: "deployment", close: () => Promise.resolve(watching.stop()) });
+    await joined;
     announce(parts, null, await listen(await openGateway(null)));
     return;
   }
@@ -85,14 +108,14 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
   if (config.role === "host") {
     // It tells its health from the first moment, also while it waits for a database.
     const address = await listen(buildHostServer(parts, running));
-    await prepareWhenThere(databases.urls, log);
+    await prepare();
     await running.host.start();
     running.reconciliation?.start();
     await running.startRelaying();
     announce(parts, running.host, address);
     return;
   }
-  await prepareWhenThere(databases.urls, log);
+  await prepare();
   // Before the shards: who cannot serve must not take them from the one who does.
   const address = await listen(await openGateway(running));
   await running.host.start();

@@ -19,6 +19,8 @@ export interface Parts {
   readonly version: string;
   readonly log: Logger;
   readonly databases: Databases;
+  /** Which one this is; null as long as no database has said it. */
+  readonly deployment: { id: string | null };
   readonly bus: Bus;
   /** The same bus, when it is NATS. */
   readonly natsBus: NatsBus | null;

@@ -270,6 +270,8 @@ export const SUBJECTS = {
    * `HostStatus` each. `{}` asks nothing.
    */
   status: "coffer.status",
+  /** Everybody's word of its deployment; see bus-guard.ts. */
+  deployment: "coffer.deployment",
   /** Subscribed to by hosts that have shards; whoever publishes there learns whether one is. */
   serving: "coffer.serving",
   /** Creations of wallets of an owner, by the shard of the owner's id: an array of `Change`. */

@@ -59,7 +59,7 @@ export function problemOfUrl(text: string, allowsPrivate: boolean): string | nul
   if (allowsPrivate) return null;
   const address = literalAddress(url);
   const isLocal =
-    address === null ? /(^|\.)localhost$/i.test(url.hostname) : !isPublicAddress(address);
+    address === null ? /(^|\.)localhost\.?$/i.test(url.hostname) : !isPublicAddress(address);
   return isLocal ? "is a private address; WEBHOOK_PRIVATE=on allows those" : null;
 }
 
