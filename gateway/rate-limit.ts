@@ -73,7 +73,10 @@ export function buildRateLimit(options: RateLimitOptions): RateLimit {
       isLocal = false;
       return found;
     } catch (error) {
-      local(redis.status === "ready" ? messageOf(error) : `Redis is away: ${lastTrouble}`);
+      // A connection may be lost that the library still calls ready.
+      const reason = messageOf(error);
+      const isAway = redis.status !== "ready" || reason.includes("enableOfflineQueue");
+      local(isAway ? `Redis is away: ${lastTrouble}` : reason);
       return countHere(client);
     }
   }
