@@ -91,16 +91,19 @@ export function lead(context: StepContext, actor: Actor, item: Item): Commit {
  * run does so too: their end is none of its own effects.
  */
 export function decideNow(context: StepContext, actor: Actor, command: Command): Decision {
-  const decision = decideAsItIs(context, actor, command);
-  const { walletId, state, holds } = actor;
-  if (decision.ok || state === null || holds === null) return decision;
-  const over = holdsInTheWay(state, holds.values(), decision.rejection, context.wallMs());
-  if (over.length === 0) return decision;
-  for (const { holdId } of over) {
-    const message: ExpireMessage = { type: "expire", walletId, holdId };
-    stepExpire(context, actor, newItem(message, null), message);
+  const { walletId } = actor;
+  // Again and again: a payee's refusal may have brought back more holds than a wallet may have.
+  for (;;) {
+    const decision = decideAsItIs(context, actor, command);
+    const { state, holds } = actor;
+    if (decision.ok || state === null || holds === null) return decision;
+    const over = holdsInTheWay(state, holds.values(), decision.rejection, context.wallMs());
+    if (over.length === 0) return decision;
+    for (const { holdId } of over) {
+      const message: ExpireMessage = { type: "expire", walletId, holdId };
+      stepExpire(context, actor, newItem(message, null), message);
+    }
   }
-  return decideAsItIs(context, actor, command);
 }
 
 function decideAsItIs(context: StepContext, actor: Actor, command: Command): Decision {

@@ -44,6 +44,30 @@ it("who comes to another deployment's bus ends, and who was there goes on and sa
   expect(first.logged).toEqual([expect.stringContaining("deployment two (b) has come")]);
 });
 
+it("nobody takes anything from the bus before the answers could be here", async () => {
+  // Given a bus whose server answers at once, and a process that answers a moment later
+  const ended: string[] = [];
+  let hear: (message: unknown) => void = () => undefined;
+  const answer = { name: "a", deploymentId: "one", isAnswer: true };
+  const guard = buildBusGuard({
+    bus: {
+      publish: () => void setTimeout(() => hear(answer), 50),
+      subscribe(_subject, handler) {
+        hear = handler as typeof hear;
+        return () => undefined;
+      },
+      onReconnect: () => () => undefined,
+      ping: () => Promise.resolve(0),
+    },
+    name: "b",
+    log: { error: () => undefined },
+    onForeign: (reason) => void ended.push(reason),
+  });
+  onTestFinished(() => guard.close());
+  await guard.join("two");
+  expect(ended).toHaveLength(1);
+});
+
 it("who has been there for long ends for nobody's word, and for no junk", async () => {
   const { bus, join } = buildScene();
   const { ended, logged } = await join("a", "one");

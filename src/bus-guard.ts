@@ -6,6 +6,7 @@
  * certainty for simplicity: a copy of a database is of the same deployment, and processes of
  * versions before this one do not answer.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Bus } from "./bus.ts";
 import { LIMITS } from "./limits.ts";
 import { SUBJECTS } from "./protocol.ts";
@@ -22,7 +23,8 @@ export interface BusGuardOptions {
 export interface BusGuard {
   /**
    * To be called once, before anything is taken from the bus. Resolves when those who are there
-   * could answer, or within `LIMITS.healthCheckMs` while the bus is away; then it asks later.
+   * could answer, within `LIMITS.busGuardAnswerMs`, or within `LIMITS.healthCheckMs` while the bus
+   * is away; then it asks later.
    */
   join(deploymentId: string): Promise<void>;
   close(): void;
@@ -78,7 +80,13 @@ export function buildBusGuard({ bus, name, log, onForeign }: BusGuardOptions): B
         bus.onReconnect(() => say(deploymentId, false)),
       );
       ask(deploymentId);
-      await bus.ping(LIMITS.healthCheckMs).catch(() => undefined);
+      try {
+        await bus.ping(LIMITS.healthCheckMs);
+      } catch {
+        return; // The bus is away, and with it everybody who could answer.
+      }
+      // Only its server has answered so far.
+      await sleep(LIMITS.busGuardAnswerMs);
     },
     close() {
       clearTimeout(retry);

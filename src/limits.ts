@@ -93,6 +93,8 @@ export const LIMITS = {
   validationProblemsMax: 8,
   /** So long after it asked a process ends when another deployment answers on its NATS. */
   busGuardMs: 10_000,
+  /** A process that starts waits so long for their answers before it takes anything from the bus. */
+  busGuardAnswerMs: 250,
   /** A question for other deployments that reached nobody is asked again after this. */
   busGuardRetryMs: 1_000,
   /** One probe of a dependency by a health endpoint. */

@@ -386,8 +386,10 @@ function buildTransferReads(ask: Ask): TransferReads {
                FROM (
                  SELECT e.wallet_id, e.version, e.type, e.transfer_id, e.counterparty FROM events e
                  WHERE e.wallet_id = $1 AND e.version BETWEEN $2 AND $3 AND e.type IN ('TransferSent', 'TransferReceived')
-                   AND ($4::text IS NULL OR $4 = CASE e.type WHEN 'TransferSent'
-                          THEN (SELECT t.status FROM transfers t WHERE t.transfer_id = e.transfer_id) ELSE 'posted' END)
+                   AND ($4::text IS NULL OR CASE e.type WHEN 'TransferSent'
+                          THEN (SELECT t.status FROM transfers t WHERE t.transfer_id = e.transfer_id) ELSE 'posted' END
+                          -- What is marked as pending may have arrived: whoever asks looks at that.
+                          IN ($4, CASE $4 WHEN 'posted' THEN 'pending' END))
                  ORDER BY e.version DESC LIMIT $5
                ) s LEFT JOIN LATERAL (
                  SELECT ${TRANSFER_COLUMNS} FROM transfers t WHERE t.transfer_id = s.transfer_id LIMIT 1

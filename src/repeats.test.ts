@@ -286,6 +286,13 @@ const TABLE: readonly Row[] = [
     others: [{ ...capture, amount: "9" }, { ...capture, holdId: "i" }, paid, debit, release],
   },
   {
+    does: "final capture of all that is left",
+    first: { ...capture, amount: null, final: true },
+    same: [{ ...capture, final: true }],
+    // What comes back of the other half goes to the wallet, or under the hold.
+    others: [capture, { ...capture, amount: null }],
+  },
+  {
     does: "capture of a part",
     first: { ...capture, amount: "4" },
     others: [

@@ -134,8 +134,9 @@ function fitsHold(
 
 function fitsCapture(body: Capture, event: Captured, decimalPlaces: number): boolean {
   if (!fitsTaking(body, event, decimalPlaces)) return false;
-  // Where nothing was left, it makes no difference.
-  return body.final ? event.hold.status !== "ACTIVE" : event.releasedMinor === 0;
+  const { status, releasedAtMs } = event.hold;
+  // A final one has ended the hold also where nothing was left; former versions did not write that.
+  return body.final ? status !== "ACTIVE" : releasedAtMs === null;
 }
 
 /** The amount is of this hold; without one it was all that there was left. */

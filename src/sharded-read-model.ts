@@ -129,7 +129,7 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
       for (const record of await asDecided(paid)) records.set(record.transferId, record);
       const all = rows.map((side) => asWalletHasIt(side, records));
       const isMeant = ({ transfer }: WalletTransfer): boolean =>
-        status !== "pending" || transfer.status === "pending";
+        status === null || transfer.status === status;
       return { rows: all.filter(isMeant), next };
     },
     hold: (walletId, holdId) => home(walletId).hold(walletId, holdId),

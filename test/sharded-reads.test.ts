@@ -284,6 +284,7 @@ describe("the read model", () => {
     expect(await listed(to, "posted")).toHaveLength(1);
     expect(await listed(to, "pending")).toEqual([]);
     expect(await listed(from, "pending")).toEqual([]);
+    expect(await listed(from, "posted")).toEqual([{ version: 2, transfer: received }]);
     expect(await listed(from)).toEqual([{ version: 2, transfer: received }]);
     expect(await reads.transfer(transferId)).toEqual(received);
     const events = await reads.transferEvents(transferId);
