@@ -360,8 +360,8 @@ export function stepVerdict(
 }
 
 /**
- * What the verdict does to the payer: the money comes back, or a final capture ends its hold. Throws
- * when the payer's rows do not allow that.
+ * What the verdict does to the payer: the money comes back, or a final capture ends its hold.
+ * Throws when the payer's rows do not allow that.
  */
 function settlingEvent(
   actor: Actor,

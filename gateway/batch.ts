@@ -115,8 +115,8 @@ export function checkBatch(body: unknown): ApiError | null {
 }
 
 /**
- * Leaves out what is behind the first command that is too many. The validator looks at each of them,
- * and there can be millions: seconds in which nobody else is served.
+ * Leaves out what is behind the first command that is too many. The validator looks at each of
+ * them, and there can be millions: seconds in which nobody else is served.
  */
 function withoutRest(body: unknown): unknown {
   if (typeof body !== "object" || body === null || !("commands" in body)) return body;

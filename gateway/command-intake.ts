@@ -145,8 +145,8 @@ export function buildCommandIntake(assetOf: SlowAssetLookup): TakeIn {
     const command: Command = {
       commandId,
       fingerprint,
-      // The id that we made is a UUIDv7 in its own shard. A creation without a key is proposed, too:
-      // when its outcome is unknown, the caller is told this id and repeats it as a key.
+      // The id that we made is a UUIDv7 in its own shard. A creation without a key is proposed,
+      // too: when its outcome is unknown, the caller is told this id and repeats it as a key.
       walletId: walletId ?? (key === null ? commandId : proposeWalletId(key)),
       proposedId: walletId === null,
       expectedVersion,

@@ -85,6 +85,8 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
     bodyLimit: LIMITS.httpBodyBytesMax,
     requestTimeout: LIMITS.httpRequestMs,
     connectionTimeout: LIMITS.httpSocketIdleMs,
+    // What closes takes as long as clients may; of the library's own 10 s nobody would hear.
+    pluginTimeout: LIMITS.shutdownMs,
     keepAliveTimeout: LIMITS.httpKeepAliveMs,
     forceCloseConnections: "idle",
     // While closing, connections that are open still get Coffer's own answers: reads, and
@@ -272,8 +274,8 @@ const FROM_ANOTHER_SITE =
  * Whether any page that somebody looks at may have sent this with their browser, to a Coffer that
  * the page itself does not reach: browsers ask the server before they send JSON for another site,
  * and are not let, but send a POST without a body at once. No script can set the headers by which
- * they tell it. `Sec-Fetch-Site` goes over https and to this machine only, `Origin` with every POST;
- * the latter comes second, since proxies change `Host`.
+ * they tell it. `Sec-Fetch-Site` goes over https and to this machine only, `Origin` with every
+ * POST; the latter comes second, since proxies change `Host`.
  */
 function mayBeForged({ method, headers, is404 }: FastifyRequest): boolean {
   if (method !== "POST" || is404) return false;

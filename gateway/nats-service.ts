@@ -74,8 +74,8 @@ interface NatsAnswer {
 const encoder = new TextEncoder();
 
 /**
- * Subjects on which Coffer may publish and callers need not: an answer sent there at a caller's word
- * would be a message of ours to the bus, to the event stream or to JetStream.
+ * Subjects on which Coffer may publish and callers need not: an answer sent there at a caller's
+ * word would be a message of ours to the bus, to the event stream or to JetStream.
  */
 const NO_INBOX = /^(?:coffer|wallets)\.|^\$/;
 

@@ -136,6 +136,7 @@ export const TransactionType = words(
 
 /** A shape without further fields. */
 export const closed = { additionalProperties: false };
+
 /** A part, and what it says where it stands. */
 export function described<Schema extends TSchema>(part: Schema, description: string) {
   return Type.Unsafe<Static<Schema>>({ ...part, description });

@@ -22,8 +22,8 @@ export interface FeedSocketOptions {
   /** Pause between two pings to one client; default `LIMITS.feedPingMs`. */
   readonly pingMs?: number;
   /**
-   * Origins of pages that may open it, such as `https://shop.example`, besides those of the server's
-   * own name and of the machine that the browser is on; `*`: all.
+   * Origins of pages that may open it, such as `https://shop.example`, besides those of the
+   * server's own name and of the machine that the browser is on; `*`: all.
    */
   readonly origins?: readonly string[];
 }

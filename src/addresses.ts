@@ -1,8 +1,9 @@
 /**
- * Which addresses are this machine, and which ones a webhook may go to. An address that only this machine or its network can reach
- * would let whoever may make webhooks knock on doors that are closed to him (SSRF), so they are
- * refused unless the operator allows them. It is the address that counts, at the moment of the
- * connection: a public name may point anywhere, and elsewhere the next time.
+ * Which addresses are this machine, and which ones a webhook may go to. An address that only this
+ * machine or its network can reach would let whoever may make webhooks knock on doors that are
+ * closed to him (SSRF), so they are refused unless the operator allows them. It is the address that
+ * counts, at the moment of the connection: a public name may point anywhere, and elsewhere the next
+ * time.
  */
 import { lookup, type LookupAddress } from "node:dns";
 import { BlockList, isIP, type LookupFunction } from "node:net";

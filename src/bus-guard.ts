@@ -22,9 +22,10 @@ export interface BusGuardOptions {
 
 export interface BusGuard {
   /**
-   * To be called once, before anything is taken from the bus. Resolves when those who are there
-   * could answer, within `LIMITS.busGuardAnswerMs`, or within `LIMITS.healthCheckMs` while the bus
-   * is away; then it asks later.
+   * To be called once: by hosts before anything is taken from the bus, by gateways as soon as a
+   * database says whose they are. Resolves when those who are there could answer, within
+   * `LIMITS.busGuardAnswerMs`, or within `LIMITS.healthCheckMs` while the bus is away; then it asks
+   * later.
    */
   join(deploymentId: string): Promise<void>;
   close(): void;

@@ -20,8 +20,8 @@
  * A final capture ends the hold whether it leaves a rest or not: to the outside at once, paid to a
  * wallet when it has arrived (completed); refused, it has never been. One of the whole amount needs
  * no end, since no other capture is left to come back. Only one that is ACTIVE can be released or
- * expire, so what returns after the hold's time makes it ACTIVE, and then it expires. Invariant: the
- * sum of what a wallet's active holds have left is its `held`.
+ * expire, so what returns after the hold's time makes it ACTIVE, and then it expires. Invariant:
+ * the sum of what a wallet's active holds have left is its `held`.
  */
 import { amountMinor, ZERO, type AmountMinor } from "./amount.ts";
 

@@ -176,7 +176,7 @@ export function signal(pid: number, name: NodeJS.Signals | 0): boolean {
   }
 }
 
-/** SIGKILL to a process that was started with a group of its own, and to all that it has started. */
+/** SIGKILL to a process that was started with a group of its own, and to all that it started. */
 export function killGroup(leaderPid: number): void {
   try {
     process.kill(-leaderPid, "SIGKILL");

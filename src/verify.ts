@@ -492,5 +492,7 @@ interface Audited {
 }
 
 interface Chunk extends Steps {
+  /** Null: there are none, or more events follow. */
+  readonly holds: readonly StoredHold[] | null;
   readonly rows: readonly WalletRow[];
 }

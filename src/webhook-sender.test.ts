@@ -22,6 +22,7 @@ describe("problemOfUrl", () => {
     ["https://user@shop.example/", "must not have a user or a password"],
     ["http://localhost:3000/", "is a private address; WEBHOOK_PRIVATE=on allows those"],
     ["http://a.localhost/", "is a private address; WEBHOOK_PRIVATE=on allows those"],
+    ["http://localhost./", "is a private address; WEBHOOK_PRIVATE=on allows those"],
     ["http://169.254.169.254/latest", "is a private address; WEBHOOK_PRIVATE=on allows those"],
     ["http://[::ffff:127.0.0.1]/", "is a private address; WEBHOOK_PRIVATE=on allows those"],
   ])("of %s is %s", (url, problem) => expect(problemOfUrl(url, false)).toBe(problem));
