@@ -11,7 +11,16 @@ import { BaseSequencer, type TestSpecification } from "vitest/node";
  * Files that take a minute or more begin first, longest first, or the last of them would run alone
  * at the end.
  */
-const LONG = ["simulation", "roles", "batch", "cluster", "relay", "chaos", "verify-traffic"];
+const LONG = [
+  "simulation",
+  "roles",
+  "batch",
+  "cluster",
+  "relay",
+  "relay-process",
+  "chaos",
+  "verify-traffic",
+];
 
 class LongFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {

@@ -18,6 +18,7 @@ import type { Hold } from "../src/hold.ts";
 import { shardOf } from "../src/shard.ts";
 import { buildTransitMap } from "../src/transit-map.ts";
 import { keepHold, newItem, type Actor, type Commit, type Item, type Turn } from "./commit.ts";
+import type { ReadFailure } from "./lane-actors.ts";
 
 export interface HoldKeeperDeps {
   readonly journal: Pick<Journal, "loadHolds" | "loadDueHolds">;
@@ -30,7 +31,7 @@ export interface HoldKeeperDeps {
   /** Deals with messages, as far as that goes, and lets out what came of it. */
   readonly deliver: (items: readonly Item[]) => void;
   /** A read failed; it is tried again. Null: it works. */
-  readonly onRead: (failure: { what: string; error: unknown } | null) => void;
+  readonly onRead: (failure: ReadFailure | null) => void;
   readonly crash: (error: unknown) => void;
 }
 

@@ -14,7 +14,6 @@ import {
   type BooksStatus,
   type Change,
   type Effects,
-  type Fault,
   type HostStatus,
   type Reply,
   type ShardMessage,
@@ -166,22 +165,22 @@ export function buildHost(deps: HostDeps): Host {
     if (sound.length < messages.length) {
       log.warn(`something that is no message for shard ${shard} arrived there`);
     }
-    if (!serving.has(shard)) return refuse(sound, "unavailable");
+    if (!serving.has(shard)) return refuse(sound);
     if (!isDraining) return laneOf(shard).accept(sound);
     // What is under way may end here; nothing new begins.
     const isNew = ({ type }: ShardMessage): boolean => type === "command" || type === "ask";
-    refuse(sound.filter(isNew), "unavailable");
+    refuse(sound.filter(isNew));
     laneOf(shard).accept(sound.filter((message) => !isNew(message)));
   }
 
   /** Tells whoever waits to ask again; a step that its coordinator repeats may be dropped. */
-  function refuse(messages: readonly ShardMessage[], fault: Fault): void {
+  function refuse(messages: readonly ShardMessage[]): void {
     const replies: Reply[] = [];
     for (const message of messages) {
       const command = commandIn(message);
       if (command === null) continue;
       const { inbox, seq } = command;
-      replies.push({ inbox, seq, outcome: { type: "fault", fault } });
+      replies.push({ inbox, seq, outcome: { type: "fault", fault: "unavailable" } });
     }
     reply(replies);
   }
@@ -208,7 +207,7 @@ export function buildHost(deps: HostDeps): Host {
 
   function sendOut(shard: number, messages: readonly ShardMessage[]): void {
     for (const part of parts(messages, bytesOf)) {
-      bus.publish(SUBJECTS.shard(shard), part, () => refuse(part, "unavailable"));
+      bus.publish(SUBJECTS.shard(shard), part, () => refuse(part));
     }
   }
 

@@ -67,7 +67,6 @@ export interface LaneStats {
   /** Wallets whose rows cannot be, and which wait for somebody to mend them. */
   readonly damagedWallets: number;
   readonly commits: number;
-  readonly events: number;
   /**
    * Whether every shard that is assigned to it is held, and nothing waits for the database to come
    * back.
@@ -105,7 +104,6 @@ export function buildLane(deps: LaneDeps): Lane {
   let unknownCommits = 0;
   let isReadFailing = false;
   let commits = 0;
-  let events = 0;
 
   // ---- the parts --------------------------------------------------------------------------------
 
@@ -249,7 +247,6 @@ export function buildLane(deps: LaneDeps): Lane {
     unknownCommits = 0;
     pauseMs = 0;
     commits += 1;
-    events += commit.events.length;
     holdKeeper.committed(commit);
     transfersCommitted(context, commit);
     append(outbox.replies, commit.replies);
@@ -395,7 +392,6 @@ export function buildLane(deps: LaneDeps): Lane {
       pendingTransfers: pending.size,
       damagedWallets: damages.count,
       commits,
-      events,
       serving: mode === "serving" && shards.servesAll() && !(isReadFailing && actors.areWaking),
       shards: shards.underWay(),
     }),

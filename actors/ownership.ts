@@ -129,7 +129,7 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
   /** A database that refuses does so at every look. */
   function tellTrouble(error: unknown): void {
     if (time.nowMs() < quietUntilMs) return;
-    quietUntilMs = time.nowMs() + LIMITS.busTroubleLogMs;
+    quietUntilMs = time.nowMs() + LIMITS.troubleLogMs;
     log.warn(`ownership: ${messageOf(error)}`);
   }
 

@@ -4,8 +4,8 @@
  * knows; with Redis away the hosts serve on, and nothing moves. Several deployments may share one:
  * each sees its own hosts only.
  */
-import { Redis } from "ioredis";
 import { LIMITS } from "../src/limits.ts";
+import { openRedis } from "../src/redis.ts";
 import type { Member, Membership } from "./membership.ts";
 
 export interface RedisMembershipOptions {
@@ -32,21 +32,11 @@ function memberKey(owner: string): string {
 
 export function buildRedisMembership(options: RedisMembershipOptions): RedisMembership {
   const { redisUrl, name, log, deploymentId } = options;
-  const redis = new Redis(redisUrl, {
-    connectionName: name,
-    commandTimeout: LIMITS.redisAnswerMs,
-    connectTimeout: LIMITS.heartbeatTtlMs,
-    enableOfflineQueue: false,
-    maxRetriesPerRequest: 0,
-    retryStrategy: () => LIMITS.heartbeatMs,
-  });
+  const { redis, awayText } = openRedis({ redisUrl, name, answerMs: LIMITS.redisAnswerMs });
   let isAway = false;
-  /** What the last attempt to connect met: between two, a question only hears of no connection. */
-  let reason = "not connected";
-  redis.on("error", (error: Error) => {
-    if (!isAway) log.warn(`Redis is away: ${error.message}`);
+  redis.on("error", () => {
+    if (!isAway) log.warn(awayText());
     isAway = true;
-    reason = error.message;
   });
   redis.on("ready", () => {
     if (isAway) log.warn("Redis is back");
@@ -80,7 +70,7 @@ export function buildRedisMembership(options: RedisMembershipOptions): RedisMemb
     },
 
     async ping() {
-      if (redis.status !== "ready") throw new Error(`Redis is away: ${reason}`);
+      if (redis.status !== "ready") throw new Error(awayText());
       const startedAtMs = performance.now();
       await redis.ping();
       return performance.now() - startedAtMs;

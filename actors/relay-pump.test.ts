@@ -3,9 +3,29 @@ import { expect, it, onTestFinished } from "vitest";
 
 import { systemTime, type Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { RelayEvent, RelayStore, Trouble } from "../src/relay-store.ts";
+import type { RelayEvent, Trouble } from "../src/relay-store.ts";
+import { relaySink, relayStore } from "../test/stage/relay-parts.ts";
 import { buildPump } from "./relay-pump.ts";
-import type { RelaySink } from "./relay-sink.ts";
+
+/** A time that also passes when the test says so, and in which pauses end when it says so. */
+function heldTime({ nowMs, wallMs }: Pick<Time, "nowMs" | "wallMs">) {
+  let passedMs = 0;
+  const waits: Array<{ delayMs: number; task: () => void }> = [];
+  const time: Time = {
+    ...systemTime,
+    nowMs: () => nowMs() + passedMs,
+    wallMs: () => wallMs() + passedMs,
+    after(delayMs, task) {
+      if (delayMs < 1_000) return systemTime.after(delayMs, task);
+      waits.push({ delayMs, task });
+      return () => undefined;
+    },
+  };
+  const pass = (ms: number): void => {
+    passedMs += ms;
+  };
+  return { time, waits, pass };
+}
 
 it("waits no longer than its longest pause for what a host with a clock hours ahead has begun", async () => {
   // Given a cursor that says: not before two hours from now
@@ -15,43 +35,17 @@ it("waits no longer than its longest pause for what a host with a clock hours ah
     retryAtMs: Date.now() + 7_200_000,
     reason: "answered 500",
   };
-  const store: RelayStore = {
+  const store = relayStore({
     cursors: () => Promise.resolve([{ shard: 7, position: 0, trouble }]),
-    read: () => Promise.resolve([{ shard: 7, position: 1 } as RelayEvent]),
-    lastPositions: () => Promise.resolve([{ shard: 7, position: 1 }]),
-    oldestBehind: () => Promise.resolve(null),
-    save: () => Promise.resolve(),
-    close: () => Promise.resolve(),
-  };
-  let offMs = 0;
-  const waits: Array<{ delayMs: number; task: () => void }> = [];
-  const time: Time = {
-    ...systemTime,
-    nowMs: () => systemTime.nowMs() + offMs,
-    wallMs: () => systemTime.wallMs() + offMs,
-    after(delayMs, task) {
-      if (delayMs < 1_000) return systemTime.after(delayMs, task);
-      waits.push({ delayMs, task });
-      return () => undefined;
-    },
-  };
+  });
+  const { time, waits, pass } = heldTime(systemTime);
   const delivered: number[] = [];
-  const sink: RelaySink = {
-    name: "sink",
-    label: "the sink",
-    beginsAtFirst: true,
-    shardsAtOnceMax: 1,
-    shardRowsMax: 8,
-    windowMax: 1,
-    isOpen: true,
-    state: "open",
-    start: () => undefined,
+  const sink = relaySink({
     deliver(event) {
       delivered.push(event.position);
       return Promise.resolve({ type: "delivered" });
     },
-    stop: () => undefined,
-  };
+  });
   const log = { warn: () => undefined };
   const pump = buildPump({ sink, store, time, log });
   onTestFinished(() => pump.stop());
@@ -62,7 +56,7 @@ it("waits no longer than its longest pause for what a host with a clock hours ah
   const [wait] = waits;
   expect(wait!.delayMs).toBeLessThanOrEqual(LIMITS.webhookRetryMsMax);
   // Then the pause is over when its timer is
-  offMs = wait!.delayMs;
+  pass(wait!.delayMs);
   wait!.task();
   await expect.poll(() => delivered).toEqual([1]);
 });
@@ -76,45 +70,21 @@ it("waits by one time, and writes down and measures by the other", async () => {
     reason: "answered 500",
   };
   const saved: Array<{ trouble: Trouble | null }> = [];
-  const store: RelayStore = {
+  const store = relayStore({
     cursors: () => Promise.resolve([{ shard: 7, position: 0, trouble }]),
-    read: () => Promise.resolve([{ shard: 7, position: 1 } as RelayEvent]),
-    lastPositions: () => Promise.resolve([{ shard: 7, position: 1 }]),
     oldestBehind: () => Promise.resolve(8_999_000),
     save: (_, cursors) => Promise.resolve(void saved.push(...cursors)),
-    close: () => Promise.resolve(),
-  };
-  let offMs = 0;
-  const waits: Array<{ delayMs: number; task: () => void }> = [];
-  const time: Time = {
-    ...systemTime,
-    nowMs: () => 1_000_000 + offMs,
-    wallMs: () => 9_000_000 + offMs,
-    after(delayMs, task) {
-      if (delayMs < 1_000) return systemTime.after(delayMs, task);
-      waits.push({ delayMs, task });
-      return () => undefined;
-    },
-  };
-  const sink: RelaySink = {
-    name: "sink",
-    label: "the sink",
-    beginsAtFirst: true,
-    shardsAtOnceMax: 1,
-    shardRowsMax: 8,
-    windowMax: 1,
-    isOpen: true,
-    state: "open",
-    start: () => undefined,
+  });
+  const { time, waits, pass } = heldTime({ nowMs: () => 1_000_000, wallMs: () => 9_000_000 });
+  const sink = relaySink({
     deliver: () => Promise.resolve({ type: "failed", reason: "answered 503", retryInMs: 2_000 }),
-    stop: () => undefined,
-  };
+  });
   const pump = buildPump({ sink, store, time, log: { warn: () => undefined } });
   onTestFinished(() => pump.stop());
   pump.own([7]);
   await expect.poll(() => waits.map(({ delayMs }) => delayMs)).toEqual([3_000]);
   // When that pause is over, and the sink fails again
-  offMs = 3_000;
+  pass(3_000);
   waits[0]!.task();
   // Then the next one is counted from here
   await expect.poll(() => waits.map(({ delayMs }) => delayMs)).toEqual([3_000, 2_000]);
@@ -133,28 +103,15 @@ it("waits by one time, and writes down and measures by the other", async () => {
 it("goes past what a sink does not want, and does not count it as delivered", async () => {
   // Given a sink that wants the second of two events only
   const saved: number[] = [];
-  const store: RelayStore = {
-    cursors: () => Promise.resolve([{ shard: 7, position: 0, trouble: null }]),
+  const store = relayStore({
     read: () => Promise.resolve([1, 2].map((position) => ({ shard: 7, position }) as RelayEvent)),
     lastPositions: () => Promise.resolve([{ shard: 7, position: 2 }]),
-    oldestBehind: () => Promise.resolve(null),
     save: (_, cursors) => Promise.resolve(void saved.push(...cursors.map((it) => it.position))),
-    close: () => Promise.resolve(),
-  };
-  const sink: RelaySink = {
-    name: "sink",
-    label: "the sink",
-    beginsAtFirst: true,
-    shardsAtOnceMax: 1,
-    shardRowsMax: 8,
-    windowMax: 1,
-    isOpen: true,
-    state: "open",
-    start: () => undefined,
+  });
+  const sink = relaySink({
     deliver: ({ position }) =>
       Promise.resolve({ type: position === 2 ? "delivered" : "passed" } as const),
-    stop: () => undefined,
-  };
+  });
   const pump = buildPump({ sink, store, time: systemTime, log: { warn: () => undefined } });
   onTestFinished(() => pump.stop());
   // When the shard is taken over

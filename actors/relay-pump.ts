@@ -352,7 +352,7 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
 
   function warn(text: string): void {
     if (time.nowMs() < quietUntilMs) return;
-    quietUntilMs = time.nowMs() + LIMITS.busTroubleLogMs;
+    quietUntilMs = time.nowMs() + LIMITS.troubleLogMs;
     log.warn(text);
   }
 

@@ -72,7 +72,7 @@ export function buildRelay({ stores, time, log }: RelayDeps): Relay {
       for (const { pumps } of sinks.values()) await pumps[index]!.sweep(last);
     } catch (error) {
       if (time.nowMs() < quietUntilMs) return;
-      quietUntilMs = time.nowMs() + LIMITS.busTroubleLogMs;
+      quietUntilMs = time.nowMs() + LIMITS.troubleLogMs;
       log.warn(`the relay cannot see what is committed: ${messageOf(error)}`);
     } finally {
       isSweeping[index] = false;

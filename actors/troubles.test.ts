@@ -5,7 +5,8 @@
  */
 import { expect, it, onTestFinished } from "vitest";
 import { systemTime, type Time } from "../src/clock.ts";
-import type { RelayEvent, RelayStore } from "../src/relay-store.ts";
+import type { RelayStore } from "../src/relay-store.ts";
+import { relaySink, relayStore } from "../test/stage/relay-parts.ts";
 import { buildLaneShards } from "./lane-shards.ts";
 import { buildOwnership } from "./ownership.ts";
 import { buildReconciliation } from "./reconciliation.ts";
@@ -23,29 +24,8 @@ const ignored = (): void => undefined;
 /** What comes every second comes at once, and once. */
 const time: Time = { ...systemTime, every: (_, task) => systemTime.after(0, task) };
 
-/** A store with one event in shard 7, behind a cursor that is saved. */
-const store: RelayStore = {
-  cursors: () => Promise.resolve([{ shard: 7, position: 0, trouble: null }]),
-  read: () => Promise.resolve([{ shard: 7, position: 1 } as RelayEvent]),
-  lastPositions: () => Promise.resolve([{ shard: 7, position: 1 }]),
-  oldestBehind: () => Promise.resolve(null),
-  save: () => Promise.resolve(),
-  close: () => Promise.resolve(),
-};
-
-const sink: RelaySink = {
-  name: "sink",
-  label: "the sink",
-  beginsAtFirst: true,
-  shardsAtOnceMax: 1,
-  shardRowsMax: 8,
-  windowMax: 1,
-  isOpen: true,
-  state: "open",
-  start: ignored,
-  deliver: () => Promise.resolve({ type: "delivered" }),
-  stop: ignored,
-};
+const store = relayStore();
+const sink = relaySink();
 
 interface Log {
   info(text: string): void;

@@ -39,7 +39,7 @@ export interface WebhookSinksDeps {
   readonly time: Time;
   /** From 0 to below 1: spreads retries. */
   readonly random: () => number;
-  readonly log: { info(text: string): void; warn(text: string): void };
+  readonly log: { warn(text: string): void };
   readonly pauses?: Partial<WebhookPauses>;
 }
 
@@ -78,7 +78,7 @@ export function startWebhookSinks(deps: WebhookSinksDeps): WebhookSinks {
     } catch (error) {
       // Those that are known go on.
       if (time.nowMs() >= quietUntilMs) {
-        quietUntilMs = time.nowMs() + LIMITS.busTroubleLogMs;
+        quietUntilMs = time.nowMs() + LIMITS.troubleLogMs;
         log.warn(`cannot see which webhooks there are: ${messageOf(error)}`);
       }
     }

@@ -5,127 +5,20 @@
  */
 import { describe, expect, it } from "vitest";
 
-import type { AmountMinor } from "../src/amount.ts";
 import { assetOf } from "../src/assets.ts";
 import { LIMITS } from "../src/limits.ts";
-import { buildMemoryBus } from "../src/memory-bus.ts";
-import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import { ReadUnavailable } from "../src/read-model.ts";
-import type { CommandMessage, Outcome, Reply } from "../src/protocol.ts";
-import type { WalletState } from "../src/wallet.ts";
-import { buildAnswers } from "./answers.ts";
-import { batchKeyOf, buildBatches, checkBatch, type BatchOrigin } from "./batch.ts";
-import { carryOutBatch, shortestBytes } from "./batch-nats.ts";
-import { buildCommandIntake, type TakeIn } from "./command-intake.ts";
-import { buildCommandDesk } from "./commands.ts";
-import { BATCH_REQUESTS } from "./batch-schemas.ts";
+import type { CommandMessage, Outcome } from "../src/protocol.ts";
+import { credit, done, range, setUp, type Told, walletOf } from "../test/stage/batches.ts";
+import { batchKeyOf, checkBatch } from "./batch.ts";
+import { buildCommandIntake } from "./command-intake.ts";
 
-interface Told {
-  readonly ok: boolean;
-  readonly statusCode: number;
-  readonly data?: { readonly id: string; readonly balance: number; readonly metadata?: object };
-  readonly error?: { readonly code: string; readonly message: string; readonly details?: unknown };
-  readonly replayed?: boolean;
-}
-
-const log = { error: (details: object) => expect.fail(JSON.stringify(details)) };
-/** Nothing listens there, and nothing is read. */
-const readModel = buildPostgresReadModel({ databaseUrls: ["postgres://nobody@127.0.0.1:1/none"] });
-
-function walletOf(walletId: string, fields: Partial<WalletState> = {}): WalletState {
-  return {
-    walletId,
-    ownerId: null,
-    currency: "USD",
-    decimalPlaces: 2,
-    balanceMinor: 1_000 as AmountMinor,
-    heldMinor: 0 as AmountMinor,
-    status: "ACTIVE",
-    version: 1,
-    metadata: "{}",
-    createdAtMs: 0,
-    updatedAtMs: 0,
-    ...fields,
-  };
-}
-
-const done = (message: CommandMessage, fields: Partial<WalletState> = {}): Outcome => ({
-  type: "done",
-  wallet: walletOf(message.command.walletId, fields),
-});
-
-/**
- * Batches, and an owner of all shards that answers at once, or keeps what arrives until it is told
- * to.
- */
-function setUp(
-  decide: (message: CommandMessage, nth: number) => Outcome | null = () => null,
-  takeIn: TakeIn = buildCommandIntake(assetOf),
-) {
-  const bus = buildMemoryBus();
-  let nowMs = 0;
-  const desk = buildCommandDesk({ bus, gatewayId: "g" });
-  const answer = buildAnswers({ readModel, log });
-  const batches = buildBatches({
-    commands: desk,
-    takeIn,
-    answer,
-    log,
-    clock: { nowMs: () => nowMs },
-  });
-  const arrived: CommandMessage[] = [];
-  let waiting: CommandMessage[] = [];
-  const tell = (message: CommandMessage, outcome: Outcome): void => {
-    const replies: Reply[] = [{ inbox: message.inbox, seq: message.seq, outcome }];
-    bus.publish(message.inbox, replies);
-  };
-  bus.subscribe<CommandMessage[]>("coffer.shard.*", (messages) => {
-    for (const message of messages) {
-      arrived.push(message);
-      const outcome = decide(message, arrived.length - 1);
-      if (outcome === null) waiting.push(message);
-      else tell(message, outcome);
-    }
-  });
-  const origin: BatchOrigin = { correlationId: "order-7", key: undefined, isGone: () => false };
-  return {
-    batches,
-    arrived,
-    origin,
-    /** Lets everything that is under way arrive. */
-    async settle(): Promise<void> {
-      for (let turn = 0; turn < 60; turn++) await new Promise((resolve) => setImmediate(resolve));
-    },
-    /** Answers all that waits, the last first. */
-    answerAll(outcomeOf: (message: CommandMessage) => Outcome = done): void {
-      const messages = waiting.toReversed();
-      waiting = [];
-      for (const message of messages) tell(message, outcomeOf(message));
-    },
-    pass(ms: number): void {
-      nowMs += ms;
-    },
-    async run(commands: readonly unknown[], of: Partial<BatchOrigin> = {}): Promise<Told[]> {
-      let text = "";
-      for await (const piece of batches.run(commands, { ...origin, ...of })) text += piece;
-      return (JSON.parse(text) as { outcomes: Told[] }).outcomes;
-    },
-  };
-}
-
-const credit = (walletId: string, fields: object = {}) => ({
-  type: "credit",
-  walletId,
-  amount: 1,
-  ...fields,
-});
 const pay = (walletId: string, toWalletId: string) => ({
   type: "transfer",
   walletId,
   toWalletId,
   amount: 1,
 });
-const range = (count: number): number[] => Array.from({ length: count }, (_, index) => index);
 const codes = (outcomes: readonly Told[]) => outcomes.map(({ error }) => error?.code ?? "ok");
 
 describe("the outcomes of a batch", () => {
@@ -511,116 +404,5 @@ describe("the order within a batch", () => {
 
   it("asks nothing of a batch without transfers", async () => {
     expect(await rounds([credit("a"), credit("a"), credit("b")])).toEqual(["a a b"]);
-  });
-});
-
-describe("a batch over NATS", () => {
-  const request = { bytes: 1, correlationId: "c", key: undefined };
-  const longest = "x".repeat(LIMITS.idLengthMax);
-  const fat = JSON.stringify({ a: "ä".repeat(4_000) });
-
-  it("that could have too large a reply is refused before anything begins", async () => {
-    const { batches, arrived } = setUp((message) => done(message));
-    const commands = range(2_000).map((n) => credit(`w${n}`));
-    const payloadBytesMax = shortestBytes(commands, undefined) - 1;
-    const answer = await carryOutBatch(batches, {
-      ...request,
-      body: { commands },
-      payloadBytesMax,
-    });
-    expect(answer).toMatchObject({
-      error: {
-        code: "payload_too_large",
-        message: expect.stringContaining("raise max_payload") as string,
-        details: { payloadBytesMax },
-      },
-    });
-    expect(arrived.length).toBe(0);
-    const one = { ...request, body: { commands }, payloadBytesMax: payloadBytesMax + 1 };
-    expect(await carryOutBatch(batches, one)).toHaveProperty("text");
-  });
-
-  it("of the greatest wallets still fits, without their metadata", async () => {
-    const greatest: Partial<WalletState> = {
-      ownerId: longest,
-      currency: longest,
-      decimalPlaces: 9,
-      balanceMinor: 999_999_999_999_999 as AmountMinor,
-      heldMinor: 111_111_111_111_111 as AmountMinor,
-      status: "SUSPENDED",
-      version: Number.MAX_SAFE_INTEGER,
-      metadata: fat,
-      createdAtMs: 8e15,
-      updatedAtMs: 8e15,
-    };
-    const { batches } = setUp((message) => done(message, greatest));
-    const commands = range(50).map((n) => credit(longest.slice(0, -n - 1)));
-    const payloadBytesMax = shortestBytes(commands, undefined);
-    const answer = await carryOutBatch(batches, {
-      ...request,
-      body: { commands },
-      payloadBytesMax,
-    });
-    const text = "text" in answer ? answer.text : "";
-    expect(Buffer.byteLength(text) + 512).toBeLessThanOrEqual(payloadBytesMax);
-    const { outcomes, shortened } = JSON.parse(text) as { outcomes: Told[]; shortened?: boolean };
-    expect(shortened).toBe(true);
-    expect(outcomes.every(({ data }) => data !== undefined && !("metadata" in data))).toBe(true);
-    // With room for it, all of it is there.
-    const whole = await carryOutBatch(batches, {
-      ...request,
-      body: { commands },
-      payloadBytesMax: 1e6,
-    });
-    const all = JSON.parse("text" in whole ? whole.text : "") as { outcomes: Told[] };
-    expect(all).not.toHaveProperty("shortened");
-    expect(all.outcomes[0]?.data?.metadata).toEqual(JSON.parse(fat));
-  });
-
-  it("of the longest errors still fits, in the codes' own words", async () => {
-    const { batches } = setUp(() => ({ type: "fault", fault: "unknown" }));
-    const commands = [
-      credit("w", { idempotencyKey: "\u2028".repeat(LIMITS.keyLengthMax) }),
-      ...range(60).map((n) => credit("w", { [`${"\u0001".repeat(120)}${n}`]: 1 })),
-    ];
-    // Asked a few times, the desk gives up.
-    const payloadBytesMax = shortestBytes(commands, undefined);
-    const answer = await carryOutBatch(batches, {
-      ...request,
-      body: { commands },
-      payloadBytesMax,
-    });
-    const text = "text" in answer ? answer.text : "";
-    expect(Buffer.byteLength(text) + 512).toBeLessThanOrEqual(payloadBytesMax);
-    const { outcomes } = JSON.parse(text) as { outcomes: Told[] };
-    expect(outcomes[0]?.error?.code).toBe("outcome_unknown");
-    expect(outcomes[1]?.error).toEqual({
-      code: "validation_failed",
-      message: "The input is not valid",
-    });
-  });
-
-  it.each(["\u2028", "🗝"])(
-    "of unknown outcomes says with which keys to ask, and fits",
-    async (character) => {
-      const { batches } = setUp(() => ({ type: "fault", fault: "unknown" }));
-      const keys = range(40).map((n) => `${character.repeat(250)}${n}`);
-      const commands = keys.map((idempotencyKey) => credit("w", { idempotencyKey }));
-      const payloadBytesMax = shortestBytes(commands, undefined);
-      const body = { commands };
-      const answer = await carryOutBatch(batches, { ...request, body, payloadBytesMax });
-      const text = "text" in answer ? answer.text : "";
-      expect(Buffer.byteLength(text)).toBeLessThanOrEqual(payloadBytesMax);
-      expect((JSON.parse(text) as { outcomes: Told[] }).outcomes[7]?.error?.details).toEqual({
-        idempotencyKey: keys[7],
-      });
-    },
-  );
-
-  it("has a bound for every type of command", () => {
-    for (const type of Object.keys(BATCH_REQUESTS)) {
-      expect(shortestBytes([{ type }], undefined)).toBeGreaterThan(1_024 + 600);
-    }
-    expect(shortestBytes([null, 1, "x"], undefined)).toBeGreaterThan(1_024);
   });
 });

@@ -118,15 +118,13 @@ function readTable(
       .read()
       .then(
         (rows) => resolve({ rows }),
-        (error: unknown) => resolve({ rows: null, reason: reasonOf(error) }),
+        (error: unknown) => {
+          const reason = `the shard table cannot be read: ${messageOf(error)}`;
+          resolve({ rows: null, reason });
+        },
       )
       .finally(cancel);
   });
-}
-
-function reasonOf(error: unknown): string {
-  const text = messageOf(error);
-  return `the shard table cannot be read: ${text === "" ? "no reason given" : text}`;
 }
 
 // --- Merging -------------------------------------------------------------------------------------

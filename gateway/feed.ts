@@ -111,16 +111,16 @@ interface Client {
 const FROM_NOWHERE: ReadonlyMap<string, number> = new Map();
 
 /** Runs a task again and again with a pause between; `soon` does not wait for the pause to end. */
-function buildSweep(timers: FeedTimers, pauseMs: number, task: () => Promise<void>) {
+function buildSweep(timers: FeedTimers, task: () => Promise<void>) {
   let state: "resting" | "running" | "running, again" | "stopped" = "resting";
-  let endRest = timers.after(pauseMs, run);
+  let endRest = timers.after(LIMITS.feedSweepMs, run);
   function run(): void {
     state = "running";
     void task().then(() => {
       if (state === "running, again") run();
       else if (state === "running") {
         state = "resting";
-        endRest = timers.after(pauseMs, run);
+        endRest = timers.after(LIMITS.feedSweepMs, run);
       }
     });
   }
@@ -175,8 +175,8 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
   let tooSlow = 0;
 
   const sweeps = [
-    ...feedWallets.sweeps.map((sweep) => buildSweep(timers, LIMITS.feedSweepMs, sweep)),
-    buildSweep(timers, LIMITS.feedSweepMs, () => feedOwners.sweep()),
+    ...feedWallets.sweeps.map((sweep) => buildSweep(timers, sweep)),
+    buildSweep(timers, () => feedOwners.sweep()),
   ];
   const stopReconnect = bus.onReconnect(() => {
     for (const sweep of sweeps) sweep.soon();

@@ -1,7 +1,7 @@
 /**
- * How history looks from outside: committed events, the transactions among them, and transfers,
- * with decimals and ISO times. It holds the one mapping between event types and the transaction
- * types that the API inherits.
+ * How history looks from outside, beside the events as they are (`src/event-body.ts`): transactions,
+ * ledger entries and transfers, with decimals and ISO times. It holds the one mapping between event
+ * types and the transaction types that the API inherits.
  */
 import { toDecimal } from "../src/amount.ts";
 import type { StoredEvent, TransactionFilter } from "../src/read-model.ts";
@@ -11,8 +11,6 @@ import { isoTime } from "./answers.ts";
 import { rejectionError } from "./errors.ts";
 import type { LedgerEntryBody } from "./ledger-schemas.ts";
 import type { TransactionBody, TransferBody } from "./schemas.ts";
-
-export { eventBody } from "../src/event-body.ts";
 
 type TransactionType = TransactionBody["type"];
 

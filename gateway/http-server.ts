@@ -107,38 +107,8 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   if (metrics !== undefined) countAnswers(app, metrics);
   app.decorateRequest("traceparent", undefined);
   if (tracing !== null) traceRequests(app, tracing);
-  // Node would silently drop what is behind the 2,000th header; 16 KiB bound them all.
-  app.server.maxHeadersCount = 0;
-  // Likewise for what a request expects.
-  app.server.on("checkExpectation", (request, response) => {
-    app.server.emit("request", request, response);
-  });
-  // A client that has said all it wants to say may still listen: without this Node ends its
-  // connection at once, and a command that is under way would be carried out without an answer.
-  (app.server as Server & { httpAllowHalfOpen: boolean }).httpAllowHalfOpen = true;
-  app.server.maxConnections = LIMITS.httpConnectionsMax;
-  const sockets = new Set<Socket>();
-  app.server.on("connection", (socket: Socket) => {
-    sockets.add(socket);
-    socket.once("close", () => sockets.delete(socket));
-  });
-  app.addHook("preClose", () => letGo(app.server, sockets));
-  const hasRoomFor = boundBodies();
-  app.addHook("onRequest", (request, reply, done) => {
-    reply.header("x-correlation-id", request.id);
-    const breach = breachOf(request);
-    if (breach !== null) {
-      reply.header("connection", "close");
-      void sendError(request, reply, breach);
-    } else if (!hasRoomFor(request)) {
-      void sendError(request, reply, apiError("overloaded", NO_ROOM_FOR_BODY));
-    } else if (mayBeForged(request)) {
-      void sendError(request, reply, apiError("unsupported_media_type", FROM_ANOTHER_SITE));
-    } else if (isEncoded(request)) {
-      reply.header("accept-encoding", "identity");
-      void sendError(request, reply, apiError("unsupported_media_type", ENCODED));
-    } else done();
-  });
+  keepConnections(app);
+  refuseUnfitRequests(app);
   if (log.level === "debug" || log.level === "trace") {
     app.addHook("onResponse", (request, reply, done) => {
       const { method, url, id } = request;
@@ -150,17 +120,33 @@ export function buildServer(log: FastifyBaseLogger, options: ServerOptions = {})
   app.setValidatorCompiler(({ schema, httpPart }) =>
     compileValidator(schema as TSchema, httpPart as InputPart),
   );
-  app.setErrorHandler((error: FastifyError, request, reply) => {
-    const isTooLarge = error.code === "FST_ERR_CTP_BODY_TOO_LARGE";
-    const known = isTooLarge ? bodyTooLarge(request.routeOptions.bodyLimit) : asApiError(error);
-    const context = { err: error, correlationId: request.id, url: request.url };
-    if (known.code === "internal_error") log.error(context, "a request failed");
-    else if (error instanceof OutcomeUnknown) log.warn(context, "nobody knows what a request did");
-    return sendError(request, reply, known);
-  });
+  answerFailures(app, log);
   answerUnknownRoutes(app);
   for (const schema of NAMED_SCHEMAS) app.addSchema(schema);
   return app;
+}
+
+// --- Connections ---------------------------------------------------------------------------------
+
+/** What Node's server does by itself with connections and headers, and should not. */
+function keepConnections(app: FastifyInstance): void {
+  const { server } = app;
+  // Node would silently drop what is behind the 2,000th header; 16 KiB bound them all.
+  server.maxHeadersCount = 0;
+  // Likewise for what a request expects.
+  server.on("checkExpectation", (request, response) => {
+    server.emit("request", request, response);
+  });
+  // A client that has said all it wants to say may still listen: without this Node ends its
+  // connection at once, and a command that is under way would be carried out without an answer.
+  (server as Server & { httpAllowHalfOpen: boolean }).httpAllowHalfOpen = true;
+  server.maxConnections = LIMITS.httpConnectionsMax;
+  const sockets = new Set<Socket>();
+  server.on("connection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+  });
+  app.addHook("preClose", () => letGo(server, sockets));
 }
 
 /**
@@ -246,6 +232,26 @@ function takeJsonOnly(app: FastifyInstance): void {
       else done(new ApiException(bodyNotUtf8()));
     },
   );
+}
+
+/** What no route should see, whatever it is for. */
+function refuseUnfitRequests(app: FastifyInstance): void {
+  const hasRoomFor = boundBodies();
+  app.addHook("onRequest", (request, reply, done) => {
+    reply.header("x-correlation-id", request.id);
+    const breach = breachOf(request);
+    if (breach !== null) {
+      reply.header("connection", "close");
+      void sendError(request, reply, breach);
+    } else if (!hasRoomFor(request)) {
+      void sendError(request, reply, apiError("overloaded", NO_ROOM_FOR_BODY));
+    } else if (mayBeForged(request)) {
+      void sendError(request, reply, apiError("unsupported_media_type", FROM_ANOTHER_SITE));
+    } else if (isEncoded(request)) {
+      reply.header("accept-encoding", "identity");
+      void sendError(request, reply, apiError("unsupported_media_type", ENCODED));
+    } else done();
+  });
 }
 
 /** What a request breaks of HTTP's own rules that Node's parser lets through. */
@@ -350,6 +356,18 @@ export function sendError(
   request.server.metrics?.error(error.code);
   if (status === 503) reply.header("retry-after", RETRY_AFTER_SECONDS);
   return reply.code(status).send(errorBody(error, request.url, request.id, Date.now()));
+}
+
+/** Routes and plugins throw; callers get the one body, and the log what a person has to look at. */
+function answerFailures(app: FastifyInstance, log: FastifyBaseLogger): void {
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    const isTooLarge = error.code === "FST_ERR_CTP_BODY_TOO_LARGE";
+    const known = isTooLarge ? bodyTooLarge(request.routeOptions.bodyLimit) : asApiError(error);
+    const context = { err: error, correlationId: request.id, url: request.url };
+    if (known.code === "internal_error") log.error(context, "a request failed");
+    else if (error instanceof OutcomeUnknown) log.warn(context, "nobody knows what a request did");
+    return sendError(request, reply, known);
+  });
 }
 
 /** Of what is no command, and may have no key. */

@@ -1,7 +1,7 @@
 /**
  * The HTTP gateway: puts the routes, the OpenAPI document and the health endpoints onto the server
- * of `http-server.ts`. It only wires: what a request means is in the route files, what a command
- * means behind the command desk.
+ * of `http-server.ts`, and says in the document what the schemas do not. What a request means is in
+ * the route files, what a command means behind the command desk.
  */
 import fastifySwagger from "@fastify/swagger";
 import fastifySwaggerUi from "@fastify/swagger-ui";

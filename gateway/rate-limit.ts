@@ -7,10 +7,11 @@
  */
 import fastifyRateLimit from "@fastify/rate-limit";
 import type { FastifyInstance } from "fastify";
-import { Redis } from "ioredis";
+import type { Redis } from "ioredis";
 
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
+import { openRedis } from "../src/redis.ts";
 import { ApiException, apiError } from "./errors.ts";
 
 export interface RateLimit {
@@ -47,14 +48,10 @@ export function rateKey(client: string): string {
 export function buildRateLimit(options: RateLimitOptions): RateLimit {
   const { perSecond, redisUrl, name, log } = options;
   const countHere = buildLocalCounts();
-  const redis = redisUrl === undefined ? null : openRedis(redisUrl, name);
-  let isLocal = redis === null;
+  const answerMs = LIMITS.rateLimitRedisMs;
+  const connection = redisUrl === undefined ? null : openRedis({ redisUrl, name, answerMs });
+  let isLocal = connection === null;
   let askAgainAtMs = 0;
-  /** What the last attempt to connect met: between two, a question only hears of no connection. */
-  let lastTrouble = "not connected";
-  redis?.on("error", (error: Error) => {
-    lastTrouble = error.message;
-  });
 
   function local(reason: string): void {
     if (!isLocal) log.warn(`requests are counted by this gateway alone: ${reason}`);
@@ -63,10 +60,12 @@ export function buildRateLimit(options: RateLimitOptions): RateLimit {
   }
 
   async function count(client: string): Promise<Count> {
-    if (redis === null || (isLocal && performance.now() < askAgainAtMs)) return countHere(client);
+    const isResting = isLocal && performance.now() < askAgainAtMs;
+    if (connection === null || isResting) return countHere(client);
     // While it is not known whether Redis answers, one request asks and the others do not wait for
     // it.
     if (isLocal) askAgainAtMs = performance.now() + LIMITS.rateLimitRedisPauseMs;
+    const { redis, awayText } = connection;
     try {
       const found = await countInRedis(redis, client);
       if (isLocal) log.warn("requests are counted by all gateways together again");
@@ -76,7 +75,7 @@ export function buildRateLimit(options: RateLimitOptions): RateLimit {
       // A connection may be lost that the library still calls ready.
       const reason = messageOf(error);
       const isAway = redis.status !== "ready" || reason.includes("enableOfflineQueue");
-      local(isAway ? `Redis is away: ${lastTrouble}` : reason);
+      local(isAway ? awayText() : reason);
       return countHere(client);
     }
   }
@@ -105,21 +104,10 @@ export function buildRateLimit(options: RateLimitOptions): RateLimit {
       return isLocal;
     },
     close() {
-      redis?.disconnect();
+      connection?.redis.disconnect();
       return Promise.resolve();
     },
   };
-}
-
-function openRedis(redisUrl: string, name: string): Redis {
-  return new Redis(redisUrl, {
-    connectionName: name,
-    commandTimeout: LIMITS.rateLimitRedisMs,
-    connectTimeout: LIMITS.heartbeatTtlMs,
-    enableOfflineQueue: false,
-    maxRetriesPerRequest: 0,
-    retryStrategy: () => LIMITS.heartbeatMs,
-  });
 }
 
 /** The first request of a window makes the key, which goes by itself. */

@@ -5,7 +5,7 @@
 import type { FastifyInstance } from "fastify";
 
 import { boundMinor } from "../src/amount.ts";
-import { holdBody } from "../src/event-body.ts";
+import { eventBody, holdBody } from "../src/event-body.ts";
 import { LIMITS } from "../src/limits.ts";
 import {
   ReadUnavailable,
@@ -20,7 +20,7 @@ import type { WalletState } from "../src/wallet.ts";
 import { isoTime, walletBody } from "./answers.ts";
 import { problemOfKey } from "./command-intake.ts";
 import { apiError, ApiException, rejectionError, statusOf } from "./errors.ts";
-import { eventBody, transactionBody, transactionFilter, transferBody } from "./history.ts";
+import { transactionBody, transactionFilter, transferBody } from "./history.ts";
 import type { InputTypes } from "./http-server.ts";
 import { idCursor, linkNext, refusedField, rowsOf, timeOf, versionCursor } from "./pages.ts";
 import {

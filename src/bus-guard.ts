@@ -69,7 +69,7 @@ export function buildBusGuard({ bus, name, log, onForeign }: BusGuardOptions): B
         `NATS_URL: ${who} is on this NATS, and this is ${own}; each deployment needs a NATS, or an account there, of its own`,
       );
     } else if (nowMs >= quietUntilMs) {
-      quietUntilMs = nowMs + LIMITS.busTroubleLogMs;
+      quietUntilMs = nowMs + LIMITS.troubleLogMs;
       log.error(`${who} has come to the NATS of this one, ${own}; it must not serve there`);
     }
   }

@@ -1,3 +1,8 @@
+/**
+ * What is known when a statement that commits by itself has failed: that it did nothing, or that
+ * nobody can tell. The journal asks it of its appends; all that is written past the actors (assets,
+ * webhooks) goes through here as a whole.
+ */
 import pg from "pg";
 import { messageOf } from "./message-of.ts";
 

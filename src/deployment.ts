@@ -108,7 +108,7 @@ export async function prepareWhenThere(
       if (!isAway(error)) throw error;
       const waited = await Promise.all(databaseUrls.map((url) => untilThere(url, log)));
       if (!waited.includes(true) && performance.now() >= quietUntilMs) {
-        quietUntilMs = performance.now() + LIMITS.busTroubleLogMs;
+        quietUntilMs = performance.now() + LIMITS.troubleLogMs;
         log.warn(`the databases could not be prepared, trying again: ${messageOf(error)}`);
       }
     }

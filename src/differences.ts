@@ -131,7 +131,6 @@ export interface DifferenceList {
 /** @param onNamed is told of each that is kept, at once */
 export function buildDifferenceList(
   onNamed: (difference: Difference) => void = () => undefined,
-  namedPerKindMax: number = LIMITS.verifyNamedPerKindMax,
 ): DifferenceList {
   const named: Difference[] = [];
   const places = new Set<string>();
@@ -148,7 +147,7 @@ export function buildDifferenceList(
       if (places.has(place)) return;
       const count = (counts.get(found.kind) ?? 0) + 1;
       counts.set(found.kind, count);
-      if (count > namedPerKindMax) return;
+      if (count > LIMITS.verifyNamedPerKindMax) return;
       places.add(place);
       const difference = differenceOf(found);
       named.push(difference);

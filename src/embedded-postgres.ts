@@ -8,7 +8,6 @@
  * it first. Durability settings are not negotiable.
  */
 import { spawn, type ChildProcess } from "node:child_process";
-import { randomBytes } from "node:crypto";
 import * as fs from "node:fs";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
@@ -24,12 +23,14 @@ import {
   identityOf,
   makeDataDir,
   prepareRuntime,
+  startFailed,
   type Runtime,
 } from "./postgres-binaries.ts";
+import { createCluster, readPassword, SUPERUSER } from "./postgres-cluster.ts";
 import {
+  blockUntilGone,
   inspect,
   isGoneWithin,
-  killGroup,
   membersOf,
   signal,
   takeLock,
@@ -37,9 +38,8 @@ import {
   type LockAttempt,
 } from "./process-lock.ts";
 
-export { EmbeddedPostgresError, type EmbeddedPostgresErrorCode } from "./postgres-binaries.ts";
+export { EmbeddedPostgresError } from "./postgres-binaries.ts";
 
-const superuser = "coffer";
 const database = "coffer";
 const loopback = "127.0.0.1";
 
@@ -131,7 +131,7 @@ export async function startEmbeddedPostgres(
       if (options.port !== undefined) await assertPortFree(port);
       const server = launch(runtime, dataDir, cluster, port, options, releaseLock);
       process.off("exit", releaseLock);
-      const url = `postgres://${superuser}:${password}@127.0.0.1:${port}`;
+      const url = `postgres://${SUPERUSER}:${password}@127.0.0.1:${port}`;
       try {
         await waitUntilReady(server, url);
         return { ...server.handle, url: `${url}/${database}` };
@@ -169,7 +169,7 @@ export async function useEmbeddedPostgres(
   const cluster = fs.realpathSync(given);
   const port = runningPort(cluster);
   if (port === undefined) return await startEmbeddedPostgres({ dataDir });
-  const url = `postgres://${superuser}:${readPassword(cluster)}@127.0.0.1:${port}/${database}`;
+  const url = `postgres://${SUPERUSER}:${readPassword(cluster)}@127.0.0.1:${port}/${database}`;
   return { url, stop: () => Promise.resolve() };
 }
 
@@ -220,7 +220,7 @@ function launch(
     child.once("exit", (code, signal) => done({ code, signal, expected: isExpected }));
   });
   const pid = child.pid ?? 0;
-  const running = { pid, cluster, releaseLock };
+  const running = { pid, releaseLock };
   stopAtExit(running);
   void exited.then(() => {
     hasExited = true;
@@ -361,7 +361,6 @@ async function stopOrphan(cluster: string): Promise<void> {
 
 interface Running {
   pid: number;
-  cluster: string;
   releaseLock: () => void;
 }
 
@@ -389,76 +388,7 @@ function stopAtExit(running: Running): void {
   });
 }
 
-/** Returns whether it has ended by then. */
-function blockUntilGone(pid: number, deadlineMs: number): boolean {
-  while (inspect(pid) !== undefined) {
-    if (performance.now() >= deadlineMs) return false;
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LIMITS.postgresExitPollMs);
-  }
-  return true;
-}
-
-// --- The cluster on disk -------------------------------------------------------------------------
-
-/**
- * initdb works in a folder of its own that is renamed when it is complete, so an interrupted one
- * leaves no half cluster.
- */
-async function createCluster(runtime: Runtime, dataDir: string, cluster: string): Promise<void> {
-  for (const name of fs.readdirSync(dataDir)) {
-    if (!name.startsWith("postgres.init-")) continue;
-    fs.rmSync(join(dataDir, name), { recursive: true, force: true, maxRetries: 5 });
-  }
-  const fresh = join(dataDir, `postgres.init-${randomBytes(6).toString("hex")}`);
-  const passwordFile = `${fresh}.password`;
-  fs.mkdirSync(fresh, { mode: 0o700 });
-  fs.writeFileSync(passwordFile, randomBytes(24).toString("hex"), { mode: 0o600 });
-  if (runtime.account !== undefined) {
-    fs.chownSync(fresh, runtime.account.uid, runtime.account.gid);
-    fs.chownSync(passwordFile, runtime.account.uid, runtime.account.gid);
-  }
-  const args = ["-D", fresh, "-U", superuser, `--pwfile=${passwordFile}`, "-A", "scram-sha-256"];
-  args.push("-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8");
-  args.push("--no-instructions");
-  const child = spawn(join(runtime.bin, "initdb"), args, {
-    ...identityOf(runtime.account),
-    env: runtime.env,
-    cwd: dataDir,
-    detached: true,
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  const discard = (): void => {
-    fs.rmSync(fresh, { recursive: true, force: true, maxRetries: 5 });
-    fs.rmSync(passwordFile, { force: true });
-  };
-  const abandon = (): void => {
-    // The group that it leads: it has others work for it. Without a number it never began.
-    if (child.pid !== undefined) killGroup(child.pid);
-    blockUntilGone(child.pid ?? 0, performance.now() + LIMITS.postgresImmediateShutdownMs);
-    discard();
-  };
-  // Before the lock is given back.
-  process.prependListener("exit", abandon);
-  let output = "";
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on(
-      "data",
-      (chunk: Buffer) =>
-        (output = (output + chunk.toString()).slice(-LIMITS.postgresInitOutputCharsMax)),
-    );
-  }
-  const code = await new Promise<number | null>((done) => {
-    child.once("error", (error) => ((output += error.message), done(null)));
-    child.once("close", done);
-  });
-  process.off("exit", abandon);
-  if (code !== 0) {
-    discard();
-    throw startFailed("initdb could not create the database", output.trim().split("\n"));
-  }
-  fs.renameSync(passwordFile, join(fresh, "coffer.password"));
-  fs.renameSync(fresh, cluster);
-}
+// --- The folder ----------------------------------------------------------------------------------
 
 function lockDataDir(dataDir: string, given: string): () => void {
   let lock: LockAttempt;
@@ -475,18 +405,6 @@ function lockDataDir(dataDir: string, given: string): () => void {
     "data_dir_in_use",
     `DATA_DIR ${given} is in use by process ${lock.heldBy}; stop it, or set DATA_DIR to another folder`,
   );
-}
-
-function readPassword(cluster: string): string {
-  const file = join(cluster, "coffer.password");
-  try {
-    return fs.readFileSync(file, "utf8").trim();
-  } catch (error) {
-    throw new EmbeddedPostgresError(
-      "no_access",
-      `${file}, the password of the embedded PostgreSQL, cannot be read: ${messageOf(error)}`,
-    );
-  }
 }
 
 // --- Ports ---------------------------------------------------------------------------------------
@@ -514,11 +432,4 @@ function portTaken(port: number): EmbeddedPostgresError {
     "port_in_use",
     `Port ${port} on 127.0.0.1 is already in use, PostgreSQL cannot listen on it`,
   );
-}
-
-// --- Errors --------------------------------------------------------------------------------------
-
-function startFailed(what: string, lines: string[]): EmbeddedPostgresError {
-  const quoted = lines.map((line) => `\n  ${line}`).join("");
-  return new EmbeddedPostgresError("start_failed", `${what}${quoted}`);
 }

@@ -1,8 +1,8 @@
 /**
  * A hold: part of a wallet's balance set aside for a payment that may come, in part, at once, or
  * never. It is placed, captured (the money leaves, in one or several parts), and ends with the rest
- * available again. This file knows one hold and how it moves; what that does to the wallet, and who
- * may do it, is in `wallet.ts`. Pure.
+ * available again. This file knows one hold and how it moves; when it may is in `holding.ts`, and
+ * what that does to the wallet in `wallet.ts`. Pure.
  *
  *     (none) --placed--> ACTIVE --captured, nothing is left--> CAPTURED
  *                          | ^ \--captured in part--> ACTIVE      |

@@ -15,7 +15,7 @@ export const LIMITS = {
   shardCount: 256,
   /** Pause between two looks at databases whose place was not known at the start. */
   deploymentLookMs: 5_000,
-  /** Time for a migration to connect, to the embedded PostgreSQL or another. */
+  /** Time to connect for work at the start or by hand, and for a first look at a database. */
   migrationConnectMs: 10_000,
   /** Time from SIGTERM to exit: accepted commands are answered within it. */
   shutdownMs: 20_000,
@@ -91,12 +91,6 @@ export const LIMITS = {
   httpClosingMs: 14_000,
   /** Wrong fields that one validation error lists; the library stops looking at 8. */
   validationProblemsMax: 8,
-  /** So long after it asked a process ends when another deployment answers on its NATS. */
-  busGuardMs: 10_000,
-  /** A process that starts waits so long for their answers before it takes anything from the bus. */
-  busGuardAnswerMs: 250,
-  /** A question for other deployments that reached nobody is asked again after this. */
-  busGuardRetryMs: 1_000,
   /** One probe of a dependency by a health endpoint. */
   healthCheckMs: 1_000,
   /** Health checks of one database that wait for the connection that they share. */
@@ -334,8 +328,12 @@ export const LIMITS = {
   busReconnectMs: 250,
   /** Heartbeat of NATS; two unanswered ones end a connection, so a hang lasts three of these. */
   busHeartbeatMs: 1_500,
-  /** The same trouble (server away, malformed messages) is logged at most this often. */
-  busTroubleLogMs: 10_000,
+  /** So long after it asked a process ends when another deployment answers on its NATS. */
+  busGuardMs: 10_000,
+  /** A process that starts waits so long for their answers before it takes anything from the bus. */
+  busGuardAnswerMs: 250,
+  /** A question for other deployments that reached nobody is asked again after this. */
+  busGuardRetryMs: 1_000,
 
   // --- Feeds -------------------------------------------------------------------------------------
 
@@ -414,7 +412,7 @@ export const LIMITS = {
   handOffQuietMs: 1_000,
   /** A host that ends has this long to hand all its shards over. */
   handOffMs: 3_000,
-  /** How often a host that hands over looks whether its lanes are done with what was under way. */
+  /** How often what ends, or gives up shards, looks whether all that was under way is done. */
   drainPollMs: 10,
   /** Latest hand-offs that a host remembers for whoever asks. */
   handOffsKept: 32,
@@ -478,6 +476,8 @@ export const LIMITS = {
 
   // --- What operators see ------------------------------------------------------------------------
 
+  /** The same trouble (a server is away, malformed messages) is logged at most this often. */
+  troubleLogMs: 10_000,
   /** How often the event loop's lag is sampled; each sample wakes an idle process. */
   loopLagSampleMs: 20,
   /** Pause between two round trips to the bus that are only measured. */

@@ -4,7 +4,6 @@
  * know actors and gateway (`main.ts`).
  */
 import type { FastifyInstance } from "fastify";
-import { uuidv7 } from "uuidv7";
 import { buildAnswers } from "../gateway/answers.ts";
 import { buildBatches } from "../gateway/batch.ts";
 import { buildCommandIntake } from "../gateway/command-intake.ts";
@@ -15,6 +14,7 @@ import { buildGateway } from "../gateway/http.ts";
 import type { WalletService, WalletServiceOptions } from "../gateway/nats-service.ts";
 import type { RateLimit } from "../gateway/rate-limit.ts";
 import { traceCommands } from "../gateway/traced-commands.ts";
+import { uuidv7 } from "../gateway/uuid.ts";
 import { buildFeedSocket } from "../gateway/websocket.ts";
 import type { Bus } from "./bus.ts";
 import { systemTime } from "./clock.ts";

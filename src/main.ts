@@ -14,7 +14,7 @@ import type { Logger } from "pino";
 import type { Host } from "../actors/host.ts";
 import { ConfigError, readConfig, type Config } from "./config.ts";
 import { openDatabases, UnsafeDatabaseError } from "./database.ts";
-import { buildBusGuard } from "./bus-guard.ts";
+import { buildBusGuard, type BusGuard } from "./bus-guard.ts";
 import { prepareWhenThere, watchDeployment } from "./deployment.ts";
 import { EmbeddedPostgresError } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
@@ -24,7 +24,7 @@ import { buildMemoryBus } from "./memory-bus.ts";
 import { buildMetrics } from "./metrics.ts";
 import type { NatsBus } from "./nats-bus.ts";
 import { packageRoot } from "./package-root.ts";
-import { startTracing } from "./tracing.ts";
+import type { Tracing } from "./tracing.ts";
 import type { RunningHost } from "./main-host.ts";
 import { closeAll, type Closing, type Parts } from "./parts.ts";
 import { takeWarnings } from "./warnings.ts";
@@ -36,92 +36,100 @@ async function start(config: Config, log: Logger, closing: Closing): Promise<voi
   // Nearly all that there is to load: bad settings are told before that, and a host without a
   // gateway loads none.
   const { buildHostServer, buildRunningHost } = await import("./main-host.ts");
+  const parts = await openParts(config, log, closing);
+  const guard = openBusGuard(parts);
+  if (config.role === "gateway") {
+    await joinDeployment(parts, guard);
+    announce(parts, null, await listen(await openGateway(parts, null), config));
+    return;
+  }
+  const running = await buildRunningHost(parts);
+  let address: string;
+  if (config.role === "host") {
+    // It tells its health from the first moment, also while it waits for a database.
+    address = await listen(buildHostServer(parts, running), config);
+    await prepare(parts, guard);
+  } else {
+    await prepare(parts, guard);
+    // Before the shards: who cannot serve must not take them from the one who does.
+    address = await listen(await openGateway(parts, running), config);
+  }
+  await running.host.start();
+  running.reconciliation?.start();
+  await running.startRelaying();
+  announce(parts, running.host, address);
+}
+
+/** What both gateways and hosts need; it takes nothing from the bus yet. */
+async function openParts(config: Config, log: Logger, closing: Closing): Promise<Parts> {
   const version = versionOf(readFileSync(join(packageRoot, "package.json"), "utf8"));
-  const { hostId, role } = config;
+  const { role } = config;
   const metrics = buildMetrics({ role, version });
-  const tracing = config.isTraced ? await startTracing({ version, hostId, role, log }) : null;
+  const tracing = await startTracing(config, version, log);
   // Closed last, so that it has the spans of the end, too.
   if (tracing !== null) closing.push({ name: "traces", close: () => tracing.stop() });
   const databases = await openDatabases(config.databaseUrls, config.dataDir, log);
   closing.push({ name: "databases", close: () => databases.stop() });
-  const fatal = (reason: string): never => {
-    log.fatal(reason);
-    process.exit(1);
-  };
-  const isLimited = config.role !== "host" && config.rateLimitPerSecond !== undefined;
-  const usesRedis =
-    isLimited || config.role === "host" || (config.role === "all" && config.natsUrls.length > 0);
+  const isLimited = role !== "host" && config.rateLimitPerSecond !== undefined;
+  const usesRedis = isLimited || role === "host" || (role === "all" && config.natsUrls.length > 0);
   if (config.redisUrl !== undefined && !usesRedis) log.info("REDIS_URL is not used here");
   const natsBus = await openNatsBus(config, log);
   const bus = natsBus ?? buildMemoryBus();
   closing.push({ name: "bus", close: () => bus.drain() });
   const stopWatching = metrics.watchBus(bus, natsBus === null ? null : () => natsBus.stats());
   closing.push({ name: "watching the bus", close: () => Promise.resolve(stopWatching()) });
-  const parts: Parts = {
-    config,
-    version,
-    log,
-    databases,
-    deployment: { id: null },
+  const deployment = { id: null };
+  return { config, version, log, databases, deployment, bus, natsBus, metrics, tracing, closing };
+}
+
+/** Null: nobody else can be on the bus. */
+function openBusGuard({ config, bus, natsBus, log, closing }: Parts): BusGuard | null {
+  if (natsBus === null) return null;
+  const guard = buildBusGuard({
     bus,
-    natsBus,
-    metrics,
-    tracing,
-    closing,
-  };
-  const listen = (server: FastifyInstance): Promise<string> =>
-    server.listen({ port: config.port, host: config.host, backlog: LIMITS.httpBacklog });
-  const openGateway = async (running: RunningHost | null): Promise<FastifyInstance> => {
-    const { startGateway } = await import("./main-gateway.ts");
-    return await startGateway(parts, running);
-  };
+    name: config.hostId,
+    log,
+    onForeign: (reason) => endAtOnce(log, reason),
+  });
+  closing.push({ name: "bus guard", close: () => Promise.resolve(guard.close()) });
+  return guard;
+}
 
-  const guard =
-    natsBus === null ? null : buildBusGuard({ bus, name: hostId, log, onForeign: fatal });
-  if (guard !== null) {
-    closing.push({ name: "bus guard", close: () => Promise.resolve(guard.close()) });
-  }
-  /** Prepares the databases of a host, and sees that nobody else's are served on this bus. */
-  const prepare = async (): Promise<void> => {
-    const deploymentId = await prepareWhenThere(databases.urls, log);
-    parts.deployment.id = deploymentId;
-    await guard?.join(deploymentId);
-  };
+/** Prepares the databases of a host, and sees that nobody else's are served on this bus. */
+async function prepare(parts: Parts, guard: BusGuard | null): Promise<void> {
+  const deploymentId = await prepareWhenThere(parts.databases.urls, parts.log);
+  parts.deployment.id = deploymentId;
+  await guard?.join(deploymentId);
+}
 
-  if (config.role === "gateway") {
-    const databaseUrls = databases.urls;
-    let joined: Promise<void> | undefined;
-    const watching = await watchDeployment({
-      databaseUrls,
-      log,
-      onMismatch: fatal,
-      onKnown: (deploymentId) => {
-        joined = guard?.join(deploymentId);
-      },
-    });
-    closing.push({ name: "deployment", close: () => Promise.resolve(watching.stop()) });
-    await joined;
-    announce(parts, null, await listen(await openGateway(null)));
-    return;
-  }
-  const running = await buildRunningHost(parts);
-  if (config.role === "host") {
-    // It tells its health from the first moment, also while it waits for a database.
-    const address = await listen(buildHostServer(parts, running));
-    await prepare();
-    await running.host.start();
-    running.reconciliation?.start();
-    await running.startRelaying();
-    announce(parts, running.host, address);
-    return;
-  }
-  await prepare();
-  // Before the shards: who cannot serve must not take them from the one who does.
-  const address = await listen(await openGateway(running));
-  await running.host.start();
-  running.reconciliation?.start();
-  await running.startRelaying();
-  announce(parts, running.host, address);
+/** The same for a gateway alone, which writes nothing and need not wait for its databases. */
+async function joinDeployment(parts: Parts, guard: BusGuard | null): Promise<void> {
+  const { databases, log, closing } = parts;
+  let joined: Promise<void> | undefined;
+  const watching = await watchDeployment({
+    databaseUrls: databases.urls,
+    log,
+    onMismatch: (message) => endAtOnce(log, message),
+    onKnown: (deploymentId) => {
+      joined = guard?.join(deploymentId);
+    },
+  });
+  closing.push({ name: "deployment", close: () => Promise.resolve(watching.stop()) });
+  await joined;
+}
+
+async function openGateway(parts: Parts, running: RunningHost | null): Promise<FastifyInstance> {
+  const { startGateway } = await import("./main-gateway.ts");
+  return await startGateway(parts, running);
+}
+
+function listen(server: FastifyInstance, { port, host }: Config): Promise<string> {
+  return server.listen({ port, host, backlog: LIMITS.httpBacklog });
+}
+
+function endAtOnce(log: Logger, reason: string): never {
+  log.fatal(reason);
+  process.exit(1);
 }
 
 function versionOf(packageJson: string): string {
@@ -135,6 +143,17 @@ async function openNatsBus({ natsUrls, hostId }: Config, log: Logger): Promise<N
   if (natsUrls.length === 0) return null;
   const { buildNatsBus } = await import("./nats-bus.ts");
   return buildNatsBus({ url: natsUrls.join(","), name: `coffer-${hostId}`, log });
+}
+
+/** OpenTelemetry reads its own variables: `OTEL_EXPORTER_OTLP_ENDPOINT` and so on. */
+async function startTracing(
+  { isTraced, hostId, role }: Config,
+  version: string,
+  log: Logger,
+): Promise<Tracing | null> {
+  if (!isTraced) return null;
+  const { buildOpenTelemetry } = await import("./open-telemetry.ts");
+  return buildOpenTelemetry({ version, hostId, role, log });
 }
 
 /** The line a person reads. */

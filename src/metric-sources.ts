@@ -144,6 +144,28 @@ type LaneStatus = HostStatus["lanes"][number];
 
 export function watchHost(registry: Registry, sources: HostSources): void {
   const { status, relay, webhooksDisabled, verify } = sources;
+  watchLanes(registry, status);
+  const ready = { name: "coffer_host_ready", help: "1 while the host serves all that it should" };
+  addGauge(registry, ready, [], () => one(status().ready ? 1 : 0));
+  const shards = { name: "coffer_host_shards", help: "Shards that the host serves" };
+  addGauge(registry, shards, [], () => one(status().shards.length));
+  watchRelay(registry, () => relay?.() ?? []);
+  addGauge(
+    registry,
+    {
+      name: "coffer_webhooks_disabled",
+      help: "Webhooks of the deployment that get nothing until they are replayed or removed",
+    },
+    [],
+    () => {
+      const disabled = webhooksDisabled?.() ?? null;
+      return disabled === null ? [] : one(disabled);
+    },
+  );
+  watchBooks(registry, verify);
+}
+
+function watchLanes(registry: Registry, status: HostSources["status"]): void {
   const ofLanes = (name: string, help: string, read: (lane: LaneStatus) => number): void =>
     addGauge(registry, { name, help }, ["lane"], () =>
       status().lanes.map((lane) => ({ labels: { lane: lane.name }, value: read(lane) })),
@@ -172,12 +194,11 @@ export function watchHost(registry: Registry, sources: HostSources): void {
     "Wallets whose rows cannot be, and which wait to be mended",
     ({ damagedWallets }) => damagedWallets ?? 0,
   );
-  const ready = { name: "coffer_host_ready", help: "1 while the host serves all that it should" };
-  addGauge(registry, ready, [], () => one(status().ready ? 1 : 0));
-  const shards = { name: "coffer_host_shards", help: "Shards that the host serves" };
-  addGauge(registry, shards, [], () => one(status().shards.length));
+}
+
+function watchRelay(registry: Registry, relay: () => readonly SinkLag[]): void {
   const lags = (read: (sink: SinkLag) => number): Sample[] =>
-    (relay?.() ?? []).map((sink) => ({ labels: { sink: sink.name }, value: read(sink) }));
+    relay().map((sink) => ({ labels: { sink: sink.name }, value: read(sink) }));
   addGauge(
     registry,
     {
@@ -196,18 +217,10 @@ export function watchHost(registry: Registry, sources: HostSources): void {
     ["sink"],
     () => lags(({ lagSeconds }) => lagSeconds),
   );
-  addGauge(
-    registry,
-    {
-      name: "coffer_webhooks_disabled",
-      help: "Webhooks of the deployment that get nothing until they are replayed or removed",
-    },
-    [],
-    () => {
-      const disabled = webhooksDisabled?.() ?? null;
-      return disabled === null ? [] : one(disabled);
-    },
-  );
+}
+
+/** @param verify undefined where there are no reconciliations */
+function watchBooks(registry: Registry, verify: HostSources["verify"]): void {
   addGauge(
     registry,
     {

@@ -216,44 +216,30 @@ function buildHostMeter(
   registry: Registry,
   takeTraces: (lane: string, traces: readonly CommitTrace[]) => void,
 ): HostMeter {
+  const histogram = (
+    name: string,
+    help: string,
+    bounds: readonly number[],
+  ): ((labels?: Labels) => Tally) => addHistogram(registry, { name, help }, bounds);
   const batches = once(
-    addHistogram(
-      registry,
-      { name: "coffer_lane_batch_messages", help: "Messages that go to a lane together" },
-      SIZES,
-    ),
+    histogram("coffer_lane_batch_messages", "Messages that go to a lane together", SIZES),
   );
   const waits = once(
-    addHistogram(
-      registry,
-      {
-        name: "coffer_mailbox_wait_seconds",
-        help: "Commands from their arrival at the host to the start of the commit that has their outcome",
-      },
+    histogram(
+      "coffer_mailbox_wait_seconds",
+      "Commands from their arrival at the host to the start of the commit that has their outcome",
       SECONDS,
     ),
   );
   const commits = byLabel(
-    addHistogram(
-      registry,
-      { name: "coffer_commit_duration_seconds", help: "Commits to PostgreSQL, by result" },
-      SECONDS,
-    ),
+    histogram("coffer_commit_duration_seconds", "Commits to PostgreSQL, by result", SECONDS),
     "result",
   );
   const events = once(
-    addHistogram(
-      registry,
-      { name: "coffer_commit_events", help: "Events in one commit that succeeded" },
-      SIZES,
-    ),
+    histogram("coffer_commit_events", "Events in one commit that succeeded", SIZES),
   );
   const recoveries = once(
-    addHistogram(
-      registry,
-      { name: "coffer_recovery_duration_seconds", help: "Reads that wake actors" },
-      SECONDS,
-    ),
+    histogram("coffer_recovery_duration_seconds", "Reads that wake actors", SECONDS),
   );
   const counts = {
     recovered: newCounts(registry, "coffer_wallets_recovered_total", "Wallets read to wake actors"),

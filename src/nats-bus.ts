@@ -410,7 +410,7 @@ export function buildNatsBus(options: NatsBusOptions): NatsBus {
     reconnectListeners: new Set(),
     window: { bytes: 0, latest: 0, waiting: buildTransitMap(), timer: undefined },
     counts: { published: 0, delivered: 0, undelivered: 0, malformed: 0, reconnects: 0 },
-    mayLog: atMostEvery(LIMITS.busTroubleLogMs),
+    mayLog: atMostEvery(LIMITS.troubleLogMs),
     state: "reconnecting",
     nats: undefined,
     awaySinceMs: performance.now(),

@@ -16,6 +16,7 @@ import {
   type Context,
   type Span,
   type SpanContext,
+  type Tracer,
 } from "@opentelemetry/api";
 import { OTLPTraceExporter } from "@opentelemetry/exporter-trace-otlp-http";
 import { detectResources, envDetector, resourceFromAttributes } from "@opentelemetry/resources";
@@ -82,49 +83,6 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
     return span.isRecording() ? openSpan(span, toWallMs) : null;
   };
 
-  /**
-   * Of one commit: a span of its own in the first command's trace, and one for each command, which
-   * links to it.
-   */
-  function tellCommit(lane: string, traces: readonly CommitTrace[], toWallMs: number): void {
-    const parents = traces.map(({ traceparent }) => spanContextOf(traceparent));
-    const { startedAtMs, endedAtMs, events } = traces[0]!;
-    const [start, end] = [startedAtMs + toWallMs, endedAtMs + toWallMs];
-    const [first, ...others] = parents.filter((parent) => parent !== null);
-    if (first === undefined) return;
-    const batch = tracer.startSpan(
-      "group commit",
-      {
-        startTime: start,
-        attributes: { "coffer.lane": lane, "coffer.commit.events": events },
-        links: others.map((context) => ({ context })),
-      },
-      // A trace of its own might not be sampled, and the links would lead nowhere.
-      contextOf(first),
-    );
-    traces.forEach(({ commandId, walletId, arrivedAtMs, step }, index) => {
-      const parent = parents[index] ?? null;
-      if (parent === null) return;
-      const attributes = {
-        "coffer.lane": lane,
-        "coffer.wallet.id": walletId,
-        "coffer.command.id": commandId,
-      };
-      const context = contextOf(parent);
-      if (arrivedAtMs !== null) {
-        const startTime = arrivedAtMs + toWallMs;
-        tracer
-          .startSpan("mailbox", { kind: SpanKind.SERVER, startTime, attributes }, context)
-          .end(start);
-      }
-      const links = [{ context: batch.spanContext() }];
-      const committing = { ...attributes, "coffer.commit.events": events };
-      const name = step === undefined ? "commit" : `${step} commit`;
-      tracer.startSpan(name, { startTime: start, attributes: committing, links }, context).end(end);
-    });
-    batch.end(end);
-  }
-
   return {
     begin,
     committed(lane, traces) {
@@ -135,7 +93,7 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
         if (of === undefined) commits.set(each.commit, [each]);
         else of.push(each);
       }
-      for (const each of commits.values()) tellCommit(lane, each, toWallMs);
+      for (const each of commits.values()) tellCommit(tracer, lane, each, toWallMs);
     },
     async stop() {
       let timer: NodeJS.Timeout | undefined;
@@ -149,6 +107,54 @@ export function buildOpenTelemetry({ version, hostId, role, log }: TracedProcess
       clearTimeout(timer);
     },
   };
+}
+
+/**
+ * Of one commit: a span of its own in the first command's trace, and one for each command, which
+ * links to it.
+ */
+function tellCommit(
+  tracer: Tracer,
+  lane: string,
+  traces: readonly CommitTrace[],
+  toWallMs: number,
+): void {
+  const parents = traces.map(({ traceparent }) => spanContextOf(traceparent));
+  const { startedAtMs, endedAtMs, events } = traces[0]!;
+  const [start, end] = [startedAtMs + toWallMs, endedAtMs + toWallMs];
+  const [first, ...others] = parents.filter((parent) => parent !== null);
+  if (first === undefined) return;
+  const batch = tracer.startSpan(
+    "group commit",
+    {
+      startTime: start,
+      attributes: { "coffer.lane": lane, "coffer.commit.events": events },
+      links: others.map((context) => ({ context })),
+    },
+    // A trace of its own might not be sampled, and the links would lead nowhere.
+    contextOf(first),
+  );
+  traces.forEach(({ commandId, walletId, arrivedAtMs, step }, index) => {
+    const parent = parents[index] ?? null;
+    if (parent === null) return;
+    const attributes = {
+      "coffer.lane": lane,
+      "coffer.wallet.id": walletId,
+      "coffer.command.id": commandId,
+    };
+    const context = contextOf(parent);
+    if (arrivedAtMs !== null) {
+      const startTime = arrivedAtMs + toWallMs;
+      tracer
+        .startSpan("mailbox", { kind: SpanKind.SERVER, startTime, attributes }, context)
+        .end(start);
+    }
+    const links = [{ context: batch.spanContext() }];
+    const committing = { ...attributes, "coffer.commit.events": events };
+    const name = step === undefined ? "commit" : `${step} commit`;
+    tracer.startSpan(name, { startTime: start, attributes: committing, links }, context).end(end);
+  });
+  batch.end(end);
 }
 
 /**
@@ -169,7 +175,7 @@ function tellTroubles(log: TracedProcess["log"]): void {
   let quietUntilMs = 0;
   const tell = (text: string): void => {
     if (monotonicMs() < quietUntilMs) return;
-    quietUntilMs = monotonicMs() + LIMITS.busTroubleLogMs;
+    quietUntilMs = monotonicMs() + LIMITS.troubleLogMs;
     log.warn(`traces: ${text}`);
   };
   const nothing = (): void => undefined;

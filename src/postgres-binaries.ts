@@ -33,6 +33,12 @@ export class EmbeddedPostgresError extends Error {
   }
 }
 
+/** @param lines what PostgreSQL has said last */
+export function startFailed(what: string, lines: string[]): EmbeddedPostgresError {
+  const quoted = lines.map((line) => `\n  ${line}`).join("");
+  return new EmbeddedPostgresError("start_failed", `${what}${quoted}`);
+}
+
 /** How to start one of the binaries. */
 export interface Runtime {
   bin: string;

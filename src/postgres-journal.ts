@@ -1,7 +1,7 @@
 /**
- * The journal on PostgreSQL. It hides the SQL, the two connections (one that appends, one that
- * reads and claims, so that a recovery never waits behind a commit) and the reading of errors:
- * which of them mean "nothing was written", which mean "nobody knows". One append is one call of
+ * The journal on PostgreSQL. It hides the SQL, the connections (one that appends, and others that
+ * read and claim, so that a recovery never waits behind a commit) and the reading of errors: which
+ * of them mean "nothing was written", which mean "nobody knows". One append is one call of
  * `append_commit` (and, where there is reason, `put_transfers`, `put_metadata` and `put_holds`) in
  * an implicit transaction, sent whole before the server begins, so that a process that is stopped
  * halfway can hold no lock. One behind another is sent before that one is answered, over the same
@@ -29,109 +29,13 @@ import { appendOf, type AppendNames, type AppendRow } from "./postgres-append.ts
 import { EVENT_ROW_COLUMNS, recordOf, UnreadableEvent, type EventRow } from "./postgres-events.ts";
 import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
 import { provesAbort } from "./commit-outcome.ts";
+import { buildWriter } from "./postgres-writer.ts";
 import type { CommandRecord } from "./repeats.ts";
 import { ALL_SHARDS } from "./shard.ts";
 import type { Transfer } from "./transfer.ts";
 import type { WalletState } from "./wallet.ts";
 
-const { Client, Pool } = pg;
-
 type Known = Extract<AppendResult, { type: "known" }>;
-
-/**
- * Joins of a batch against large tables must be index probes whatever the statistics say: a plan
- * made while the tables were empty would otherwise scan them for as long as the connection lives.
- */
-const WRITER_SETTINGS = [
-  "search_path=public",
-  "synchronous_commit=on",
-  "default_transaction_isolation=read\\ committed",
-  "enable_hashjoin=off",
-  "enable_mergejoin=off",
-  "enable_bitmapscan=off",
-  "enable_seqscan=off",
-  "jit=off",
-  // A commit of one event looks cheaper with its own plan than with a general one, so it would be
-  // planned anew each time: a fourth of what a small commit costs the database.
-  "plan_cache_mode=force_generic_plan",
-];
-
-/** One connection that is made when needed and forgotten when lost. */
-interface Connection {
-  /** Null until it is made, and when it is lost. */
-  readonly current: pg.Client | null;
-  get(): Promise<pg.Client>;
-  /**
-   * Forgets the connection without ceremony, so that nobody waits for a server that does not
-   * answer. With a connection only that one, where another may have taken its place.
-   */
-  drop(connection?: pg.Client): void;
-  close(): Promise<void>;
-}
-
-function buildConnection(databaseUrl: string, name: string, settings: string[]): Connection {
-  let connecting: Promise<pg.Client> | null = null;
-  let current: pg.Client | null = null;
-  let isClosed = false;
-
-  async function connect(forget: () => void): Promise<pg.Client> {
-    const client = new Client({
-      connectionString: databaseUrl,
-      application_name: name,
-      pipeline: true,
-      connectionTimeoutMillis: LIMITS.journalConnectMs,
-      keepAlive: true,
-      options: settings.map((setting) => `-c ${setting}`).join(" "),
-      types: NUMBERS,
-    });
-    client.on("error", forget);
-    client.on("end", forget);
-    await client.connect();
-    return client;
-  }
-
-  return {
-    get current() {
-      return current;
-    },
-    get() {
-      if (isClosed) return Promise.reject(new Error("the journal is closed"));
-      if (connecting === null) {
-        const forget = (): void => {
-          if (connecting === attempt) connecting = current = null;
-        };
-        const attempt = connect(forget);
-        connecting = attempt;
-        attempt.then((client) => {
-          if (connecting === attempt) current = client;
-        }, forget);
-      }
-      return connecting;
-    },
-    drop(connection) {
-      if (connection !== undefined && connection !== current) return;
-      const lost = connecting;
-      connecting = current = null;
-      void lost?.then(
-        (client) => destroySocket(client),
-        () => undefined,
-      );
-    },
-    async close() {
-      isClosed = true;
-      const last = connecting;
-      connecting = current = null;
-      const client = await last?.catch(() => null);
-      await client?.end().catch(() => undefined);
-    },
-  };
-}
-
-/** The driver's public `end` waits for the server; a connection in doubt must go at once. */
-function destroySocket(client: pg.Client): void {
-  const { connection } = client as unknown as { connection: { stream: { destroy(): void } } };
-  connection.stream.destroy();
-}
 
 /** @param memory `positionsMemory` of the database, for all who append there in this process */
 export function buildPostgresJournal(databaseUrl: string, memory = positionsMemory()): Journal {
@@ -152,9 +56,8 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
   let underWay = 0;
   /** What the last append waits for that cannot be sent yet; null: all are sent. */
   let lastUnsent: Promise<pg.Client> | null = null;
-  const settings = [...WRITER_SETTINGS, `statement_timeout=${statementMs}`];
-  const writer = buildConnection(databaseUrl, "coffer-writer", settings);
-  const reader = new Pool({
+  const writer = buildWriter(databaseUrl);
+  const reader = new pg.Pool({
     connectionString: databaseUrl,
     application_name: "coffer-recovery",
     max: LIMITS.recoveryConnectionsMax,

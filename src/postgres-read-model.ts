@@ -34,7 +34,7 @@ import {
   type TransferSide,
 } from "./sharded-read-model.ts";
 import type { Transfer } from "./transfer.ts";
-import { buildWalletsTogether } from "./postgres-wallet-reads.ts";
+import { buildWalletsTogether, type Ask } from "./postgres-wallet-reads.ts";
 import type { WalletState } from "./wallet.ts";
 
 export interface PostgresReadModelOptions {
@@ -66,8 +66,6 @@ const PAGE_SETTINGS =
  */
 const TOTALS_SETTINGS =
   "-c search_path=public -c jit=off -c enable_hashjoin=off -c enable_mergejoin=off";
-
-type Ask = <Row extends pg.QueryResultRow>(query: pg.QueryConfig) => Promise<Row[]>;
 
 /** Builds the read model; it connects on demand, so the databases may come later. */
 export function buildPostgresReadModel({ databaseUrls, log }: PostgresReadModelOptions): ReadModel {

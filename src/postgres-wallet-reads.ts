@@ -19,7 +19,7 @@ const SELECT_WALLETS_AT = `
   JOIN events e ON e.wallet_id = a.wallet_id AND e.version = a.version
   JOIN wallets w ON w.wallet_id = e.wallet_id`;
 
-type Ask = <Row extends pg.QueryResultRow>(query: pg.QueryConfig) => Promise<Row[]>;
+export type Ask = <Row extends pg.QueryResultRow>(query: pg.QueryConfig) => Promise<Row[]>;
 
 export interface WalletsTogether {
   /** Null when there is none. */
@@ -59,12 +59,7 @@ export function buildWalletsTogether(ask: Ask): WalletsTogether {
 
   return {
     wallet,
-    walletsById(walletIds) {
-      if (walletIds.length > LIMITS.queryRowsMax) {
-        throw new RangeError(`${walletIds.length} ids are more than ${LIMITS.queryRowsMax}`);
-      }
-      return walletsById(walletIds);
-    },
+    walletsById,
     walletAt: (walletId, version) => walletAt({ walletId, version }),
   };
 }

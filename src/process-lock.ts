@@ -165,6 +165,18 @@ export async function isGoneWithin(pids: number[], boundMs: number): Promise<boo
   return true;
 }
 
+/**
+ * Whether it has ended by then; for an exit handler, in which nothing asynchronous happens any
+ * more, so it blocks the thread.
+ */
+export function blockUntilGone(pid: number, deadlineMs: number): boolean {
+  while (inspect(pid) !== undefined) {
+    if (performance.now() >= deadlineMs) return false;
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LIMITS.postgresExitPollMs);
+  }
+  return true;
+}
+
 /** True when the process exists, also when it is another user's. */
 export function signal(pid: number, name: NodeJS.Signals | 0): boolean {
   if (pid <= 0) return false;

@@ -39,12 +39,3 @@ export interface TracedProcess {
   readonly role: string;
   readonly log: { warn(text: string): void };
 }
-
-/**
- * Loads OpenTelemetry, which reads its own variables: `OTEL_EXPORTER_OTLP_ENDPOINT`,
- * `OTEL_TRACES_SAMPLER` and so on.
- */
-export async function startTracing(about: TracedProcess): Promise<Tracing> {
-  const { buildOpenTelemetry } = await import("./open-telemetry.ts");
-  return buildOpenTelemetry(about);
-}

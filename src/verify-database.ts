@@ -23,7 +23,6 @@ export type Query = <Row extends object>(text: string, values?: unknown[]) => Pr
 export interface BooksDatabase {
   /** Its place in the deployment. */
   readonly index: number;
-  readonly url: string;
   /** All that one piece of work reads is as of one moment; of several, only in one view. */
   read<T>(work: (query: Query) => Promise<T>): Promise<T>;
   /** As of now, whatever the view is. */
@@ -85,7 +84,6 @@ export async function openBooksDatabase(
   }
   return {
     index,
-    url,
     read: (work) => (isOneView ? work(queryOf(main)) : inSnapshot(main, work)),
     async readNow(work) {
       now ??= isOneView ? connect() : Promise.resolve(main);

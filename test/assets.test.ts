@@ -13,6 +13,7 @@ import { migrateUp } from "../src/migrate.ts";
 import { buildPostgresAssets } from "../src/postgres-assets.ts";
 import { ReadUnavailable } from "../src/read-model.ts";
 import { shardOf } from "../src/shard.ts";
+import { askJson } from "./stage/json.ts";
 import { startCoffer } from "./stage/process.ts";
 import { createDatabase, startPostgres } from "./stage/servers.ts";
 import { openDatabase } from "./stage/audited-database.ts";
@@ -284,12 +285,8 @@ describe("with several databases", () => {
       onTestFinished(async () => void (await coffer.kill()));
       await coffer.untilReady();
       const ask = async (path: string, json?: object) => {
-        const answer = await fetch(`${coffer.baseUrl}${path}`, {
-          ...(json !== undefined && { method: "POST", body: JSON.stringify(json) }),
-          headers: { "content-type": "application/json" },
-        });
-        const body = (await answer.json()) as AnyBody;
-        return [answer.status, body.code ?? null] as const;
+        const { status, body } = await askJson(`${coffer.baseUrl}${path}`, json);
+        return [status, body.code ?? null] as const;
       };
       const open = (currency: string) => ask("/wallets", { walletId: idIn(EVEN), currency });
       const books = (currency: string) => ask(`/ledger/trial-balance?currency=${currency}`);

@@ -3,6 +3,7 @@
  * carry out the other's commands. On one Redis they may be.
  */
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
+import { askJson } from "./stage/json.ts";
 import { createDatabase, dropDatabase, startNats, type TestServer } from "./stage/servers.ts";
 import { runCoffer, startCoffer, type Environment } from "./stage/process.ts";
 
@@ -39,12 +40,7 @@ it("the second deployment on a NATS ends, whatever its role, and the first one s
 
   // And the first one has heard of it, and serves
   expect(first.output).toMatch(/deployment [\da-f-]{36} \(.+\) has come to the NATS of this one/);
-  const created = await fetch(`${first.baseUrl}/wallets`, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: "{}",
-  });
-  expect(created.status).toBe(201);
+  expect((await askJson(`${first.baseUrl}/wallets`, {})).status).toBe(201);
 });
 
 it("hosts of two deployments that share a Redis do not take each other for theirs", async () => {

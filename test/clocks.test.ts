@@ -8,6 +8,7 @@ import { expect, it, onTestFinished } from "vitest";
 
 import { nowMs } from "../src/clock.ts";
 import { packageRoot } from "../src/package-root.ts";
+import { askJson } from "./stage/json.ts";
 import { dataFolder, startCoffer } from "./stage/process.ts";
 
 const DAY_MS = 86_400_000;
@@ -43,14 +44,7 @@ async function startWithClock(offMs: number) {
   onTestFinished(async () => void (await coffer.stop()));
   await coffer.untilReady();
   async function ask(method: string, path: string, body?: object): Promise<Answer> {
-    const answer = await fetch(`${coffer.baseUrl}${path}`, {
-      method,
-      ...(body && {
-        body: JSON.stringify(body),
-        headers: { "content-type": "application/json" },
-      }),
-    });
-    return { status: answer.status, body: (await answer.json()) as Answer["body"] };
+    return await askJson<Answer["body"]>(`${coffer.baseUrl}${path}`, body, { method });
   }
   return { ask, setClock };
 }

@@ -5,20 +5,16 @@
  * from the database: a column that the test adds keeps the writing session.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, expect, inject, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
 import { query, startCluster, type LocalCluster, type ShardRow } from "./cluster/local-cluster.ts";
+import { expectRightOutcomesAt, openBankAt } from "./stage/bank-at-work.ts";
+import { askJson } from "./stage/json.ts";
 import { createMigratedDatabase } from "./stage/migrated-database.ts";
 import { dropDatabase } from "./stage/servers.ts";
 import { until } from "./stage/stack.ts";
-import {
-  askOverHttp,
-  buildWorkload,
-  checkBank,
-  checkOverHttp,
-  type Workload,
-} from "./stage/workload.ts";
+import type { Workload } from "./stage/workload.ts";
 
 /** From the kill of a host until every wallet answers again. */
 const RECOVERY_MS_MAX = 5_000;
@@ -58,24 +54,13 @@ async function given(...hostIds: readonly string[]): Promise<void> {
   await cluster.untilPlaced();
 }
 
-/** A bank whose callers take turns with the gateways, at work. */
-async function openBank(name: string, pauseMs = 20): Promise<Workload> {
-  const ask = askOverHttp(...cluster.gateways.map(({ port }) => port));
-  onTestFinished(() => ask.close());
-  const bank = buildWorkload({ ask, name, callers: 12, wallets: 24, pauseMs });
-  await bank.open();
-  bank.start();
-  onTestFinished(() => bank.stop());
-  await bank.progress(100);
-  return bank;
-}
+const ports = (): number[] => cluster.gateways.map(({ port }) => port);
 
-async function expectRightOutcomes(bank: Workload): Promise<void> {
-  await bank.stop();
-  await bank.resolve();
-  for (const { port } of cluster.gateways) expect(await checkOverHttp(port, bank)).toEqual([]);
-  expect(await checkBank(databaseUrl, bank)).toEqual([]);
-}
+const openBank = (name: string, pauseMs = 20): Promise<Workload> =>
+  openBankAt(ports(), { name, callers: 12, wallets: 24, pauseMs });
+
+const expectRightOutcomes = (bank: Workload): Promise<void> =>
+  expectRightOutcomesAt(ports(), databaseUrl, bank);
 
 const troubles = (bank: Workload): number =>
   bank.count("unavailable") + bank.count("unknown") + bank.count("wrong");
@@ -104,13 +89,7 @@ function expectMovedOnce(
 }
 
 async function post(port: number, path: string, body: object, key: string): Promise<number> {
-  const answer = await fetch(`http://127.0.0.1:${port}${path}`, {
-    method: "POST",
-    headers: { "content-type": "application/json", "idempotency-key": key },
-    body: JSON.stringify(body),
-  });
-  await answer.text();
-  return answer.status;
+  return (await askJson(`http://127.0.0.1:${port}${path}`, body, { key })).status;
 }
 
 /** Wallets that nobody else uses, enough of them that every host has some. */

@@ -12,6 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
+import { askJson } from "./stage/json.ts";
 import { dataFolder, startCoffer } from "./stage/process.ts";
 import { onServer, startPostgres } from "./stage/servers.ts";
 import { askOverHttp, buildWorkload, checkBank, checkOverHttp } from "./stage/workload.ts";
@@ -224,9 +225,5 @@ function copy(from: string, to: string): void {
 }
 
 function postTo(baseUrl: string): (path: string, body: object) => Promise<unknown> {
-  return async (path, body) => {
-    const headers = { "content-type": "application/json" };
-    const init = { method: "POST", headers, body: JSON.stringify(body) };
-    return await (await fetch(`${baseUrl}${path}`, init)).json();
-  };
+  return async (path, body) => (await askJson(`${baseUrl}${path}`, body)).body;
 }

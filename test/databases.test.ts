@@ -8,6 +8,7 @@ import { UnsafeDatabaseError, withClient } from "../src/database.ts";
 import { prepareDatabases, prepareWhenThere, watchDeployment } from "../src/deployment.ts";
 import { migrateDown, migrateUp, migrationStatus } from "../src/migrate.ts";
 import { shardOf } from "../src/shard.ts";
+import { askJson } from "./stage/json.ts";
 import { startCoffer, type CofferProcess } from "./stage/process.ts";
 import { freePort } from "./stage/free-port.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";
@@ -161,7 +162,7 @@ describe("the deployment", () => {
   });
 
   it("is waited for by a host, which names once, and without its password, what is away", async () => {
-    withLimits({ journalRetryMs: 5, journalRetryMsMax: 5, busTroubleLogMs: 0 });
+    withLimits({ journalRetryMs: 5, journalRetryMsMax: 5, troubleLogMs: 0 });
     const [a, b] = fresh as [string, string];
     const log: string[] = [];
     const info = (text: string): void => void log.push(text);
@@ -269,18 +270,8 @@ describe("Coffer on two databases", () => {
     });
     onTestFinished(async () => void (await coffer.stop()));
     await coffer.untilReady();
-    async function call(path: string, body?: object) {
-      const request =
-        body === undefined
-          ? {}
-          : {
-              method: "POST",
-              headers: { "content-type": "application/json" },
-              body: JSON.stringify(body),
-            };
-      const response = await fetch(`${coffer.baseUrl}${path}`, request);
-      return { status: response.status, body: (await response.json()) as AnyBody & AnyBody[] };
-    }
+    const call = (path: string, body?: object) =>
+      askJson<AnyBody & AnyBody[]>(`${coffer.baseUrl}${path}`, body);
 
     // Given wallets in both
     const walletIds = [idIn(EVEN), idIn(ODD), idIn(EVEN), idIn(ODD)].toSorted();

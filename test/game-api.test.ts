@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } fro
 import type { BalanceBody, GameAnswerBody } from "../gateway/game-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
 import { shardOf } from "../src/shard.ts";
+import { askJson } from "./stage/json.ts";
 import { dataFolder, startCoffer } from "./stage/process.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";
 import { unique } from "./stage/ids.ts";
@@ -491,12 +492,8 @@ describe("a process of its own", () => {
     onTestFinished(async () => void (await coffer.kill()));
     await coffer.untilReady();
     const send = async (path: string, body: object) => {
-      const answer = await fetch(`${coffer.baseUrl}${path}`, {
-        method: "POST",
-        body: JSON.stringify(body),
-        headers: { "content-type": "application/json" },
-      });
-      return { replayed: answer.headers.get("idempotent-replayed"), text: await answer.text() };
+      const { headers, text } = await askJson(`${coffer.baseUrl}${path}`, body);
+      return { replayed: headers.get("idempotent-replayed"), text };
     };
     await send("/assets", GOLD);
     const wishes = ["a", "b", "c"].map((user) => wish(user, 10));

@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { WebSocket } from "ws";
 
 import type { HoldBody } from "../gateway/schemas.ts";
+import { askJson } from "./stage/json.ts";
 import { dataFolder, startCoffer } from "./stage/process.ts";
 import { unique } from "./stage/ids.ts";
 import { startStack, until, type AnyBody, type Reply, type Stack } from "./stage/stack.ts";
@@ -361,12 +362,8 @@ it("a hold whose time runs out while the process is dead expires within 2 s of i
   const folder = dataFolder();
   let coffer = await startCoffer({ DATA_DIR: folder.path });
   try {
-    const send = async (path: string, json?: object): Promise<HoldBody> => {
-      const init = { method: "POST", body: JSON.stringify(json) };
-      const headers = { "content-type": "application/json" };
-      const response = await fetch(coffer.baseUrl + path, json && { ...init, headers });
-      return (await response.json()) as HoldBody;
-    };
+    const send = async (path: string, json?: object): Promise<HoldBody> =>
+      (await askJson<HoldBody>(`${coffer.baseUrl}${path}`, json)).body;
     await coffer.untilReady();
     await send("/wallets", { walletId: "w", initialBalance: 100 });
     const hold = await send("/wallets/w/holds", { amount: 60, expiresInSeconds: 2 });

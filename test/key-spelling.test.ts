@@ -6,8 +6,9 @@ import { request } from "node:http";
 import { headers as natsHeaders, type NatsConnection } from "nats";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
+import { askJson } from "./stage/json.ts";
 import { unique } from "./stage/ids.ts";
-import { startStack, type AnyBody, type Stack } from "./stage/stack.ts";
+import { startStack, type Stack } from "./stage/stack.ts";
 
 let stack: Stack;
 let nats: NatsConnection;
@@ -26,18 +27,9 @@ function inHeader(key: string): string {
   return Buffer.from(key).toString("latin1");
 }
 
-async function post(path: string, json: object, header?: string) {
-  const reply = await fetch(`${stack.url}${path}`, {
-    method: "POST",
-    headers: {
-      "content-type": "application/json",
-      ...(header !== undefined && { "idempotency-key": header }),
-    },
-    body: JSON.stringify(json),
-  });
-  const text = await reply.text();
-  const isReplay = reply.headers.get("idempotent-replayed") === "true";
-  return { status: reply.status, isReplay, text, body: JSON.parse(text) as AnyBody };
+async function post(path: string, json: object, key?: string) {
+  const { headers, ...answer } = await askJson(`${stack.url}${path}`, json, { key });
+  return { ...answer, isReplay: headers.get("idempotent-replayed") === "true" };
 }
 
 async function overNats(body: object, key: string): Promise<unknown> {

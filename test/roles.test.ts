@@ -10,6 +10,8 @@ import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 import { WebSocket } from "ws";
 import { LIMITS } from "../src/limits.ts";
+import { expectRightOutcomesAt, openBankAt } from "./stage/bank-at-work.ts";
+import { askJson } from "./stage/json.ts";
 import { createMigratedDatabase } from "./stage/migrated-database.ts";
 import { startCoffer, type CofferProcess, type Environment } from "./stage/process.ts";
 import {
@@ -20,13 +22,7 @@ import {
   type TestServer,
 } from "./stage/servers.ts";
 import { until } from "./stage/stack.ts";
-import {
-  askOverHttp,
-  buildWorkload,
-  checkBank,
-  checkOverHttp,
-  type Workload,
-} from "./stage/workload.ts";
+import type { Workload } from "./stage/workload.ts";
 
 /** Between SIGTERM and the end of the process, with room for a busy machine. */
 const STOP_MS_MAX = LIMITS.shutdownMs;
@@ -71,28 +67,13 @@ async function startHost(hostId: string, env: Environment = {}): Promise<CofferP
   return host;
 }
 
-/** A bank whose callers take turns with the gateways, at work. */
-async function openBank(
-  name: string,
-  ports: readonly number[] = gateways.map(({ port }) => port),
-): Promise<Workload> {
-  const ask = askOverHttp(...ports);
-  onTestFinished(() => ask.close());
-  const bank = buildWorkload({ ask, name, callers: 12, pauseMs: 10 });
-  await bank.open();
-  bank.start();
-  onTestFinished(() => bank.stop());
-  await bank.progress(100);
-  return bank;
-}
+const ports = (): number[] => gateways.map(({ port }) => port);
 
-/** Every command has one outcome, by its key, and callers, gateways and database agree on it. */
-async function expectRightOutcomes(bank: Workload): Promise<void> {
-  await bank.stop();
-  await bank.resolve();
-  for (const { port } of gateways) expect(await checkOverHttp(port, bank)).toEqual([]);
-  expect(await checkBank(databaseUrl, bank)).toEqual([]);
-}
+const openBank = (name: string, at = ports()): Promise<Workload> =>
+  openBankAt(at, { name, callers: 12, pauseMs: 10 });
+
+const expectRightOutcomes = (bank: Workload): Promise<void> =>
+  expectRightOutcomesAt(ports(), databaseUrl, bank);
 
 interface Ownership {
   readonly free: number;
@@ -140,19 +121,8 @@ async function post(
   body: object,
   key?: string,
 ): Promise<{ status: number; retryAfter: string | null; body: Record<string, unknown> }> {
-  const answer = await fetch(`${baseUrl}${path}`, {
-    method: "POST",
-    headers: {
-      "content-type": "application/json",
-      ...(key === undefined ? {} : { "idempotency-key": key }),
-    },
-    body: JSON.stringify(body),
-  });
-  return {
-    status: answer.status,
-    retryAfter: answer.headers.get("retry-after"),
-    body: (await answer.json()) as Record<string, unknown>,
-  };
+  const answer = await askJson<Record<string, unknown>>(`${baseUrl}${path}`, body, { key });
+  return { ...answer, retryAfter: answer.headers.get("retry-after") };
 }
 
 it("a gateway without any host says so: 503 with Retry-After, at the deadline", async () => {
@@ -342,10 +312,7 @@ it(
     onTestFinished(async () => void (await next.kill()));
     await next.untilReady();
     await bank.progress(200);
-    await bank.stop();
-    await bank.resolve();
-    expect(await checkOverHttp(port, bank)).toEqual([]);
-    expect(await checkBank(ownUrl, bank)).toEqual([]);
+    await expectRightOutcomesAt([port], ownUrl, bank);
   },
 );
 

@@ -11,6 +11,7 @@ import { connect, createServer, type AddressInfo } from "node:net";
 import { expect, inject, it, onTestFinished } from "vitest";
 import { withClient } from "../src/database.ts";
 import { prepareDatabases } from "../src/deployment.ts";
+import { askJson } from "./stage/json.ts";
 import { freePort } from "./stage/free-port.ts";
 import { dataFolder, runCoffer, startCoffer } from "./stage/process.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";
@@ -126,14 +127,9 @@ it("serves on beside a second one on its database that cannot start, and again a
   onTestFinished(() => dropDatabase(inject("postgresUrl"), "settings_twice"));
   const first = await startCoffer({ DATABASE_URL, HOST_ID: "first" });
   onTestFinished(async () => void (await first.stop()));
-  const headers = { "content-type": "application/json" };
-  const credit = async (amount: number): Promise<number> => {
-    const body = JSON.stringify({ amount });
-    const url = `${first.baseUrl}/wallets/w/credit`;
-    return (await fetch(url, { method: "POST", headers, body })).status;
-  };
-  const body = JSON.stringify({ walletId: "w" });
-  const opened = await fetch(`${first.baseUrl}/wallets`, { method: "POST", headers, body });
+  const credit = async (amount: number): Promise<number> =>
+    (await askJson(`${first.baseUrl}/wallets/w/credit`, { amount })).status;
+  const opened = await askJson(`${first.baseUrl}/wallets`, { walletId: "w" });
   expect(opened.status).toBe(201);
 
   // When another one is started by mistake on its port, or on one that is taken while it prepares

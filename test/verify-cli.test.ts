@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { packageRoot } from "../src/package-root.ts";
 import type { VerifyReport } from "../src/verify.ts";
+import { askJson } from "./stage/json.ts";
 import { dataFolder, startCoffer } from "./stage/process.ts";
 import { openDatabase } from "./stage/audited-database.ts";
 import { until } from "./stage/stack.ts";
@@ -166,14 +167,8 @@ it(
     const coffer = await startCoffer({ ...env, LOG_LEVEL: "warn", VERIFY_INTERVAL_MINUTES: "0" });
     onTestFinished(async () => void (await coffer.kill()));
     await coffer.untilReady();
-    async function ask<Body>(path: string, body?: object): Promise<Body> {
-      const given = { method: "POST", headers: { "content-type": "application/json" } };
-      const answer = await fetch(
-        `${coffer.baseUrl}${path}`,
-        body === undefined ? {} : { ...given, body: JSON.stringify(body) },
-      );
-      return (await answer.json()) as Body;
-    }
+    const ask = async <Body>(path: string, body?: object): Promise<Body> =>
+      (await askJson<Body>(`${coffer.baseUrl}${path}`, body)).body;
     type Health = { status: string; checks: { wallets: { state: string; reason?: string } } };
     const health = () => ask<Health>("/health");
     for (const walletId of ["w1", "w2"]) await ask("/wallets", { walletId, initialBalance: 5 });
@@ -244,12 +239,8 @@ it(
     const coffer = await startCoffer({ ...env, LOG_LEVEL: "warn" });
     onTestFinished(async () => void (await coffer.kill()));
     await coffer.untilReady();
-    const made = await fetch(`${coffer.baseUrl}/wallets`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ walletId: "w1", initialBalance: 5 }),
-    });
-    expect(made.status).toBe(201);
+    const wallet = { walletId: "w1", initialBalance: 5 };
+    expect((await askJson(`${coffer.baseUrl}/wallets`, wallet)).status).toBe(201);
 
     const summary = /^1 wallet, 2 events, 0 transfers in [\d.]+ s: no difference$/m;
     const beside = await npmRunVerify(env);

@@ -8,6 +8,7 @@ import { expect, inject, it, onTestFinished } from "vitest";
 import { rebuildWallet } from "../src/rebuild.ts";
 import { shardOf } from "../src/shard.ts";
 import { verify } from "../src/verify.ts";
+import { askJson } from "./stage/json.ts";
 import { startCoffer, type CofferProcess } from "./stage/process.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";
 import { askOverHttp, buildWorkload, checkBank, type Workload } from "./stage/workload.ts";
@@ -97,11 +98,8 @@ it("rebuilds rows while their wallets are written to, and loses nothing", async 
   let rebuilt = 0;
   for (const walletId of [...inShards.values()].slice(0, 20)) {
     // Its actor is awake
-    const { status } = await fetch(`${coffer.baseUrl}/wallets/${walletId}/credit`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ amount: 1, dryRun: true }),
-    });
+    const path = `/wallets/${walletId}/credit`;
+    const { status } = await askJson(coffer.baseUrl + path, { amount: 1, dryRun: true });
     expect([200, 409]).toContain(status);
     await sql(url, "UPDATE wallets SET balance = balance + 777 WHERE wallet_id = $1", [walletId]);
     const epoch = await epochOf(walletId);

@@ -595,20 +595,22 @@ describe("the API", () => {
   });
 });
 
+/** For the sender alone. */
+const MESSAGE = {
+  webhookId: "w",
+  secret: "s",
+  eventId: "e:0",
+  eventType: "WalletCreated",
+  correlationId: "c",
+  attempt: 1,
+  body: "{}",
+};
+
 it("sends nothing to a private address where they are not allowed, whatever was allowed when the webhook was made", async () => {
   const endpoint = await openEndpoint();
   const sender = buildWebhookSender({ allowsPrivate: false });
   onTestFinished(() => sender.close());
-  const answer = await sender.send({
-    webhookId: "w",
-    url: endpoint.url,
-    secret: "s",
-    eventId: "e:0",
-    eventType: "WalletCreated",
-    correlationId: "c",
-    attempt: 1,
-    body: "{}",
-  });
+  const answer = await sender.send({ ...MESSAGE, url: endpoint.url });
   expect(answer).toMatchObject({ type: "refused" });
   expect(JSON.stringify(answer)).toContain("private address");
   expect(endpoint.calls).toEqual([]);
@@ -619,16 +621,7 @@ it("tells of any correlation id that an event can have, in UTF-8", async () => {
   const sender = buildWebhookSender({ allowsPrivate: true });
   onTestFinished(() => sender.close());
   for (const correlationId of ["order-1", "ordre-é", "注文-1", "\u{1f600}"]) {
-    const answer = await sender.send({
-      webhookId: "w",
-      url: endpoint.url,
-      secret: "s",
-      eventId: "e:0",
-      eventType: "WalletCreated",
-      correlationId,
-      attempt: 1,
-      body: "{}",
-    });
+    const answer = await sender.send({ ...MESSAGE, url: endpoint.url, correlationId });
     expect(answer).toEqual({ type: "taken" });
     const given = String(endpoint.calls.at(-1)!.headers["x-correlation-id"]);
     expect(Buffer.from(given, "latin1").toString()).toBe(correlationId);

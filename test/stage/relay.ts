@@ -52,6 +52,14 @@ export async function busOf(natsUrl: string): Promise<NatsBus> {
   return bus;
 }
 
+/** For a test that needs it as nobody has had it. */
+export async function removeStream(natsUrl: string): Promise<void> {
+  const bus = await busOf(natsUrl);
+  const manager = await (await bus.connection).jetstreamManager();
+  await manager.streams.delete(EVENT_STREAM).catch(() => undefined);
+  await bus.drain();
+}
+
 /** Adds the event stream; gives its warnings. */
 export function addStream(relay: Relay, bus: NatsBus, replicas = 1): string[] {
   const { log, warnings } = keepWarnings();

@@ -1,0 +1,123 @@
+/**
+ * Batches over NATS: whatever is answered fits into one message of the server, and what might not
+ * is refused before anything begins.
+ */
+import { describe, expect, it } from "vitest";
+
+import type { AmountMinor } from "../src/amount.ts";
+import { LIMITS } from "../src/limits.ts";
+import type { WalletState } from "../src/wallet.ts";
+import { credit, done, range, setUp, type Told } from "../test/stage/batches.ts";
+import { carryOutBatch, shortestBytes } from "./batch-nats.ts";
+import { BATCH_REQUESTS } from "./batch-schemas.ts";
+
+describe("a batch over NATS", () => {
+  const request = { bytes: 1, correlationId: "c", key: undefined };
+  const longest = "x".repeat(LIMITS.idLengthMax);
+  const fat = JSON.stringify({ a: "ä".repeat(4_000) });
+
+  it("that could have too large a reply is refused before anything begins", async () => {
+    const { batches, arrived } = setUp((message) => done(message));
+    const commands = range(2_000).map((n) => credit(`w${n}`));
+    const payloadBytesMax = shortestBytes(commands, undefined) - 1;
+    const answer = await carryOutBatch(batches, {
+      ...request,
+      body: { commands },
+      payloadBytesMax,
+    });
+    expect(answer).toMatchObject({
+      error: {
+        code: "payload_too_large",
+        message: expect.stringContaining("raise max_payload") as string,
+        details: { payloadBytesMax },
+      },
+    });
+    expect(arrived.length).toBe(0);
+    const one = { ...request, body: { commands }, payloadBytesMax: payloadBytesMax + 1 };
+    expect(await carryOutBatch(batches, one)).toHaveProperty("text");
+  });
+
+  it("of the greatest wallets still fits, without their metadata", async () => {
+    const greatest: Partial<WalletState> = {
+      ownerId: longest,
+      currency: longest,
+      decimalPlaces: 9,
+      balanceMinor: 999_999_999_999_999 as AmountMinor,
+      heldMinor: 111_111_111_111_111 as AmountMinor,
+      status: "SUSPENDED",
+      version: Number.MAX_SAFE_INTEGER,
+      metadata: fat,
+      createdAtMs: 8e15,
+      updatedAtMs: 8e15,
+    };
+    const { batches } = setUp((message) => done(message, greatest));
+    const commands = range(50).map((n) => credit(longest.slice(0, -n - 1)));
+    const payloadBytesMax = shortestBytes(commands, undefined);
+    const answer = await carryOutBatch(batches, {
+      ...request,
+      body: { commands },
+      payloadBytesMax,
+    });
+    const text = "text" in answer ? answer.text : "";
+    expect(Buffer.byteLength(text) + 512).toBeLessThanOrEqual(payloadBytesMax);
+    const { outcomes, shortened } = JSON.parse(text) as { outcomes: Told[]; shortened?: boolean };
+    expect(shortened).toBe(true);
+    expect(outcomes.every(({ data }) => data !== undefined && !("metadata" in data))).toBe(true);
+    // With room for it, all of it is there.
+    const whole = await carryOutBatch(batches, {
+      ...request,
+      body: { commands },
+      payloadBytesMax: 1e6,
+    });
+    const all = JSON.parse("text" in whole ? whole.text : "") as { outcomes: Told[] };
+    expect(all).not.toHaveProperty("shortened");
+    expect(all.outcomes[0]?.data?.metadata).toEqual(JSON.parse(fat));
+  });
+
+  it("of the longest errors still fits, in the codes' own words", async () => {
+    const { batches } = setUp(() => ({ type: "fault", fault: "unknown" }));
+    const commands = [
+      credit("w", { idempotencyKey: "\u2028".repeat(LIMITS.keyLengthMax) }),
+      ...range(60).map((n) => credit("w", { [`${"\u0001".repeat(120)}${n}`]: 1 })),
+    ];
+    // Asked a few times, the desk gives up.
+    const payloadBytesMax = shortestBytes(commands, undefined);
+    const answer = await carryOutBatch(batches, {
+      ...request,
+      body: { commands },
+      payloadBytesMax,
+    });
+    const text = "text" in answer ? answer.text : "";
+    expect(Buffer.byteLength(text) + 512).toBeLessThanOrEqual(payloadBytesMax);
+    const { outcomes } = JSON.parse(text) as { outcomes: Told[] };
+    expect(outcomes[0]?.error?.code).toBe("outcome_unknown");
+    expect(outcomes[1]?.error).toEqual({
+      code: "validation_failed",
+      message: "The input is not valid",
+    });
+  });
+
+  it.each(["\u2028", "🗝"])(
+    "of unknown outcomes says with which keys to ask, and fits",
+    async (character) => {
+      const { batches } = setUp(() => ({ type: "fault", fault: "unknown" }));
+      const keys = range(40).map((n) => `${character.repeat(250)}${n}`);
+      const commands = keys.map((idempotencyKey) => credit("w", { idempotencyKey }));
+      const payloadBytesMax = shortestBytes(commands, undefined);
+      const body = { commands };
+      const answer = await carryOutBatch(batches, { ...request, body, payloadBytesMax });
+      const text = "text" in answer ? answer.text : "";
+      expect(Buffer.byteLength(text)).toBeLessThanOrEqual(payloadBytesMax);
+      expect((JSON.parse(text) as { outcomes: Told[] }).outcomes[7]?.error?.details).toEqual({
+        idempotencyKey: keys[7],
+      });
+    },
+  );
+
+  it("has a bound for every type of command", () => {
+    for (const type of Object.keys(BATCH_REQUESTS)) {
+      expect(shortestBytes([{ type }], undefined)).toBeGreaterThan(1_024 + 600);
+    }
+    expect(shortestBytes([null, 1, "x"], undefined)).toBeGreaterThan(1_024);
+  });
+});
