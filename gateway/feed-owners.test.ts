@@ -1,13 +1,136 @@
 /**
  * Subscriptions to owners: the wallets there are, those created later, and what happens when a
- * client subscribes to a wallet both ways.
+ * client subscribes to a wallet both ways. The property has clients that come back again and again
+ * with what they have, while the bus loses messages and the database is slow or away.
  */
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
-import { SUBJECTS } from "../src/protocol.ts";
+import { SUBJECTS, type Change } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
 import { balances, buildSetting, connect, errors, versions } from "../test/stage/feed.ts";
+import type { ServerFrame } from "../test/stage/feed-world.ts";
+
+const SEED = Number(process.env["FEED_SEED"] ?? Math.trunc(Math.random() * 2 ** 31));
+
+const OWNERS = ["u0", "u1", "u2"] as const;
+/** A wallet's last character is its owner's. */
+const WALLETS = ["a0", "b0", "a1", "b1", "a2"] as const;
+
+const step = fc.oneof(
+  {
+    weight: 8,
+    arbitrary: fc.record({
+      do: fc.constant("change" as const),
+      walletId: fc.constantFrom(...WALLETS),
+      fate: fc.constantFrom("pass", "pass", "drop", "repeat", "late"),
+    }),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      do: fc.constant("wait" as const),
+      ms: fc.integer({ min: 0, max: 200 }),
+    }),
+  },
+  {
+    weight: 6,
+    arbitrary: fc.record({ do: fc.constant("come" as const), client: fc.constantFrom(0, 1, 2) }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("away" as const), isAway: fc.boolean() }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant("reconnect" as const) }) },
+);
+
+type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
+
+type Setting = ReturnType<typeof buildSetting>;
+
+/** A client that watches all owners, and comes back with what it has. */
+function buildRegular({ hub }: Pick<Setting, "hub">) {
+  const last = new Map<string, number>();
+  const problems: string[] = [];
+  let leave = (): void => undefined;
+
+  function take(frame: ServerFrame): void {
+    if (frame.type !== "balance") return;
+    const { walletId, version, conflated, snapshot } = frame;
+    const before = last.get(walletId);
+    if (snapshot ? before !== undefined : version - conflated !== (before ?? Number.NaN) + 1) {
+      problems.push(`after version ${before} came ${JSON.stringify(frame)}`);
+    }
+    last.set(walletId, version);
+  }
+
+  return {
+    last,
+    problems,
+    come(): void {
+      leave();
+      const { sink, client, say } = connect(hub);
+      sink.send = (text) => take(JSON.parse(text) as ServerFrame);
+      leave = () => client.closed();
+      say({ type: "subscribe", owners: OWNERS, from: Object.fromEntries(last) });
+    },
+  };
+}
+
+async function play(steps: readonly Step[], readDelayMs: number): Promise<void> {
+  const setting = buildSetting();
+  const { world, publish, reconnect, advance } = setting;
+  world.readDelayMs = readDelayMs;
+  const clients = [0, 1, 2].map(() => buildRegular(setting));
+  let late: Change[] = [];
+  for (const next of steps) {
+    switch (next.do) {
+      case "change": {
+        const change = world.commit(next.walletId, { ownerId: `u${next.walletId.at(-1)}` });
+        if (next.fate === "late") {
+          late.push(change);
+          break;
+        }
+        if (next.fate !== "drop") publish(change);
+        if (next.fate === "repeat") publish(change);
+        for (const each of late) publish(each);
+        late = [];
+        break;
+      }
+      case "wait":
+        await advance(next.ms);
+        break;
+      case "come":
+        clients[next.client]!.come();
+        break;
+      case "away":
+        world.isAway = next.isAway;
+        break;
+      case "reconnect":
+        reconnect();
+        break;
+      default:
+        next satisfies never;
+    }
+  }
+  world.isAway = false;
+  for (const { come } of clients) come();
+  await advance(LIMITS.feedReadRetryMsMax + 2 * LIMITS.feedSweepMs + 4 * LIMITS.feedLagMs);
+  const made = new Set(steps.flatMap((one) => (one.do === "change" ? [one.walletId] : [])));
+  for (const { last, problems } of clients) {
+    expect(problems).toEqual([]);
+    expect(last).toEqual(new Map([...made].map((id) => [id, world.version(id)])));
+  }
+}
+
+test(`whoever comes back to owners with what it has gets each version once, up to the newest (FEED_SEED=${SEED})`, async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(step, { minLength: 1, maxLength: 60 }),
+      fc.constantFrom(0, 2, 30, 100),
+      play,
+    ),
+    { seed: SEED, numRuns: 250 },
+  );
+}, 60_000);
 
 describe("an owner's subscription", () => {
   test("covers the wallets there are and those created later", async () => {
@@ -54,6 +177,34 @@ describe("an owner's subscription", () => {
     await advance(10);
     expect(versions(balances(sink, "a"))).toEqual([2, 3, 3]);
     expect(balances(sink, "b")).toHaveLength(1);
+  });
+
+  test("starts a wallet from there once, however often it is named before the client's own list came", async () => {
+    const { world, hub, change, advance } = buildSetting();
+    for (let n = 0; n < 4; n++) world.commit("a", { ownerId: "u1" });
+    world.readDelayMs = 100;
+    const first = connect(hub);
+    const second = connect(hub);
+    first.say({ type: "subscribe", owners: ["u1"] });
+    // The first client's list names the wallet to both; the second one's own is the last of these.
+    const owners = ["u2", "u3", "u4", "u5", "u6", "u1"];
+    second.say({ type: "subscribe", owners, from: { a: 1 } });
+    await advance(450);
+    expect(versions(balances(second.sink, "a"))).toEqual([2, 3]);
+    change("a");
+    await advance(2_000);
+    expect(versions(balances(second.sink, "a"))).toEqual([2, 3, 4]);
+  });
+
+  test("does not go back for a wallet that was watched directly before its owner's list came", async () => {
+    const { world, hub, advance } = buildSetting();
+    for (let n = 0; n < 4; n++) world.commit("a", { ownerId: "u1" });
+    world.readDelayMs = 100;
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", owners: ["u2", "u3", "u4", "u1"], from: { a: 1 } });
+    say({ type: "subscribe", wallets: ["a"], from: { a: 2 } });
+    await advance(2_000);
+    expect(versions(balances(sink, "a"))).toEqual([3]);
   });
 
   test("keeps a wallet silent that the client unsubscribed, until it or the owner is subscribed again", async () => {

@@ -89,8 +89,11 @@ interface WatchedWallet {
 
 interface WatchedOwner {
   watch: OwnerWatch;
-  /** Versions to start from, until the owner's list has been taken. */
-  from: ReadonlyMap<string, number>;
+  /**
+   * Versions to start from, until the owner's list has been taken. A wallet that has begun is
+   * removed: it may be named again, by another client's list or a creation, and must not go back.
+   */
+  from: Map<string, number>;
   /** Wallets unsubscribed before the list could say whether they are the owner's. */
   readonly silenced: Set<string>;
   /** The client was told that not all of the owner's wallets fit. */
@@ -107,8 +110,6 @@ interface Client {
   frames: number;
   framesAtMs: number;
 }
-
-const FROM_NOWHERE: ReadonlyMap<string, number> = new Map();
 
 /** Runs a task again and again with a pause between; `soon` does not wait for the pause to end. */
 function buildSweep(timers: FeedTimers, task: () => Promise<void>) {
@@ -256,6 +257,7 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
     });
     // After the new one began, so that the wallet's sequence is not given up in between.
     if (former !== null) feedWallets.end(former);
+    for (const owner of client.owners.values()) owner.from.delete(walletId);
     return true;
   }
 
@@ -281,7 +283,8 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
       if (!watchWallet(client, walletId, { from, ownerId })) missed++;
     }
     if (isList) {
-      owner.from = FROM_NOWHERE;
+      // Not emptied: it may be that of other owners of the frame, whose lists are still to come.
+      owner.from = new Map();
       owner.silenced.clear();
     }
     if (missed === 0 || owner.isToldFull) return;
@@ -297,7 +300,7 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
   }
 
   /** Begins to watch the owner, or reads its list again; false when there is no room. */
-  function watchOwner(client: Client, ownerId: string, from: ReadonlyMap<string, number>): boolean {
+  function watchOwner(client: Client, ownerId: string, from: Map<string, number>): boolean {
     const known = client.owners.get(ownerId);
     if (known === undefined && client.owners.size >= LIMITS.feedOwnersPerClientMax) return false;
     for (const [walletId, entry] of client.wallets) {

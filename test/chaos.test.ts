@@ -8,7 +8,7 @@ import { startChaos } from "./chaos/chaos.ts";
 import { FAULT_KINDS, planFaults } from "./chaos/faults.ts";
 import { COMMAND_KINDS } from "./chaos/teller.ts";
 
-const ROUND_MS = 9_500;
+const ROUND_MS = 10_700;
 const KINDS = [
   "kill-host",
   "stop-host",
@@ -16,6 +16,7 @@ const KINDS = [
   "join-host",
   "kill-gateway",
   "kill-postgres",
+  "end-sessions",
   "kill-nats",
   "kill-redis",
 ] as const;

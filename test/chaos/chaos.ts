@@ -22,8 +22,9 @@ import {
 import { checkExpiry, checkVerified } from "./books-check.ts";
 import { FAULT_KINDS, inject, planFaults, type FaultKind } from "./faults.ts";
 import { recordFeed, type FeedRecorder } from "./feed-recorder.ts";
-import { checkObservers, type ReadSample } from "./history-check.ts";
+import { checkObservers } from "./history-check.ts";
 import { askOverNats, type NatsAsk } from "./nats-ask.ts";
+import { startReader, type Reader } from "./reader.ts";
 import { checkStream, type StreamReport } from "./stream-check.ts";
 import { buildTeller, COMMAND_KINDS, type Teller } from "./teller.ts";
 
@@ -90,8 +91,6 @@ const INITIAL_MINOR = 3_000;
 const PROGRESS = 100;
 const KINDS_MS_MAX = 30_000;
 const LOOK_MS = 20;
-const READ_PAUSE_MS = 40;
-const READ_MS_MAX = 15_000;
 
 export function startChaos(options: ChaosOptions): Chaos {
   const startedAtMs = performance.now();
@@ -192,8 +191,8 @@ async function runRound(
       feeds.push(
         recordFeed({ ...places, name: `restless-${index + 1}`, isFromStart: false, dropEveryMs }),
       );
-      readers.push(startReader(port, bank));
     }
+    for (const port of ports) readers.push(startReader({ port, bank, feeds }));
     tally.begin(feeds, readers);
     bank.start();
     await bank.progress(PROGRESS);
@@ -267,64 +266,6 @@ async function check(
   return problems;
 }
 
-// --- Readers -------------------------------------------------------------------------------------
-
-interface Reader {
-  readonly samples: readonly ReadSample[];
-  readonly problems: readonly string[];
-  stop(): Promise<void>;
-}
-
-/**
- * Reads one wallet after the other; what it sees must be at least what callers had been told of
- * when it asked.
- */
-function startReader(port: number, bank: Workload): Reader {
-  const samples: ReadSample[] = [];
-  const problems: string[] = [];
-  let isStopping = false;
-
-  async function readOnce(walletId: string): Promise<void> {
-    const floor = bank.told(walletId);
-    let answer: Response;
-    let text: string;
-    try {
-      answer = await fetch(`http://127.0.0.1:${port}/wallets/${walletId}`, {
-        signal: AbortSignal.timeout(READ_MS_MAX),
-      });
-      text = await answer.text();
-    } catch (error) {
-      const isLate = error instanceof Error && error.name === "TimeoutError";
-      if (isLate) problems.push(`read of ${walletId}: no answer within ${READ_MS_MAX} ms`);
-      return;
-    }
-    if (answer.status === 503) return;
-    if (answer.status !== 200) {
-      problems.push(`read of ${walletId}: ${answer.status} ${text}`);
-      return;
-    }
-    const { version, balance, held } = JSON.parse(text) as Omit<ReadSample, "walletId" | "floor">;
-    samples.push({ walletId, version, balance, held, floor });
-  }
-
-  async function work(): Promise<void> {
-    for (let turn = 0; !isStopping; turn += 1) {
-      await readOnce(bank.walletIds[turn % bank.walletIds.length]!);
-      await sleep(READ_PAUSE_MS);
-    }
-  }
-
-  const working = work();
-  return {
-    samples,
-    problems,
-    async stop() {
-      isStopping = true;
-      await working;
-    },
-  };
-}
-
 // --- Numbers -------------------------------------------------------------------------------------
 
 interface Tally {
@@ -362,7 +303,7 @@ function buildTally(): Tally {
     return {
       frames: seen.frames + sum(feedsNow.map(({ frames }) => frames.length)),
       feedConnections: seen.feedConnections + sum(feedsNow.map(({ connections }) => connections)),
-      reads: seen.reads + sum(readersNow.map(({ samples }) => samples.length)),
+      reads: seen.reads + sum(readersNow.map(({ answered }) => answered)),
     };
   }
 

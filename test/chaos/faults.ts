@@ -5,7 +5,7 @@
  * also mends: when `inject` resolves, everything runs again.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { LocalCluster, Member } from "../cluster/local-cluster.ts";
+import { query, type LocalCluster, type Member } from "../cluster/local-cluster.ts";
 import type { TestServer } from "../stage/servers.ts";
 import { randomFrom } from "../stage/workload.ts";
 import { messageOf } from "../../src/message-of.ts";
@@ -31,6 +31,11 @@ const FAULTS = {
   "kill-gateway": { lastsMs: [100, 1_500] },
   "stop-gateway": { lastsMs: [100, 1_500] },
   "kill-postgres": { lastsMs: [100, 12_000] },
+  /**
+   * Whoever has a session there loses it, as often as it comes back; the server goes on, also with
+   * the commits that it was about to do.
+   */
+  "end-sessions": { lastsMs: [0, 3_000] },
   "kill-nats": { lastsMs: [100, 12_000] },
   /** It keeps its connections and answers nothing. */
   "stall-nats": { lastsMs: [300, 12_000] },
@@ -161,6 +166,10 @@ function chooseVictim(cluster: LocalCluster, fault: Fault, busy: Set<string>): V
       const index = pick % cluster.postgres.length;
       return crash(`postgres-${index + 1}`, cluster.postgres[index], lastsMs, busy);
     }
+    case "end-sessions": {
+      const index = pick % cluster.databaseUrls.length;
+      return endSessions(`postgres-${index + 1}`, cluster.databaseUrls[index]!, lastsMs, busy);
+    }
     case "kill-nats":
       return crash("nats", cluster.nats, lastsMs, busy);
     case "kill-redis":
@@ -290,6 +299,33 @@ function stall(
         process.kill(pid, "SIGCONT");
       }
       tell("wakes");
+    },
+  };
+}
+
+const sessionsPauseMs = 150;
+
+function endSessions(
+  name: string,
+  databaseUrl: string,
+  lastsMs: number,
+  busy: Set<string>,
+): Victim | null {
+  if (busy.has(name)) return null;
+  return {
+    name,
+    async suffer(tell) {
+      tell(`ends all sessions for ${lastsMs} ms`);
+      const untilMs = performance.now() + lastsMs;
+      do {
+        await query(
+          databaseUrl,
+          `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+           WHERE application_name LIKE 'coffer-%'`,
+        );
+        await sleep(sessionsPauseMs);
+      } while (performance.now() < untilMs);
+      tell("lets them be");
     },
   };
 }

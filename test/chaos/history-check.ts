@@ -16,7 +16,7 @@ export interface ReadSample {
   readonly version: number;
   readonly balance: number;
   readonly held: number;
-  /** The highest version that a caller had been told of before the read was sent. */
+  /** The highest version that a caller or a feed had been told of before the read was sent. */
   readonly floor: number;
 }
 
