@@ -6,7 +6,7 @@ import { Type, type TProperties } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
 import { holdFields, NATS_REQUESTS, withWalletId } from "./command-schemas.ts";
-import { described, HoldType, words } from "./schemas.ts";
+import { Code, described, HoldType, words } from "./schemas.ts";
 
 const { type: _, ...heldFields } = holdFields;
 /** A hold, with a description and a reference of any length. */
@@ -108,7 +108,7 @@ const AnyData = Type.Unsafe<object>({ type: "object", additionalProperties: true
 const BatchOutcome = Type.Unsafe<object>({
   anyOf: [
     Type.Object({
-      ok: Type.Boolean({ description: "`true`" }),
+      ok: Type.Literal(true, { description: "It was carried out" }),
       statusCode: Type.Integer({ description: "200, 201, or 202 for a pending transfer" }),
       data: Type.Unsafe<object>({ ...AnyData, description: "The body that its route answers" }),
       replayed: Type.Optional(
@@ -116,10 +116,10 @@ const BatchOutcome = Type.Unsafe<object>({
       ),
     }),
     Type.Object({
-      ok: Type.Boolean({ description: "`false`" }),
+      ok: Type.Literal(false, { description: "It was refused, or could not be carried out" }),
       statusCode: Type.Integer({ description: "That its route would answer with" }),
       error: Type.Object({
-        code: Type.String(),
+        code: Code,
         message: Type.String(),
         details: Type.Optional(Type.Unknown({ description: "As in `Error`" })),
       }),

@@ -4,6 +4,7 @@
  * types and the transaction types that the API inherits.
  */
 import { toDecimal } from "../src/amount.ts";
+import type { Hold } from "../src/hold.ts";
 import type { StoredEvent, TransactionFilter } from "../src/read-model.ts";
 import type { Transfer } from "../src/transfer.ts";
 import type { WalletEventType } from "../src/wallet.ts";
@@ -51,8 +52,15 @@ export function transactionBody(event: StoredEvent, decimalPlaces: number): Tran
     status: "COMPLETED",
     description: event.description,
     reference: event.transferId ?? event.commandId ?? event.causationId ?? event.correlationId,
+    ...ofHold(event),
     createdAt: isoTime(event.occurredAtMs),
   };
+}
+
+/** The hold whose money moved, so that a line of a statement leads to what was promised before. */
+function ofHold({ data }: StoredEvent): { holdId?: string } {
+  const hold = data?.["hold"] as Hold | undefined;
+  return hold === undefined ? {} : { holdId: hold.holdId };
 }
 
 /** The event as double entry: what the wallet gains, the account on the other side loses. */
@@ -70,6 +78,7 @@ export function ledgerEntryBody(
     type: name,
     currency,
     transferId: event.transferId,
+    ...ofHold(event),
     description: event.description,
     occurredAt: isoTime(event.occurredAtMs),
     lines: [
@@ -109,8 +118,8 @@ export function transactionFilter(type: TransactionType | undefined): Transactio
 }
 
 export function transferBody(transfer: Transfer): TransferBody {
-  const { rejection, settledAtMs, holdId } = transfer;
-  const ofHold = holdId === null ? {} : { holdId };
+  const { rejection, settledAtMs } = transfer;
+  const captured = transfer.holdId === null ? {} : { holdId: transfer.holdId };
   const body = {
     transferId: transfer.transferId,
     fromWalletId: transfer.fromWalletId,
@@ -125,7 +134,7 @@ export function transferBody(transfer: Transfer): TransferBody {
     createdAt: isoTime(transfer.createdAtMs),
     settledAt: settledAtMs === null ? null : isoTime(settledAtMs),
   };
-  if (rejection === null) return { ...body, ...ofHold };
+  if (rejection === null) return { ...body, ...captured };
   const { code, message } = rejectionError(rejection);
-  return { ...body, ...ofHold, reason: { code, message } };
+  return { ...body, ...captured, reason: { code, message } };
 }

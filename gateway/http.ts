@@ -22,6 +22,7 @@ import { addBatchRoute } from "./batch-routes.ts";
 import { addClusterRoutes, type ClusterRoutesDeps } from "./cluster-routes.ts";
 import type { TakeIn } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
+import { apiError, errorBody, readError, validationFailed, type ApiError } from "./errors.ts";
 import { addGameRoutes } from "./game-routes.ts";
 import { addHealthRoutes, type HealthProbe } from "./health-routes.ts";
 import { buildServer, FEED_PATH } from "./http-server.ts";
@@ -211,7 +212,13 @@ interface ApiOperation {
       { readonly schema?: { readonly required?: readonly string[]; readonly properties?: object } }
     >;
   };
-  readonly responses: Record<string, { description: string; headers?: object; content?: object }>;
+  readonly responses: Record<string, ApiAnswer>;
+}
+
+interface ApiAnswer {
+  description: string;
+  headers?: object;
+  content?: Record<string, { schema?: object; example?: object }>;
 }
 
 function header(description: string, type = "string"): object {
@@ -305,6 +312,34 @@ function mayBeReplay({ tags = [] }: ApiOperation, status: string): boolean {
   return status !== "5XX";
 }
 
+/**
+ * The example of an answer that is no, where the one of the schema `Error` (a wallet's, to a write)
+ * cannot come.
+ */
+function errorExample(
+  method: string,
+  path: string,
+  status: string,
+  { tags = [] }: ApiOperation,
+): object | undefined {
+  const isRead = method === "get";
+  if (status === "5XX") {
+    return errorShown(isRead ? readError("unavailable") : apiError("unavailable"), path);
+  }
+  const hasOther = isRead || tags.includes("assets") || tags.includes("webhooks");
+  if (status !== "4XX" || !hasOther) return undefined;
+  if (path === FEED_PATH) return errorShown(apiError("upgrade_required"), path);
+  // Every path refuses what it does not know.
+  return errorShown(validationFailed([{ field: "colour", message: "is not known here" }]), path);
+}
+
+const MADE_ID_SHOWN = "01a1fe63-456c-7b6c-a5df-ed7df22ead10";
+
+function errorShown(error: ApiError, path: string): object {
+  const shown = path.replace("{walletId}", "wallet-1").replaceAll(/\{\w+\}/g, MADE_ID_SHOWN);
+  return errorBody(error, shown, MADE_ID_SHOWN, Date.UTC(2026, 0, 1, 12));
+}
+
 const METADATA_FILTERS = "metadata.<key>";
 
 /**
@@ -334,7 +369,7 @@ function completeQuery(parameters: readonly ApiParameter[]): void {
 
 /** The feed's route has no schema of its own, since what it answers with is no HTTP. */
 function feedOperation(): ApiOperation {
-  const content = { "application/json": { schema: { $ref: "#/components/schemas/Error" } } };
+  const schema = { $ref: "#/components/schemas/Error" };
   return {
     tags: ["feed"],
     summary: "Balance changes as they are committed, over WebSocket",
@@ -342,8 +377,8 @@ function feedOperation(): ApiOperation {
       'After the upgrade the client sends frames such as `{ "type": "subscribe", "wallets": ["wallet-1"] }`; docs/feed.md has them all.',
     responses: {
       101: { description: "Speaks WebSocket from here on; frames are JSON" },
-      "4XX": { description: "", content },
-      "5XX": { description: "", content },
+      "4XX": { description: "", content: { "application/json": { schema } } },
+      "5XX": { description: "", content: { "application/json": { schema } } },
     },
   };
 }
@@ -388,6 +423,9 @@ function completeDocument({ paths }: ApiDocument): void {
           ...(isPage && { Link: link }),
         };
         if (Object.keys(headers).length > 0) response.headers = headers;
+        const example = errorExample(method, path, status, operation);
+        const json = response.content?.["application/json"];
+        if (example !== undefined && json !== undefined) json.example = example;
       }
     }
   }

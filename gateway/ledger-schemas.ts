@@ -2,6 +2,7 @@
 import { Type, type Static } from "typebox";
 
 import {
+  CapturedHoldId,
   closed,
   Currency,
   Id,
@@ -30,6 +31,7 @@ const LedgerEntry = Type.Object(
     type: TransactionType,
     currency: Currency,
     transferId: NullableId,
+    holdId: CapturedHoldId,
     description: NullableText,
     occurredAt: Time,
     lines: Type.Array(

@@ -67,8 +67,10 @@ const DATE_OR_TIME = /^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-
 /** Milliseconds since 1970; a time without a zone is UTC. */
 export function timeOf(field: string, text: string): number {
   const atMs = readTime(text);
-  if (atMs === null) throw refusedField(field, NOT_A_TIME);
-  return atMs;
+  if (atMs !== null) return atMs;
+  // A query's + is a blank, which is how an offset such as +02:00 gets lost on its way.
+  const hasLostPlus = readTime(text.replace(" ", "+")) !== null;
+  throw refusedField(field, hasLostPlus ? `${NOT_A_TIME}; a + in a URL is %2B` : NOT_A_TIME);
 }
 
 export const NOT_A_TIME = "must be an ISO 8601 date or time";

@@ -9,6 +9,7 @@
 import { Type, type Static, type TSchema } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
+import { ERRORS, type ErrorCode } from "./errors.ts";
 
 // --- Parts ---------------------------------------------------------------------------------------
 
@@ -284,6 +285,13 @@ export const Event = Type.Object(
 );
 export type EventBody = Static<typeof Event>;
 
+/** Of an entry or a transaction; left out of most. */
+export const CapturedHoldId = Type.Optional(
+  Type.String({
+    description: "The wallet's hold whose money moved, by a capture or back from one",
+  }),
+);
+
 export const Transaction = Type.Object(
   {
     id: Type.String({ description: "`walletId:version`, as the event that it is" }),
@@ -300,6 +308,7 @@ export const Transaction = Type.Object(
     reference: Type.String({
       description: "The transfer's id, or the idempotency key, or the id made for the command",
     }),
+    holdId: CapturedHoldId,
     createdAt: Time,
   },
   {
@@ -328,11 +337,21 @@ export const WalletWithHistory = Type.Object({
   transactions: Type.Optional(Type.Array(ref(Transaction))),
 });
 
+/** Every code by its name, so that generated clients have a type to switch on. */
+const ProblemCode = Type.Unsafe<ErrorCode>({
+  $id: "ErrorCode",
+  ...words(...(Object.keys(ERRORS) as ErrorCode[])),
+  description:
+    "What programs read. docs/errors.md says when each comes and what to do; later versions may have more",
+});
+
+export const Code = ref(ProblemCode);
+
 export const Problem = Type.Object(
   {
     statusCode: Type.Integer({ description: "The HTTP status" }),
     error: Type.String({ description: "The status in words" }),
-    code: Type.String({ description: "What programs read; docs/errors.md lists them all" }),
+    code: Code,
     message: Type.String({ description: "A sentence for people, which may change" }),
     path: Type.String({ description: "Of the request, without its query" }),
     timestamp: Time,
@@ -379,7 +398,7 @@ export const Transfer = Type.Object(
     toVersion: nullableInteger("The payee's version when it arrived; null until then"),
     reason: Type.Optional(
       Type.Object(
-        { code: Type.String(), message: Type.String() },
+        { code: Code, message: Type.String() },
         { description: "Why the payee refused it, of one that is `returned`" },
       ),
     ),
@@ -465,7 +484,7 @@ export const Operation = Type.Object({
   hold: Type.Optional(ref(Hold)),
   error: Type.Optional(
     Type.Object(
-      { statusCode: Type.Integer(), code: Type.String(), message: Type.String() },
+      { statusCode: Type.Integer(), code: Code, message: Type.String() },
       { description: "Why it was rejected" },
     ),
   ),
@@ -487,6 +506,7 @@ export const NAMED_SCHEMAS: readonly TSchema[] = [
   Event,
   Transaction,
   Transfer,
+  ProblemCode,
   Problem,
 ];
 

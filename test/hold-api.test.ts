@@ -202,6 +202,14 @@ describe("a hold over HTTP", () => {
     expect(after).toMatchObject({ status: "CAPTURED", captured: 10, remaining: 0 });
     const transfer = await stack.get(`/transfers/${body.transfer!.transferId}`);
     expect(transfer.body).toMatchObject({ holdId: hold.id, amount: 10, status: "posted" });
+    // The payer's line names the hold, the payee's does not: it is none of the payee's
+    const { body: lines } = await stack.get<{ entries: { walletId: string; holdId?: string }[] }>(
+      `/ledger/transactions/${body.transfer!.transferId}`,
+    );
+    expect(lines.entries.map(({ walletId, holdId }) => [walletId, holdId])).toEqual([
+      [id, hold.id],
+      [payee, undefined],
+    ]);
     const nobody = await end(await place(id), "capture", { toWalletId: unique("nobody") });
     expect(nobody.body.code).toBe("wallet_not_found");
   });
@@ -309,11 +317,12 @@ it("history, ledger and feed show what happened to a hold", async () => {
     `/wallets/${id}/transactions?type=CAPTURE`,
   );
   expect(transactions).toMatchObject([
-    { type: "CAPTURE", amount: 10, balanceBefore: 100, balanceAfter: 90 },
+    { type: "CAPTURE", amount: 10, balanceBefore: 100, balanceAfter: 90, holdId: hold.id },
   ]);
   const { body: entries } = await stack.get<object[]>(`/ledger/wallet/${id}?type=CAPTURE`);
   expect(entries).toMatchObject([
     {
+      holdId: hold.id,
       lines: [
         { account: `wallet:${id}`, amount: -10 },
         { account: "system:world", amount: 10 },

@@ -119,6 +119,38 @@ describe("reading", () => {
     expect([...page.body, ...(await stack.get<TransactionBody[]>(link)).body]).toEqual(all);
   });
 
+  it("the lines of each period lead from its opening balance to its closing one", async () => {
+    const { from: id, to: payee } = await openStake(stack);
+    const times: string[] = [];
+    for (const amount of [5, 7, 11, 13]) {
+      await sleep(3);
+      const { body } = await stack.post(`/wallets/${id}/debit`, { amount });
+      times.push(body.updatedAt);
+      await stack.post(`/wallets/${id}/transfer`, { toWalletId: payee, amount: amount * 2 });
+    }
+    const before = (time: string) => new Date(Date.parse(time) - 1).toISOString();
+    const balanceAt = async (time: string) =>
+      (await stack.get<WalletBody>(`/wallets/${id}?at=${time}`)).body.balance;
+    const read = async (begin: string, end: string) => {
+      const query = `from=${begin}&to=${end}`;
+      return (await stack.get<TransactionBody[]>(`/wallets/${id}/transactions?${query}`)).body;
+    };
+    let lines = 0;
+    for (const [n, begin] of times.entries()) {
+      const end = times[n + 1];
+      if (end === undefined) break;
+      const period = (await read(begin, end)).toReversed();
+      lines += period.length;
+      expect(period[0]?.balanceBefore).toBe(await balanceAt(before(begin)));
+      expect(period.at(-1)?.balanceAfter).toBe(await balanceAt(before(end)));
+      const chain = period.slice(1).map(({ balanceBefore }) => balanceBefore);
+      expect(chain).toEqual(period.slice(0, -1).map(({ balanceAfter }) => balanceAfter));
+    }
+    // No line is in two periods, and none is in neither
+    expect(lines).toBe((await read(times[0]!, times.at(-1)!)).length);
+    expect(lines).toBe(6);
+  });
+
   it("events carry the wallet after each, their cause and their correlation", async () => {
     const { id } = await stack.open();
     const headers = { "x-correlation-id": "order-7" };
