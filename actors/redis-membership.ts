@@ -5,6 +5,7 @@
  * each sees its own hosts only.
  */
 import { LIMITS } from "../src/limits.ts";
+import { messageOf } from "../src/message-of.ts";
 import { openRedis } from "../src/redis.ts";
 import type { Member, Membership } from "./membership.ts";
 
@@ -18,9 +19,11 @@ export interface RedisMembershipOptions {
 }
 
 export interface RedisMembership extends Membership {
-  /** Round trip in milliseconds; rejects when Redis is away. */
+  /** Round trip in milliseconds; rejects when Redis is away, or refuses what hosts need of it. */
   ping(): Promise<number>;
 }
+
+const REFUSES = "Redis refuses what hosts ask of it, so no shard moves";
 
 /** The set of owners. */
 const OWNERS_KEY = "coffer:hosts";
@@ -43,27 +46,52 @@ export function buildRedisMembership(options: RedisMembershipOptions): RedisMemb
     isAway = false;
   });
 
-  return {
-    async beat(member) {
-      const text = JSON.stringify({ ...member, deploymentId: deploymentId() ?? undefined });
-      const results = await redis
-        .multi()
-        .set(memberKey(member.owner), text, "PX", LIMITS.heartbeatTtlMs)
-        .sadd(OWNERS_KEY, member.owner)
-        .exec();
-      const failure = results?.find(([error]) => error !== null);
-      if (failure !== undefined) throw failure[0]!;
-    },
+  /**
+   * What a Redis that is there does not do: full, a replica, without the permission, or too slow.
+   * It answers a ping all the same, and without the words of hosts nobody takes over from anybody.
+   */
+  const refused = new Map<"beat" | "read", string>();
+  async function watched<T>(what: "beat" | "read", work: () => Promise<T>): Promise<T> {
+    try {
+      const result = await work();
+      if (refused.delete(what) && refused.size === 0) {
+        log.warn("Redis does again what hosts ask of it");
+      }
+      return result;
+    } catch (error) {
+      if (redis.status === "ready") {
+        if (refused.size === 0) log.warn(`${REFUSES}: ${messageOf(error)}`);
+        refused.set(what, messageOf(error));
+      }
+      throw error;
+    }
+  }
 
-    async read() {
-      const owners = await redis.smembers(OWNERS_KEY);
-      if (owners.length === 0) return [];
-      const texts = await redis.mget(owners.map(memberKey));
-      const silent = owners.filter((_, index) => texts[index] === null);
-      // One that speaks again just now adds itself again with its next word.
-      if (silent.length > 0) void redis.srem(OWNERS_KEY, ...silent).catch(() => undefined);
-      return texts.flatMap((text) => (text === null ? [] : readMember(text, deploymentId())));
-    },
+  async function beat(member: Member): Promise<void> {
+    const text = JSON.stringify({ ...member, deploymentId: deploymentId() ?? undefined });
+    const results = await redis
+      .multi()
+      .set(memberKey(member.owner), text, "PX", LIMITS.heartbeatTtlMs)
+      .sadd(OWNERS_KEY, member.owner)
+      .exec();
+    const failure = results?.find(([error]) => error !== null);
+    if (failure !== undefined) throw failure[0]!;
+  }
+
+  async function read(): Promise<Member[]> {
+    const owners = await redis.smembers(OWNERS_KEY);
+    if (owners.length === 0) return [];
+    const texts = await redis.mget(owners.map(memberKey));
+    const silent = owners.filter((_, index) => texts[index] === null);
+    // One that speaks again just now adds itself again with its next word.
+    if (silent.length > 0) void redis.srem(OWNERS_KEY, ...silent).catch(() => undefined);
+    return texts.flatMap((text) => (text === null ? [] : readMember(text, deploymentId())));
+  }
+
+  return {
+    beat: (member) => watched("beat", () => beat(member)),
+
+    read: () => watched("read", read),
 
     async leave(owner) {
       await redis.del(memberKey(owner));
@@ -73,6 +101,8 @@ export function buildRedisMembership(options: RedisMembershipOptions): RedisMemb
       if (redis.status !== "ready") throw new Error(awayText());
       const startedAtMs = performance.now();
       await redis.ping();
+      const [reason] = refused.values();
+      if (reason !== undefined) throw new Error(`${REFUSES}: ${reason}`);
       return performance.now() - startedAtMs;
     },
 

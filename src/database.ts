@@ -50,7 +50,30 @@ export async function assertFit(databaseUrl: string): Promise<void> {
 /** The latter keeps whatever bytes it is given. */
 const ENCODINGS = new Set(["UTF8", "SQL_ASCII"]);
 
-/** A connection for work at the start or by hand, which is closed at its end. */
+/** A setting that nothing but the options of a connection gives. */
+const MARK = "coffer.session";
+
+const SELECT_MARK = {
+  text: `SELECT current_setting('${MARK}', true) AS mark`,
+  query_timeout: LIMITS.migrationConnectMs,
+};
+
+/**
+ * What commits and the fence rest on (`synchronous_commit`, the isolation, bounds) comes with the
+ * options of each connection. A pooler may leave them out and say nothing.
+ */
+async function assertSettable(client: pg.Client, databaseUrl: string): Promise<void> {
+  const { rows } = await client.query<{ mark: string | null }>(SELECT_MARK);
+  if (rows[0]?.mark === "on") return;
+  throw new UnsafeDatabaseError(
+    `${databaseName(databaseUrl)} (DATABASE_URL) does not get what Coffer sets for its sessions, so acknowledged money could be lost: something between, such as PgBouncer with ignore_startup_parameters, leaves it out; name PostgreSQL itself`,
+  );
+}
+
+/**
+ * A connection for work at the start or by hand, which is closed at its end.
+ * @throws UnsafeDatabaseError when its settings do not reach the server.
+ */
 export async function withClient<T>(
   databaseUrl: string,
   work: (client: pg.Client) => Promise<T>,
@@ -61,12 +84,13 @@ export async function withClient<T>(
     keepAlive: true,
     application_name: "coffer-migrate",
     // What it is for has its own bounds, or takes as long as it takes, like a migration.
-    options: "-c search_path=public -c statement_timeout=0",
+    options: `-c search_path=public -c statement_timeout=0 -c ${MARK}=on`,
   });
   // A lost connection fails the query under way; the event alone would end the process.
   client.on("error", () => {});
   await client.connect();
   try {
+    await assertSettable(client, databaseUrl);
     return await work(client);
   } finally {
     await client.end().catch(() => {});

@@ -73,18 +73,24 @@ const UNFIT = new Set(["28000", "28P01", "3D000", "42501"]);
 /** The same error, or what it says for the person who wrote the address. */
 function asUnfit(databaseUrl: string, error: unknown): unknown {
   const isUnfit =
-    error instanceof pg.DatabaseError
-      ? UNFIT.has(error.code ?? "")
-      : error instanceof Error && isOfConnecting(error);
+    (error instanceof pg.DatabaseError && UNFIT.has(error.code ?? "")) ||
+    (error instanceof Error && isOfConnecting(error));
   if (!isUnfit) return error;
   const name = databaseName(databaseUrl);
   return new UnsafeDatabaseError(`${name} (DATABASE_URL) cannot be used: ${messageOf(error)}`);
 }
 
-/** TLS that the server does not speak, its certificate, or a file that the address names. */
+/**
+ * TLS that the server does not speak, its certificate (the codes of Node's manual, "X509
+ * certificate error codes"), or a file that the address names.
+ */
+const OF_CONNECTING =
+  /^(ENOENT|EACCES|ERR_TLS_.+|.*CERT.*|UNABLE_TO_.+|INVALID_CA|INVALID_PURPOSE|PATH_LENGTH_EXCEEDED|HOSTNAME_MISMATCH)$/;
+
+/** Also settings that a pooler does not pass on, in PgBouncer's words. */
 function isOfConnecting(error: Error): boolean {
   const code = "code" in error ? String(error.code) : "";
-  return /SSL/.test(error.message) || /^(ENOENT|EACCES|ERR_TLS_.+|.*CERT.*)$/.test(code);
+  return /SSL|unsupported startup parameter/.test(error.message) || OF_CONNECTING.test(code);
 }
 
 /**

@@ -16,6 +16,11 @@ it.each([
   ],
   [new AggregateError([new Error("away"), new Error("away")]), "away"],
   [new AggregateError([], "none"), "none"],
+  // A transaction of Redis
+  [
+    Object.assign(new Error("EXECABORT"), { previousErrors: [new Error("OOM"), new Error("OOM")] }),
+    "OOM",
+  ],
 ])("the words of %o", (error, reason) => {
   expect(messageOf(error)).toBe(reason);
 });

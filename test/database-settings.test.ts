@@ -12,6 +12,7 @@ import {
   beforeEach,
   describe,
   expect,
+  inject,
   it,
   onTestFinished,
 } from "vitest";
@@ -27,6 +28,11 @@ import { idIn, unique } from "./stage/ids.ts";
 import { draft, putCredit, putWallet, type Draft } from "./stage/journal-drafts.ts";
 import { runCoffer, startCoffer } from "./stage/process.ts";
 import { createDatabase, onServer } from "./stage/servers.ts";
+import {
+  openRefusing,
+  openWithStrangeCertificate,
+  withoutOptions,
+} from "./stage/strange-servers.ts";
 import { openWire } from "./stage/wire.ts";
 
 const NAME = "database_settings";
@@ -354,6 +360,50 @@ describe("a new database", () => {
     expect(output).toMatch(new RegExp(`\\(DATABASE_URL\\) cannot be used: .*${reason}`));
     expect(output).not.toContain("nobody expected");
   });
+});
+
+describe("a server that does not get what Coffer sets for its sessions", () => {
+  const nats = inject("natsUrl");
+
+  it.each([
+    ["all", {}],
+    ["gateway", { NATS_URL: nats }],
+  ])("is refused by the role %s, whose commits might not last", async (role, more) => {
+    // Given a role whose commits are answered before they are on the disk, behind a pooler
+    await database.query(`ALTER ROLE ${ROLE} SET synchronous_commit = off`);
+    onTestFinished(async () => void (await database.query(`ALTER ROLE ${ROLE} RESET ALL`)));
+    const wire = await openWire(plainUrl, 0, withoutOptions);
+
+    // When Coffer starts
+    const { code, output } = await runCoffer({ ROLE: role, DATABASE_URL: wire.url, ...more });
+
+    // Then it says why it does not, and nothing else
+    expect(output).toMatch(
+      /\(DATABASE_URL\) does not get what Coffer sets for its sessions, .*\n$/,
+    );
+    expect(output).not.toContain("nobody expected");
+    expect(code).toBe(1);
+  });
+
+  it("is refused too when it says so itself", async () => {
+    const address = await openRefusing("08P01", "unsupported startup parameter: options");
+    const { code, output } = await runCoffer({ DATABASE_URL: `postgres://a:b@${address}/c` });
+    expect(output).toContain(
+      `${address}/c (DATABASE_URL) cannot be used: unsupported startup parameter: options`,
+    );
+    expect(code).toBe(1);
+  });
+});
+
+it("a certificate of an unknown authority ends the start with what to mend", async () => {
+  const address = await openWithStrangeCertificate();
+  const url = `postgres://a:b@${address}/c?sslmode=verify-full`;
+  const { code, output } = await runCoffer({ DATABASE_URL: url });
+  expect(output).toContain(
+    `${address}/c (DATABASE_URL) cannot be used: unable to verify the first certificate`,
+  );
+  expect(output).not.toContain("nobody expected");
+  expect(code).toBe(1);
 });
 
 it("waits at its start while others have all connections", { timeout: 60_000 }, async () => {

@@ -6,10 +6,12 @@ import { expect, onTestFinished } from "vitest";
  * The same database by way of a port of ours, which can fall silent or refuse.
  *
  * @param ourPort 0: any that is free
+ * @param passOn what becomes of the first message of each connection
  */
 export async function openWire(
   url: string,
   ourPort = 0,
+  passOn: (startup: Buffer) => Buffer = (startup) => startup,
 ): Promise<{
   url: string;
   hang(): void;
@@ -23,6 +25,7 @@ export async function openWire(
   let said = "";
   const server = createServer((socket) => {
     const onward = connect(Number(port), hostname);
+    let isFirst = true;
     onward.on("data", (bytes) => {
       said = (said + bytes.toString("latin1")).slice(-65_536);
     });
@@ -34,7 +37,9 @@ export async function openWire(
       from.on("error", () => undefined);
       from.on("close", () => to.destroy());
       from.on("data", (bytes) => {
-        if (!isSilent) to.write(bytes);
+        if (isSilent) return;
+        to.write(isFirst && to === onward ? passOn(bytes) : bytes);
+        isFirst = false;
       });
     }
   });
