@@ -280,8 +280,9 @@ describe("a transfer", () => {
       [payer]: expect.objectContaining({ id: from, balance: 997.5, version: 2 }),
       [payee]: expect.objectContaining({ id: to, balance: 2.5, version: 1 }),
     });
+    // It is posted as soon as the payee has the money, and settled a moment later.
     const isSettled = async () =>
-      (await stack.get(`/transfers/${transferId}`)).body.status === ("posted" as string);
+      (await stack.get<TransferBody>(`/transfers/${transferId}`)).body.settledAt !== null;
     await until("the transfer is settled", isSettled);
     const { body: transfer } = await stack.get<TransferBody>(`/transfers/${transferId}`);
     expect(transfer).toEqual({
