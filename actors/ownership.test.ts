@@ -144,3 +144,34 @@ it("a host hands over no more shards at a time than the limit says, then the nex
     LIMITS.handOffShardsMax,
   ]);
 });
+
+it("a host is in view while it hears itself among those who are alive", async () => {
+  // Given a host whose Redis can be away, and can have forgotten everybody
+  const membership = buildMembership();
+  let read: Membership["read"] = () => membership.read();
+  const ownership: Ownership = buildOwnership({
+    shardTable: buildTable(),
+    membership: { ...membership, read: () => read() },
+    self: SELF,
+    time: systemTime,
+    log: { info: () => undefined, warn: () => undefined },
+    isReachable: () => true,
+    open: () => undefined,
+    leave: () => undefined,
+    drop: () => undefined,
+    announce: () => undefined,
+  });
+  expect(ownership.isInView).toBe(false);
+  await ownership.start();
+  onTestFinished(() => ownership.drain(0));
+  for (const [reads, isInView] of [
+    [() => membership.read(), true],
+    [() => Promise.reject(new Error("away")), false],
+    [() => membership.read(), true],
+    [() => Promise.resolve([]), false],
+  ] as const) {
+    read = reads;
+    ownership.look();
+    await expect.poll(() => ownership.isInView).toBe(isInView);
+  }
+});

@@ -16,6 +16,66 @@ async function twoThatWaited() {
   return { order, first, second };
 }
 
+describe("behind a command that is under way, another one waits as the table says", () => {
+  it.each<[first: [string, string?], second: [string, string?], waits: boolean]>([
+    [["a"], ["a"], false],
+    [["a"], ["b"], false],
+    // Decided after the payer's own, as it is submitted after them; the payee's may still be late.
+    [["a"], ["a", "b"], false],
+    [["b"], ["a", "b"], true],
+    [["a", "b"], ["a"], true],
+    [["a", "b"], ["b"], true],
+    [["a", "b"], ["c"], false],
+    [["a", "b"], ["a", "c"], false],
+    [["a", "b"], ["c", "b"], false],
+    [["a", "b"], ["a", "b"], false],
+    [["a", "b"], ["b", "c"], true],
+    [["a", "b"], ["c", "a"], true],
+    [["a", "b"], ["b", "a"], true],
+    [["a", "b"], ["c", "d"], false],
+  ])("%j, then %j: %s", (first, second, waits) => {
+    const order = buildBatchOrder();
+    order.enter(first[0], first[1] ?? null);
+    expect(order.enter(second[0], second[1] ?? null).before !== null).toBe(waits);
+  });
+
+  it("until all of its kind are answered, in whatever order", async () => {
+    for (const answered of [
+      [0, 1, 2],
+      [2, 1, 0],
+      [1, 0, 2],
+    ]) {
+      const order = buildBatchOrder();
+      const transfers = ["b", "c", "d"].map((payeeId) => order.enter("a", payeeId));
+      let isFree = false;
+      const waiting = order.enter("a", null).before!.then(() => (isFree = true));
+      for (const nth of answered) {
+        await new Promise((resolve) => setImmediate(resolve));
+        expect(isFree).toBe(false);
+        transfers[nth]!.ended();
+      }
+      await waiting;
+    }
+  });
+
+  it("also when as many go the other way, and when others of its wallet are answered", () => {
+    const order = buildBatchOrder();
+    const own = order.enter("a", null);
+    order.enter("a", "b");
+    order.enter("c", "d").ended();
+    order.enter("e", "a");
+    own.ended();
+    expect(order.enter("a", null).before).not.toBeNull();
+  });
+
+  it("and a transfer that waits itself keeps no other one out of its wallet waiting", () => {
+    const order = buildBatchOrder();
+    order.enter("b", null);
+    expect(order.enter("a", "b").before).not.toBeNull();
+    expect(order.enter("a", "c").before).toBeNull();
+  });
+});
+
 describe("the order within a batch", () => {
   it("holds between a transfer's answer and the submission of what waited for it", async () => {
     const order = buildBatchOrder();

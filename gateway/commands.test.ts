@@ -9,6 +9,7 @@ import { describe, expect, it } from "vitest";
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
+import type { CommandMeter } from "../src/metrics.ts";
 import { SUBJECTS } from "../src/protocol.ts";
 import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
@@ -45,8 +46,19 @@ const fullFor = (walletId: string): Outcome => ({
 });
 
 /** A desk, the bus under it, and hands on its clock. */
-function setUp({ deliversOnce = true } = {}) {
-  const bus: Bus = { ...buildMemoryBus(), deliversOnce };
+function setUp({
+  deliversOnce = true,
+  meter,
+}: { deliversOnce?: boolean; meter?: CommandMeter } = {}) {
+  const listeners = new Set<() => void>();
+  const bus: Bus = {
+    ...buildMemoryBus(),
+    deliversOnce,
+    onReconnect(listener) {
+      listeners.add(listener);
+      return () => void listeners.delete(listener);
+    },
+  };
   let nowMs = 1_000;
   let sweep = (): void => undefined;
   let isSweeping = true;
@@ -54,6 +66,7 @@ function setUp({ deliversOnce = true } = {}) {
     bus,
     gatewayId: "g1",
     clock: { nowMs: () => nowMs },
+    ...(meter !== undefined && { meter }),
     schedule: {
       soon: (task) => void setImmediate(task),
       every(_intervalMs, task) {
@@ -90,7 +103,11 @@ function setUp({ deliversOnce = true } = {}) {
   function reply(seq: number, outcome: Outcome): void {
     bus.publish(SUBJECTS.inbox("g1"), [{ inbox: "", seq, outcome } satisfies Reply]);
   }
-  return { bus, desk, settle, pass, own, reply, isSweeping: () => isSweeping };
+  async function reconnect(): Promise<void> {
+    for (const listener of listeners) listener();
+    await settle();
+  }
+  return { bus, desk, settle, pass, own, reply, reconnect, isSweeping: () => isSweeping };
 }
 
 /** What a promise has come to, without waiting for it. */
@@ -114,14 +131,24 @@ describe("batching", () => {
     ]);
   });
 
-  it("splits a batch that would be too large for the bus", async () => {
+  // Each unit takes six bytes of JSON, so that what goes together does not fit.
+  const text = "\u0001".repeat(LIMITS.metadataBytesMax);
+  const asset = { currency: "USD", decimalPlaces: 2, ownerId: null };
+  it.each<[where: string, over: Partial<Command>]>([
+    [
+      "description and metadata",
+      { description: "\u0001".repeat(LIMITS.descriptionLengthMax), metadata: text },
+    ],
+    [
+      "a new wallet's metadata",
+      { body: { type: "create", ...asset, initialBalance: null, metadata: text } },
+    ],
+    ["a change of metadata", { body: { type: "update", patch: text } }],
+  ])("splits a batch that would be too large for the bus by %s", async (_where, over) => {
     const { desk, own } = setUp();
     const { batches } = own(() => rejected);
-    // Each unit takes six bytes of JSON, so that what goes together does not fit.
-    const description = "\u0001".repeat(LIMITS.descriptionLengthMax);
-    const metadata = "\u0001".repeat(LIMITS.metadataBytesMax);
     const commands = Array.from({ length: LIMITS.commandBatchMax }, (_, nth) => {
-      return { ...commandFor("a", `c${nth}`), description, metadata };
+      return { ...commandFor("a", `c${nth}`), ...over };
     });
     await Promise.all(commands.map((command) => desk.submit(command)));
     const bytesOf = (messages: unknown): number => Buffer.byteLength(JSON.stringify(messages));
@@ -132,6 +159,35 @@ describe("batching", () => {
     expect(batches.length).toBeLessThanOrEqual(Math.ceil(commands.length / (most - 1)));
     const ids = batches.flat().map(({ command }) => command.commandId);
     expect(ids).toEqual(commands.map(({ commandId }) => commandId));
+  });
+
+  it("sends as many as may go together at once, and the rest when the turn ends", async () => {
+    const { desk, own, settle } = setUp();
+    const { batches } = own(() => rejected);
+    const sizes = (): number[] => batches.map(({ length }) => length);
+    for (let nth = 0; nth <= LIMITS.commandBatchMax; nth += 1) {
+      void desk.submit(commandFor("a", `c${nth}`));
+    }
+    await Promise.resolve();
+    expect(sizes()).toEqual([LIMITS.commandBatchMax]);
+    await settle();
+    expect(sizes()).toEqual([LIMITS.commandBatchMax, 1]);
+  });
+
+  it("gives each sending the same time for an answer, however old its command is", async () => {
+    const { desk, own, settle, pass } = setUp();
+    const { deliveries } = own(() => null);
+    void desk.submit(commandFor("a"));
+    await settle();
+    for (const [ms, sendings] of [
+      [commandAttemptMs - 1, 1],
+      [1, 2],
+      [commandAttemptMs - 1, 2],
+      [1, 3],
+    ] as const) {
+      await pass(ms);
+      expect(deliveries).toHaveLength(sendings);
+    }
   });
 
   it("does not send again what is answered before its turn comes, and sends its neighbours", async () => {
@@ -189,15 +245,59 @@ describe("an owner that is away", () => {
     expect(await outcome).toEqual(faultOf("unavailable"));
     expect(desk.pending).toBe(0);
   });
+});
 
-  it("is asked less and less often", async () => {
+describe("an owner that refuses", () => {
+  it("is asked less and less often: pauses double, up to the longest", async () => {
     const { desk, own, settle, pass } = setUp();
     const { deliveries } = own(() => faultOf("unavailable"));
     void desk.submit(commandFor("a"));
     await settle();
-    for (let ms = 0; ms < commandDeadlineMs; ms += 25) await pass(25);
-    expect(deliveries.length).toBeGreaterThan(10);
-    expect(deliveries.length).toBeLessThanOrEqual(LIMITS.commandSendsMax);
+    const longest = LIMITS.commandRetryPauseMsMax;
+    for (const pauseMs of [1, 2, 4, 8].map((times) => times * commandRetryPauseMs)) {
+      expect(pauseMs).toBeLessThan(longest);
+      const before = deliveries.length;
+      await pass(pauseMs - 1);
+      expect(deliveries).toHaveLength(before);
+      await pass(1);
+      expect(deliveries).toHaveLength(before + 1);
+    }
+    for (let turn = 0; turn < 2; turn += 1) {
+      const before = deliveries.length;
+      await pass(longest - 1);
+      expect(deliveries).toHaveLength(before);
+      await pass(1);
+      expect(deliveries).toHaveLength(before + 1);
+    }
+  });
+});
+
+describe("after a reconnect", () => {
+  it("what has no answer goes again, and what waits for its time does not", async () => {
+    const { desk, own, settle, reconnect } = setUp();
+    const { deliveries } = own(({ command }) => {
+      return command.walletId === "paused" ? faultOf("unavailable") : null;
+    });
+    void desk.submit(commandFor("sent"));
+    void desk.submit(commandFor("paused"));
+    await settle();
+    await reconnect();
+    const ids = deliveries.map(({ command }) => command.walletId);
+    expect(ids.toSorted()).toEqual(["paused", "sent", "sent"]);
+  });
+
+  it("and another, a command goes no more often than it can be known which sending is in doubt", async () => {
+    const { desk, own, settle, pass, reconnect, reply } = setUp();
+    const { deliveries } = own(() => null);
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    for (let times = 0; times < 2 * LIMITS.commandSendsMax; times += 1) await reconnect();
+    expect(deliveries).toHaveLength(LIMITS.commandSendsMax);
+    // All but the first did not arrive; the first may have.
+    for (const { seq } of deliveries.slice(1)) reply(seq, faultOf("unavailable"));
+    await settle();
+    await pass(commandDeadlineMs);
+    expect(await outcome).toEqual(faultOf("unknown"));
   });
 });
 
@@ -448,7 +548,7 @@ describe("bounds", () => {
   });
 
   it("drains: refuses new commands, answers the old ones, and then sweeps no more", async () => {
-    const { desk, own, reply, settle, isSweeping } = setUp();
+    const { bus, desk, own, reply, settle, isSweeping } = setUp();
     const { deliveries } = own(() => null);
     const outcome = desk.submit(commandFor("a"));
     await settle();
@@ -460,6 +560,32 @@ describe("bounds", () => {
     expect(await outcome).toEqual(rejected);
     expect(isSweeping()).toBe(false);
     expect(desk.drain()).toBe(desk.drain());
+    // Nor does it hear anything more
+    let isHeard = true;
+    bus.publish(SUBJECTS.inbox("g1"), [], () => (isHeard = false));
+    await settle();
+    expect(isHeard).toBe(false);
+  });
+
+  it("counts what it answers, with the time that it took, and what it sends again", async () => {
+    const counted: unknown[] = [];
+    const meter: CommandMeter = {
+      answered: (type, outcome, ms) => void counted.push([type, outcome, ms]),
+      resent: () => void counted.push("resent"),
+    };
+    const { desk, own, settle, pass } = setUp({ meter });
+    own((_message, delivery) => (delivery === 1 ? null : rejected));
+    const outcome = desk.submit(commandFor("a"));
+    await settle();
+    await pass(commandAttemptMs);
+    await outcome;
+    await desk.drain();
+    await desk.submit(commandFor("b"));
+    expect(counted).toEqual([
+      "resent",
+      ["credit", rejected, commandAttemptMs],
+      ["credit", faultOf("unavailable"), 0],
+    ]);
   });
 });
 

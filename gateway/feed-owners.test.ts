@@ -9,6 +9,7 @@ import { describe, expect, test } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { SUBJECTS, type Change } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
+import { withLimits } from "../test/stage/lanes.ts";
 import { balances, buildSetting, connect, errors, versions } from "../test/stage/feed.ts";
 import type { ServerFrame } from "../test/stage/feed-world.ts";
 
@@ -259,7 +260,7 @@ describe("an owner's subscription", () => {
   });
 
   test("hears a wallet that was unsubscribed and subscribed again before the list came", async () => {
-    const { world, hub, advance } = buildSetting();
+    const { world, hub, change, advance } = buildSetting();
     world.commit("a", { ownerId: "u1" });
     const { sink, say } = connect(hub);
     say({ type: "subscribe", owners: ["u1"] });
@@ -269,6 +270,27 @@ describe("an owner's subscription", () => {
     say({ type: "unsubscribe", owners: ["u1"] });
     expect(versions(balances(sink))).toEqual([0]);
     expect(hub.stats()).toMatchObject({ wallets: 1, watches: 1 });
+    // And no longer than it wants to
+    say({ type: "unsubscribe", wallets: ["a"] });
+    change("a");
+    await advance(2 * LIMITS.feedSweepMs);
+    expect(versions(balances(sink))).toEqual([0]);
+    expect(hub.stats()).toMatchObject({ wallets: 0, watches: 0 });
+  });
+
+  test.each([
+    ["before the list came, which did not have it", false],
+    ["after the list, which did not have it", true],
+  ])("hears a wallet that is created after it was unsubscribed %s", async (_, isListThere) => {
+    const { hub, change, advance } = buildSetting();
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", owners: ["u1"] });
+    if (isListThere) await advance(10);
+    say({ type: "unsubscribe", wallets: ["a"] });
+    await advance(10);
+    change("a", 1, { ownerId: "u1" });
+    await advance(10);
+    expect(versions(balances(sink, "a"))).toEqual([0]);
   });
 
   test("ends without the wallets that were subscribed to directly", async () => {
@@ -298,5 +320,49 @@ describe("an owner's subscription", () => {
     await advance(3 * LIMITS.feedSweepMs);
     expect(balances(sink)).toHaveLength(LIMITS.feedWalletsPerClientMax);
     expect(errors(sink)).toMatchObject([{ code: "too_many_subscriptions", ownerId: "u1" }]);
+  });
+
+  test("and clients together watch no more wallets than the gateway has room for, until one goes", async () => {
+    withLimits({ feedWatchesMax: 3 });
+    const { world, hub, advance } = buildSetting();
+    for (const walletId of ["a", "b", "c", "d"]) world.commit(walletId, { ownerId: "u1" });
+    const first = connect(hub);
+    const second = connect(hub);
+    first.say({ type: "subscribe", wallets: ["a", "b"] });
+    second.say({ type: "subscribe", wallets: ["c", "d"] });
+    await advance(10);
+    expect(balances(second.sink).map(({ walletId }) => walletId)).toEqual(["c"]);
+    const full = {
+      code: "too_many_subscriptions",
+      message: expect.stringContaining("gateway watches 3"),
+    };
+    expect(errors(second.sink)).toMatchObject([full]);
+    // What is watched already may begin anew
+    second.say({ type: "subscribe", wallets: ["c"], from: { c: 0 } });
+    expect(errors(second.sink)).toHaveLength(1);
+    first.say({ type: "unsubscribe", wallets: ["a"] });
+    second.say({ type: "subscribe", wallets: ["d"] });
+    await advance(10);
+    expect(balances(second.sink, "d")).toHaveLength(1);
+    expect(errors(second.sink)).toHaveLength(1);
+  });
+
+  test("finds no room for a wallet that it had silenced, when others have taken it meanwhile", async () => {
+    withLimits({ feedWatchesMax: 2 });
+    const { world, hub, change, advance } = buildSetting();
+    for (const walletId of ["a", "b"]) world.commit(walletId, { ownerId: "u1" });
+    for (const walletId of ["c", "d"]) world.commit(walletId);
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", owners: ["u1"] });
+    await advance(10);
+    say({ type: "unsubscribe", wallets: ["a", "b"] });
+    connect(hub).say({ type: "subscribe", wallets: ["c", "d"] });
+    say({ type: "subscribe", wallets: ["a"] });
+    await advance(10);
+    expect(hub.stats()).toMatchObject({ watches: 2 });
+    expect(errors(sink)).toMatchObject([{ code: "too_many_subscriptions" }]);
+    change("a");
+    await advance(10);
+    expect(versions(balances(sink, "a"))).toEqual([0]);
   });
 });

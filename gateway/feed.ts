@@ -238,11 +238,9 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
     by: { from: number | undefined; ownerId: string | null },
   ): boolean {
     const known = client.wallets.get(walletId);
-    if (known === undefined) {
-      if (client.wallets.size >= LIMITS.feedWalletsPerClientMax) return false;
-      if (feedWallets.watches >= LIMITS.feedWatchesMax) return false;
-    }
+    if (known === undefined && client.wallets.size >= LIMITS.feedWalletsPerClientMax) return false;
     const entry = known ?? { watch: null, isDirect: false, ownerId: null };
+    if (entry.watch === null && feedWallets.watches >= LIMITS.feedWatchesMax) return false;
     if (by.ownerId === null) {
       entry.isDirect = true;
       for (const { silenced } of client.owners.values()) silenced.delete(walletId);

@@ -15,7 +15,7 @@ import { pino } from "pino";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { withLimits } from "../test/stage/lanes.ts";
-import { buildServer, FEED_PATH } from "./http-server.ts";
+import { buildServer, FEED_PATH, leaveHttp } from "./http-server.ts";
 
 it("a client that keeps its connection after the last answer does not hold up the end", async () => {
   // Given a request under way, over a connection that its client means to keep
@@ -74,6 +74,82 @@ it("a client that does not take its answer does not hold up the end", async () =
   const tookMs = performance.now() - startedAtMs;
   expect(tookMs).toBeGreaterThan(450);
   expect(tookMs).toBeLessThan(5_000);
+});
+
+it("a request without an answer does not hold up the end longer than its client may have", async () => {
+  // Given a command that never ends
+  withLimits({ httpClosingMs: 300 });
+  const app = buildServer(pino({ level: "silent" }));
+  const asked = new Promise<void>((arrived) => {
+    app.get("/endless", () => {
+      arrived();
+      return new Promise(() => undefined);
+    });
+  });
+  await app.listen({ port: 0, host: "127.0.0.1" });
+  const { port } = app.server.address() as AddressInfo;
+  const socket = connect(port, "127.0.0.1").resume();
+  onTestFinished(() => void socket.destroy());
+  socket.write("GET /endless HTTP/1.1\r\nHost: here\r\n\r\n");
+  await asked;
+  const startedAtMs = performance.now();
+  await app.close();
+  expect(performance.now() - startedAtMs).toBeGreaterThan(250);
+});
+
+it("what waits on a connection that has left HTTP does not hold up the end", async () => {
+  // Given a feed whose client reads nothing, with more to read than the system keeps for it
+  withLimits({ httpClosingMs: 5_000 });
+  const app = buildServer(pino({ level: "silent" }));
+  let onTurn = (): unknown => undefined;
+  app.addHook("preClose", async () => void onTurn());
+  await app.register(fastifyWebsocket);
+  const sent = new Promise<Socket>((resolve) => {
+    app.get(FEED_PATH, { websocket: true }, (webSocket, { raw }) => {
+      leaveHttp(raw.socket);
+      webSocket.send(Buffer.alloc(64 * 1_048_576));
+      resolve(raw.socket);
+    });
+  });
+  await app.listen({ port: 0, host: "127.0.0.1" });
+  const { port } = app.server.address() as AddressInfo;
+  const client = connect(port, "127.0.0.1").pause();
+  onTestFinished(() => void client.destroy());
+  client.on("error", () => undefined);
+  const upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13";
+  const key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+  client.write(`GET ${FEED_PATH} HTTP/1.1\r\nHost: here\r\n${upgrade}\r\n${key}\r\n\r\n`);
+  const socket = await sent;
+  expect(socket.writableLength).toBeGreaterThan(0);
+  // When the server closes, then what closes the feeds has its turn soon
+  onTurn = () => socket.destroy();
+  const startedAtMs = performance.now();
+  await app.close();
+  expect(performance.now() - startedAtMs).toBeLessThan(2_500);
+});
+
+it("there are no more connections than may be: who comes past that is not let in", async () => {
+  withLimits({ httpConnectionsMax: 2 });
+  const app = buildServer(pino({ level: "silent" }));
+  onTestFinished(() => app.close());
+  app.get("/", () => "done");
+  await app.listen({ port: 0, host: "127.0.0.1" });
+  const { port } = app.server.address() as AddressInfo;
+  async function ask(): Promise<{ socket: Socket; answer: string }> {
+    const socket = connect(port, "127.0.0.1");
+    onTestFinished(() => void socket.destroy());
+    socket.on("error", () => undefined);
+    socket.write("GET / HTTP/1.1\r\nHost: here\r\n\r\n");
+    const [chunk] = await Promise.race([once(socket, "data"), once(socket, "close")]);
+    return { socket, answer: String(chunk).slice(0, 15) };
+  }
+  const first = await ask();
+  const second = await ask();
+  expect([first.answer, second.answer]).toEqual(["HTTP/1.1 200 OK", "HTTP/1.1 200 OK"]);
+  expect((await ask()).answer).not.toContain("HTTP");
+  // And there is room again when one has gone
+  first.socket.destroy();
+  await vi.waitUntil(async () => (await ask()).answer === "HTTP/1.1 200 OK");
 });
 
 it("a client that takes its answer slowly gets all of it before the end", async () => {

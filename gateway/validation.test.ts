@@ -1,5 +1,5 @@
 /** What the schemas refuse, and whether the refusal names the field and says why. */
-import type { TSchema } from "typebox";
+import { Type, type TSchema } from "typebox";
 import { describe, expect, it } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
@@ -132,6 +132,13 @@ describe("a body", () => {
       })),
     );
   });
+});
+
+it("a field inside another one is named with its way there, as long as that is told", () => {
+  const inner = Type.Object({ ["n".repeat(200)]: Type.String() });
+  const check = checkOf(Type.Object({ "out/er~": inner }));
+  const field = `out/er~/${"n".repeat(120)}`;
+  expect(check({ "out/er~": {} })?.details).toEqual([{ field, message: "is required" }]);
 });
 
 describe("ids", () => {

@@ -176,6 +176,9 @@ describe("toMinor", () => {
     ["1000000", 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, range],
     ["999999999999999.5", invalid, ...Array<AmountProblem>(9).fill(range)],
     ["0.30000000000000004", ...Array<AmountProblem>(10).fill(invalid)],
+    // Not canonical, and refused all the same.
+    ["0", ...Array<AmountProblem>(10).fill(invalid)],
+    ["9".repeat(40), ...Array<AmountProblem>(10).fill(range)],
   ])("reads %s at 0 to 9 places", (amount, ...byPlaces) => {
     expect(byPlaces).toHaveLength(PLACES.length);
     for (const places of PLACES) {

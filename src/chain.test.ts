@@ -77,6 +77,15 @@ it.each(EVENTS.map((event) => [event.type, event] as const))(
   },
 );
 
+it("is chained to zeros where nothing is before it, and says null where there is no data", () => {
+  const made = { ...newEvent(EVENTS[5]!), metadata: null };
+  expect(dataOf(made)).toBe(null);
+  const hash = chainHash(null, made);
+  expect(chainHash("0".repeat(64), made)).toBe(hash);
+  expect(chainHashOfRow(null, rowOf(made))).toBe(hash);
+  expect(hash).toBe("a4688fb717043f4c917eaf7104c392156976123f0dc60563efe28e58eb3bbaa9");
+});
+
 it("each field of a row is in its hash", () => {
   const row = rowOf(newEvent(EVENTS[3]!));
   const hash = chainHashOfRow(PREVIOUS, row);

@@ -1,4 +1,5 @@
 /** The settings as tables: what is read from what, and what a person is told about a bad one. */
+import { availableParallelism } from "node:os";
 import { describe, expect, it } from "vitest";
 import { ConfigError, databaseName, maskPasswords, readConfig } from "./config.ts";
 
@@ -48,7 +49,7 @@ describe("readConfig", () => {
       webhookPrivate: true,
       transferShortcut: true,
     });
-    expect(lanes).toBeGreaterThanOrEqual(1);
+    expect(lanes).toBe(Math.min(Math.max(availableParallelism() - 1, 1), 64));
     expect(hostId).toMatch(/^[A-Za-z0-9_-]{1,64}$/);
     expect(hostId).toContain(String(process.pid));
   });
@@ -77,6 +78,9 @@ describe("readConfig", () => {
     [{ HOST: "0.0.0.0" }, { webhookPrivate: false }],
     [{ HOST: "0.0.0.0", WEBHOOK_PRIVATE: "on" }, { webhookPrivate: true }],
     [{ HOST: "::1" }, { webhookPrivate: true }],
+    [{ HOST: "localhost" }, { webhookPrivate: true }],
+    [{ HOST: "127.0.0.2" }, { webhookPrivate: true }],
+    [{ HOST: "127.example.com" }, { webhookPrivate: false }],
     [{ ...cluster, ROLE: "host" }, { webhookPrivate: false }],
     [{ ...cluster, ROLE: "gateway" }, { webhookPrivate: false }],
     [{ HOST: "127.0.0.1", WEBHOOK_PRIVATE: "off" }, { webhookPrivate: false }],
@@ -88,6 +92,7 @@ describe("readConfig", () => {
     [{ LOG_LEVEL: "silent" }, { logLevel: "silent" }],
     [{ RATE_LIMIT_PER_SECOND: "50" }, { rateLimitPerSecond: 50 }],
     [{ TRUST_PROXY: "10.0.0.0/8, ::1" }, { trustProxy: ["10.0.0.0/8", "::1"] }],
+    [{ TRUST_PROXY: "10.0.0.1/32,::1/128" }, { trustProxy: ["10.0.0.1/32", "::1/128"] }],
     [
       { FEED_ORIGINS: "https://shop.example, http://10.0.0.5:8080" },
       { feedOrigins: ["https://shop.example", "http://10.0.0.5:8080"] },
@@ -101,6 +106,8 @@ describe("readConfig", () => {
       { isTraced: false },
     ],
     [{ OTEL_TRACES_SAMPLER: "traceidratio", OTEL_TRACES_SAMPLER_ARG: "0.25" }, { isTraced: false }],
+    [{ OTEL_TRACES_SAMPLER_ARG: "0" }, { isTraced: false }],
+    [{ OTEL_TRACES_SAMPLER_ARG: "1" }, { isTraced: false }],
     [{ DATA_DIR: "/var/lib/coffer" }, { dataDir: "/var/lib/coffer" }],
     [{ DATABASE_URL: "postgresql://db/x," }, { databaseUrls: ["postgresql://db/x"] }],
     [{ DATABASE_URL: listOf(16) }, { databaseUrls: listOf(16).split(",") }],
@@ -134,6 +141,14 @@ describe("readConfig", () => {
     ],
     [{ FEED_ORIGINS: "https://shop.example/" }, 'FEED_ORIGINS: got "https://shop.example/"'],
     [{ TRUST_PROXY: "true" }, 'TRUST_PROXY: got "true", allowed: addresses and subnets'],
+    ...[",", "10.0.0.1,true", "10.0.0.0/", "10.0.0.0/8/8", "::1/129"].map(
+      (list): [Record<string, string>, string] => [
+        { TRUST_PROXY: list },
+        `TRUST_PROXY: got "${list}", allowed: addresses and subnets`,
+      ],
+    ),
+    [{ FEED_ORIGINS: "," }, 'FEED_ORIGINS: got ",", allowed: origins of pages'],
+    [{ FEED_ORIGINS: "ftp://shop.example" }, "allowed: origins of pages"],
     [
       { OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4318" },
       'OTEL_EXPORTER_OTLP_ENDPOINT: got "collector:4318", allowed: http://host:port of a collector',
@@ -143,6 +158,7 @@ describe("readConfig", () => {
       { OTEL_TRACES_SAMPLER_ARG: "1.5" },
       'OTEL_TRACES_SAMPLER_ARG: got "1.5", allowed: a share from 0 to 1',
     ],
+    [{ OTEL_TRACES_SAMPLER_ARG: "1e-1" }, "allowed: a share from 0 to 1"],
     [{ PORT: "-1" }, 'PORT: got "-1", allowed: a whole number from 0 to 65535'],
     [{ PORT: "80.5" }, 'PORT: got "80.5", allowed: a whole number from 0 to 65535'],
     [{ PORT: "0x50" }, 'PORT: got "0x50", allowed: a whole number from 0 to 65535'],
@@ -159,7 +175,10 @@ describe("readConfig", () => {
     [{ DATABASE_URL: "postgres://u:12?34@db/x" }, 'got "postgres://u:***@db/x", allowed: postgres'],
     [{ NATS_URL: "nats://u:12/34@bus" }, 'got "nats://u:***@bus", allowed: nats://host:port'],
     [{ NATS_URL: "nats://u:5%off@bus" }, "a % in a password is %25"],
+    [{ NATS_URL: "nats://a,nats://u:5%off@b" }, "a % in a password is %25"],
     [{ REDIS_URL: "redis://:5%off@r" }, "a % in a password is %25"],
+    // The driver would take its own default in the place of a host.
+    [{ DATABASE_URL: "postgres:///coffer" }, 'got "postgres:///coffer", allowed: postgres://user'],
     [{ DATABASE_URL: "," }, "allowed: postgres://user:password@host:port/database"],
     [{ DATABASE_URL: `${postgres},postgres://db/coffer?a=b` }, "not db:5432/coffer twice"],
     [{ DATABASE_URL: listOf(17) }, "allowed: at most 16 databases, not 17"],
@@ -173,7 +192,9 @@ describe("readConfig", () => {
       "/database, or several with commas between them, and no host behind it",
     ],
     [{ NATS_URL: "bus:4222" }, "allowed: nats://host:port, or several"],
+    [{ NATS_URL: "," }, "allowed: nats://host:port, or several"],
     [{ REDIS_URL: "http://r" }, "allowed: redis://host:port"],
+    [{ REDIS_URL: "cache" }, "allowed: redis://host:port"],
     [{ ROLE: "gateway", NATS_URL: "nats://b" }, "DATABASE_URL: is not set"],
     [{ ROLE: "gateway", DATABASE_URL: postgres }, "NATS_URL: is not set"],
     [{ EVENTS: "on" }, "NATS_URL: is not set"],
@@ -183,7 +204,7 @@ describe("readConfig", () => {
     [{ EVENTS_REPLICAS: "6" }, "allowed: a whole number from 1 to 5"],
     [{ ...cluster, ROLE: "host", REDIS_URL: "" }, "REDIS_URL: is not set"],
   ])("refuses %j", (env, expected) => {
-    expect(messageFor(env as Record<string, string>)).toContain(expected);
+    expect(messageFor(env)).toContain(expected);
   });
 
   it("lists every bad variable, a line each", () => {

@@ -12,7 +12,10 @@ import type { Query } from "./verify-database.ts";
 
 export const guardsFile = join(packageRoot, "src", "migrations", "guards.json");
 
-/** Of an index not how it is stored, and of a function not how its lines are broken. */
+/**
+ * Of an index not how it is stored, and of a function not how its lines are broken. That what was
+ * there before was never checked, PostgreSQL says in its words for a check or foreign key.
+ */
 const GUARDS = `
   SELECT 'trigger ' || t.tgname || ' on ' || c.relname AS name, pg_get_triggerdef(t.oid) AS definition,
          t.tgenabled = 'A' OR t.tgenabled = 'O' AND current_setting('session_replication_role') <> 'replica' AS "isOn"
@@ -27,7 +30,7 @@ const GUARDS = `
   WHERE c.relnamespace = 'public'::regnamespace AND i.indisunique
   UNION ALL
   SELECT CASE o.contype WHEN 'c' THEN 'check ' ELSE 'foreign key ' END || o.conname || ' on ' || c.relname,
-         pg_get_constraintdef(o.oid), o.convalidated
+         pg_get_constraintdef(o.oid), true
   FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid
   WHERE c.relnamespace = 'public'::regnamespace AND o.contype IN ('c', 'f')`;
 

@@ -438,6 +438,32 @@ describe("what is broken throws", () => {
     expect(() => moveHold(ended, move, NOW_MS)).toThrow(/is EXPIRED/);
   });
 
+  it.each<HoldMove>([
+    { type: "captured", amountMinor: m(1), isFinal: false },
+    { type: "released" },
+    { type: "expired" },
+  ])("$type of one that captures have emptied", (move) => {
+    const emptied = hold({ capturedMinor: m(10_00), status: "CAPTURED", capturedAtMs: NOW_MS });
+    expect(() => moveHold(emptied, move, NOW_MS)).toThrow("is CAPTURED and cannot be");
+  });
+
+  const released = { status: "RELEASED", releasedAtMs: NOW_MS } as const;
+  const captured = { status: "CAPTURED", capturedAtMs: NOW_MS } as const;
+  it.each<[why: string, over: Partial<Hold>]>([
+    ["nothing was held", { ...released, amountMinor: m(0) }],
+    ["less than nothing was captured", { capturedMinor: m(-1) }],
+    ["active, and nothing is left", { capturedMinor: m(10_00) }],
+    ["ended, and more was captured than held", { ...released, capturedMinor: m(10_01) }],
+    ["captured at no time", { status: "CAPTURED", capturedMinor: m(10_00) }],
+    ["captured at a time, but not captured", { ...released, capturedAtMs: NOW_MS }],
+    ["active, and ended", { releasedAtMs: NOW_MS }],
+    ["released at no time", { status: "RELEASED" }],
+    ["expired at no time", { status: "EXPIRED" }],
+    ["captured in part, and the rest was not let go", { ...captured, capturedMinor: m(9_99) }],
+  ])("a hold of which %s", (_why, over) => {
+    expect(() => assertHold(hold(over))).toThrow("hold h1 cannot be");
+  });
+
   it("more captured than left, more back than captured", () => {
     const move = (type: "captured" | "returned", amount: AmountMinor) => () =>
       moveHold(hold(), { type, amountMinor: amount, isFinal: true }, NOW_MS);

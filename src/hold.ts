@@ -121,7 +121,7 @@ export function moveHold(hold: Hold, move: HoldMove, atMs: number): Hold {
 function returned(hold: Hold, amount: AmountMinor): Hold {
   const left = hold.capturedMinor - amount;
   if (left < 0) throw new Error(`hold ${hold.holdId} gets back more than was captured`);
-  const capturedMinor = left === 0 ? ZERO : amountMinor(left);
+  const capturedMinor = amountMinor(left);
   if (hasEnded(hold)) return { ...hold, capturedMinor };
   return { ...hold, capturedMinor, status: "ACTIVE", capturedAtMs: null };
 }

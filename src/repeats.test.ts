@@ -358,6 +358,8 @@ describe.each(TABLE)("what $does has left", ({ first, on = HOLDING, same = [], o
       { description: "another" },
       { metadata: '{"a":2}' },
       { expectedVersion: left.version },
+      // Of what it has made nobody can have known a version.
+      ...(left.creation === null ? [] : [{ expectedVersion: left.version - 1 }]),
     ]) {
       expect(fits(commandOf(first, { ...given, ...over }), left)).toBe(false);
     }
@@ -392,6 +394,115 @@ it("What a payee has refused may have been told to its transfer, and to nothing 
     const all = [transfer, paid, { ...paid, amount: null }, credit, spend, close];
     expect(all.map(isTold)).toEqual([true, true, true, false, false, false]);
   }
+});
+
+const ASKED = {
+  create,
+  credit,
+  topup,
+  debit,
+  spend,
+  transfer,
+  hold,
+  capture,
+  captureAll: { ...capture, amount: null },
+  paid,
+  release,
+  update,
+  suspend,
+  activate,
+  close,
+} satisfies Record<string, WalletCommand>;
+type Name = keyof typeof ASKED;
+
+const NAMES = Object.keys(ASKED) as Name[];
+const NOT_CREATE = NAMES.filter((name) => name !== "create");
+const OF_A_HOLD: Name[] = ["capture", "captureAll", "paid", "release"];
+const OF_TEN: Name[] = ["credit", "debit", "spend", "transfer", "hold", "capture", "paid"];
+const [ten, nine] = [amountMinor(10_00), amountMinor(9_00)];
+const usd = { currency: "USD", decimalPlaces: 2 };
+const of = { walletId: "w", ...usd };
+const short = { code: "insufficient_funds", ...of, availableMinor: ZERO } as const;
+const excess = { code: "capture_exceeds_hold", ...of, remainingMinor: nine } as const;
+const another = { code: "owner_mismatch", walletId: "w", ownerId: "eve" } as const;
+
+it.each<[why: string, told: Rejection, names: readonly Name[]]>([
+  ["no wallet", { code: "wallet_not_found", walletId: "w" }, NOT_CREATE],
+  ["none of another id", { code: "wallet_not_found", walletId: "x" }, []],
+  ["a wallet already", { code: "wallet_already_exists", walletId: "w" }, ["create"]],
+  [
+    "another version",
+    { code: "version_conflict", walletId: "w", expectedVersion: 3, version: 4 },
+    [],
+  ],
+  [
+    "a wallet that is not active",
+    { code: "wallet_not_active", walletId: "w", status: "CLOSED" },
+    NOT_CREATE,
+  ],
+  [
+    "a wallet that is not empty",
+    { code: "wallet_not_empty", ...of, balanceMinor: ten, heldMinor: ZERO, pendingMinor: ZERO },
+    ["close"],
+  ],
+  ["no hold", { code: "hold_not_found", walletId: "w", holdId: "h" }, OF_A_HOLD],
+  ["no other hold", { code: "hold_not_found", walletId: "w", holdId: "i" }, []],
+  [
+    "a hold that has ended",
+    { code: "hold_not_active", walletId: "w", holdId: "h", status: "EXPIRED" },
+    OF_A_HOLD,
+  ],
+  ["more than the hold", { ...excess, holdId: "h", requestedMinor: ten }, ["capture", "paid"]],
+  ["more than another hold", { ...excess, holdId: "i", requestedMinor: ten }, []],
+  ["another amount than the hold", { ...excess, holdId: "h", requestedMinor: nine }, []],
+  [
+    "an expiry in the past",
+    { code: "invalid_expiry", walletId: "w", expiresAtMs: 1, nowMs: NOW_MS },
+    ["hold"],
+  ],
+  ["too many holds", { code: "too_many_holds", walletId: "w", holdsMax: 1 }, ["hold"]],
+  [
+    "too much metadata",
+    { code: "metadata_too_large", walletId: "w", bytes: 2, bytesMax: 1 },
+    ["update"],
+  ],
+  ["an amount that does not fit", { code: "invalid_amount", amount: "10", ...usd }, OF_TEN],
+  [
+    "an amount out of range",
+    { code: "amount_out_of_range", amount: "10", currency: "USD", walletId: "w" },
+    [...OF_TEN, "create", "topup", "captureAll"],
+  ],
+  [
+    "one wallet as payer and payee",
+    { code: "same_wallet", walletId: "w" },
+    ["transfer", "paid", "topup", "spend"],
+  ],
+  ["another owner than its own", { ...another, expectedOwnerId: "ann" }, ["topup", "spend"]],
+  ["another owner than others'", { ...another, expectedOwnerId: "bob" }, []],
+  ["too little money", { ...short, requestedMinor: ten }, ["debit", "spend", "transfer", "hold"]],
+  ["too little for another amount", { ...short, requestedMinor: nine }, []],
+])("Of %s may have been told whoever could have asked for it", (_why, told, names) => {
+  const isTold = (name: Name): boolean => mayHaveBeenTold(commandOf(ASKED[name]), told);
+  expect(NAMES.filter(isTold)).toEqual(NAMES.filter((name) => names.includes(name)));
+});
+
+it("Of a condition may have been told who set it, and a creation that set any of no wallet", () => {
+  const conflict = { code: "version_conflict", walletId: "w", version: 4 } as const;
+  for (const expectedVersion of [3, 5]) {
+    const command = commandOf(credit, { expectedVersion: 3 });
+    const isTold = mayHaveBeenTold(command, { ...conflict, expectedVersion });
+    expect(isTold).toBe(expectedVersion === 3);
+  }
+  const creation = commandOf(create, { expectedVersion: 3 });
+  expect(mayHaveBeenTold(creation, { code: "wallet_not_found", walletId: "w" })).toBe(true);
+});
+
+it("Of the time at which a hold ends may have been told who named it, or a span", () => {
+  const past = { code: "invalid_expiry", walletId: "w", expiresAtMs: 1, nowMs: NOW_MS } as const;
+  const told = [1, 2, null].map((expiresAtMs) => {
+    return mayHaveBeenTold(commandOf({ ...hold, expiresAtMs }), past);
+  });
+  expect(told).toEqual([true, false, true]);
 });
 
 // --- Arbitrary commands --------------------------------------------------------------------------

@@ -480,6 +480,24 @@ describe("an event that breaks an invariant throws", () => {
       transferEvent(wallet(), giveBack(1), NOW_MS),
       `balance ${FULL + 1}`,
     ],
+    [
+      "after the end",
+      wallet({ balance: 0, status: "CLOSED" }),
+      moved("WalletCredited", 1),
+      "wallet w1 is closed for ever",
+    ],
+    [
+      "closed with money",
+      wallet(),
+      { type: "WalletClosed", occurredAtMs },
+      "wallet w1 is closed with money",
+    ],
+    [
+      "before the one before it",
+      wallet(),
+      { type: "WalletSuspended", occurredAtMs: wallet().updatedAtMs - 1 },
+      "the clock of wallet w1 went back",
+    ],
   ])("%s", (_why, state, event, message) => {
     expect(() => apply("w1", state, event)).toThrow(message);
   });

@@ -349,6 +349,11 @@ describe("a new database", () => {
   it.each([
     ["a wrong password", (it: URL) => (it.password = "wrong"), "password authentication failed"],
     ["TLS where there is none", (it: URL) => (it.search = "sslmode=verify-full"), "SSL"],
+    [
+      "a certificate in no file",
+      (it: URL) => (it.search = "sslmode=verify-full&sslrootcert=/nowhere/ca.pem"),
+      "/nowhere/ca.pem",
+    ],
   ])("is refused by a gateway with %s, in one line", async (_what, spoil, reason) => {
     spoil(newUrl);
     const { code, output } = await runCoffer({

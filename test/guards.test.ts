@@ -39,3 +39,21 @@ it("is met by an index that is stored in another way", async () => {
   await query("REINDEX TABLE events");
   expect(await guardsOff(query)).toEqual([]);
 });
+
+it("is not met by a check that was taken away and came back for new rows only", async () => {
+  const { query } = await freshDatabase();
+  const [check] = await query<{ name: string; table: string; definition: string }>(
+    `SELECT conname AS name, conrelid::regclass::text AS "table", pg_get_constraintdef(oid) AS definition
+     FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace
+     ORDER BY conname LIMIT 1`,
+  );
+  const { name, table, definition } = check!;
+  await query(`ALTER TABLE ${table} DROP CONSTRAINT ${name}`);
+  const field = `check ${name} on ${table}`;
+  const off = { kind: "guard_off", field, expected: definition };
+  expect(await guardsOff(query)).toEqual([{ ...off, found: null }]);
+  await query(`ALTER TABLE ${table} ADD CONSTRAINT ${name} ${definition} NOT VALID`);
+  expect(await guardsOff(query)).toEqual([{ ...off, found: `${definition} NOT VALID` }]);
+  await query(`ALTER TABLE ${table} VALIDATE CONSTRAINT ${name}`);
+  expect(await guardsOff(query)).toEqual([]);
+});

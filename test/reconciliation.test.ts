@@ -155,6 +155,10 @@ it("still says what it found when its connection is lost on the way", async () =
   // Then the difference stays known
   expect(reconciliation.status()).toMatchObject({ differences: 1, lastRunAt: null });
   await expect(reconciliation.probe()).rejects.toThrow("wallet_missing");
+
+  // Also while the next run has not come to it yet
+  await until("it looks anew", () => reconciliation.status().running);
+  expect(reconciliation.status()).toMatchObject({ differences: 1, lastRunAt: null });
 });
 
 it("begins anew when a database was away", async () => {
