@@ -18,6 +18,7 @@ import type {
 } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
 import { buildLaneGate } from "./lane-gate.ts";
+import type { LaneStats } from "./lane.ts";
 import type { Arrival, LaneResult, LaneTask } from "./lane-thread.ts";
 
 const command = (seq: number): CommandMessage => ({
@@ -355,4 +356,42 @@ it("a question that finds no room is refused, as long as somebody waits: the pay
   const { origin, ...late } = ask(0);
   gate.accept([{ ...late, origin: { ...origin, budgetMs: 0 } }]);
   expect(replies).toHaveLength(2);
+});
+
+it("a shard that was left is told once, and one that comes back meanwhile never", async () => {
+  const left: number[] = [];
+  const timers: (() => void)[] = [];
+  let held: readonly number[] = [];
+  const gate = buildLaneGate({
+    plan: { name: "lane-0", owner: "h", database: 0 },
+    startLane: () => ({
+      run: () =>
+        Promise.resolve({ effects: null, stats: { shards: held } as unknown as LaneStats }),
+      destroy: () => Promise.resolve(),
+    }),
+    time: { ...systemTime, after: (_, task) => (timers.push(task), () => undefined) },
+    log: { info: say, warn: say, error: say, fatal: say },
+    dispatch: () => undefined,
+    reply: () => undefined,
+    onLeft: (shards) => void left.push(...shards),
+    onFatal: () => undefined,
+  });
+  const ticks = async (): Promise<void> => {
+    gate.tick();
+    await turn();
+  };
+  gate.assign(1);
+  gate.assign(2);
+  held = [1, 2];
+  await ticks();
+  gate.unassign(1);
+  gate.unassign(2);
+  await ticks();
+  // Looks again soon, as the lane still has something of both
+  expect([left, timers.splice(0).length]).toEqual([[], 1]);
+  gate.assign(2);
+  held = [2];
+  await ticks();
+  await ticks();
+  expect([left, timers]).toEqual([[1], []]);
 });

@@ -124,13 +124,12 @@ export function buildLaneShards(deps: LaneShardsDeps): LaneShards {
     return { claimed, transfers };
   }
 
-  /** Stops speaking for shards that another owner has. */
+  /** Does not claim shards that another owner has; of these, nothing is known here any more. */
   function drop(shards: readonly number[]): void {
     if (shards.length === 0) return;
     deps.log("warn", `${shards.length} shards belong to another owner now`);
     for (const shard of shards) lost.add(shard);
     deps.onLost(shards);
-    forget(shards);
   }
 
   function forget(shards: readonly number[]): void {
@@ -162,7 +161,6 @@ export function buildLaneShards(deps: LaneShardsDeps): LaneShards {
         // known here is old.
         const known = [...epochs.keys()];
         forget(known.filter((shard) => claimed.get(shard) !== epochs.get(shard)! + 1));
-        epochs.clear();
         for (const [shard, epoch] of claimed) epochs.set(shard, epoch);
         deps.recovered(transfers);
         drop(shards.filter((shard) => !claimed.has(shard)));

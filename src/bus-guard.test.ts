@@ -149,7 +149,7 @@ describe("in the course of time", () => {
     for (const [afterMs, logged] of [
       [0, 1],
       [1, 1],
-      [LIMITS.busTroubleLogMs - 2, 1],
+      [LIMITS.troubleLogMs - 2, 1],
       [1, 2],
       [1, 2],
     ] as const) {

@@ -10,7 +10,8 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { packageRoot } from "../src/package-root.ts";
 import { metText, tellingLines } from "./simulation/simulate.ts";
-import { PLANTS, simulate, type Plant, type RunResult } from "./simulation/world.ts";
+import { PLANTS, type Plant } from "./simulation/plants.ts";
+import { simulate, type RunResult } from "./simulation/world.ts";
 
 const SEEDS = 500;
 const WITHIN_MS = 300_000;
@@ -46,6 +47,7 @@ describe("many seeds, and then each bug", () => {
     noEpochCheck: 150,
     noBehindCheck: 150,
     cursorBeforeAck: 100,
+    rejectionLate: 20,
   };
   let ended: Ended;
 
@@ -114,7 +116,7 @@ describe("a seed", () => {
   });
 
   test("that fails tells what was violated, and of whom", async () => {
-    const { violations, lines } = await firstFailing("noDurableCommand");
+    const { violations, lines } = await firstFailing("replyBeforeCommit");
     expect(violations.join("\n")).toContain("wallet-");
     const telling = tellingLines(lines, violations);
     expect(telling.length).toBeGreaterThan(0);

@@ -44,6 +44,8 @@ export interface Bank {
   stop(): void;
   /** Repeats everything without an outcome until it has one. */
   resolve(): void;
+  /** Asks what would become of a command, until there is an answer to that. */
+  rehearse(walletId: string, body: WalletCommand): HistoryEntry;
   /** Nobody waits for anything, and every command has its outcome. */
   readonly isDone: boolean;
   /** What is missing for that. */
@@ -82,6 +84,7 @@ export function buildBank(deps: BankDeps): Bank {
   const isSpiteful = random.chance(0.5);
   const isPlaying = random.chance(0.4);
   const isBatching = random.chance(0.4);
+  const isFounding = random.chance(0.2);
   const pauseMsMax = (2 * deps.lengthMs * deps.callers) / (0.6 * deps.commands);
   let lastNumber = 0;
   let busy = 0;
@@ -199,12 +202,16 @@ export function buildBank(deps: BankDeps): Bank {
 
   // --- Callers ---
 
-  function begin(
+  function begin(...of: Parameters<typeof commandFor>): HistoryEntry {
+    return recorder.sent(commandFor(...of));
+  }
+
+  function commandFor(
     /** Null: an id is proposed. */
     walletId: string | null,
     body: WalletCommand,
     given: Partial<Command> = {},
-  ): HistoryEntry {
+  ): Command {
     lastNumber += 1;
     const isKeyed = random.chance(0.75);
     const commandId = `${isKeyed ? "key" : "made"}-${lastNumber}`;
@@ -220,8 +227,7 @@ export function buildBank(deps: BankDeps): Bank {
       body,
       ...given,
     };
-    const whole = { ...command, fingerprint: isKeyed ? fingerprintOf(command) : null };
-    return recorder.sent(whole);
+    return { ...command, fingerprint: isKeyed ? fingerprintOf(command) : null };
   }
 
   function nextEntry(): HistoryEntry {
@@ -238,6 +244,7 @@ export function buildBank(deps: BankDeps): Bank {
     }
     if (isHolding && random.chance(0.4)) return aboutHold(walletId, amount, expectedVersion);
     if (isPlaying && random.chance(0.15)) return play(String(amount));
+    if (isFounding && random.chance(0.15)) return begin(null, creation(), { proposedId: true });
     if (kind < 50) {
       const drawn = random.pick(walletIds);
       const isSelf = drawn === walletId && random.chance(0.9);
@@ -342,7 +349,7 @@ export function buildBank(deps: BankDeps): Bank {
   }
 
   /** The same, only to hear what would become of it. */
-  function rehearsal({ command }: HistoryEntry): HistoryEntry {
+  function rehearsal(command: Command): HistoryEntry {
     lastNumber += 1;
     const name = `dry-${lastNumber}`;
     const walletId = command.proposedId ? random.uuid() : command.walletId;
@@ -404,7 +411,7 @@ export function buildBank(deps: BankDeps): Bank {
       if (isBatching && random.chance(0.1)) await carryOutMany();
       else {
         const entry = nextEntry();
-        if (random.chance(0.05)) await send(rehearsal(entry));
+        if (random.chance(0.05)) await send(rehearsal(entry.command));
         await carryOut(entry);
       }
     }
@@ -415,7 +422,7 @@ export function buildBank(deps: BankDeps): Bank {
     const entries: HistoryEntry[] = [];
     for (let left = 2 + random.below(14); left > 0; left--) {
       const entry = nextEntry();
-      if (random.chance(0.05)) entries.push(rehearsal(entry));
+      if (random.chance(0.05)) entries.push(rehearsal(entry.command));
       entries.push(entry);
       if (entry.command.fingerprint !== null && random.chance(0.03)) entries.push(entry);
     }
@@ -452,7 +459,8 @@ export function buildBank(deps: BankDeps): Bank {
   /** As impatient clients do: again when nothing certain came back, sometimes twice at once. */
   async function carryOut(entry: HistoryEntry): Promise<void> {
     // Whoever has no key cannot repeat what was not answered yet.
-    const isTwice = entry.command.fingerprint !== null && random.chance(0.05);
+    const { fingerprint, proposedId } = entry.command;
+    const isTwice = fingerprint !== null && random.chance(proposedId ? 0.5 : 0.05);
     const both = isTwice ? [send(entry), send(entry)] : [send(entry)];
     const settled = await Promise.all(both);
     for (let again = 0; again < 4 && !isSettled(entry) && !isStopping; again++) {
@@ -460,7 +468,7 @@ export function buildBank(deps: BankDeps): Bank {
       await wait(random.between(1, 400));
       await send(entry);
     }
-    if (settled.includes(true) && random.chance(0.05)) await send(entry);
+    if (settled.includes(true) && random.chance(0.1)) await send(entry);
     if (entry.answers.length > 0) await misuse(entry);
   }
 
@@ -517,6 +525,11 @@ export function buildBank(deps: BankDeps): Bank {
         if (isSettled(entry) || (isAbsent && random.chance(0.5))) continue;
         busyWith(resolveOne(entry));
       }
+    },
+    rehearse(walletId, body) {
+      const entry = rehearsal(commandFor(walletId, body));
+      busyWith(resolveOne(entry));
+      return entry;
     },
     get isDone() {
       return busy === 0;

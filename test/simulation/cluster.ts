@@ -8,6 +8,7 @@
  *                      \--crash-------\--crash--> down
  */
 import { buildHost, type Host } from "../../actors/host.ts";
+import type { StartLane } from "../../actors/lane-thread.ts";
 import { buildRelay, type Relay } from "../../actors/relay.ts";
 import type { RelaySink } from "../../actors/relay-sink.ts";
 import { buildAnswers, type GiveAnswer } from "../../gateway/answers.ts";
@@ -17,6 +18,7 @@ import type { Journal, Writes } from "../../src/journal.ts";
 import type { RelayStore } from "../../src/relay-store.ts";
 import type { CommandMessage } from "../../src/protocol.ts";
 import { buildBatchDoor, type BatchDoor } from "./batches.ts";
+import { watchCalm } from "./calm.ts";
 import type { Network, SimulatedBus } from "./bus.ts";
 import { buildSimulatedShardTable, type Caller, type SimulatedDatabase } from "./database.ts";
 import { buildSimulatedReads } from "./reads.ts";
@@ -70,9 +72,18 @@ export interface ClusterDeps {
   readonly isBusOrdered: boolean;
   /** Stands between a lane and its journal. */
   readonly wrapJournal: (journal: Journal, thread: Process, database: SimulatedDatabase) => Journal;
+  /** Stands between a host and its lanes. */
+  readonly wrapLanes: (start: StartLane) => StartLane;
   readonly openRelayStore: (process: Process, database: SimulatedDatabase) => RelayStore;
   /** Where the events of a host go. */
   readonly openSink: (process: Process) => RelaySink;
+  /** Until then nothing goes wrong. */
+  readonly calmUntilMs: number;
+  /**
+   * Told when a command is not answered in the calm, and when a host asks for somebody to mend
+   * something: here nothing is ever broken.
+   */
+  readonly onProblem: (text: string) => void;
   /** Counts what the run has met. */
   readonly count: (what: string) => void;
 }
@@ -114,7 +125,10 @@ export function buildCluster(deps: ClusterDeps): Cluster {
         process.trace(text);
       },
       warn: (text: string) => process.trace(text),
-      error: (text: string) => process.trace(text),
+      error(text: string) {
+        process.trace(text);
+        deps.onProblem(`${process.name} calls for somebody: ${text}`);
+      },
       fatal(text: string) {
         process.trace(`FATAL ${text}`);
       },
@@ -155,7 +169,7 @@ export function buildCluster(deps: ClusterDeps): Cluster {
       relay,
       shardTable: buildSimulatedShardTable(databases, callerOf(process)),
       membership: deps.isAlone ? null : registry.connect(process),
-      startLane: lanes.start,
+      startLane: deps.wrapLanes(lanes.start),
       databases: databases.length,
       laneCount: deps.laneCount,
       hostId: member.name,
@@ -236,9 +250,12 @@ export function buildCluster(deps: ClusterDeps): Cluster {
     };
     /** Commands that the desk has sent again. */
     const resent = new Set<string>();
+    const { calmUntilMs: untilMs, onProblem } = deps;
+    const calm = watchCalm({ bus, scheduler, untilMs, onProblem });
     const desk = buildCommandDesk({
       bus: {
         ...bus,
+        subscribe: calm.subscribe,
         get state() {
           return bus.state;
         },
@@ -246,7 +263,7 @@ export function buildCluster(deps: ClusterDeps): Cluster {
           for (const { attempt, command } of message as readonly CommandMessage[]) {
             if (attempt > 1) resent.add(command.commandId);
           }
-          bus.publish(subject, message, onUndelivered);
+          calm.publish(subject, message, onUndelivered);
         },
       },
       gatewayId: `${member.name}-${runs.get(member.name)}`,

@@ -6,6 +6,7 @@
  * best.
  */
 import type { Hold } from "../../src/hold.ts";
+import { LIMITS } from "../../src/limits.ts";
 import type { EventRow, SimulatedDatabase } from "./database.ts";
 import type { History } from "./history.ts";
 
@@ -108,6 +109,8 @@ function fold(
     if (own.has(hold.holdId)) return "is placed twice";
     const { amountMinor: amount, expiresAtMs } = hold;
     if (expiresAtMs !== null && expiresAtMs <= occurredAtMs) return "was over when it began";
+    const active = [...own.values()].filter(({ status }) => status === "ACTIVE").length;
+    if (active >= LIMITS.holdsPerWalletMax) return `is one more than the ${active} there may be`;
     own.set(hold.holdId, { amount, expiresAtMs, captured: 0, status: "ACTIVE", isOver: false });
     return null;
   }

@@ -97,8 +97,11 @@ function couldBe(
       );
     case "wallet_not_empty":
       return since.some(
-        ({ balanceMinor, heldMinor }) =>
-          balanceMinor === rejection.balanceMinor && heldMinor === rejection.heldMinor,
+        ({ balanceMinor, heldMinor, version }) =>
+          balanceMinor === rejection.balanceMinor &&
+          heldMinor === rejection.heldMinor &&
+          balanceMinor + rejection.pendingMinor > 0 &&
+          rejection.pendingMinor <= sentMinor(all, version),
       );
     case "hold_not_found":
       return holdsSince(all, rejection.holdId, -1).every(({ placedAt }) => placedAt > floor);
@@ -119,14 +122,19 @@ function couldBe(
     case "invalid_expiry":
       return rejection.expiresAtMs <= rejection.nowMs;
     case "too_many_holds":
-      return false;
+      return since.some(({ version }) => activeAt(all, version).length >= rejection.holdsMax);
     case "metadata_too_large":
+      return rejection.bytes > rejection.bytesMax;
     case "currency_mismatch":
+      return rejection.currency !== rejection.expectedCurrency;
     case "owner_mismatch":
-    case "same_wallet":
-    case "invalid_amount":
+      return rejection.ownerId !== rejection.expectedOwnerId;
+    // Nobody asks for so much, or for what there is not.
     case "amount_out_of_range":
     case "asset_not_found":
+      return false;
+    case "same_wallet":
+    case "invalid_amount":
     case "idempotency_conflict":
       return true;
     default:
@@ -139,18 +147,33 @@ function couldBe(
  * have ended them for that money to be available.
  */
 function overMinor(all: readonly EventRow[], atVersion: number): number {
+  const nowMs = all.findLast(({ version }) => version <= atVersion)?.occurredAtMs ?? 0;
+  let sum = 0;
+  for (const { expiresAtMs, amountMinor, capturedMinor } of activeAt(all, atVersion)) {
+    const isOver = expiresAtMs !== null && expiresAtMs <= nowMs;
+    if (isOver) sum += amountMinor - capturedMinor;
+  }
+  return sum;
+}
+
+/** The wallet's active holds as they were at that version. */
+function activeAt(all: readonly EventRow[], atVersion: number): Hold[] {
   const holds = new Map<string, Hold>();
-  let nowMs = 0;
-  for (const { version, occurredAtMs, data } of all) {
+  for (const { version, data } of all) {
     if (version > atVersion) break;
-    nowMs = occurredAtMs;
     const hold = data?.["hold"] as Hold | undefined;
     if (hold !== undefined) holds.set(hold.holdId, hold);
   }
+  return [...holds.values()].filter(({ status }) => status === "ACTIVE");
+}
+
+/** What has left for other wallets up to that version and has not come back: the most in transit. */
+function sentMinor(all: readonly EventRow[], atVersion: number): number {
   let sum = 0;
-  for (const { status, expiresAtMs, amountMinor, capturedMinor } of holds.values()) {
-    const isOver = status === "ACTIVE" && expiresAtMs !== null && expiresAtMs <= nowMs;
-    if (isOver) sum += amountMinor - capturedMinor;
+  for (const { version, type, amountMinor } of all) {
+    if (version > atVersion) break;
+    if (type === "TransferSent") sum += amountMinor!;
+    if (type === "TransferReturned") sum -= amountMinor!;
   }
   return sum;
 }

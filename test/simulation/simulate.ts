@@ -13,7 +13,8 @@ import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
-import { PLANTS, simulate, type Plant, type RunResult } from "./world.ts";
+import { PLANTS, type Plant } from "./plants.ts";
+import { simulate, type RunResult } from "./world.ts";
 import { listText } from "../../src/command-line.ts";
 import { messageOf } from "../../src/message-of.ts";
 

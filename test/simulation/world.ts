@@ -5,7 +5,7 @@
  * time is a violation like any other: "every transfer settles", "service resumes".
  */
 import { isDue, type Hold } from "../../src/hold.ts";
-import type { AppendResult, Journal } from "../../src/journal.ts";
+import type { Journal } from "../../src/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
 import type { Transfer } from "../../src/transfer.ts";
 import { buildBank, fingerprintOf, type Bank } from "./bank.ts";
@@ -13,7 +13,7 @@ import { checkBooks } from "./books.ts";
 import { buildNetwork } from "./bus.ts";
 import { buildCluster, callerOf, type Cluster } from "./cluster.ts";
 import { checkDryRuns } from "./dry-run-books.ts";
-import { buildSimulatedDatabase, type Plants, type SimulatedDatabase } from "./database.ts";
+import { buildSimulatedDatabase, type SimulatedDatabase } from "./database.ts";
 import {
   databasePlanner,
   drawFaults,
@@ -22,33 +22,22 @@ import {
   type FaultPlan,
 } from "./faults.ts";
 import { buildRecorder, type History, type Recorder } from "./history.ts";
+import {
+  claimAtOnce,
+  plantsOf,
+  replyBeforeCommit,
+  withLateRejections,
+  type Plant,
+} from "./plants.ts";
 import { checkRejections } from "./rejections.ts";
 import { buildRegistry } from "./membership.ts";
+import { checkMemories } from "./memories.ts";
 import type { Random } from "./random.ts";
 import { aheadOf, checkRelay, relayUnrest } from "./relay-books.ts";
 import { buildSimulatedRelayStore } from "./relay-store.ts";
-import { buildScheduler, EPOCH_MS, type Process, type Scheduler } from "./scheduler.ts";
+import { buildScheduler, EPOCH_MS, type Scheduler } from "./scheduler.ts";
 import { buildStream, type Stream } from "./stream.ts";
 import { buildSubscribers } from "./subscribers.ts";
-
-/**
- * Bugs that a run can be given, to show that it is found. The version key is none of them: behind
- * the fence it changes nothing.
- */
-export const PLANTS = [
-  "noDurableVerdict",
-  "noDurableCommand",
-  "noDurableHold",
-  "noEpochCheck",
-  "noBehindCheck",
-  "lookupOutsideTransaction",
-  /** A commit is reported before it is one. */
-  "replyBeforeCommit",
-  /** The relay saves its cursor behind what is published and not acknowledged. */
-  "cursorBeforeAck",
-] as const;
-
-export type Plant = (typeof PLANTS)[number];
 
 export interface RunOptions {
   readonly seed: number;
@@ -119,7 +108,10 @@ function drawBounds(random: Random): Partial<Record<keyof typeof LIMITS, number>
     ? { laneCommandsMax: 2, mailboxMessagesMax: 1, laneBacklogMax: 3, pendingTransfersMax: 2 }
     : {};
   const hasty = random.chance(0.4) ? HASTY : {};
-  return { ...idle, ...few, ...commit, ...narrow, ...impatient, ...batch, ...full, ...hasty };
+  const holds = random.chance(0.25) ? { holdsPerWalletMax: 3, holdsDueMax: 2 } : {};
+  const pieces = random.chance(0.2) ? { busMessageBytesMax: 40_000, commandBatchMax: 2 } : {};
+  const queues = { ...commit, ...batch, ...full, ...pieces };
+  return { ...idle, ...few, ...narrow, ...impatient, ...hasty, ...holds, ...queues };
 }
 
 /**
@@ -205,6 +197,10 @@ async function run(
       if (plant === "lookupOutsideTransaction") return claimAtOnce(journal, thread, database);
       return counted(journal, count, (transfers) => bank.reserving(transfers));
     },
+    wrapLanes: (start) =>
+      plant === "rejectionLate" ? withLateRejections(start, scheduler) : start,
+    calmUntilMs: faults.beginMs,
+    onProblem: (text) => void violations.push(text),
     count,
   });
 
@@ -254,7 +250,10 @@ async function run(
     await scheduler.run(faults.healMs);
     bank.stop();
     subscribers.readAll();
-    await quieten({ scheduler, bank, cluster, databases, recorder, stream, violations });
+    const world = { scheduler, bank, cluster, databases, recorder, stream, violations };
+    await quieten(world);
+    violations.push(...(await checkMemories(world)));
+    await quieten({ ...world, isResolved: true });
   } catch (error) {
     violations.push(error instanceof Error ? (error.stack ?? error.message) : String(error));
   } finally {
@@ -298,24 +297,6 @@ function describePlan(plan: object, { kinds, beginMs, healMs }: FaultPlan): stri
   return `${JSON.stringify(plan)} ${beginMs} to ${healMs.toFixed(0)} ms: ${faults}`;
 }
 
-function plantsOf(plant: Plant | undefined): Plants {
-  switch (plant) {
-    case "noDurableVerdict":
-    case "noDurableCommand":
-    case "noDurableHold":
-    case "noEpochCheck":
-    case "noBehindCheck":
-    case "lookupOutsideTransaction":
-      return { [plant]: true };
-    case "replyBeforeCommit":
-    case "cursorBeforeAck":
-    case undefined:
-      return {};
-    default:
-      return plant satisfies never;
-  }
-}
-
 // --- After the faults ----------------------------------------------------------------------------
 
 interface Quietening {
@@ -326,13 +307,15 @@ interface Quietening {
   readonly recorder: Recorder;
   readonly stream: Stream;
   readonly violations: string[];
+  /** Callers have got what was open already. */
+  readonly isResolved?: true;
 }
 
 /** Lets callers finish, resolves what is open, and waits until nothing is left to do or to tell. */
 async function quieten(world: Quietening): Promise<void> {
   const { scheduler, bank, violations } = world;
   const untilMs = scheduler.nowMs + QUIET_WITHIN_MS;
-  let isResolving = false;
+  let isResolving = world.isResolved === true;
   for (;;) {
     await scheduler.run(LOOK_MS);
     if (bank.isDone && !isResolving) {
@@ -363,8 +346,9 @@ function unrestOf(world: Quietening): string[] {
       served.set(shard, name);
     }
     for (const lane of status?.lanes ?? []) {
-      const { pendingTransfers, mailboxDepth, outstanding } = lane;
-      if (pendingTransfers + mailboxDepth + outstanding === 0) continue;
+      const { pendingTransfers, mailboxDepth, outstanding, actors } = lane;
+      const awake = LIMITS.actorIdleMs < LOOK_MS ? actors : 0;
+      if (pendingTransfers + mailboxDepth + outstanding + awake === 0) continue;
       unrest.push(`${name} ${lane.name} has ${JSON.stringify(lane)}`);
     }
   }
@@ -428,48 +412,5 @@ function counted(
       count(`appends: ${result.type}`);
       return result;
     },
-  };
-}
-
-// --- A planted bug -------------------------------------------------------------------------------
-
-/** Says "committed" at once and writes a moment later, or never when the lane ends before. */
-function replyBeforeCommit(journal: Journal, thread: Process): Journal {
-  let last: Promise<unknown> = Promise.resolve();
-  return {
-    ...journal,
-    append(writes) {
-      const copy = structuredClone(writes);
-      const before = last;
-      last = new Promise<void>((resolve) => {
-        thread.after(5, "written late", () => {
-          void before.then(() => journal.append(copy)).then(() => resolve());
-        });
-      });
-      return Promise.resolve<AppendResult>({ type: "committed" });
-    },
-  };
-}
-
-/**
- * Claims without waiting for what is under way. By itself the version key and the look-up in the
- * transaction stand behind it, as they should: so it comes with the plant that takes the look-up
- * out of the transaction.
- */
-function claimAtOnce(journal: Journal, thread: Process, database: SimulatedDatabase): Journal {
-  return {
-    ...journal,
-    claim: (owner, shards) =>
-      database.ask(callerOf(thread), "take shards", (tables, nowMs) => {
-        const claimed = new Map<number, number>();
-        for (const shard of shards) {
-          const row = tables.shards[shard]!;
-          if (row.owner !== owner) continue;
-          const epoch = row.epoch + 1;
-          tables.shards[shard] = { shard, owner, epoch, claimedAtMs: nowMs };
-          claimed.set(shard, epoch);
-        }
-        return claimed;
-      }),
   };
 }

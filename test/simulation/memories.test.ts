@@ -1,0 +1,71 @@
+/** The audit of what lanes remember: which answers of a wallet it believes, and which it tells of. */
+import { expect, test } from "vitest";
+import { amountMinor, ZERO } from "../../src/amount.ts";
+import type { Outcome } from "../../src/protocol.ts";
+import { apply, type WalletState } from "../../src/wallet.ts";
+import { CREATED } from "../stage/journal-drafts.ts";
+import { commandOf } from "../stage/staged-commands.ts";
+import { buildRecorder } from "./history.ts";
+import { checkMemories } from "./memories.ts";
+import { buildScheduler } from "./scheduler.ts";
+import { buildTables } from "./tables.ts";
+
+const EMPTY = apply("w1", null, CREATED);
+const FULL = { ...EMPTY, balanceMinor: amountMinor(500), heldMinor: amountMinor(200) };
+const CLOSED = { ...EMPTY, status: "CLOSED" } as const;
+
+const DONE: Outcome = { type: "done", wallet: CLOSED };
+
+/** That it is not empty. */
+function full(balance: number, held: number, pending = 0): Outcome {
+  const [balanceMinor, heldMinor] = [amountMinor(balance), amountMinor(held)];
+  const pendingMinor = pending === 0 ? ZERO : amountMinor(pending);
+  const content = { balanceMinor, heldMinor, pendingMinor, currency: "USD", decimalPlaces: 2 };
+  const rejection = { code: "wallet_not_empty", walletId: "w1", ...content } as const;
+  return { type: "rejected", rejection, replayed: false };
+}
+
+function notActive(status: WalletState["status"]): Outcome {
+  const rejection = { code: "wallet_not_active", walletId: "w1", status } as const;
+  return { type: "rejected", rejection, replayed: false };
+}
+
+/** What is said of a wallet that the journal has so, and that answers so; null: not at all. */
+async function saidOf(wallet: WalletState, outcome: Outcome | null): Promise<string[]> {
+  const tables = buildTables();
+  tables.wallets.set("w1", wallet);
+  const history = buildRecorder(() => 0);
+  return await checkMemories({
+    scheduler: buildScheduler(1),
+    databases: [{ tables }],
+    bank: {
+      isDone: true,
+      rehearse(walletId, body) {
+        const entry = history.sent(commandOf(walletId, body, { dryRun: true }));
+        if (outcome !== null) history.answered(entry, outcome);
+        return entry;
+      },
+    },
+  });
+}
+
+test.each<[string, WalletState, Outcome]>([
+  ["an empty wallet could close", EMPTY, DONE],
+  ["a wallet with money could not", FULL, full(500, 200)],
+  ["a closed one is not active", CLOSED, notActive("CLOSED")],
+])("it is as it should be that %s", async (_, wallet, outcome) => {
+  expect(await saidOf(wallet, outcome)).toEqual([]);
+});
+
+test.each<[string, WalletState, Outcome | null]>([
+  ["says nothing", EMPTY, null],
+  ["cannot be asked", EMPTY, { type: "fault", fault: "unavailable" }],
+  ["could close with money", FULL, DONE],
+  ["could close again", CLOSED, DONE],
+  ["remembers another balance", FULL, full(600, 200)],
+  ["remembers another hold", FULL, full(500, 100)],
+  ["remembers a transfer that is over", EMPTY, full(0, 0, 300)],
+  ["takes itself for closed", EMPTY, notActive("CLOSED")],
+])("it is told of a wallet that %s", async (_, wallet, outcome) => {
+  expect(await saidOf(wallet, outcome)).toEqual([expect.stringContaining("says of its end")]);
+});
