@@ -7,7 +7,7 @@ import { describe, expect, it } from "vitest";
 import type { AmountMinor } from "../src/amount.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { WalletState } from "../src/wallet.ts";
-import { credit, done, range, setUp, type Told } from "../test/stage/batches.ts";
+import { credit, done, range, setUp, type Told, walletOf } from "../test/stage/batches.ts";
 import { carryOutBatch, shortestBytes } from "./batch-nats.ts";
 import { BATCH_REQUESTS } from "./batch-schemas.ts";
 
@@ -119,5 +119,49 @@ describe("a batch over NATS", () => {
       expect(shortestBytes([{ type }], undefined)).toBeGreaterThan(1_024 + 600);
     }
     expect(shortestBytes([null, 1, "x"], undefined)).toBeGreaterThan(1_024);
+  });
+
+  it("is measured in bytes as they are sent, and its transfers are short without both wallets' metadata", async () => {
+    const pay = (n: number) => ({
+      type: "transfer",
+      walletId: `a${n}`,
+      toWalletId: "b",
+      amount: 1,
+    });
+    const { batches } = setUp(({ command: { walletId, body } }) => {
+      if (body.type !== "transfer") throw new Error("no transfer");
+      const { transferId, toWalletId } = body;
+      const from = walletOf(walletId, { metadata: fat });
+      const to = walletOf(toWalletId, { metadata: fat });
+      const sides = { from, to, toWalletId, toVersion: 1, hold: null };
+      const transfer = { transferId, status: "posted", ...sides } as const;
+      return { type: "transferred", transfer, replayed: false };
+    });
+    const commands = range(30).map(pay);
+    const payloadBytesMax = shortestBytes(commands, undefined);
+    const one = { ...request, body: { commands } };
+    const whole = await carryOutBatch(batches, { ...one, payloadBytesMax: 10_000_000 });
+    const text = "text" in whole ? whole.text : "";
+    expect(text).not.toContain("shortened");
+    const bytes = Buffer.byteLength(text);
+    expect(bytes).toBeGreaterThan(text.length + 1_024);
+    for (const most of [payloadBytesMax, text.length + 1_024, bytes]) {
+      const short = await carryOutBatch(batches, { ...one, payloadBytesMax: most });
+      expect(short).toHaveProperty("text", expect.stringContaining('"shortened":true'));
+      expect(short).toHaveProperty("text", expect.not.stringContaining("metadata"));
+    }
+  });
+
+  it("has room by its bytes while it lasts, and gives it back", async () => {
+    const { batches, settle, answerAll } = setUp();
+    const most = { ...request, body: { commands: [credit("w")] }, payloadBytesMax: 100_000 };
+    const large = { ...most, bytes: LIMITS.batchesBytesMax };
+    for (let times = 0; times <= LIMITS.batchesMax; times += 1) {
+      const running = carryOutBatch(batches, large);
+      expect(await carryOutBatch(batches, most)).toMatchObject({ error: { code: "overloaded" } });
+      await settle();
+      answerAll();
+      expect(await running).toHaveProperty("text");
+    }
   });
 });

@@ -68,6 +68,17 @@ describe("behind a command that is under way, another one waits as the table say
     expect(order.enter("a", null).before).not.toBeNull();
   });
 
+  it.each([
+    ["into a wallet", "b"],
+    ["out of a wallet", "a"],
+  ])("also a transfer %s, when all else of it was answered before", (_where, walletId) => {
+    const order = buildBatchOrder();
+    const own = order.enter(walletId, null);
+    order.enter("a", "b");
+    own.ended();
+    expect(order.enter(walletId, null).before).not.toBeNull();
+  });
+
   it("and a transfer that waits itself keeps no other one out of its wallet waiting", () => {
     const order = buildBatchOrder();
     order.enter("b", null);

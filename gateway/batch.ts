@@ -212,7 +212,7 @@ export function buildBatches(deps: BatchesDeps): Batches {
       texts[index] = text;
       unsentChars += text.length;
       // In order, so what this one has to wait for may be what the reader waits for.
-      if (index === sent || unsentChars >= LIMITS.batchPieceChars || underWay === 0) wake?.();
+      if (index === sent || unsentChars >= LIMITS.batchPieceChars) wake?.();
     }
 
     function begin(index: number): void {

@@ -6,114 +6,17 @@
 import { MessageChannel } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 
-import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
 import { buildMemoryBus } from "../src/memory-bus.ts";
 import type { CommandMeter } from "../src/metrics.ts";
 import { SUBJECTS } from "../src/protocol.ts";
-import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/protocol.ts";
+import type { Command, CommandMessage, Reply } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
+import { commandFor, faultOf, fullFor, peek, rejected, setUp } from "../test/stage/desk.ts";
 import { withLimits } from "../test/stage/lanes.ts";
 import { buildCommandDesk } from "./commands.ts";
 
 const { commandAttemptMs, commandDeadlineMs, commandRetryPauseMs, gatewayCommandsMax } = LIMITS;
-
-function commandFor(walletId: string, commandId = `c-${walletId}`): Command {
-  return {
-    commandId,
-    fingerprint: null,
-    walletId,
-    proposedId: false,
-    expectedVersion: null,
-    description: null,
-    metadata: null,
-    correlationId: "corr",
-    body: { type: "credit", amount: "1", kind: "CREDIT" },
-  };
-}
-
-const rejected: Outcome = {
-  type: "rejected",
-  rejection: { code: "wallet_not_found", walletId: "w" },
-  replayed: false,
-};
-const faultOf = (fault: Fault): Outcome => ({ type: "fault", fault });
-/** Of an owner that has no room for anything more of the shard. */
-const fullFor = (walletId: string): Outcome => ({
-  type: "fault",
-  fault: "overloaded",
-  fullShard: shardOf(walletId),
-});
-
-/** A desk, the bus under it, and hands on its clock. */
-function setUp({
-  deliversOnce = true,
-  meter,
-}: { deliversOnce?: boolean; meter?: CommandMeter } = {}) {
-  const listeners = new Set<() => void>();
-  const bus: Bus = {
-    ...buildMemoryBus(),
-    deliversOnce,
-    onReconnect(listener) {
-      listeners.add(listener);
-      return () => void listeners.delete(listener);
-    },
-  };
-  let nowMs = 1_000;
-  let sweep = (): void => undefined;
-  let isSweeping = true;
-  const desk = buildCommandDesk({
-    bus,
-    gatewayId: "g1",
-    clock: { nowMs: () => nowMs },
-    ...(meter !== undefined && { meter }),
-    schedule: {
-      soon: (task) => void setImmediate(task),
-      every(_intervalMs, task) {
-        sweep = task;
-        return () => {
-          isSweeping = false;
-        };
-      },
-    },
-  });
-  /** Lets everything that is under way on the bus arrive. */
-  async function settle(): Promise<void> {
-    for (let turn = 0; turn < 6; turn++) await new Promise((resolve) => setImmediate(resolve));
-  }
-  async function pass(ms: number): Promise<void> {
-    nowMs += ms;
-    sweep();
-    await settle();
-  }
-  /** Subscribes an owner of all shards; `null` is silence. */
-  function own(answer: (message: CommandMessage, delivery: number) => Outcome | null) {
-    const batches: CommandMessage[][] = [];
-    const deliveries: CommandMessage[] = [];
-    const unsubscribe = bus.subscribe<CommandMessage[]>("coffer.shard.*", (batch) => {
-      batches.push(batch);
-      for (const message of batch) {
-        deliveries.push(message);
-        const outcome = answer(message, deliveries.length);
-        if (outcome !== null) reply(message.seq, outcome);
-      }
-    });
-    return { batches, deliveries, unsubscribe };
-  }
-  function reply(seq: number, outcome: Outcome): void {
-    bus.publish(SUBJECTS.inbox("g1"), [{ inbox: "", seq, outcome } satisfies Reply]);
-  }
-  async function reconnect(): Promise<void> {
-    for (const listener of listeners) listener();
-    await settle();
-  }
-  return { bus, desk, settle, pass, own, reply, reconnect, isSweeping: () => isSweeping };
-}
-
-/** What a promise has come to, without waiting for it. */
-async function peek(promise: Promise<Outcome>): Promise<Outcome | "open"> {
-  return Promise.race([promise, Promise.resolve("open" as const)]);
-}
 
 describe("batching", () => {
   it("sends what one turn brings for a shard as one message, and each shard its own", async () => {
@@ -514,7 +417,7 @@ describe("honest outcomes", () => {
 
 describe("the inbox", () => {
   it("drops replies to forgotten, foreign and never sent numbers, and junk", async () => {
-    const { bus, desk, own, reply, settle } = setUp();
+    const { bus, desk, own, reply, settle, pass } = setUp();
     const { deliveries } = own(() => null);
     const outcome = desk.submit(commandFor("a"));
     await settle();
@@ -526,12 +429,17 @@ describe("the inbox", () => {
     }
     bus.publish(SUBJECTS.inbox("g1"), [{ seq, outcome: { type: "done" } }]);
     bus.publish(SUBJECTS.inbox("g1"), [{ seq, outcome: { type: "fault", fault: "odd" } }]);
+    const noVersion = { type: "replayed", walletId: "a", version: "1", transferId: null };
+    bus.publish(SUBJECTS.inbox("g1"), [{ seq, outcome: noVersion }]);
     for (const fullShard of [null, "1", -1, 1.5, LIMITS.shardCount]) {
       const outcome = { type: "fault", fault: "overloaded", fullShard };
       bus.publish(SUBJECTS.inbox("g1"), [{ seq, outcome }]);
     }
     await settle();
+    await pass(commandRetryPauseMs);
     expect(await peek(outcome)).toBe("open");
+    // Nor does junk speak for what was sent: it is as much under way as before.
+    expect(deliveries).toHaveLength(1);
     reply(seq, rejected);
     reply(seq, faultOf("unknown"));
     await settle();
@@ -548,17 +456,20 @@ describe("bounds", () => {
   });
 
   it("drains: refuses new commands, answers the old ones, and then sweeps no more", async () => {
-    const { bus, desk, own, reply, settle, isSweeping } = setUp();
+    const { bus, desk, own, reply, settle, isSweeping, listens } = setUp();
     const { deliveries } = own(() => null);
-    const outcome = desk.submit(commandFor("a"));
+    const outcomes = ["c1", "c2"].map((id) => desk.submit(commandFor("a", id)));
     await settle();
     const drained = desk.drain();
     expect(await desk.submit(commandFor("b"))).toEqual(faultOf("unavailable"));
-    expect(isSweeping()).toBe(true);
-    reply(deliveries[0]!.seq, rejected);
+    for (const { seq } of deliveries) {
+      expect(isSweeping()).toBe(true);
+      reply(seq, rejected);
+      await settle();
+    }
     await drained;
-    expect(await outcome).toEqual(rejected);
-    expect(isSweeping()).toBe(false);
+    expect(await Promise.all(outcomes)).toEqual([rejected, rejected]);
+    expect([isSweeping(), listens()]).toEqual([false, 0]);
     expect(desk.drain()).toBe(desk.drain());
     // Nor does it hear anything more
     let isHeard = true;

@@ -140,6 +140,16 @@ test("a client that sends too fast is closed with 1008; a second's pause earns a
   expect(sink.frames).toHaveLength(told);
 });
 
+test("however long a client was silent, it has earned no more than feedFramesBurst frames", async () => {
+  const { hub, advance } = buildSetting();
+  const { sink, client } = connect(hub);
+  await advance(60_000);
+  for (let n = 0; n < LIMITS.feedFramesBurst; n++) client.receive("x");
+  expect(sink.closedWith).toBeNull();
+  client.receive("x");
+  expect(sink.closedWith).toMatchObject({ code: 1008 });
+});
+
 test("many ids in a frame count as many frames, over the whole list at once too", async () => {
   const { hub, advance } = buildSetting();
   const wallets = Array.from({ length: LIMITS.feedWalletsPerClientMax }, (_, n) => `w${n}`);
@@ -185,6 +195,25 @@ test("a full gateway closes newcomers with 1013, until a connection is gone", ()
   clients[0]!.client.closed();
   expect(connect(hub).sink.closedWith).toBeNull();
   expect(hub.stats().clients).toBe(LIMITS.feedClientsMax);
+});
+
+test.each([
+  ["runs", true],
+  ["rests", false],
+])("a hub that is drained while its sweep %s has no timer left", async (_state, isRunning) => {
+  const { world, hub, reconnect, advance, timersSet } = buildSetting();
+  world.commit("w1");
+  const { say } = connect(hub);
+  say({ type: "subscribe", wallets: ["w1"], owners: ["u1"] });
+  await advance(10);
+  expect(timersSet()).toBeGreaterThan(0);
+  world.readDelayMs = 40;
+  if (isRunning) reconnect();
+  const drained = hub.drain();
+  world.readDelayMs = null;
+  await advance(100);
+  await drained;
+  expect(timersSet()).toBe(0);
 });
 
 test("a drained hub closes everybody with 1001, listens to nothing and reads no more", async () => {

@@ -152,4 +152,18 @@ describe("a slow client", () => {
     expect(slow.sink.closedWith).toMatchObject({ code: 1013 });
     expect(slow.sink.buffered).toBeLessThan(LIMITS.feedBufferedBytesMax + 65_536);
   });
+
+  test("that lost more than is replayed gets the reset in place of the change that waited", async () => {
+    const { world, change, advance, slow } = await watchTwo();
+    slow.sink.buffered = LIMITS.feedBufferedBytesSoft + 1;
+    change("w1", 2);
+    await advance(10);
+    for (let n = 0; n < LIMITS.feedReplayEventsMax + 1; n++) world.commit("w1");
+    change("w1");
+    await advance(100);
+    slow.sink.buffered = 0;
+    await advance(LIMITS.feedDrainCheckMs + 10);
+    const last = balances(slow.sink, "w1").at(-1);
+    expect(last).toMatchObject({ version: world.version("w1"), snapshot: true, reset: true });
+  });
 });

@@ -227,6 +227,58 @@ describe("an owner's subscription", () => {
     expect(versions(balances(sink))).toEqual([0, 1, 1]);
   });
 
+  test("of a client that is gone leaves nothing behind", async () => {
+    const { world, hub, advance, listenedTo } = buildSetting();
+    world.commit("a", { ownerId: "u1" });
+    const { say, client } = connect(hub);
+    say({ type: "subscribe", owners: ["u1", "u2"] });
+    await advance(10);
+    expect(hub.stats()).toMatchObject({ owners: 2, watches: 1, clients: 1 });
+    client.closed();
+    expect(hub.stats()).toMatchObject({ owners: 0, watches: 0, wallets: 0, clients: 0 });
+    expect(listenedTo()).toEqual([]);
+  });
+
+  test("to many at once gets every list, without waiting for a sweep", async () => {
+    const { world, hub, advance } = buildSetting();
+    const owners = Array.from({ length: 4 * LIMITS.feedReadsMax }, (_, n) => `u${n}`);
+    for (const ownerId of owners) world.commit(`w-${ownerId}`, { ownerId });
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", owners });
+    await advance(LIMITS.feedSweepMs / 2);
+    expect(balances(sink)).toHaveLength(owners.length);
+  });
+
+  test("that ended while its list was read brings nothing any more", async () => {
+    const { world, hub, change, advance, listenedTo } = buildSetting();
+    world.commit("a", { ownerId: "u1" });
+    world.readDelayMs = 100;
+    const { sink, say } = connect(hub);
+    const other = connect(hub);
+    for (const each of [say, other.say]) each({ type: "subscribe", owners: ["u1"] });
+    await advance(10);
+    say({ type: "unsubscribe", owners: ["u1"] });
+    await advance(500);
+    change("a");
+    await advance(500);
+    expect(balances(sink)).toEqual([]);
+    expect(versions(balances(other.sink))).toEqual([0, 1]);
+    other.say({ type: "unsubscribe", owners: ["u1"] });
+    expect([hub.stats().watches, listenedTo()]).toEqual([0, []]);
+  });
+
+  test("gets its list as soon as a database that was away is back", async () => {
+    const { world, hub, advance } = buildSetting();
+    world.commit("a", { ownerId: "u1" });
+    world.isAway = true;
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", owners: ["u1"] });
+    await advance(10);
+    world.isAway = false;
+    await advance(2 * LIMITS.feedReadRetryMs);
+    expect(versions(balances(sink))).toEqual([0]);
+  });
+
   test("leaves a wallet silent that was unsubscribed while the owner's list was read", async () => {
     const { world, hub, change, advance } = buildSetting();
     world.readDelayMs = 100;

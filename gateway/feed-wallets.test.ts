@@ -38,6 +38,42 @@ describe("what the bus loses", () => {
     expect(versions(balances(sink))).toEqual([0, 1]);
   });
 
+  test("at the end is found by each sweep, not only by the first that finds something", async () => {
+    const { world, advance, sink } = await watchW1();
+    for (const found of [
+      [0, 1],
+      [0, 1, 2],
+      [0, 1, 2, 3],
+    ]) {
+      world.commit("w1");
+      await advance(LIMITS.feedSweepMs + LIMITS.feedLagMs + 10);
+      expect(versions(balances(sink))).toEqual(found);
+    }
+  });
+
+  test("during a sweep is found by another one right after it, if the bus was away", async () => {
+    // Given a sweep that has read the wallet already
+    const { world, reconnect, advance, sink } = await watchW1();
+    world.readDelayMs = 100;
+    reconnect();
+    await advance(60);
+    world.commit("w1");
+    reconnect();
+    await advance(40 + 100 + LIMITS.feedLagMs + 100 + 10);
+    expect(versions(balances(sink))).toEqual([0, 1]);
+  });
+
+  test("makes no more sweeps than before, however often the bus was away", async () => {
+    const { world, reconnect, advance } = await watchW1();
+    for (let times = 0; times < 10; times++) {
+      reconnect();
+      await advance(100);
+    }
+    const before = world.asked.walletsById;
+    await advance(3 * LIMITS.feedSweepMs);
+    expect(world.asked.walletsById).toBe(before + 3);
+  });
+
   test("while the bus was away is found at its reconnect", async () => {
     const { world, reconnect, advance, sink } = await watchW1();
     world.commit("w1");

@@ -300,6 +300,17 @@ describe("pings", () => {
   });
 });
 
+test("A connection that is gone leaves no timer behind.", async () => {
+  const { url } = await start();
+  const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+  const clients = Array.from({ length: 20 }, () => open(url));
+  await Promise.all(clients.map(({ opened }) => opened));
+  const most = timers();
+  expect(most).toBeGreaterThanOrEqual(20);
+  for (const { socket } of clients) socket.terminate();
+  await eventually(() => expect(timers()).toBeLessThan(most - 10));
+});
+
 test("two hundred clients of one wallet all get every change", async () => {
   const server = await start();
   server.change("hot");

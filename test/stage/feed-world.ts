@@ -35,6 +35,8 @@ export interface VirtualTime {
   readonly timers: FeedTimers;
   /** Runs what is due, in order, and lets the messages and promises of each moment settle. */
   readonly advance: (ms: number) => Promise<void>;
+  /** Timers that are set. */
+  readonly timersSet: () => number;
 }
 
 const SETTLE_TURNS = 4;
@@ -58,6 +60,7 @@ export function buildVirtualTime(): VirtualTime {
         };
       },
     },
+    timersSet: () => pending.length,
     async advance(ms) {
       const endMs = nowMs + ms;
       await settle();
