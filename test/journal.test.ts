@@ -206,6 +206,7 @@ describe("one commit", () => {
     const texts = [
       "quotes \" and ' and `",
       'back\\slashes \\" \\n \\',
+      "a backslash \\ alone",
       "line\nbreaks\r\n\tand tabs",
       "emoji 🪙💶 and Ünïcödé, العربية",
       "{",

@@ -9,8 +9,8 @@ import type { AppendResult } from "../src/journal.ts";
 import type { PostMessage } from "../src/protocol.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
 import { idIn, unique } from "./stage/ids.ts";
-import { database, stage, useLaneStage } from "./stage/lane.ts";
-import { commandOf, creation, credit, debit, transfer } from "./stage/staged-commands.ts";
+import { balances, database, stage, useLaneStage } from "./stage/lane.ts";
+import { commandOf, creation, credit, debit, repeated, transfer } from "./stage/staged-commands.ts";
 import { summaryOf } from "./stage/lanes.ts";
 
 useLaneStage("lane_moves", [{ name: "here", owner: "host-1", shards: ALL_SHARDS }]);
@@ -185,6 +185,42 @@ it("a command of unknown outcome does not begin after its caller has given up", 
   const sql = "SELECT version FROM events WHERE command_id = $1";
   expect(await database.query(sql, [command.commandId])).toEqual([]);
 });
+
+it.each(["in order", "and the lane hears it from the fence"])(
+  "who waits for a transfer hears at once that its payer's shard has left, %s",
+  async (how) => {
+    // Given a pending transfer whose payee, in another host, is never reached, and two who wait
+    const [payer, payee] = [await open(77, "10"), await open(78, "1")];
+    const others = ALL_SHARDS.filter((shard) => shard !== 78);
+    assign("here", others);
+    await stage.add({ name: "payee's", owner: "host-2", shards: [78] });
+    stage.wire = ({ type }) => (type === "post" ? "drop" : "pass");
+    const command = transfer(payer, payee, "4");
+    const asked = [...stage.send(command), ...stage.send(repeated(command))];
+    await stage.quiet();
+    expect(asked.flatMap(({ outcomes }) => outcomes)).toEqual([]);
+    expect(stage.lane("here").lane.stats().pendingTransfers).toBe(1);
+
+    // When the payer's shard goes to a third one
+    const withoutPayer = others.filter((shard) => shard !== 77);
+    if (how === "in order") assign("here", withoutPayer);
+    await stage.add({ name: "next", owner: "host-3", shards: [77] });
+    if (how === "in order") await stage.tick();
+    else stage.send(credit(payer, "1"));
+    await stage.quiet();
+
+    // Then nobody here can tell any more what becomes of it, and whoever asks again is told there
+    expect(asked.map(({ outcomes }) => outcomes.map(summaryOf))).toEqual([
+      ["unknown"],
+      ["unknown"],
+    ]);
+    assign("here", withoutPayer);
+    stage.wire = () => "pass";
+    await stage.settle();
+    expect(summaryOf(await stage.perform(repeated(command)))).toBe("replayed 2");
+    expect(await balances(payer, payee)).toEqual([6, 5]);
+  },
+);
 
 it("what waits for a shard that is never claimed is let go", async () => {
   // Given a step of a transfer for a shard whose claim fails
