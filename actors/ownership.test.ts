@@ -175,3 +175,179 @@ it("a host is in view while it hears itself among those who are alive", async ()
     await expect.poll(() => ownership.isInView).toBe(isInView);
   }
 });
+
+/**
+ * A host, looking only when it is told to, at a table of four shards and at a Redis that knows the
+ * host alone; what it does, in order.
+ */
+function stage(membership: Membership | null = buildMembership()) {
+  const owners = new Map<number, string | null>([0, 1, 2, 3].map((shard) => [shard, null]));
+  const calls: string[] = [];
+  const looks = new Set<() => void>();
+  const waits: Array<() => void> = [];
+  let nowMs = 0;
+  const say = (what: string) => (shards: readonly number[]) =>
+    void calls.push(`${what} ${shards.join(" ")}`);
+  const shardTable: ShardTable = {
+    read: () =>
+      Promise.resolve(
+        [...owners].map(([shard, owner]) => ({ shard, owner, epoch: 1, claimedAtMs: 0 })),
+      ),
+    take(owner, from) {
+      const taken = [...from].flatMap(([shard, its]) => (owners.get(shard) === its ? shard : []));
+      for (const shard of taken) owners.set(shard, owner);
+      return Promise.resolve(taken);
+    },
+    async release(owner, shards) {
+      await turns();
+      say("release")(shards);
+      for (const shard of shards) if (owners.get(shard) === owner) owners.set(shard, null);
+    },
+    close: () => Promise.resolve(),
+  };
+  const ownership: Ownership = buildOwnership({
+    shardTable,
+    membership,
+    self: SELF,
+    time: {
+      ...systemTime,
+      nowMs: () => nowMs,
+      every(_, task) {
+        looks.add(task);
+        return () => void looks.delete(task);
+      },
+      after: (_, task) => (waits.push(task), () => undefined),
+    },
+    log: { info: () => undefined, warn: () => undefined },
+    isReachable: () => true,
+    open: say("open"),
+    leave: say("leave"),
+    drop: say("drop"),
+    announce: say("announce"),
+  });
+  return {
+    ownership,
+    owners,
+    shardTable,
+    looks,
+    waits,
+    /** What was done since the last time. */
+    done: async () => (await turns(), calls.splice(0)),
+    look: async () => (ownership.look(), await turns(), calls.splice(0)),
+    pass: (ms: number) => void (nowMs += ms),
+  };
+}
+
+async function turns(): Promise<void> {
+  for (let turn = 0; turn < 4; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+it.each(["the table", "its lane, and then the table"])(
+  "a host that hears from %s that another one has a shard stops with it, and leaves it there",
+  async (teller) => {
+    // Given a host with all shards, long enough there to be sure of who lives
+    const { ownership, owners, done, look, pass } = stage();
+    await ownership.start();
+    pass(LIMITS.redisSettleMs);
+    expect(await look()).toEqual(["open 0 1 2 3"]);
+    // When one whom Redis does not know takes one from it
+    owners.set(1, "b:1");
+    if (teller === "the table") ownership.look();
+    else ownership.lost([1, 1]);
+    // Then it stops with that one at once
+    const drops = teller === "the table" ? ["drop 1"] : ["drop 1", "drop 1"];
+    expect(await done()).toEqual(drops);
+    expect(ownership.handOffs[0]).toMatchObject({ type: "lost", shards: [1], peer: "b:1" });
+    // And does not fight for it, until the other one has been silent for long
+    expect([await look(), await look()]).toEqual([[], []]);
+    pass(LIMITS.evidenceMs);
+    expect(await look()).toEqual(["open 1"]);
+  },
+);
+
+it("a host serves what the table says it has, and of what it asks for only what it got", async () => {
+  // Given a table that gives a host only one of the shards
+  const { ownership, owners, shardTable, done, look } = stage();
+  const { take } = shardTable;
+  shardTable.take = (owner, from) => take(owner, new Map([...from].slice(0, 1)));
+  await ownership.start();
+  expect(await done()).toEqual(["open 0"]);
+  // When it got another one, and the answer was lost
+  shardTable.take = () => Promise.reject(new Error("no answer"));
+  owners.set(2, SELF.owner);
+  // Then it serves that one
+  expect(await look()).toEqual(["open 2"]);
+  expect(await look()).toEqual([]);
+  // And when a lane believes that a shard was lost which the table says is ours, it serves it again
+  ownership.lost([2]);
+  expect(await done()).toEqual(["drop 2", "open 2"]);
+});
+
+it("a host that is alone takes each shard once from another, and what that one gives back", async () => {
+  const { ownership, owners, look, done } = stage(null);
+  owners.set(3, "b:1");
+  await ownership.start();
+  expect(await done()).toEqual(["open 0 1 2 3"]);
+  owners.set(1, "c:1").set(2, "c:1");
+  expect([await look(), await look()]).toEqual([["drop 1 2"], []]);
+  // And it keeps the latest of what it has to tell of them
+  for (let time = 0; time < LIMITS.handOffsKept; time++) {
+    owners.set(2, null);
+    expect(await look()).toEqual(time === 0 ? ["open 2"] : ["drop 2", "open 2"]);
+  }
+  expect(ownership.handOffs).toHaveLength(LIMITS.handOffsKept);
+});
+
+it("a host that leaves has left when the table knows, and others hear of it then", async () => {
+  // Given a host that leaves, whose lanes have work in all shards, and that just looks around
+  const membership = buildMembership();
+  const { ownership, owners, looks, done } = stage(membership);
+  await ownership.start();
+  await done();
+  ownership.left([0]);
+  expect(await done()).toEqual([]);
+  let hasLeft = false;
+  void ownership.drain(10_000).then(() => (hasLeft = true));
+  expect(await done()).toEqual(["leave 0 1 2 3"]);
+  // When its lanes have left most of them, the last one during a look
+  ownership.left([0, 1]);
+  ownership.left([2]);
+  // Then those are free, and only then announced, and it stays for the last one
+  expect(await done()).toEqual(["release 0 1", "announce 0 1"]);
+  expect(await done()).toEqual(["release 2", "announce 2"]);
+  await done();
+  expect({ hasLeft, alive: await membership.read() }).toMatchObject({
+    hasLeft: false,
+    alive: [{ owner: SELF.owner, isLeaving: true }],
+  });
+  ownership.left([3]);
+  await done();
+  await done();
+  expect(hasLeft).toBe(true);
+  expect(await membership.read()).toEqual([]);
+  // And nothing of it looks or speaks any more
+  expect([...owners.values()]).toEqual([null, null, null, null]);
+  expect(looks.size).toBe(0);
+});
+
+it("a host whose lanes do not let go leaves in time, and ends the look under way first", async () => {
+  // Given a host that leaves while its table is slow
+  const membership = buildMembership();
+  const { ownership, shardTable, looks, waits, done } = stage(membership);
+  await ownership.start();
+  const { read } = shardTable;
+  let answer = (): void => undefined;
+  shardTable.read = () => new Promise((resolve) => (answer = () => resolve(read())));
+  let hasLeft = false;
+  void ownership.drain(10_000).then(() => (hasLeft = true));
+  await done();
+  // When its time is over
+  for (const end of waits.splice(0)) end();
+  await done();
+  // Then it beats and looks no more, and has left when what it asked is answered
+  expect({ hasLeft, looks: looks.size }).toEqual({ hasLeft: false, looks: 0 });
+  answer();
+  await done();
+  expect(hasLeft).toBe(true);
+  expect(await membership.read()).toEqual([]);
+});

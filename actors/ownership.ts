@@ -136,13 +136,16 @@ export function buildOwnership(deps: OwnershipDeps): Ownership {
   async function step(): Promise<void> {
     await releaseLeft();
     const members = membership === null ? null : await membership.read().catch(() => null);
-    const view = membership === null ? null : withEvidence(lookout.observe(members, time.nowMs()));
+    const view = membership === null ? null : lookout.observe(members, time.nowMs());
     isInView = view !== null;
     const table = await readTable();
     if (table === null) return;
     compare(table);
     const moves =
-      membership === null ? movesAlone(table) : movesOf({ ...self, isLeaving }, view, table);
+      membership === null
+        ? movesAlone(table)
+        : // With what the table has just told of who is alive.
+          movesOf({ ...self, isLeaving }, withEvidence(view), table);
     giveUp(moves.give);
     await takeUp(moves.take);
   }

@@ -1,10 +1,12 @@
 /**
- * Signs of life in a real Redis that is there, answers a ping, and does not do what it is asked: it
- * is full, became a replica, or its user may not. Nothing moves then, and somebody has to learn it.
+ * Signs of life in a real Redis: who hears whom, and for how long. And in one that is there, answers
+ * a ping, and does not do what it is asked: it is full, became a replica, or its user may not.
+ * Nothing moves then, and somebody has to learn it.
  */
 import { Redis } from "ioredis";
 import { afterAll, beforeAll, beforeEach, expect, it, onTestFinished } from "vitest";
 import type { Member } from "../actors/membership.ts";
+import { LIMITS } from "../src/limits.ts";
 import { buildRedisMembership, type RedisMembership } from "../actors/redis-membership.ts";
 import { startRedis, type TestServer } from "./stage/servers.ts";
 import { until } from "./stage/stack.ts";
@@ -21,8 +23,9 @@ beforeAll(async () => {
   await operator.acl("SETUSER", "coffer", "on", ">pass", "~coffer:*", "+@all");
 });
 
-beforeEach(() => {
+beforeEach(async () => {
   warnings = [];
+  await operator.flushall();
 });
 
 afterAll(async () => {
@@ -30,7 +33,7 @@ afterAll(async () => {
   await server?.stop();
 });
 
-async function join(): Promise<RedisMembership> {
+async function join(deploymentId: string | null = "one", member = MEMBER) {
   const url = new URL(server.url);
   url.username = "coffer";
   url.password = "pass";
@@ -38,13 +41,56 @@ async function join(): Promise<RedisMembership> {
     redisUrl: url.href,
     name: "test",
     log: { warn: (text) => void warnings.push(text) },
-    deploymentId: () => "one",
+    deploymentId: () => deploymentId,
   });
   onTestFinished(() => membership.close());
   await until("Redis answers", async () => (await membership.ping().catch(() => 0)) > 0);
-  await membership.beat(MEMBER);
+  await membership.beat(member);
   return membership;
 }
+
+async function heardBy(membership: RedisMembership): Promise<string[]> {
+  return (await membership.read()).map(({ owner }) => owner).toSorted();
+}
+
+it("two deployments with one Redis do not see each other's hosts", async () => {
+  // Given a host of each, one that no database has said it to yet, and one of a former version
+  const one = await join("one", { ...MEMBER, owner: "a:1" });
+  const two = await join("two", { ...MEMBER, owner: "a:2" });
+  const unsaid = await join(null, { ...MEMBER, owner: "b:0", hostId: "b" });
+  const { isLeaving: _, ...former } = { ...MEMBER, owner: "c:0", hostId: "c" };
+  await operator.set("coffer:host:c:0", JSON.stringify(former), "PX", LIMITS.heartbeatTtlMs);
+  await operator.sadd("coffer:hosts", "c:0");
+  // Then who says whose it is, is seen there alone
+  expect(await heardBy(one)).toEqual(["a:1", "b:0", "c:0"]);
+  expect(await heardBy(two)).toEqual(["a:2", "b:0", "c:0"]);
+  expect(await heardBy(unsaid)).toEqual(["a:1", "a:2", "b:0", "c:0"]);
+});
+
+it("a host's word is what it said last, and ends in time or when it leaves; nothing stays", async () => {
+  // Given three hosts, of which one is leaving
+  const leaving = { ...MEMBER, owner: "b:1", hostId: "b", isLeaving: true };
+  const membership = await join();
+  await membership.beat({ ...leaving, isLeaving: false });
+  await membership.beat(leaving);
+  await membership.beat({ ...MEMBER, owner: "c:1", hostId: "c" });
+  const heard = await membership.read();
+  expect(heard.toSorted((x, y) => (x.owner < y.owner ? -1 : 1))).toEqual([
+    MEMBER,
+    leaving,
+    { ...MEMBER, owner: "c:1", hostId: "c" },
+  ]);
+  // When one leaves and the time of another is over
+  const ttlMs = await operator.pttl("coffer:host:a:1");
+  expect(ttlMs).toBeGreaterThan(0);
+  expect(ttlMs).toBeLessThanOrEqual(LIMITS.heartbeatTtlMs);
+  await membership.leave("b:1");
+  await operator.pexpire("coffer:host:c:1", 1);
+  // Then neither is heard, and Redis forgets their names
+  await until("its time is over", async () => !(await heardBy(membership)).includes("c:1"));
+  expect(await heardBy(membership)).toEqual(["a:1"]);
+  await expect.poll(() => operator.smembers("coffer:hosts")).toEqual(["a:1"]);
+});
 
 it.each([
   ["is full", ["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"], "OOM"],

@@ -65,6 +65,8 @@ export interface Network {
   connect(process: Process): SimulatedBus;
   /** The server is away: every connection breaks at once, and comes back some time after. */
   outage(forMs: number): void;
+  /** Whose subscriptions the server has for a subject, one entry for each. */
+  subscribers(subject: string): string[];
   readonly stats: { published: number; delivered: number; lost: number; repeated: number };
 }
 
@@ -234,11 +236,18 @@ export function buildNetwork(
 
   // --- Connections that break ---
 
+  /** Also what the process has ended without the server's hearing of it. */
+  function forget(connection: Connection): void {
+    for (const subscription of [...wildcard, ...[...exact.values()].flatMap((some) => [...some])]) {
+      if (subscription.connection === connection) remove(subscription);
+    }
+  }
+
   function lose(connection: Connection): void {
     if (connection.state !== "connected") return;
     connection.state = "reconnecting";
     connection.generation += 1;
-    for (const subscription of connection.subscriptions) remove(subscription);
+    forget(connection);
     trace(connection, "the bus is away");
     connection.process.after(LIMITS.busReconnectMs * random.between(0.5, 1.5), "reconnect", () =>
       reconnect(connection),
@@ -381,6 +390,8 @@ export function buildNetwork(
     faults: { ...NO_BUS_FAULTS },
     deliversOnce: false,
     stats,
+    subscribers: (subject) =>
+      subscribersOf(subject).map(({ connection }) => connection.process.name),
     connect(process) {
       const connection: Connection = {
         process,

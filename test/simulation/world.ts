@@ -7,10 +7,11 @@
 import { isDue, type Hold } from "../../src/hold.ts";
 import type { Journal } from "../../src/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
+import { SUBJECTS } from "../../src/protocol.ts";
 import type { Transfer } from "../../src/transfer.ts";
 import { buildBank, fingerprintOf, type Bank } from "./bank.ts";
 import { checkBooks } from "./books.ts";
-import { buildNetwork } from "./bus.ts";
+import { buildNetwork, type Network } from "./bus.ts";
 import { buildCluster, callerOf, type Cluster } from "./cluster.ts";
 import { checkDryRuns } from "./dry-run-books.ts";
 import { buildSimulatedDatabase, type SimulatedDatabase } from "./database.ts";
@@ -250,7 +251,7 @@ async function run(
     await scheduler.run(faults.healMs);
     bank.stop();
     subscribers.readAll();
-    const world = { scheduler, bank, cluster, databases, recorder, stream, violations };
+    const world = { scheduler, network, bank, cluster, databases, recorder, stream, violations };
     await quieten(world);
     violations.push(...(await checkMemories(world)));
     await quieten({ ...world, isResolved: true });
@@ -301,6 +302,7 @@ function describePlan(plan: object, { kinds, beginMs, healMs }: FaultPlan): stri
 
 interface Quietening {
   readonly scheduler: Scheduler;
+  readonly network: Network;
   readonly bank: Bank;
   readonly cluster: Cluster;
   readonly databases: readonly SimulatedDatabase[];
@@ -334,16 +336,19 @@ async function quieten(world: Quietening): Promise<void> {
 }
 
 function unrestOf(world: Quietening): string[] {
-  const { scheduler, bank, cluster, databases, recorder, stream } = world;
+  const { scheduler, network, bank, cluster, databases, recorder, stream } = world;
   const unrest: string[] = [];
   if (!bank.isDone) unrest.push(...bank.open().map((entry) => `${entry} has no outcome`), "busy");
   const served = new Map<number, string>();
+  const atWork: string[] = [];
   for (const { name, run } of cluster.hosts) {
     const status = run?.host.status();
     if (status?.ready !== true) unrest.push(`${name} is not ready`);
+    else if (status.shards.length > 0) atWork.push(run!.process.name);
     for (const shard of status?.shards ?? []) {
       if (served.has(shard)) unrest.push(`${name} and ${served.get(shard)} serve shard ${shard}`);
       served.set(shard, name);
+      unrest.push(...strangersAt(network, SUBJECTS.shard(shard), [run!.process.name]));
     }
     for (const lane of status?.lanes ?? []) {
       const { pendingTransfers, mailboxDepth, outstanding, actors } = lane;
@@ -352,6 +357,7 @@ function unrestOf(world: Quietening): string[] {
       unrest.push(`${name} ${lane.name} has ${JSON.stringify(lane)}`);
     }
   }
+  unrest.push(...strangersAt(network, SUBJECTS.serving, atWork));
   if (served.size < 256) unrest.push(`${256 - served.size} shards are served by nobody`);
   const heads = new Map<string, number>();
   for (const { tables } of databases) {
@@ -372,6 +378,16 @@ function unrestOf(world: Quietening): string[] {
     unrest.push(`${subscriber} has ${walletId}:${latest ?? "nothing"}, not ${head}`);
   }
   return unrest;
+}
+
+/**
+ * A subscription that outlives what it was for says "not here" to every command, beside the answer
+ * of whoever is there.
+ */
+function strangersAt(network: Network, subject: string, wanted: readonly string[]): string[] {
+  const found = network.subscribers(subject).toSorted().join(", ");
+  const right = wanted.toSorted().join(", ");
+  return found === right ? [] : [`${subject} is heard by ${found || "nobody"}, not by ${right}`];
 }
 
 /**
