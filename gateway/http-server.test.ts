@@ -1,4 +1,7 @@
-/** How the HTTP server ends: with every answer under way, and without waiting for clients. */
+/**
+ * The HTTP server on real connections: how many it takes, what it does with bodies on their way, what
+ * it logs of failures, and how it ends, with every answer under way and without waiting for clients.
+ */
 import { once } from "node:events";
 import {
   Agent,
@@ -13,6 +16,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import fastifyWebsocket from "@fastify/websocket";
 import { pino } from "pino";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import { OutcomeUnknown } from "../src/commit-outcome.ts";
 import { LIMITS } from "../src/limits.ts";
 import { withLimits } from "../test/stage/lanes.ts";
 import { buildServer, FEED_PATH, leaveHttp } from "./http-server.ts";
@@ -388,6 +392,32 @@ it.each([
   const answer = await app.inject({ method: "POST", url: "/write", headers });
   expect(answer.statusCode).toBe(status);
   expect(writes).toBe(status === 200 ? 1 : 0);
+});
+
+it.each([
+  { failure: new Error("no such column"), status: 500, level: "error", said: "a request failed" },
+  {
+    failure: new OutcomeUnknown("the connection was lost"),
+    status: 504,
+    level: "warn",
+    said: "nobody knows what a request did",
+  },
+])("$status is logged with its cause and the id that its caller has", async (given) => {
+  const lines: string[] = [];
+  const app = buildServer(pino({}, { write: (line: string) => void lines.push(line) }));
+  onTestFinished(() => app.close());
+  app.get("/broken", () => Promise.reject(given.failure));
+  const { statusCode, headers } = await app.inject({ url: "/broken" });
+  expect(statusCode).toBe(given.status);
+  expect(lines.map((line) => JSON.parse(line) as object)).toMatchObject([
+    {
+      level: pino.levels.values[given.level],
+      msg: given.said,
+      err: { message: given.failure.message },
+      correlationId: headers["x-correlation-id"],
+      url: "/broken",
+    },
+  ]);
 });
 
 it("a client that ends its side after a request still gets the answer", async () => {

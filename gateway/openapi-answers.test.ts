@@ -3,42 +3,16 @@
  * /docs, about answers that are no: one list of codes, a batch whose outcomes can be told apart by
  * type, and examples that can come where they are shown.
  */
-import { pino } from "pino";
 import { afterAll, beforeAll, expect, it } from "vitest";
 
-import { buildMemoryBus } from "../src/memory-bus.ts";
-import { buildPostgresAssets } from "../src/postgres-assets.ts";
-import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
 import type { WebhookStore } from "../src/webhooks.ts";
-import { buildAnswers } from "./answers.ts";
-import { buildBatches } from "./batch.ts";
-import { buildCommandIntake } from "./command-intake.ts";
-import { buildCommandDesk } from "./commands.ts";
-import { ERRORS } from "./errors.ts";
+import { loneGatewayOptions } from "../test/stage/lone-gateway.ts";
+import { ERRORS, readError } from "./errors.ts";
 import { buildGateway } from "./http.ts";
 
-/** Nothing listens there. */
-const databaseUrls = ["postgres://nobody@127.0.0.1:1/none"];
-const bus = buildMemoryBus();
-const commands = buildCommandDesk({ bus, gatewayId: "test" });
-const readModel = buildPostgresReadModel({ databaseUrls });
-const assets = buildPostgresAssets({ databaseUrls });
-const log = pino({ level: "silent" });
-const takeIn = buildCommandIntake((code) => assets.assetOf(code));
-const answer = buildAnswers({ readModel, log });
-const batches = buildBatches({ commands, takeIn, answer, log });
-const app = buildGateway({
-  bus,
-  commands,
-  takeIn,
-  answer,
-  batches,
-  readModel,
-  assets,
-  version: "1.2.3",
-  log,
-  webhooks: { store: {} as WebhookStore, allowsPrivate: false },
-});
+const { options, close } = loneGatewayOptions();
+const webhooks = { store: {} as WebhookStore, allowsPrivate: false };
+const app = buildGateway({ ...options, webhooks });
 
 interface Schema {
   readonly enum?: readonly unknown[];
@@ -48,9 +22,15 @@ interface Schema {
   readonly properties?: Record<string, Schema>;
   readonly examples?: readonly unknown[];
 }
+interface Example {
+  readonly statusCode: number;
+  readonly path: string;
+  readonly code: string;
+  readonly message: string;
+}
 interface Media {
   readonly schema: Schema;
-  readonly example?: { readonly statusCode: number; readonly path: string; readonly code: string };
+  readonly example?: Example;
 }
 interface Document {
   readonly paths: Record<
@@ -68,9 +48,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await app.close();
-  await commands.drain();
-  await readModel.close();
-  await assets.close();
+  await close();
 });
 
 const CODE = "#/components/schemas/ErrorCode";
@@ -97,25 +75,32 @@ it("the outcomes of a batch are told apart by the value of ok", () => {
 });
 
 it("an answer that is no is shown with an error that can come there", () => {
-  const ofSchema = document.components.schemas["Error"]?.examples?.[0] as Media["example"];
+  const ofSchema = document.components.schemas["Error"]?.examples?.[0] as Example;
+  const away = readError("unavailable").message;
   const wrong: string[] = [];
   for (const [path, methods] of Object.entries(document.paths)) {
     for (const [method, { responses }] of Object.entries(methods)) {
       for (const status of ["4XX", "5XX"]) {
         const media = responses[status]?.content?.["application/json"];
         if (media === undefined) continue;
-        const { statusCode, code } = media.example ?? ofSchema!;
+        const { statusCode, code, message, path: asked } = media.example ?? ofSchema;
         const isOfStatus = `${statusCode}`.startsWith(status[0]!);
-        const movesMoney = method !== "get" && !/^\/(assets|webhooks)/.test(path);
+        const isRead = method === "get";
+        const movesMoney = !isRead && !/^\/(assets|webhooks)/.test(path);
         const canCome = movesMoney || code !== "insufficient_funds";
-        if (!isOfStatus || !canCome) wrong.push(`${method} ${path} ${code}`);
+        const saysWhoIsAway = status === "4XX" || (message === away) === isRead;
+        const canBeAsked = !asked.includes("{");
+        if (isOfStatus && canCome && saysWhoIsAway && canBeAsked) continue;
+        wrong.push(`${method} ${asked} ${code}: ${message}`);
       }
     }
   }
   expect(wrong).toEqual([]);
-  const read = document.paths["/wallets/{walletId}/events"]?.["get"]?.responses["4XX"];
-  expect(read?.content?.["application/json"]?.example).toMatchObject({
+  const exampleOf = (path: string): Example | undefined =>
+    document.paths[path]?.["get"]?.responses["4XX"]?.content?.["application/json"]?.example;
+  expect(exampleOf("/wallets/{walletId}/events")).toMatchObject({
     code: "validation_failed",
     path: "/wallets/wallet-1/events",
   });
+  expect(exampleOf("/ws")).toMatchObject({ code: "upgrade_required", path: "/ws" });
 });

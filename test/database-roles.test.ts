@@ -37,7 +37,7 @@ beforeEach(async () => {
   const text = readFileSync(join(packageRoot, "docs", "operations.md"), "utf8");
   const lines = text.match(/^ {4}(ALTER DEFAULT|GRANT|REVOKE) .*;$/gm) ?? [];
   expect(lines.length).toBeGreaterThan(0);
-  const sql = lines.join("\n").replaceAll("wallets_app", APP).replaceAll("wallets_owner", OWNER);
+  const sql = lines.join("\n").replaceAll("schema_user", APP).replaceAll("schema_owner", OWNER);
   await onServer(ownerUrl, sql);
 });
 

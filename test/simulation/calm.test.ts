@@ -9,6 +9,9 @@ import { buildScheduler } from "./scheduler.ts";
 const UNTIL_MS = 4_000;
 const DEBIT = { type: "debit", amount: "1" } as const;
 const TRANSFER = { type: "transfer", transferId: "t", toWalletId: "w2", amount: "1" } as const;
+const TO = { transferId: "t", walletId: "w2" };
+const CAPTURE = { type: "capture", holdId: "h", amount: "1", final: false, to: null } as const;
+const CAPTURE_TO_WALLET = { ...CAPTURE, to: TO };
 
 interface Case {
   readonly body?: WalletCommand;
@@ -47,6 +50,10 @@ async function toldOf({ body = DEBIT, sentAtMs = 1_000, answeredInMs }: Case): P
 test.each<[string, Case]>([
   ["is answered soon", { answeredInMs: 300 }],
   ["is a transfer, which may take longer", { body: TRANSFER, answeredInMs: 1_400 }],
+  [
+    "is a capture for a wallet, which is a transfer",
+    { body: CAPTURE_TO_WALLET, answeredInMs: 1_400 },
+  ],
   ["comes before the callers begin", { sentAtMs: 100, answeredInMs: 1_000 }],
   ["is due when the faults have begun", { sentAtMs: 3_900, answeredInMs: null }],
 ])("a command is not forgotten that %s", async (_, given) => {
@@ -57,6 +64,7 @@ test.each<[string, Case]>([
   ["is answered late", { answeredInMs: 600 }],
   ["is answered when the calm is over", { answeredInMs: 5_000 }],
   ["is never answered", { answeredInMs: null }],
+  ["is a capture that is answered late", { body: CAPTURE, answeredInMs: 600 }],
   ["is a transfer that is answered very late", { body: TRANSFER, answeredInMs: 1_600 }],
 ])("a command is forgotten that %s", async (_, given) => {
   expect(await toldOf(given)).toEqual([expect.stringContaining("nobody answered key-1, ")]);

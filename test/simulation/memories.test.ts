@@ -12,6 +12,7 @@ import { buildTables } from "./tables.ts";
 
 const EMPTY = apply("w1", null, CREATED);
 const FULL = { ...EMPTY, balanceMinor: amountMinor(500), heldMinor: amountMinor(200) };
+const RICH = { ...EMPTY, balanceMinor: amountMinor(500) };
 const CLOSED = { ...EMPTY, status: "CLOSED" } as const;
 
 const DONE: Outcome = { type: "done", wallet: CLOSED };
@@ -30,23 +31,29 @@ function notActive(status: WalletState["status"]): Outcome {
   return { type: "rejected", rejection, replayed: false };
 }
 
-/** What is said of a wallet that the journal has so, and that answers so; null: not at all. */
-async function saidOf(wallet: WalletState, outcome: Outcome | null): Promise<string[]> {
-  const tables = buildTables();
-  tables.wallets.set("w1", wallet);
+/** What is said of wallets that the journal has, and that answer so when they are asked. */
+async function saidOfAll(
+  wallets: Map<string, WalletState>,
+  ask: (walletId: string) => readonly Outcome[],
+): Promise<string[]> {
   const history = buildRecorder(() => 0);
   return await checkMemories({
     scheduler: buildScheduler(1),
-    databases: [{ tables }],
+    databases: [{ tables: { ...buildTables(), wallets } }],
     bank: {
       isDone: true,
       rehearse(walletId, body) {
         const entry = history.sent(commandOf(walletId, body, { dryRun: true }));
-        if (outcome !== null) history.answered(entry, outcome);
+        for (const outcome of ask(walletId)) history.answered(entry, outcome);
         return entry;
       },
     },
   });
+}
+
+/** Of one wallet. */
+function saidOf(wallet: WalletState, ...outcomes: readonly Outcome[]): Promise<string[]> {
+  return saidOfAll(new Map([["w1", wallet]]), () => outcomes);
 }
 
 test.each<[string, WalletState, Outcome]>([
@@ -57,10 +64,9 @@ test.each<[string, WalletState, Outcome]>([
   expect(await saidOf(wallet, outcome)).toEqual([]);
 });
 
-test.each<[string, WalletState, Outcome | null]>([
-  ["says nothing", EMPTY, null],
+test.each<[string, WalletState, Outcome]>([
   ["cannot be asked", EMPTY, { type: "fault", fault: "unavailable" }],
-  ["could close with money", FULL, DONE],
+  ["could close with money", RICH, DONE],
   ["could close again", CLOSED, DONE],
   ["remembers another balance", FULL, full(600, 200)],
   ["remembers another hold", FULL, full(500, 100)],
@@ -68,4 +74,34 @@ test.each<[string, WalletState, Outcome | null]>([
   ["takes itself for closed", EMPTY, notActive("CLOSED")],
 ])("it is told of a wallet that %s", async (_, wallet, outcome) => {
   expect(await saidOf(wallet, outcome)).toEqual([expect.stringContaining("says of its end")]);
+});
+
+test("it is told of a wallet that says nothing, and of the last that one has said", async () => {
+  const told = [expect.stringContaining("says of its end")];
+  expect(await saidOf(EMPTY)).toEqual(told);
+  expect(await saidOf(FULL, full(500, 200), full(600, 200))).toEqual(told);
+  expect(await saidOf(FULL, full(600, 200), full(500, 200))).toEqual([]);
+});
+
+test.each([200, 0])("a hold may expire while its wallet is asked: %i held", async (held) => {
+  const wallets = new Map<string, WalletState>([["w1", FULL]]);
+  const said = await saidOfAll(wallets, () => {
+    wallets.set("w1", RICH);
+    return [full(500, held)];
+  });
+  expect(said).toEqual([]);
+});
+
+test("those are asked that have had the most to do", async () => {
+  const wallets = Array.from({ length: 100 }, (_, index) => {
+    return { ...EMPTY, walletId: `w${index}`, version: index };
+  });
+  const asked: string[] = [];
+  await saidOfAll(new Map(wallets.map((each) => [each.walletId, each])), (walletId) => {
+    asked.push(walletId);
+    return [DONE];
+  });
+  expect(asked[0]).toBe("w99");
+  expect(asked.length).toBeLessThan(100);
+  expect(asked).toEqual(asked.map((_, index) => `w${99 - index}`));
 });

@@ -10,7 +10,7 @@ import type { Bank } from "./bank.ts";
 import type { SimulatedDatabase } from "./database.ts";
 import type { Scheduler } from "./scheduler.ts";
 
-/** Wallets that are asked; the first ones have had the most to do. */
+/** Wallets that are asked: those that have had the most to do. */
 const ASKED_MAX = 12;
 const WITHIN_MS = 10_000;
 const LOOK_MS = 20;

@@ -26,8 +26,8 @@ export function checkRejections(
 }
 
 /**
- * Visits each entry with the versions that had been told before it was sent: the least that its
- * owner must have known.
+ * Visits each entry with the versions that had been told before it was sent: the least that
+ * whoever decided on it must have known.
  */
 export function withFloors(
   entries: readonly HistoryEntry[],
@@ -62,8 +62,8 @@ function problemsOf(
     const walletId = "walletId" in rejection ? rejection.walletId : null;
     if (walletId === null) return [];
     const floor = (replayed ? toldBefore : told).get(walletId) ?? -1;
-    const since = (eventsOf.get(walletId) ?? []).filter(({ version }) => version >= floor);
     const all = eventsOf.get(walletId) ?? [];
+    const since = all.filter(({ version }) => version >= floor);
     if (couldBe(rejection, floor, since, all)) return [];
     const text = JSON.stringify(rejection);
     return [`${command.commandId}: ${text} was not true when ${walletId}:${floor} had been told`];
