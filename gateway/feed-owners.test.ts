@@ -7,10 +7,17 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
-import { SUBJECTS, type Change } from "../src/protocol.ts";
+import { SUBJECTS } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
 import { withLimits } from "../test/stage/lanes.ts";
-import { balances, buildSetting, connect, errors, versions } from "../test/stage/feed.ts";
+import {
+  balances,
+  buildLossyBus,
+  buildSetting,
+  connect,
+  errors,
+  versions,
+} from "../test/stage/feed.ts";
 import type { ServerFrame } from "../test/stage/feed-world.ts";
 
 const SEED = Number(process.env["FEED_SEED"] ?? Math.trunc(Math.random() * 2 ** 31));
@@ -81,21 +88,12 @@ async function play(steps: readonly Step[], readDelayMs: number): Promise<void> 
   const { world, publish, reconnect, advance } = setting;
   world.readDelayMs = readDelayMs;
   const clients = [0, 1, 2].map(() => buildRegular(setting));
-  let late: Change[] = [];
+  const meet = buildLossyBus(publish);
   for (const next of steps) {
     switch (next.do) {
-      case "change": {
-        const change = world.commit(next.walletId, { ownerId: `u${next.walletId.at(-1)}` });
-        if (next.fate === "late") {
-          late.push(change);
-          break;
-        }
-        if (next.fate !== "drop") publish(change);
-        if (next.fate === "repeat") publish(change);
-        for (const each of late) publish(each);
-        late = [];
+      case "change":
+        meet(world.commit(next.walletId, { ownerId: `u${next.walletId.at(-1)}` }), next.fate);
         break;
-      }
       case "wait":
         await advance(next.ms);
         break;

@@ -7,9 +7,16 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
-import { SUBJECTS, type Change } from "../src/protocol.ts";
+import { SUBJECTS } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
-import { balances, buildSetting, connect, errors, versions } from "../test/stage/feed.ts";
+import {
+  balances,
+  buildLossyBus,
+  buildSetting,
+  connect,
+  errors,
+  versions,
+} from "../test/stage/feed.ts";
 import type { ServerFrame } from "../test/stage/feed-world.ts";
 
 const SEED = Number(process.env["FEED_SEED"] ?? Math.trunc(Math.random() * 2 ** 31));
@@ -112,21 +119,12 @@ async function play(steps: readonly Step[], readDelayMs: number): Promise<void> 
     sink.send = (text) => void log.push(JSON.parse(text) as ServerFrame);
     return { sink, say, log };
   });
-  let late: Change[] = [];
+  const meet = buildLossyBus(publish);
   for (const next of steps) {
     switch (next.do) {
-      case "change": {
-        const change = world.commit(next.wallet);
-        if (next.fate === "late") {
-          late.push(change);
-          break;
-        }
-        if (next.fate !== "drop") publish(change);
-        if (next.fate === "repeat") publish(change);
-        for (const each of late) publish(each);
-        late = [];
+      case "change":
+        meet(world.commit(next.wallet), next.fate);
         break;
-      }
       case "wait":
         await advance(next.ms);
         break;

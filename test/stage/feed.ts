@@ -19,6 +19,24 @@ import {
   type ServerFrame,
 } from "./feed-world.ts";
 
+/** What a bus may do to a change: `late` is to come with the next one. */
+export type Fate = "pass" | "drop" | "repeat" | "late";
+
+/** The bus as one that meets each change with its fate. */
+export function buildLossyBus(publish: (change: Change) => void) {
+  let late: Change[] = [];
+  return (change: Change, fate: Fate): void => {
+    if (fate === "late") {
+      late.push(change);
+      return;
+    }
+    if (fate !== "drop") publish(change);
+    if (fate === "repeat") publish(change);
+    for (const each of late) publish(each);
+    late = [];
+  };
+}
+
 export function buildSetting() {
   const time = buildVirtualTime();
   const world = buildWorld(time.timers);
