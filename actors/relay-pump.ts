@@ -132,14 +132,23 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
   async function readOn(): Promise<void> {
     // Also while the sink is closed: how far behind it is must be known.
     if (unknown.size > 0) await load();
-    if (!sink.isOpen) return;
     for (;;) {
       const chosen = choose();
       if (chosen.length === 0 || !sink.isOpen || isStopped) return;
-      for (const track of chosen) track.isHinted = false;
-      const rows = await store.read(chosen, sink.shardRowsMax);
+      const rows = await read(chosen);
       const pages = grouped(rows, ({ shard }) => shard);
       for (const track of chosen) take(track, pages.get(track.shard) ?? []);
+    }
+  }
+
+  /** What is told of during the read needs another one, and so does a read that has failed. */
+  async function read(chosen: readonly Track[]): Promise<RelayEvent[]> {
+    for (const track of chosen) track.isHinted = false;
+    try {
+      return await store.read(chosen, sink.shardRowsMax);
+    } catch (error) {
+      for (const track of chosen) track.isHinted = true;
+      throw error;
     }
   }
 
@@ -249,18 +258,15 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
         if (delivery.type === "delivered") delivered += 1;
         track.position = row.position;
         track.trouble = null;
-        track.notBeforeMs = 0;
         saveSoon(track);
         return true;
       case "failed":
         retries += 1;
-        track.last = Math.max(track.last, row.position);
         fail(track, delivery.reason, delivery.retryInMs);
         saveSoon(track);
         return false;
       case "closed":
         retries += 1;
-        track.last = Math.max(track.last, row.position);
         return false;
       default:
         return delivery satisfies never;
@@ -280,11 +286,11 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
   }
 
   /**
-   * Of the pause that another host began. Its clock may be hours ahead of this one, so no longer
-   * than the longest pause that there is.
+   * Of the pause that another host began; below 0 when it is over. Its clock may be hours ahead of
+   * this one, so no longer than the longest pause that there is.
    */
   function remainingMs({ retryAtMs }: Trouble): number {
-    return Math.min(Math.max(retryAtMs - time.wallMs(), 0), LIMITS.webhookRetryMsMax);
+    return Math.min(retryAtMs - time.wallMs(), LIMITS.webhookRetryMsMax);
   }
 
   /**
@@ -294,7 +300,6 @@ export function buildPump({ sink, store, time, log }: PumpDeps): Pump {
   function stall(track: Track, missing: number, found: number): void {
     const reason = `shard ${track.shard} has no event at position ${missing} and one at ${found}`;
     warn(`${sink.label} stops there: ${reason}`);
-    track.last = Math.max(track.last, found);
     fail(track, reason, LIMITS.relayRetryMsMax);
   }
 

@@ -1,7 +1,8 @@
 /** What the stream's sink says of itself, in virtual time, over a JetStream that the tests play. */
-import { DiscardPolicy } from "nats";
-import { expect, it } from "vitest";
+import { DiscardPolicy, NatsError } from "nats";
+import { describe, expect, it } from "vitest";
 
+import { eventBody } from "../src/event-body.ts";
 import { EVENT_STREAM, EVENT_SUBJECTS } from "../src/event-stream.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { RelayEvent } from "../src/relay-store.ts";
@@ -24,26 +25,58 @@ const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve)
 interface Ack {
   readonly stream: string;
   readonly seq: number;
+  readonly duplicate: boolean;
 }
 
-async function start(cluster?: { leader?: string }) {
+interface StartOptions {
+  /** What the stream is like, where it is not as the sink would have made it. */
+  readonly config?: object;
+  /** Answers instead of JetStream when it is asked of the stream. */
+  readonly info?: () => Promise<unknown>;
+  readonly keeping?: StreamSinkOptions["keeping"];
+}
+
+async function start(cluster?: { leader?: string }, options: StartOptions = {}) {
   let nowMs = 0;
   let timers: Array<{ atMs: number; task: () => void }> = [];
   let reconnect = (): void => undefined;
   let openings = 0;
+  let asked = 0;
   const published: Array<{ take(ack?: Partial<Ack>): void; fail(): void }> = [];
+  const made: unknown[] = [];
   const lines: string[] = [];
-  const config = { subjects: [EVENT_SUBJECTS], discard: DiscardPolicy.Old, max_msg_size: -1 };
+  /** What JetStream tells of a message; null: nothing. */
+  const stored: { body: object | null } = { body: null };
+  const config = {
+    subjects: [EVENT_SUBJECTS],
+    discard: DiscardPolicy.Old,
+    max_msg_size: -1,
+    ...options.config,
+  };
   const publish = (): Promise<Ack> =>
     new Promise((resolve, reject) => {
       published.push({
-        take: (ack = {}) => resolve({ stream: EVENT_STREAM, seq: 1, ...ack }),
+        take: (ack = {}) => resolve({ stream: EVENT_STREAM, seq: 1, duplicate: false, ...ack }),
         fail: () => reject(new Error("no answer")),
       });
     });
   const info = { config, ...(cluster !== undefined && { cluster }) };
+  const streams = {
+    info() {
+      asked += 1;
+      return options.info?.() ?? Promise.resolve(info);
+    },
+    add(wanted: unknown) {
+      made.push(wanted);
+      return Promise.resolve(info);
+    },
+    getMessage: () =>
+      stored.body === null
+        ? Promise.reject(new Error("no message found"))
+        : Promise.resolve({ json: () => stored.body }),
+  };
   const connection = {
-    jetstreamManager: () => Promise.resolve({ streams: { info: () => Promise.resolve(info) } }),
+    jetstreamManager: () => Promise.resolve({ streams }),
     jetstream: () => ({ publish }),
   };
   const bus = {
@@ -56,7 +89,7 @@ async function start(cluster?: { leader?: string }) {
   };
   const sink = buildStreamSink({
     bus: bus as unknown as StreamSinkOptions["bus"],
-    keeping: { maxAgeDays: 0, maxBytes: 0, replicas: 1 },
+    keeping: options.keeping ?? { maxAgeDays: 0, maxBytes: 0, replicas: 1 },
     time: {
       after(delayMs, task) {
         const timer = { atMs: nowMs + delayMs, task };
@@ -84,8 +117,12 @@ async function start(cluster?: { leader?: string }) {
   }
   return {
     sink,
+    bus,
     published,
+    made,
     lines,
+    stored,
+    asked: () => asked,
     pass,
     fail,
     async reconnect() {
@@ -164,6 +201,49 @@ it("publishes nothing without a leader, and one event at a time in a cluster", a
   expect([sink.state, published.length, lines.length]).toEqual(["no leader", 0, 1]);
 });
 
+describe("a message that JetStream drops as a repeat", () => {
+  async function repeat(body: object | null) {
+    const setting = await start();
+    setting.stored.body = body;
+    const delivery = setting.sink.deliver(event, null);
+    setting.published.at(-1)!.take({ duplicate: true });
+    return { ...setting, delivery: await delivery };
+  }
+  const own = eventBody(event, event.decimalPlaces);
+
+  it.each([
+    ["the same event", own],
+    ["nothing that can be read any more", null],
+  ])("is delivered if there is %s", async (_what, body) => {
+    const { sink, delivery } = await repeat(body);
+    expect(delivery).toEqual({ type: "delivered" });
+    expect(sink.state).toBe("open");
+  });
+
+  it.each([
+    ["type", { ...own, type: "WalletDebited" }],
+    ["amount", { ...own, amount: 7 }],
+    ["balance", { ...own, balance: 7 }],
+    ["held", { ...own, held: 7 }],
+    ["counterparty", { ...own, counterpartyId: "w2" }],
+    ["transfer", { ...own, transferId: "t2" }],
+    ["command", { ...own, metadata: { ...own.metadata, causationId: "k2" } }],
+    ["body", {}],
+  ])("waits, and says why, if there is one with another %s", async (_field, body) => {
+    const { sink, delivery, lines, published, pass } = await repeat(body);
+    expect(delivery).toEqual({ type: "closed" });
+    expect(sink).toMatchObject({ state: "refused", isOpen: false });
+    expect(lines).toEqual([expect.stringMatching(/w1:1 .*the database has lost commits/)]);
+
+    // Until JetStream has forgotten the id.
+    await pass(LIMITS.relayRetryMs);
+    const again = sink.deliver(event, null);
+    published.at(-1)!.take();
+    expect(await again).toEqual({ type: "delivered" });
+    expect(sink.state).toBe("open");
+  });
+});
+
 it("says nothing more when it was stopped", async () => {
   const { sink, pass, fail } = await start();
   await fail();
@@ -171,4 +251,85 @@ it("says nothing more when it was stopped", async () => {
   sink.stop();
   await pass(TRUST_MS);
   expect(sink).toMatchObject({ state: "stopped", isOpen: false });
+});
+
+it.each([
+  ["refuses what is too many for it", { discard: DiscardPolicy.New }],
+  ["refuses what is too large for it", { max_msg_size: 1_000 }],
+])("publishes one event at a time where the stream %s", async (_, config) => {
+  const { sink } = await start(undefined, { config });
+  expect(sink).toMatchObject({ isOpen: true, windowMax: 1 });
+});
+
+it.each([
+  [["wallets.>"], true],
+  [["other", ">"], true],
+  [["wallets.events.*"], false],
+])("a stream of %j is one for events: %s", async (subjects, takes) => {
+  const { sink } = await start(undefined, { config: { subjects } });
+  expect(sink).toMatchObject({ isOpen: takes, state: takes ? "open" : "refused" });
+});
+
+it("makes a stream that keeps everything, within the bounds that it was given", async () => {
+  const missing = (): Promise<never> => {
+    const error = new NatsError("stream not found", "404");
+    error.api_error = { code: 404, err_code: 10_059, description: "stream not found" };
+    return Promise.reject(error);
+  };
+  const keeping = { maxAgeDays: 2, maxBytes: 5_000, replicas: 3 };
+  const { made, sink } = await start(undefined, { info: missing, keeping });
+  expect(sink.isOpen).toBe(true);
+  expect(made).toMatchObject([
+    {
+      name: EVENT_STREAM,
+      subjects: [EVENT_SUBJECTS],
+      storage: "file",
+      retention: "limits",
+      discard: "old",
+      max_age: 172_800_000 * 1e6,
+      max_bytes: 5_000,
+      num_replicas: 3,
+      duplicate_window: LIMITS.streamDuplicateWindowMs * 1e6,
+    },
+  ]);
+});
+
+it("asks again in growing pauses, and makes no stream while nobody says that there is none", async () => {
+  const info = (): Promise<never> => Promise.reject(new Error("timeout"));
+  const { sink, made, asked, pass, reconnect } = await start(undefined, { info });
+  expect([asked(), sink.isOpen]).toEqual([1, false]);
+  for (const pauseMs of [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]) {
+    const before = asked();
+    await pass(pauseMs - 1);
+    expect(asked()).toBe(before);
+    await pass(1);
+    expect(asked()).toBe(before + 1);
+  }
+  // And at once when NATS is there again, from the first pause on
+  const before = asked();
+  await reconnect();
+  await pass(LIMITS.relayRetryMs);
+  expect(asked()).toBe(before + 2);
+  expect(made).toEqual([]);
+  // But not when it was stopped
+  sink.stop();
+  await pass(LIMITS.relayRetryMsMax);
+  expect(asked()).toBe(before + 2);
+});
+
+it("does not believe another stream that says it has an event", async () => {
+  const { sink, published } = await start();
+  const delivery = sink.deliver(event, null);
+  published[0]!.take({ stream: "SOMETHING_ELSE" });
+  expect(await delivery).toEqual({ type: "closed" });
+  expect(sink.isOpen).toBe(false);
+});
+
+it("publishes nothing while NATS is away, and is closed by that", async () => {
+  const { sink, bus, published, asked, pass } = await start();
+  bus.state = "reconnecting";
+  expect(await sink.deliver(event, null)).toEqual({ type: "closed" });
+  expect([published.length, sink.isOpen, sink.state]).toEqual([0, false, "away"]);
+  await pass(LIMITS.relayRetryMs);
+  expect([asked(), sink.isOpen]).toEqual([1, false]);
 });

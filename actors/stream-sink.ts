@@ -4,7 +4,8 @@
  * Whatever goes wrong closes the sink: then nothing is read or published until JetStream has told
  * of the stream again, so a server that is away for long costs no memory and one question now and
  * then. What was published and not acknowledged is published again under the same id, which the
- * stream drops within its duplicate window.
+ * stream drops within its duplicate window. What it has dropped is held against what it has: a
+ * database that has lost commits gives their ids to others, and these would be missing unseen.
  *
  * Order: events of one shard follow each other without waiting only where what follows a lost one
  * is lost too. That is so on one connection to a server by itself, which takes messages in their
@@ -32,7 +33,7 @@ import {
 } from "nats";
 import type { Time } from "../src/clock.ts";
 import { EVENT_STREAM, EVENT_SUBJECTS, eventSubject } from "../src/event-stream.ts";
-import { eventBody, eventId } from "../src/event-body.ts";
+import { eventBody, eventId, type EventBody } from "../src/event-body.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { NatsBus } from "../src/nats-bus.ts";
 import type { RelayEvent } from "../src/relay-store.ts";
@@ -164,8 +165,8 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
     const header = headers();
     header.set("X-Correlation-Id", correlationId);
     try {
-      const body = JSON.stringify(eventBody(event, decimalPlaces));
-      const ack = await client.publish(eventSubject(walletId, type), body, {
+      const body = eventBody(event, decimalPlaces);
+      const ack = await client.publish(eventSubject(walletId, type), JSON.stringify(body), {
         msgID: eventId(event),
         headers: header,
         timeout: LIMITS.relayAckMs,
@@ -175,6 +176,7 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
       if (ack.stream !== EVENT_STREAM) throw new Error(`the stream ${ack.stream} took it`);
       // A repeat of what a leader has been given and not stored: it is lost if the leader goes now.
       if (ack.seq < 1) throw new Error("it is a repeat of one that is not stored yet");
+      if (ack.duplicate && (await isOfAnother(body, ack.seq))) throw new Error(OTHER_EVENT);
       pauseMs = LIMITS.relayRetryMs;
       if (isDoubtful && isOpen && opening === current) trust();
       return { type: "delivered" };
@@ -185,6 +187,21 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
       }
       return { type: "closed" };
     }
+  }
+
+  /** Whether the message is of another event than the one that was taken for its repeat. */
+  async function isOfAnother(body: EventBody, seq: number): Promise<boolean> {
+    let stored: Partial<EventBody>;
+    try {
+      stored = (await manager!.streams.getMessage(EVENT_STREAM, { seq })).json();
+    } catch {
+      return false; // Gone, or not for us to read: then it is as good as the acknowledgement says.
+    }
+    const { metadata, ...rest } = stored;
+    return (
+      SAME.some((field) => rest[field] !== body[field]) ||
+      metadata?.causationId !== body.metadata.causationId
+    );
   }
 
   return {
@@ -225,6 +242,13 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
   };
 }
 
+/** With the command, what an event is; also as former versions wrote it. */
+const SAME = ["type", "amount", "balance", "held", "counterpartyId", "transferId"] as const;
+
+const OTHER_EVENT =
+  "the stream has another event under this id, so the database has lost commits that were " +
+  'published, see "Backup" in docs/operations.md';
+
 function takesEvents(subjects: readonly string[]): boolean {
   return subjects.some((subject) => [EVENT_SUBJECTS, "wallets.>", ">"].includes(subject));
 }
@@ -249,7 +273,7 @@ function stateOf(error: unknown): "away" | "no jetstream" | "refused" {
   const code = apiCode(error);
   if (code !== undefined) return NOT_ENABLED.has(code) ? "no jetstream" : "refused";
   if (!(error instanceof NatsError))
-    return /does not take/.test(String(error)) ? "refused" : "away";
+    return /does not take|another event/.test(String(error)) ? "refused" : "away";
   return error.code === "503" ? "no jetstream" : "away";
 }
 

@@ -137,7 +137,7 @@ function buildWebhookSink(webhook: Webhook, deps: SinkDeps): RelaySink {
   }
 
   function pauseMs(attempts: number): number {
-    const pause = Math.min(pauses.retryMs * 2 ** Math.min(attempts, 30), pauses.retryMsMax);
+    const pause = Math.min(pauses.retryMs * 2 ** attempts, pauses.retryMsMax);
     return pause * (1 + deps.random() / 4);
   }
 

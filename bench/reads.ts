@@ -122,7 +122,7 @@ async function measure(databaseUrl: string, repeats: number, only: string): Prom
     const hot = await reads.wallet(HOT);
     if (hot === null) throw new Error("The database has no wallets of bench:seed.");
     const sizes = await withClient(databaseUrl, (client) =>
-      client.query<{ wallets: string; events: string }>(
+      client.query<{ wallets: number; events: string }>(
         `SELECT (SELECT count(*) FROM wallets) AS wallets, (SELECT sum(version + 1) FROM wallets) AS events`,
       ),
     );

@@ -8,6 +8,7 @@ import type { AmountMinor } from "../src/amount.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { credit, done, range, setUp, type Told, walletOf } from "../test/stage/batches.ts";
+import type { Batches } from "./batch.ts";
 import { carryOutBatch, shortestBytes } from "./batch-nats.ts";
 import { BATCH_REQUESTS } from "./batch-schemas.ts";
 
@@ -15,6 +16,19 @@ describe("a batch over NATS", () => {
   const request = { bytes: 1, correlationId: "c", key: undefined };
   const longest = "x".repeat(LIMITS.idLengthMax);
   const fat = JSON.stringify({ a: "ä".repeat(4_000) });
+
+  async function textOf(
+    batches: Batches,
+    commands: readonly unknown[],
+    payloadBytesMax: number,
+  ): Promise<string> {
+    const answer = await carryOutBatch(batches, {
+      ...request,
+      body: { commands },
+      payloadBytesMax,
+    });
+    return "text" in answer ? answer.text : "";
+  }
 
   it("that could have too large a reply is refused before anything begins", async () => {
     const { batches, arrived } = setUp((message) => done(message));
@@ -53,23 +67,13 @@ describe("a batch over NATS", () => {
     const { batches } = setUp((message) => done(message, greatest));
     const commands = range(50).map((n) => credit(longest.slice(0, -n - 1)));
     const payloadBytesMax = shortestBytes(commands, undefined);
-    const answer = await carryOutBatch(batches, {
-      ...request,
-      body: { commands },
-      payloadBytesMax,
-    });
-    const text = "text" in answer ? answer.text : "";
+    const text = await textOf(batches, commands, payloadBytesMax);
     expect(Buffer.byteLength(text) + 512).toBeLessThanOrEqual(payloadBytesMax);
     const { outcomes, shortened } = JSON.parse(text) as { outcomes: Told[]; shortened?: boolean };
     expect(shortened).toBe(true);
     expect(outcomes.every(({ data }) => data !== undefined && !("metadata" in data))).toBe(true);
     // With room for it, all of it is there.
-    const whole = await carryOutBatch(batches, {
-      ...request,
-      body: { commands },
-      payloadBytesMax: 1e6,
-    });
-    const all = JSON.parse("text" in whole ? whole.text : "") as { outcomes: Told[] };
+    const all = JSON.parse(await textOf(batches, commands, 1e6)) as { outcomes: Told[] };
     expect(all).not.toHaveProperty("shortened");
     expect(all.outcomes[0]?.data?.metadata).toEqual(JSON.parse(fat));
   });
@@ -82,12 +86,7 @@ describe("a batch over NATS", () => {
     ];
     // Asked a few times, the desk gives up.
     const payloadBytesMax = shortestBytes(commands, undefined);
-    const answer = await carryOutBatch(batches, {
-      ...request,
-      body: { commands },
-      payloadBytesMax,
-    });
-    const text = "text" in answer ? answer.text : "";
+    const text = await textOf(batches, commands, payloadBytesMax);
     expect(Buffer.byteLength(text) + 512).toBeLessThanOrEqual(payloadBytesMax);
     const { outcomes } = JSON.parse(text) as { outcomes: Told[] };
     expect(outcomes[0]?.error?.code).toBe("outcome_unknown");
@@ -104,9 +103,7 @@ describe("a batch over NATS", () => {
       const keys = range(40).map((n) => `${character.repeat(250)}${n}`);
       const commands = keys.map((idempotencyKey) => credit("w", { idempotencyKey }));
       const payloadBytesMax = shortestBytes(commands, undefined);
-      const body = { commands };
-      const answer = await carryOutBatch(batches, { ...request, body, payloadBytesMax });
-      const text = "text" in answer ? answer.text : "";
+      const text = await textOf(batches, commands, payloadBytesMax);
       expect(Buffer.byteLength(text)).toBeLessThanOrEqual(payloadBytesMax);
       expect((JSON.parse(text) as { outcomes: Told[] }).outcomes[7]?.error?.details).toEqual({
         idempotencyKey: keys[7],
@@ -139,16 +136,14 @@ describe("a batch over NATS", () => {
     });
     const commands = range(30).map(pay);
     const payloadBytesMax = shortestBytes(commands, undefined);
-    const one = { ...request, body: { commands } };
-    const whole = await carryOutBatch(batches, { ...one, payloadBytesMax: 10_000_000 });
-    const text = "text" in whole ? whole.text : "";
+    const text = await textOf(batches, commands, 10_000_000);
     expect(text).not.toContain("shortened");
     const bytes = Buffer.byteLength(text);
     expect(bytes).toBeGreaterThan(text.length + 1_024);
     for (const most of [payloadBytesMax, text.length + 1_024, bytes]) {
-      const short = await carryOutBatch(batches, { ...one, payloadBytesMax: most });
-      expect(short).toHaveProperty("text", expect.stringContaining('"shortened":true'));
-      expect(short).toHaveProperty("text", expect.not.stringContaining("metadata"));
+      const short = await textOf(batches, commands, most);
+      expect(short).toContain('"shortened":true');
+      expect(short).not.toContain("metadata");
     }
   });
 

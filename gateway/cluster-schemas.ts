@@ -10,7 +10,7 @@ function nullableFlag(description: string) {
 const Count = Type.Integer({ minimum: 0 });
 
 /** Shards, counted and as ranges. */
-export const ShardSet = Type.Object({
+const ShardSet = Type.Object({
   count: Count,
   list: Type.String({ description: "Ranges in ascending order, `0-127,130`; empty for none" }),
 });

@@ -24,6 +24,7 @@
  * that one, and transfers to it, are `overloaded` here for a moment, before they are sent anywhere.
  */
 import type { Bus } from "../src/bus.ts";
+import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { CommandMeter } from "../src/metrics.ts";
 import { SUBJECTS } from "../src/protocol.ts";
@@ -44,21 +45,14 @@ export interface CommandDesk {
   drain(): Promise<void>;
 }
 
-/** When things happen; a simulator brings its own. */
-export interface Schedule {
-  /** Runs the task after the current event-loop turn's I/O. */
-  soon(task: () => void): void;
-  /** Runs the task every `intervalMs` until the returned function is called. */
-  every(intervalMs: number, task: () => void): () => void;
-}
-
 export interface CommandDeskOptions {
   readonly bus: Bus;
   /** Names this gateway's inbox; different in every process and after every restart. */
   readonly gatewayId: string;
   /** Milliseconds that never go back; from where they count does not matter. */
   readonly clock?: { nowMs(): number };
-  readonly schedule?: Schedule;
+  /** Default: the system's, whose sweeps come after what the process has received. */
+  readonly schedule?: Pick<Time, "soon" | "every">;
   readonly log?: { warn(details: object, message: string): void };
   /** Without one nothing is counted. */
   readonly meter?: CommandMeter;
@@ -93,7 +87,7 @@ const OVERLOADED: Outcome = { type: "fault", fault: "overloaded" };
 const UNKNOWN: Outcome = { type: "fault", fault: "unknown" };
 
 const systemClock = { nowMs: () => performance.now() };
-const systemSchedule: Schedule = {
+const systemSchedule: Pick<Time, "soon" | "every"> = {
   soon: (task) => void setImmediate(task),
   every(intervalMs, task) {
     // In a process that had no time, timers come before what it has received and not read, and the

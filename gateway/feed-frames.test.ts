@@ -184,6 +184,17 @@ test("wallets that owners bring count by their versions to start from", () => {
   expect(sink.closedWith).toMatchObject({ code: 1008 });
 });
 
+test("owners in a frame count as its wallets do", () => {
+  const { hub } = buildSetting();
+  const { sink, say } = connect(hub);
+  const owners = Array.from({ length: LIMITS.feedIdsPerFrame * 100 }, (_, n) => `u${n}`);
+  const burst = Math.ceil(LIMITS.feedFramesBurst / 100);
+  for (let times = 0; times < burst; times++) say({ type: "unsubscribe", owners });
+  expect(sink.closedWith).toBeNull();
+  say({ type: "unsubscribe", owners });
+  expect(sink.closedWith).toMatchObject({ code: 1008 });
+});
+
 test("a full gateway closes newcomers with 1013, until a connection is gone", () => {
   const { hub } = buildSetting();
   const clients = Array.from({ length: LIMITS.feedClientsMax }, () => connect(hub));

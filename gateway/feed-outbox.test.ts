@@ -59,6 +59,21 @@ describe("a slow client", () => {
     expect(versions(balances(slow.sink, "w2"))).toEqual([3]);
   });
 
+  test("that goes is no longer looked after", async () => {
+    const { hub, change, advance, slow, quick, timersSet } = await watchTwo();
+    slow.sink.buffered = LIMITS.feedBufferedBytesSoft + 1;
+    change("w1");
+    await advance(10);
+    expect(hub.stats().slowClients).toBe(1);
+    slow.client.closed();
+    expect(hub.stats().slowClients).toBe(0);
+    quick.client.closed();
+    // Its outbox had one
+    const timers = timersSet();
+    await advance(LIMITS.feedDrainCheckMs);
+    expect(timersSet()).toBe(timers - 1);
+  });
+
   test("still begins with a snapshot, of the newest state", async () => {
     const { world, change, advance, slow } = await watchTwo();
     world.commit("w3");

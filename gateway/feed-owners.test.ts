@@ -163,6 +163,17 @@ describe("an owner's subscription", () => {
     expect(versions(balances(sink))).toEqual([0]);
   });
 
+  test("begins a wallet anew that was made after the list, whatever the client had of its name", async () => {
+    const { hub, change, advance } = buildSetting();
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", owners: ["u1"], from: { w1: 7 } });
+    await advance(10);
+    change("w1", 1, { ownerId: "u1" });
+    await advance(10);
+    expect(balances(sink)).toMatchObject([{ walletId: "w1", version: 0, snapshot: true }]);
+    expect(balances(sink)[0]).not.toHaveProperty("reset");
+  });
+
   test("starts each wallet from the version the client has", async () => {
     const { world, hub, advance } = buildSetting();
     for (let n = 0; n < 4; n++) world.commit("a", { ownerId: "u1" });
@@ -206,6 +217,65 @@ describe("an owner's subscription", () => {
     expect(versions(balances(sink, "a"))).toEqual([3]);
   });
 
+  test("does not go back for a wallet that the same frame names", async () => {
+    const { world, hub, change, advance } = buildSetting();
+    for (let n = 0; n < 4; n++) world.commit("a", { ownerId: "u1" });
+    world.readDelayMs = 100;
+    const { sink, say } = connect(hub);
+    // The list that names it again comes last, when the wallet has caught up
+    const owners = ["u2", "u3", "u4", "u5", "u6", "u1"];
+    say({ type: "subscribe", wallets: ["a"], owners, from: { a: 1 } });
+    await advance(1_000);
+    change("a");
+    await advance(10);
+    expect(versions(balances(sink, "a"))).toEqual([2, 3, 4]);
+  });
+
+  test("ends with the owner for a wallet that was no longer subscribed to directly", async () => {
+    const { world, hub, change, advance } = buildSetting();
+    world.commit("a", { ownerId: "u1" });
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", wallets: ["a"], owners: ["u1"] });
+    await advance(10);
+    say({ type: "unsubscribe", wallets: ["a"] });
+    say({ type: "unsubscribe", owners: ["u1"] });
+    say({ type: "subscribe", owners: ["u1"] });
+    await advance(10);
+    say({ type: "unsubscribe", owners: ["u1"] });
+    change("a");
+    await advance(10);
+    expect(versions(balances(sink, "a"))).toEqual([0, 0]);
+    expect(hub.stats().watches).toBe(0);
+  });
+
+  test("gives up the place of a wallet that outlived it, when that ends as well", async () => {
+    withLimits({ feedWalletsPerClientMax: 1 });
+    const { world, hub, advance } = buildSetting();
+    world.commit("a", { ownerId: "u1" });
+    world.commit("b");
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", wallets: ["a"], owners: ["u1"] });
+    await advance(10);
+    say({ type: "unsubscribe", owners: ["u1"] });
+    say({ type: "unsubscribe", wallets: ["a"] });
+    say({ type: "subscribe", wallets: ["b"] });
+    await advance(10);
+    expect(errors(sink)).toEqual([]);
+    expect(versions(balances(sink, "b"))).toEqual([0]);
+  });
+
+  test("remembers no more wallets to be silent about than a client may watch", async () => {
+    withLimits({ feedWalletsPerClientMax: 3 });
+    const { world, hub, advance } = buildSetting();
+    for (const walletId of ["a", "b"]) world.commit(walletId, { ownerId: "u1" });
+    world.readDelayMs = 100;
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", owners: ["u1"] });
+    say({ type: "unsubscribe", wallets: ["a", "c", "d", "b"] });
+    await advance(1_000);
+    expect(balances(sink).map(({ walletId }) => walletId)).toEqual(["b"]);
+  });
+
   test("keeps a wallet silent that the client unsubscribed, until it or the owner is subscribed again", async () => {
     const { world, hub, change, advance } = buildSetting();
     world.commit("a", { ownerId: "u1" });
@@ -237,6 +307,18 @@ describe("an owner's subscription", () => {
     expect(listenedTo()).toEqual([]);
   });
 
+  test("that is begun again, and ends, leaves nothing behind", async () => {
+    const { hub, advance, listenedTo } = buildSetting();
+    const { say } = connect(hub);
+    for (let times = 0; times < 3; times++) {
+      say({ type: "subscribe", owners: ["u1"] });
+      await advance(10);
+    }
+    say({ type: "unsubscribe", owners: ["u1"] });
+    expect(hub.stats().owners).toBe(0);
+    expect(listenedTo()).toEqual([]);
+  });
+
   test("to many at once gets every list, without waiting for a sweep", async () => {
     const { world, hub, advance } = buildSetting();
     const owners = Array.from({ length: 4 * LIMITS.feedReadsMax }, (_, n) => `u${n}`);
@@ -263,6 +345,19 @@ describe("an owner's subscription", () => {
     expect(versions(balances(other.sink))).toEqual([0, 1]);
     other.say({ type: "unsubscribe", owners: ["u1"] });
     expect([hub.stats().watches, listenedTo()]).toEqual([0, []]);
+  });
+
+  test("has its list's read awaited by the hub that is drained", async () => {
+    const { world, hub, advance } = buildSetting();
+    world.readDelayMs = 100;
+    connect(hub).say({ type: "subscribe", owners: ["u1"] });
+    await advance(10);
+    let isDrained = false;
+    const drained = hub.drain().then(() => (isDrained = true));
+    await advance(50);
+    expect(isDrained).toBe(false);
+    await advance(100);
+    await drained;
   });
 
   test("gets its list as soon as a database that was away is back", async () => {

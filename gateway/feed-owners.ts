@@ -144,9 +144,7 @@ export function buildFeedOwners(deps: {
       shards.unlisten(topic.ownerId);
     },
     async sweep() {
-      for (const topic of topics.values()) {
-        if (topic.watches.size > 0) await reads.run(() => readList(topic), takeList);
-      }
+      for (const topic of topics.values()) await reads.run(() => readList(topic), takeList);
     },
     get owners() {
       return topics.size;

@@ -7,16 +7,10 @@
  */
 import type { BaseLogger } from "pino";
 
+import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 
-/** Time as data: the simulator and the tests have their own. */
-export interface FeedTimers {
-  /**
-   * Runs `task` once after the delay; the returned function cancels it and may be called at any
-   * time.
-   */
-  after(delayMs: number, task: () => void): () => void;
-}
+export type FeedTimers = Pick<Time, "after">;
 
 export interface FeedReads {
   /**

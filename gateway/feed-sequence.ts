@@ -9,6 +9,7 @@
  *     joining --state read, no `from` (snapshot) or one that cannot be replayed (reset)--> live
  *        \-----state read, `from` n--> replaying --reached the sequence--> live
  *     replaying, live --more than feedReplayEventsMax behind (reset)--> live
+ *     replaying, live --ahead of a database that has lost commits (reset)--> live
  *     any --end--> ended (final)
  *
  * joining: nothing was sent. replaying: `version` and all after `from` were sent, the journal has
@@ -167,6 +168,24 @@ export function jump(topic: Topic, wallet: WalletState): number {
   for (const watch of behind) startAt(topic, watch, revision, "reset");
   takeEarly(topic);
   return behind.length;
+}
+
+/**
+ * Takes the sequence back to a state from a database that has lost what was published since:
+ * whoever was sent some of it gets the state as a reset; returns how many.
+ */
+export function rewind(topic: Topic, wallet: WalletState): number {
+  const revision = revisionOfState(wallet);
+  topic.latest = revision;
+  topic.knownVersion = wallet.version;
+  topic.early.clear();
+  // A read under way begins behind what there is.
+  if (topic.held !== null) topic.held = [];
+  const ahead = [...topic.live, ...topic.replaying].filter(
+    (watch) => watch.state === "live" || watch.version >= wallet.version,
+  );
+  for (const watch of ahead) startAt(topic, watch, revision, "reset");
+  return ahead.length;
 }
 
 /** The journal page for which a read is due, or null. */

@@ -7,7 +7,7 @@ import { describe, expect, test } from "vitest";
 import { LIMITS } from "../src/limits.ts";
 import { SUBJECTS } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
-import { balances, buildSetting, connect, versions } from "../test/stage/feed.ts";
+import { balances, buildSetting, connect, errors, versions } from "../test/stage/feed.ts";
 
 describe("what the bus loses", () => {
   async function watchW1() {
@@ -126,6 +126,68 @@ describe("what the bus loses", () => {
   });
 });
 
+describe("what the database loses", () => {
+  async function loseOf(from?: number) {
+    const setting = buildSetting();
+    for (let n = 0; n <= 20; n++) setting.world.commit("w1");
+    const { sink, say } = connect(setting.hub);
+    say({ type: "subscribe", wallets: ["w1"], ...(from !== undefined && { from: { w1: from } }) });
+    await setting.advance(10);
+    setting.change("w1", 4);
+    await setting.advance(10);
+    expect(versions(balances(sink)).at(-1)).toBe(24);
+    setting.world.lose("w1", 19);
+    return { ...setting, sink };
+  }
+
+  test.each([undefined, 3])(
+    "is taken back by a reset, and what follows comes (from %s)",
+    async (from) => {
+      const { world, hub, warnings, change, advance, sink } = await loseOf(from);
+      const before = balances(sink).length;
+      // Its version was given before.
+      change("w1");
+      await advance(LIMITS.feedSweepMs + 10);
+      change("w1");
+      await advance(10);
+      const after = balances(sink).slice(before);
+      expect(after).toMatchObject([
+        {
+          version: 20,
+          snapshot: true,
+          reset: true,
+          balance: world.at("w1", 20).balanceMinor / 100,
+        },
+        { version: 21, snapshot: false, conflated: 0 },
+      ]);
+      expect([hub.stats().resets, warnings.length]).toEqual([1, 1]);
+    },
+  );
+
+  test("is not told again to who comes later, not even when that says to have it", async () => {
+    const { hub, advance } = await loseOf();
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", wallets: ["w1"], from: { w1: 24 } });
+    await advance(10);
+    expect(balances(sink)).toMatchObject([{ version: 19, snapshot: true, reset: true }]);
+  });
+
+  test("is no loss when a read was only slow", async () => {
+    const { world, hub, change, advance } = buildSetting();
+    change("w1", 3);
+    const { sink, say } = connect(hub);
+    say({ type: "subscribe", wallets: ["w1"] });
+    await advance(10);
+    world.readDelayMs = 100;
+    for (let ms = 0; ms < LIMITS.feedSweepMs + 200; ms += 10) {
+      change("w1");
+      await advance(10);
+    }
+    expect(hub.stats().resets).toBe(0);
+    expect(versions(balances(sink)).at(-1)).toBe(world.version("w1"));
+  });
+});
+
 test("a busy wallet's newcomers get in although each read is out of date when it arrives", async () => {
   const { world, hub, change, advance } = buildSetting();
   for (let n = 0; n <= 500; n++) world.commit("w1");
@@ -168,6 +230,22 @@ test("a snapshot is never older than what the database held when the client subs
   say({ type: "subscribe", wallets: ["w1"] });
   await advance(10);
   expect(versions(balances(sink))).toEqual([1]);
+});
+
+test("a read that had begun when a client subscribed does not speak for its wallet", async () => {
+  const { world, hub, advance } = buildSetting();
+  world.readDelayMs = 100;
+  const early = connect(hub);
+  early.say({ type: "subscribe", wallets: ["w1"] });
+  // Race: the database has looked, and found nothing; then the wallet is made, and answered
+  await advance(60);
+  world.commit("w1");
+  const late = connect(hub);
+  late.say({ type: "subscribe", wallets: ["w1"] });
+  await advance(200);
+  expect(errors(early.sink)).toMatchObject([{ code: "wallet_not_found" }]);
+  expect(errors(late.sink)).toEqual([]);
+  expect(balances(late.sink)).toMatchObject([{ version: 0, snapshot: true }]);
 });
 
 test("a long replay does not hold up a short one of the same wallet", async () => {

@@ -24,6 +24,7 @@ import {
   keepEarly,
   newTopic,
   nextPage,
+  rewind,
   startAt,
   takeEarly,
   takePage,
@@ -62,6 +63,8 @@ interface Deps {
 
 interface StateRead {
   readonly topic: Topic;
+  /** Of the sequence before the read. */
+  readonly version: number;
   /** Who subscribed before the read began, and so can rely on what it finds. */
   readonly joining: readonly Watch[];
 }
@@ -84,9 +87,10 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
   let queuedStateReads = 0;
   /** Topics that the bus may still bring up to date by itself. */
   const suspects = new Set<Topic>();
-  const cancels: { states: (() => void) | null; suspects: (() => void) | null } = {
+  const cancels: Record<"states" | "suspects" | "loss", (() => void) | null> = {
     states: null,
     suspects: null,
+    loss: null,
   };
 
   // --- The bus -----------------------------------------------------------------------------------
@@ -151,9 +155,7 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     queuedStateReads++;
     void reads.run(read, (wallets) => {
       const byId = new Map(wallets.map((wallet) => [wallet.walletId, wallet]));
-      for (const { topic, joining } of batch) {
-        takeState(topic, joining, byId.get(topic.walletId) ?? null);
-      }
+      for (const each of batch) takeState(each, byId.get(each.topic.walletId) ?? null);
       queueStateReads();
     });
   }
@@ -163,14 +165,15 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     for (const topic of stale) {
       if (batch.length >= LIMITS.feedReadWalletsMax) break;
       stale.delete(topic);
-      if (isWatched(topic)) batch.push({ topic, joining: [...topic.joining] });
+      if (!isWatched(topic)) continue;
+      batch.push({ topic, version: versionOf(topic), joining: [...topic.joining] });
     }
     return batch;
   }
 
-  function takeState(topic: Topic, joining: readonly Watch[], wallet: WalletState | null): void {
+  function takeState({ topic, version, joining }: StateRead, wallet: WalletState | null): void {
     if (!isWatched(topic)) return;
-    if (wallet !== null) compare(topic, wallet);
+    if (wallet !== null) compare(topic, version, wallet);
     const { latest } = topic;
     const newest =
       wallet !== null && (latest === null || wallet.version > latest.wallet.version)
@@ -206,15 +209,33 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
   }
 
   /**
-   * Holds the sequence against a state from the database, which is never behind what was published.
+   * Holds the sequence against a state from the database, which is never behind what was published
+   * before it was asked: if it is, the database has lost that.
    */
-  function compare(topic: Topic, wallet: WalletState): void {
+  function compare(topic: Topic, versionBefore: number, wallet: WalletState): void {
     const { version } = wallet;
+    if (version < versionBefore) {
+      tellLoss(topic.walletId, version, versionBefore);
+      counters.resets += rewind(topic, wallet);
+      return;
+    }
     topic.knownVersion = Math.max(topic.knownVersion, version);
     const behind = topic.latest === null ? Infinity : version - versionOf(topic);
     if (behind <= 0) return;
     if (topic.live.size > 0 && behind <= LIMITS.feedReplayEventsMax) suspect(topic);
     else counters.resets += jump(topic, wallet);
+  }
+
+  /** Once for all that are found soon after each other. */
+  function tellLoss(walletId: string, version: number, published: number): void {
+    if (cancels.loss !== null) return;
+    cancels.loss = timers.after(LIMITS.troubleLogMs, () => {
+      cancels.loss = null;
+    });
+    log.warn(
+      { walletId, version, published },
+      "the database lacks changes that were published: feeds begin anew with what it has",
+    );
   }
 
   /**
@@ -338,12 +359,20 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
       const walletIds = [...topics.keys()];
       for (let start = 0; start < walletIds.length; start += LIMITS.feedReadWalletsMax) {
         const batch = walletIds.slice(start, start + LIMITS.feedReadWalletsMax);
+        const before = new Map<Topic, number>();
         await reads.run(
-          () => readModel.walletsById(batch),
+          () => {
+            for (const topic of batch.flatMap((walletId) => topics.get(walletId) ?? [])) {
+              before.set(topic, versionOf(topic));
+            }
+            return readModel.walletsById(batch);
+          },
           (wallets) => {
             for (const wallet of wallets) {
               const topic = topics.get(wallet.walletId);
-              if (topic !== undefined && topic.latest !== null) compare(topic, wallet);
+              if (topic === undefined || topic.latest === null) continue;
+              // One that was watched anew meanwhile has nothing from before.
+              compare(topic, before.get(topic) ?? -1, wallet);
             }
           },
         );
@@ -356,6 +385,7 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     stop() {
       cancels.states?.();
       cancels.suspects?.();
+      cancels.loss?.();
       shards.stop();
     },
   };

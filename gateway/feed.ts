@@ -144,7 +144,7 @@ function buildSweep(timers: FeedTimers, task: () => Promise<void>) {
  * steadily.
  */
 function mayReceive(client: Client, nowMs: number): boolean {
-  const gained = (Math.max(0, nowMs - client.framesAtMs) * LIMITS.feedFramesPerSecond) / 1_000;
+  const gained = ((nowMs - client.framesAtMs) * LIMITS.feedFramesPerSecond) / 1_000;
   client.frames = Math.min(LIMITS.feedFramesBurst, client.frames + gained);
   client.framesAtMs = nowMs;
   if (client.frames < 1) return false;

@@ -19,7 +19,8 @@ import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { OutcomeUnknown } from "../src/commit-outcome.ts";
 import { LIMITS } from "../src/limits.ts";
 import { withLimits } from "../test/stage/lanes.ts";
-import { buildServer, FEED_PATH, leaveHttp } from "./http-server.ts";
+import { FEED_PATH, leaveHttp } from "./http-connections.ts";
+import { buildServer } from "./http-server.ts";
 
 it("a client that keeps its connection after the last answer does not hold up the end", async () => {
   // Given a request under way, over a connection that its client means to keep

@@ -9,7 +9,7 @@ import { buildMetrics } from "../src/metrics.ts";
 import type { WebhookStore } from "../src/webhooks.ts";
 import { loneGatewayOptions } from "../test/stage/lone-gateway.ts";
 import { buildGateway } from "./http.ts";
-import { OPERATION_IDS } from "./operation-ids.ts";
+import { OPERATION_IDS } from "./openapi.ts";
 
 const { options, close } = loneGatewayOptions();
 const { version } = options;

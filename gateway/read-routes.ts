@@ -27,6 +27,7 @@ import {
   EventPage,
   EventsQuery,
   KeyParams,
+  Operation,
   OperationQuery,
   TransactionPage,
   TransactionsQuery,
@@ -36,17 +37,9 @@ import {
   WalletPage,
   WalletQuery,
   WalletsQuery,
-} from "./read-schemas.ts";
-import {
-  NoQuery,
-  Operation,
-  problems,
-  ref,
-  Transfer,
-  WalletParams,
   WalletWithHistory,
-  type TransactionBody,
-} from "./schemas.ts";
+} from "./read-schemas.ts";
+import { NoQuery, problems, ref, Transfer, WalletParams, type TransactionBody } from "./schemas.ts";
 
 export function addReadRoutes(app: FastifyInstance, readModel: ReadModel): void {
   addWalletReads(app, readModel);

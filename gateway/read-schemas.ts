@@ -1,10 +1,11 @@
-/** What reads are asked for, by path and query, and the pages that they answer. */
+/** What reads are asked for, by path and query, and what only they answer. */
 
 import { Type } from "typebox";
 import { LIMITS } from "../src/limits.ts";
 import {
   Asset,
   closed,
+  Code,
   Currency,
   described,
   Event,
@@ -13,6 +14,8 @@ import {
   Id,
   MadeId,
   Moment,
+  nullableInteger,
+  nullableText,
   OwnerId,
   ref,
   TEXT_PATTERN,
@@ -23,6 +26,7 @@ import {
   Wallet,
   WalletParams,
   WalletStatus,
+  words,
 } from "./schemas.ts";
 
 const paging = {
@@ -167,6 +171,33 @@ export const OperationQuery = Type.Object(
   },
   closed,
 );
+
+// --- Answers -------------------------------------------------------------------------------------
+
+export const WalletWithHistory = Type.Object({
+  ...Wallet.properties,
+  auditTrail: Type.Optional(Type.Array(ref(Event))),
+  transactions: Type.Optional(Type.Array(ref(Transaction))),
+});
+
+export const Operation = Type.Object({
+  idempotencyKey: Type.String(),
+  walletId: Id,
+  outcome: Type.Unsafe<"done" | "pending" | "rejected">({
+    ...words("done", "pending", "rejected"),
+    description: "`pending`: a transfer that the payee has not decided yet",
+  }),
+  version: nullableInteger("To which the command brought the wallet; null when it wrote nothing"),
+  transferId: nullableText("Of a transfer, or of a capture that pays a wallet"),
+  wallet: Type.Optional(ref(Wallet)),
+  hold: Type.Optional(ref(Hold)),
+  error: Type.Optional(
+    Type.Object(
+      { statusCode: Type.Integer(), code: Code, message: Type.String() },
+      { description: "Why it was rejected" },
+    ),
+  ),
+});
 
 export const WalletPage = Type.Array(ref(Wallet));
 export const EventPage = Type.Array(ref(Event));

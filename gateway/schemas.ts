@@ -57,7 +57,7 @@ export function nullableText(description: string) {
   return Type.Unsafe<string | null>({ ...NullableText, description });
 }
 
-function nullableInteger(description: string) {
+export function nullableInteger(description: string) {
   return Type.Unsafe<number | null>({ type: ["integer", "null"], description });
 }
 
@@ -154,40 +154,42 @@ export const Moment = Type.String({
 
 // --- Answers -------------------------------------------------------------------------------------
 
-const walletFields = {
-  id: Id,
-  ownerId: nullableText("Whose it is, by your name for them; null when nobody was named"),
-  currency: Currency,
-  balance: Type.Number({ description: "All that is in it, in units of its asset" }),
-  held: Type.Number({ description: "What its active holds have set aside" }),
-  available: Type.Number({ description: "`balance - held`" }),
-  status: WalletStatus,
-  version: Type.Integer({
-    minimum: 0,
-    description: "Of its last event: 0 when it is made, one more with each event",
-  }),
-  metadata: WalletMetadata,
-  createdAt: Time,
-  updatedAt: Type.String({ ...Time, description: "When its last event happened" }),
-};
-export const Wallet = Type.Object(walletFields, {
-  $id: "Wallet",
-  examples: [
-    {
-      id: "wallet-1",
-      ownerId: "user-1",
-      currency: "USD",
-      balance: 125.5,
-      held: 0,
-      available: 125.5,
-      status: "ACTIVE",
-      version: 2,
-      metadata: { tier: "gold" },
-      createdAt: "2026-01-01T12:00:00.000Z",
-      updatedAt: "2026-01-01T12:30:00.000Z",
-    },
-  ],
-});
+export const Wallet = Type.Object(
+  {
+    id: Id,
+    ownerId: nullableText("Whose it is, by your name for them; null when nobody was named"),
+    currency: Currency,
+    balance: Type.Number({ description: "All that is in it, in units of its asset" }),
+    held: Type.Number({ description: "What its active holds have set aside" }),
+    available: Type.Number({ description: "`balance - held`" }),
+    status: WalletStatus,
+    version: Type.Integer({
+      minimum: 0,
+      description: "Of its last event: 0 when it is made, one more with each event",
+    }),
+    metadata: WalletMetadata,
+    createdAt: Time,
+    updatedAt: Type.String({ ...Time, description: "When its last event happened" }),
+  },
+  {
+    $id: "Wallet",
+    examples: [
+      {
+        id: "wallet-1",
+        ownerId: "user-1",
+        currency: "USD",
+        balance: 125.5,
+        held: 0,
+        available: 125.5,
+        status: "ACTIVE",
+        version: 2,
+        metadata: { tier: "gold" },
+        createdAt: "2026-01-01T12:00:00.000Z",
+        updatedAt: "2026-01-01T12:30:00.000Z",
+      },
+    ],
+  },
+);
 export type WalletBody = Static<typeof Wallet>;
 
 export const Hold = Type.Object(
@@ -283,7 +285,6 @@ export const Event = Type.Object(
     ],
   },
 );
-export type EventBody = Static<typeof Event>;
 
 /** Of an entry or a transaction; left out of most. */
 export const CapturedHoldId = Type.Optional(
@@ -331,12 +332,6 @@ export const Transaction = Type.Object(
 );
 export type TransactionBody = Static<typeof Transaction>;
 
-export const WalletWithHistory = Type.Object({
-  ...walletFields,
-  auditTrail: Type.Optional(Type.Array(ref(Event))),
-  transactions: Type.Optional(Type.Array(ref(Transaction))),
-});
-
 /** Every code by its name, so that generated clients have a type to switch on. */
 const ProblemCode = Type.Unsafe<ErrorCode>({
   $id: "ErrorCode",
@@ -347,7 +342,7 @@ const ProblemCode = Type.Unsafe<ErrorCode>({
 
 export const Code = ref(ProblemCode);
 
-export const Problem = Type.Object(
+const Problem = Type.Object(
   {
     statusCode: Type.Integer({ description: "The HTTP status" }),
     error: Type.String({ description: "The status in words" }),
@@ -467,25 +462,6 @@ export const CaptureAnswer = Type.Object({
         toWallet: Type.Optional(ref(Wallet)),
       },
       { description: "Of a capture with `toWalletId`" },
-    ),
-  ),
-});
-
-export const Operation = Type.Object({
-  idempotencyKey: Type.String(),
-  walletId: Id,
-  outcome: Type.Unsafe<"done" | "pending" | "rejected">({
-    ...words("done", "pending", "rejected"),
-    description: "`pending`: a transfer that the payee has not decided yet",
-  }),
-  version: nullableInteger("To which the command brought the wallet; null when it wrote nothing"),
-  transferId: nullableText("Of a transfer, or of a capture that pays a wallet"),
-  wallet: Type.Optional(ref(Wallet)),
-  hold: Type.Optional(ref(Hold)),
-  error: Type.Optional(
-    Type.Object(
-      { statusCode: Type.Integer(), code: Code, message: Type.String() },
-      { description: "Why it was rejected" },
     ),
   ),
 });

@@ -17,7 +17,7 @@ import { SUBJECTS } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
 import { buildWorld, type BalanceFrame, type ServerFrame } from "../test/stage/feed-world.ts";
 import { buildFeedHub, type FeedHub, type FeedSink } from "./feed.ts";
-import { UpgradableRequest } from "./http-server.ts";
+import { UpgradableRequest } from "./http-connections.ts";
 import { buildFeedSocket } from "./websocket.ts";
 
 interface Server {

@@ -15,7 +15,8 @@ import { isLoopbackName } from "../src/addresses.ts";
 import { LIMITS } from "../src/limits.ts";
 import { apiError } from "./errors.ts";
 import type { FeedHub, FeedSink } from "./feed.ts";
-import { FEED_PATH, isForFeed, leaveHttp, sendError } from "./http-server.ts";
+import { FEED_PATH, isForFeed, leaveHttp } from "./http-connections.ts";
+import { sendError } from "./http-server.ts";
 
 export interface FeedSocketOptions {
   readonly hub: FeedHub;

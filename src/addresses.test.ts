@@ -1,5 +1,7 @@
 /** Which addresses count as public, as a table, and that a name is judged by where it points. */
-import { describe, expect, it } from "vitest";
+import dns from "node:dns";
+import { syncBuiltinESMExports } from "node:module";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { isLoopbackName, isPublicAddress, literalAddress, lookupPublic } from "./addresses.ts";
 
 describe("isPublicAddress", () => {
@@ -135,6 +137,25 @@ describe("lookupPublic", () => {
       null,
       [{ address: "8.8.8.8", family: 4 }],
     ]);
+  });
+
+  it("finds of a name with several addresses those that are public, wherever they stand", async () => {
+    const { lookup } = dns;
+    onTestFinished(() => {
+      dns.lookup = lookup;
+      syncBuiltinESMExports();
+    });
+    const hidden = ["127.0.0.1", "10.0.0.1"].map((address) => ({ address, family: 4 }));
+    const shown = [
+      { address: "8.8.8.8", family: 4 },
+      { address: "2606:4700::1111", family: 6 },
+    ];
+    const mixed = (...[, , callback]: Parameters<typeof lookupPublic>): void =>
+      callback(null, [hidden[0]!, ...shown, hidden[1]!]);
+    dns.lookup = mixed as typeof dns.lookup;
+    syncBuiltinESMExports();
+    expect(await look("shop.example", { all: true })).toEqual([null, shown]);
+    expect(await look("shop.example")).toEqual([null, "8.8.8.8", 4]);
   });
 
   it("tells why a name has no address at all", async () => {

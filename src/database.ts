@@ -3,11 +3,13 @@
  * kept alive as long as the process is. An embedded server that dies is started again on the same
  * port and data, so that the rest of Coffer only sees a connection that was lost and comes back.
  */
-import pg from "pg";
+import { setTimeout as sleep } from "node:timers/promises";
+import type pg from "pg";
 import { databaseName } from "./config.ts";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "./embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
 import { messageOf } from "./message-of.ts";
+import { connect } from "./postgres-connection.ts";
 
 export interface Databases {
   /** Shard `s` lives in the one at `s % urls.length`. */
@@ -78,17 +80,12 @@ export async function withClient<T>(
   databaseUrl: string,
   work: (client: pg.Client) => Promise<T>,
 ): Promise<T> {
-  const client = new pg.Client({
-    connectionString: databaseUrl,
-    connectionTimeoutMillis: LIMITS.migrationConnectMs,
-    keepAlive: true,
-    application_name: "coffer-migrate",
+  const client = await connect(databaseUrl, {
+    name: "migrate",
+    connectMs: LIMITS.migrationConnectMs,
     // What it is for has its own bounds, or takes as long as it takes, like a migration.
-    options: `-c search_path=public -c statement_timeout=0 -c ${MARK}=on`,
+    settings: ["statement_timeout=0", `${MARK}=on`],
   });
-  // A lost connection fails the query under way; the event alone would end the process.
-  client.on("error", () => {});
-  await client.connect();
   try {
     await assertSettable(client, databaseUrl);
     return await work(client);
@@ -147,7 +144,7 @@ async function openEmbedded(dataDir: string, log: DatabaseLog): Promise<Database
         return;
       } catch (error) {
         log.error(`the embedded PostgreSQL does not start: ${messageOf(error)}`);
-        await new Promise((resolve) => setTimeout(resolve, pauseMs));
+        await sleep(pauseMs);
         pauseMs = Math.min(pauseMs * 2, LIMITS.journalRetryMsMax);
       }
     }

@@ -516,160 +516,86 @@ export const LIMITS = {
   postgresPortAttemptsMax: 5,
 } as const;
 
-function assertRelation(holds: boolean, text: string): void {
-  if (!holds) throw new Error(`limits.ts: ${text}`);
-}
-
-assertRelation(
-  LIMITS.assetsKeptMax >= LIMITS.ownAssetsMax * LIMITS.databasesMax,
-  "a process must be able to keep every asset, or commands would look up the same ones again and again",
-);
-assertRelation(
-  LIMITS.batchesWindowMax * 4 <= LIMITS.gatewayCommandsMax &&
+/** What must hold between them, and why. */
+const RELATIONS: Readonly<Record<string, boolean>> = {
+  "a process must be able to keep every asset, or commands would look up the same ones again and again":
+    LIMITS.assetsKeptMax >= LIMITS.ownAssetsMax * LIMITS.databasesMax,
+  "batches must leave most of the room to single commands":
+    LIMITS.batchesWindowMax * 4 <= LIMITS.gatewayCommandsMax &&
     LIMITS.batchesWindowMax * 4 <= LIMITS.laneCommandsMax,
-  "batches must leave most of the room to single commands",
-);
-assertRelation(
-  LIMITS.batchesWindowMax < LIMITS.mailboxMessagesMax,
-  "batches on one hot wallet must fit its mailbox",
-);
-assertRelation(
-  LIMITS.batchBodyBytesMax <= LIMITS.batchesBytesMax &&
+  "batches on one hot wallet must fit its mailbox":
+    LIMITS.batchesWindowMax < LIMITS.mailboxMessagesMax,
+  "every batch that is let in must have something of the room":
+    LIMITS.batchBodyBytesMax <= LIMITS.batchesBytesMax &&
     LIMITS.batchesMax <= LIMITS.batchesWindowMax,
-  "every batch that is let in must have something of the room",
-);
-assertRelation(
-  LIMITS.httpSocketIdleMs > LIMITS.batchDeadlineMs + LIMITS.commandDeadlineMs,
-  "a connection must outlast the batch it waits for",
-);
-assertRelation(
-  LIMITS.commitMessagesMax >= LIMITS.laneBatchMessagesMax * LIMITS.laneBatchesMax,
-  "one commit must hold whatever can be under way to a lane",
-);
-assertRelation(
-  LIMITS.commitBehindMessagesMin <= LIMITS.commitMessagesMax,
-  "a commit that is full must not wait for more",
-);
-assertRelation(
-  LIMITS.laneBacklogMax >= LIMITS.laneCommandsMax + LIMITS.pendingTransfersMax,
-  "what a lane has accepted must fit its backlog when the database goes away",
-);
-assertRelation(
-  LIMITS.commandShedMs > LIMITS.commandRetryPauseMsMax + LIMITS.commandSweepMs,
-  "commands that a full host has refused must ask it again before new ones may",
-);
-assertRelation(
-  LIMITS.commandAttemptMs * 2 < LIMITS.commandDeadlineMs,
-  "a command needs time for a second attempt",
-);
-assertRelation(
-  LIMITS.transferPendingMarginMs < LIMITS.commandAttemptMs,
-  "a pending answer must leave before the deadline and after a normal verdict",
-);
-assertRelation(
-  LIMITS.transferDriveMsMax * 2 + LIMITS.damagePauseMs < LIMITS.damageMs,
-  "a damaged wallet must be met again before it is taken for mended",
-);
-assertRelation(
-  LIMITS.heartbeatTtlMs + LIMITS.absenceMs + LIMITS.placementMs * 4 < 5_000,
-  "a crashed host's wallets must answer again within 5 s",
-);
-assertRelation(
-  LIMITS.redisSettleMs > LIMITS.heartbeatTtlMs,
-  "after a loss of Redis everybody needs more than one life span to be heard again",
-);
-assertRelation(
-  LIMITS.holdExpiryMs + LIMITS.laneTickMs < 1_000,
-  "a hold must end within 2 s of its time, also when its wallet sleeps",
-);
-assertRelation(
-  LIMITS.holdsDueMax <= LIMITS.laneBacklogMax && LIMITS.holdsDueMax <= LIMITS.commitMessagesMax,
-  "holds that end together must fit a backlog and a commit",
-);
-assertRelation(
-  LIMITS.actorBytes + LIMITS.holdsPerWalletMax * LIMITS.holdBytes <= LIMITS.actorsBytesMax / 8,
-  "one wallet must not push all others out of a lane's memory",
-);
-assertRelation(
-  LIMITS.laneTickMs <= LIMITS.actorSweepMs && LIMITS.actorSweepMs < LIMITS.actorIdleMs,
-  "a sweep must be no finer than a lane's time, and finer than what it looks for",
-);
-assertRelation(LIMITS.shutdownMs > LIMITS.commandDeadlineMs, "shutdown must outlast a command");
-assertRelation(
-  LIMITS.shutdownMs > LIMITS.commandDeadlineMs + LIMITS.queryStatementMs + LIMITS.busDrainMs,
-  "shutdown must leave time to read back what the last answers tell",
-);
-assertRelation(
-  LIMITS.shutdownMs > LIMITS.commandDeadlineMs + LIMITS.handOffMs + LIMITS.busDrainMs,
-  "shutdown must leave time to give the shards up and to say so",
-);
-assertRelation(
-  LIMITS.httpClosingMs > LIMITS.commandDeadlineMs &&
+  "a connection must outlast the batch it waits for":
+    LIMITS.httpSocketIdleMs > LIMITS.batchDeadlineMs + LIMITS.commandDeadlineMs,
+  "one commit must hold whatever can be under way to a lane":
+    LIMITS.commitMessagesMax >= LIMITS.laneBatchMessagesMax * LIMITS.laneBatchesMax,
+  "a commit that is full must not wait for more":
+    LIMITS.commitBehindMessagesMin <= LIMITS.commitMessagesMax,
+  "what a lane has accepted must fit its backlog when the database goes away":
+    LIMITS.laneBacklogMax >= LIMITS.laneCommandsMax + LIMITS.pendingTransfersMax,
+  "commands that a full host has refused must ask it again before new ones may":
+    LIMITS.commandShedMs > LIMITS.commandRetryPauseMsMax + LIMITS.commandSweepMs,
+  "a command needs time for a second attempt":
+    LIMITS.commandAttemptMs * 2 < LIMITS.commandDeadlineMs,
+  "a pending answer must leave before the deadline and after a normal verdict":
+    LIMITS.transferPendingMarginMs < LIMITS.commandAttemptMs,
+  "a damaged wallet must be met again before it is taken for mended":
+    LIMITS.transferDriveMsMax * 2 + LIMITS.damagePauseMs < LIMITS.damageMs,
+  "a crashed host's wallets must answer again within 5 s":
+    LIMITS.heartbeatTtlMs + LIMITS.absenceMs + LIMITS.placementMs * 4 < 5_000,
+  "after a loss of Redis everybody needs more than one life span to be heard again":
+    LIMITS.redisSettleMs > LIMITS.heartbeatTtlMs,
+  "a hold must end within 2 s of its time, also when its wallet sleeps":
+    LIMITS.holdExpiryMs + LIMITS.laneTickMs < 1_000,
+  "holds that end together must fit a backlog and a commit":
+    LIMITS.holdsDueMax <= LIMITS.laneBacklogMax && LIMITS.holdsDueMax <= LIMITS.commitMessagesMax,
+  "one wallet must not push all others out of a lane's memory":
+    LIMITS.actorBytes + LIMITS.holdsPerWalletMax * LIMITS.holdBytes <= LIMITS.actorsBytesMax / 8,
+  "a sweep must be no finer than a lane's time, and finer than what it looks for":
+    LIMITS.laneTickMs <= LIMITS.actorSweepMs && LIMITS.actorSweepMs < LIMITS.actorIdleMs,
+  "shutdown must leave time to read back what the last answers tell":
+    LIMITS.shutdownMs > LIMITS.commandDeadlineMs + LIMITS.queryStatementMs + LIMITS.busDrainMs,
+  "shutdown must leave time to give the shards up and to say so":
+    LIMITS.shutdownMs > LIMITS.commandDeadlineMs + LIMITS.handOffMs + LIMITS.busDrainMs,
+  "clients have time to take their answers, and none may take that of what closes after them":
+    LIMITS.httpClosingMs > LIMITS.commandDeadlineMs &&
     LIMITS.httpClosingMs + LIMITS.handOffMs + LIMITS.busDrainMs < LIMITS.shutdownMs,
-  "clients have time to take their answers, and none may take that of what closes after them",
-);
-assertRelation(LIMITS.busDrainMs < LIMITS.shutdownMs, "a bus must close before the process does");
-assertRelation(
-  LIMITS.busMessageBytesMax * 2 < LIMITS.busInFlightBytesMax,
-  "a large message must not fill the bus alone",
-);
-assertRelation(
-  LIMITS.feedReadsMax + LIMITS.feedListReadsMax < LIMITS.queryConnectionsMax,
-  "feeds must leave connections of the read pool to HTTP",
-);
-assertRelation(
-  LIMITS.feedWalletsPerClientMax + LIMITS.feedOwnersPerClientMax <=
+  "a large message must not fill the bus alone":
+    LIMITS.busMessageBytesMax * 2 < LIMITS.busInFlightBytesMax,
+  "feeds must leave connections of the read pool to HTTP":
+    LIMITS.feedReadsMax + LIMITS.feedListReadsMax < LIMITS.queryConnectionsMax,
+  "a client that comes back must be able to name at once all that it may watch":
+    LIMITS.feedWalletsPerClientMax + LIMITS.feedOwnersPerClientMax <=
     LIMITS.feedFramesBurst * LIMITS.feedIdsPerFrame,
-  "a client that comes back must be able to name at once all that it may watch",
-);
-assertRelation(
-  LIMITS.feedWriteBytes * 2 <= LIMITS.feedBufferedBytesSoft,
-  "what waits to be written together must not make a client slow",
-);
-assertRelation(
-  LIMITS.feedBufferedBytesSoft * 2 < LIMITS.feedBufferedBytesMax,
-  "a client must be slow before it is cut off",
-);
-assertRelation(
-  (LIMITS.feedReplayPageEvents + LIMITS.feedHeldChangesMax) * 512 <= LIMITS.feedBufferedBytesSoft,
-  "a page of a replay, in frames of 512 bytes, must not make a quick client slow",
-);
-assertRelation(LIMITS.feedCloseMs < LIMITS.shutdownMs, "feeds must close before the process does");
-assertRelation(
-  LIMITS.rebuildLockMs < LIMITS.journalStatementMs,
-  "a rebuild must let go before an append that waits for it gives up",
-);
-assertRelation(
-  LIMITS.queryRowsMax > LIMITS.pageRowsMax,
-  "one row more than a page must be readable",
-);
-assertRelation(
-  LIMITS.httpSocketIdleMs > LIMITS.trialBalanceMs + LIMITS.queryStatementMs,
-  "a connection must outlast the trial balance it waits for",
-);
-assertRelation(
-  LIMITS.httpBodiesBytesMax >= LIMITS.batchesBytesMax + LIMITS.httpBodyBytesMax * 64,
-  "batches on their way must leave room for other bodies",
-);
-assertRelation(
-  LIMITS.httpSmallBodyBytes < LIMITS.httpBodyBytesMax &&
+  "what waits to be written together must not make a client slow":
+    LIMITS.feedWriteBytes * 2 <= LIMITS.feedBufferedBytesSoft,
+  "a client must be slow before it is cut off":
+    LIMITS.feedBufferedBytesSoft * 2 < LIMITS.feedBufferedBytesMax,
+  "a page of a replay, in frames of 512 bytes, must not make a quick client slow":
+    (LIMITS.feedReplayPageEvents + LIMITS.feedHeldChangesMax) * 512 <= LIMITS.feedBufferedBytesSoft,
+  "feeds must close before the process does": LIMITS.feedCloseMs < LIMITS.shutdownMs,
+  "a rebuild must let go before an append that waits for it gives up":
+    LIMITS.rebuildLockMs < LIMITS.journalStatementMs,
+  "one row more than a page must be readable": LIMITS.queryRowsMax > LIMITS.pageRowsMax,
+  "a connection must outlast the trial balance it waits for":
+    LIMITS.httpSocketIdleMs > LIMITS.trialBalanceMs + LIMITS.queryStatementMs,
+  "batches on their way must leave room for other bodies":
+    LIMITS.httpBodiesBytesMax >= LIMITS.batchesBytesMax + LIMITS.httpBodyBytesMax * 64,
+  "only large bodies must need room, and each must find some":
+    LIMITS.httpSmallBodyBytes < LIMITS.httpBodyBytesMax &&
     LIMITS.batchBodyBytesMax < LIMITS.httpBodiesBytesMax,
-  "only large bodies must need room, and each must find some",
-);
-assertRelation(
-  LIMITS.httpSocketIdleMs > LIMITS.commandDeadlineMs,
-  "a connection must outlast the command it waits for",
-);
-assertRelation(
-  LIMITS.commandSweepMs <= LIMITS.commandRetryPauseMs,
-  "a pause must not be shorter than the sweep's grain",
-);
-assertRelation(
-  LIMITS.commandDeadlineMs < LIMITS.commandRetryPauseMsMax * LIMITS.commandSendsMax,
-  "attempts must last until the deadline",
-);
-assertRelation(
-  LIMITS.relayAckMs * 2 < LIMITS.streamDuplicateWindowMs,
-  "an event that is published again after a lost answer must meet the duplicate window",
-);
-assertRelation(LIMITS.commandSendsMax <= 30, "a sending is one bit of a small integer");
+  "a pause must not be shorter than the sweep's grain":
+    LIMITS.commandSweepMs <= LIMITS.commandRetryPauseMs,
+  "attempts must last until the deadline":
+    LIMITS.commandDeadlineMs < LIMITS.commandRetryPauseMsMax * LIMITS.commandSendsMax,
+  "an event that is published again after a lost answer must meet the duplicate window":
+    LIMITS.relayAckMs * 2 < LIMITS.streamDuplicateWindowMs,
+  "a sending is one bit of a small integer": LIMITS.commandSendsMax <= 30,
+};
+
+for (const [reason, holds] of Object.entries(RELATIONS)) {
+  if (!holds) throw new Error(`limits.ts: ${reason}`);
+}

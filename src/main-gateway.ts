@@ -24,14 +24,7 @@ import { buildPostgresReadModel } from "./postgres-read-model.ts";
 import { buildPostgresShardTable } from "./postgres-shard-table.ts";
 import { buildPostgresWebhooks } from "./postgres-webhooks.ts";
 import { SUBJECTS } from "./protocol.ts";
-import {
-  booksProbe,
-  databaseProbes,
-  hostProbe,
-  redisProbe,
-  walletsProbe,
-  type RunningHost,
-} from "./main-host.ts";
+import { databaseProbes, hostProbes, type RunningHost } from "./main-host.ts";
 import type { NatsBus } from "./nats-bus.ts";
 import type { Parts } from "./parts.ts";
 
@@ -81,14 +74,7 @@ export async function startGateway(
     trustProxy: config.trustProxy,
     probes: [
       ...databaseProbes(databases.urls, shardTable, running?.host ?? null),
-      ...(running === null
-        ? [ownerProbe(bus)]
-        : [
-            hostProbe(running.host),
-            walletsProbe(running.host),
-            ...redisProbe(running.membership),
-            ...booksProbe(running.reconciliation),
-          ]),
+      ...(running === null ? [ownerProbe(bus)] : hostProbes(running)),
     ],
     ...(natsBus === null ? {} : { busStats: () => natsBus.stats() }),
     ...(running === null ? {} : { relayStatus: () => running.host.status().relay ?? [] }),

@@ -114,7 +114,7 @@ function buildReconciliationOf(
 /**
  * Differences are for people: commands are served all the same, and going down would help nobody.
  */
-export function booksProbe(reconciliation: Reconciliation | null): HealthProbe[] {
+function booksProbe(reconciliation: Reconciliation | null): HealthProbe[] {
   if (reconciliation === null) return [];
   return [{ name: "books", isNeededForCommands: false, probe: () => reconciliation.probe() }];
 }
@@ -186,7 +186,17 @@ function watchHost(
   });
 }
 
-export function hostProbe(host: Host): HealthProbe {
+/** What a process with a host says of it, whoever shows it. */
+export function hostProbes({ host, membership, reconciliation }: RunningHost): HealthProbe[] {
+  return [
+    hostProbe(host),
+    walletsProbe(host),
+    ...redisProbe(membership),
+    ...booksProbe(reconciliation),
+  ];
+}
+
+function hostProbe(host: Host): HealthProbe {
   return {
     name: "host",
     isNeededForCommands: true,
@@ -239,7 +249,7 @@ function lanesProbe(host: Host): HealthProbe {
 }
 
 /** One damaged wallet waits to be mended, and all others are served. */
-export function walletsProbe(host: Host): HealthProbe {
+function walletsProbe(host: Host): HealthProbe {
   return {
     name: "wallets",
     isNeededForCommands: false,
@@ -258,7 +268,7 @@ export function walletsProbe(host: Host): HealthProbe {
 }
 
 /** Without Redis shards stay where they are, and commands are served. */
-export function redisProbe(membership: RedisMembership | null): HealthProbe[] {
+function redisProbe(membership: RedisMembership | null): HealthProbe[] {
   if (membership === null) return [];
   return [{ name: "redis", isNeededForCommands: false, probe: () => membership.ping() }];
 }
@@ -266,20 +276,17 @@ export function redisProbe(membership: RedisMembership | null): HealthProbe[] {
 /** A host serves its health, so that an orchestrator can watch it; commands come over the bus. */
 export function buildHostServer(parts: Parts, running: RunningHost): FastifyInstance {
   const { databases, bus, natsBus, version, metrics, log, closing } = parts;
-  const { host, shardTable, membership, reconciliation } = running;
+  const { host, shardTable } = running;
   const server = buildServer(log, { metrics });
   addMetricsRoute(server, metrics);
   addHealthRoutes(server, {
     version,
     bus,
     probes: [
-      hostProbe(host),
-      walletsProbe(host),
       { name: "bus", isNeededForCommands: true, probe: () => bus.ping(LIMITS.healthCheckMs) },
       ...(databases.urls.length === 1 ? [databaseProbe(shardTable)] : []),
       ...databaseProbes(databases.urls, shardTable, host),
-      ...redisProbe(membership),
-      ...booksProbe(reconciliation),
+      ...hostProbes(running),
     ],
     stats: () => ({ bus: natsBus?.stats() ?? {}, host: host.status() }),
   });

@@ -65,7 +65,6 @@ function addSubscription(
     directory.exact.set(subject, [...(directory.exact.get(subject) ?? NOBODY), subscription]);
   }
   return () => {
-    if (!subscription.active) return;
     subscription.active = false;
     if (isWildcard) {
       directory.wildcard = others(directory.wildcard);

@@ -8,6 +8,7 @@ import type { Bus } from "./bus.ts";
 import { LIMITS } from "./limits.ts";
 import { observe, SECONDS, type CommitTrace } from "./measures.ts";
 import { addCounter, addGauge, addHistogram, newCounts, once, type Sample } from "./prometheus.ts";
+import type { NatsBusStats } from "./nats-bus.ts";
 import type { HostStatus } from "./protocol.ts";
 
 /** What is known of a feed hub. */
@@ -62,15 +63,6 @@ export interface HostSources {
   };
   /** Takes what lanes tell of traced commands. */
   readonly onTraces?: (lane: string, traces: readonly CommitTrace[]) => void;
-}
-
-export interface BusCounts {
-  readonly published: number;
-  readonly delivered: number;
-  readonly undelivered: number;
-  readonly malformed: number;
-  readonly reconnects: number;
-  readonly inFlightBytes: number;
 }
 
 const one = (value: number): Sample[] => [{ value }];
@@ -264,7 +256,7 @@ function watchBooks(registry: Registry, verify: HostSources["verify"]): void {
 export function watchBus(
   registry: Registry,
   bus: Pick<Bus, "state" | "ping">,
-  counts: (() => BusCounts) | null,
+  counts: (() => NatsBusStats) | null,
 ): () => void {
   const roundTrips = once(
     addHistogram(
@@ -284,7 +276,7 @@ export function watchBus(
   const connected = { name: "coffer_bus_connected", help: "1 while the bus is there" };
   addGauge(registry, connected, [], () => one(bus.state === "connected" ? 1 : 0));
   if (counts !== null) {
-    const counter = (name: string, help: string, read: (counts: BusCounts) => number): void =>
+    const counter = (name: string, help: string, read: (counts: NatsBusStats) => number): void =>
       addCounter(registry, { name, help }, [], () => one(read(counts())));
     counter("coffer_bus_published_total", "Bus messages sent", (it) => it.published);
     counter("coffer_bus_delivered_total", "Bus messages received", (it) => it.delivered);

@@ -15,11 +15,11 @@ import {
   watchBus,
   watchGateway,
   watchHost,
-  type BusCounts,
   type GatewaySources,
   type HostSources,
 } from "./metric-sources.ts";
 import { addCounter, addGauge, addHistogram, newCounts, once, type Labels } from "./prometheus.ts";
+import type { NatsBusStats } from "./nats-bus.ts";
 import type { Fault, Outcome } from "./protocol.ts";
 
 /** What the command desk tells. */
@@ -56,7 +56,7 @@ export interface Metrics {
   watchGateway(sources: GatewaySources): void;
   watchHost(sources: HostSources): void;
   /** Looks at the bus from time to time, until the returned function is called. */
-  watchBus(bus: Pick<Bus, "state" | "ping">, counts: (() => BusCounts) | null): () => void;
+  watchBus(bus: Pick<Bus, "state" | "ping">, counts: (() => NatsBusStats) | null): () => void;
 }
 
 export function buildMetrics(process: { role: Role; version: string }): Metrics {

@@ -7,7 +7,7 @@
  * nothing while all is well. Where a message went that was under way when the connection broke,
  * nobody knows.
  */
-import { setTimeout as delay } from "node:timers/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { connect, createInbox, Events } from "nats";
 import type { ConnectionOptions, Msg, NatsConnection, Subscription } from "nats";
@@ -325,7 +325,7 @@ async function dial(wire: Wire, signal: AbortSignal): Promise<NatsConnection> {
       if (wire.mayLog("connect")) {
         wire.log.warn({ err: error, servers }, "NATS cannot be reached, trying again");
       }
-      await delay(LIMITS.busReconnectMs, undefined, { signal });
+      await sleep(LIMITS.busReconnectMs, undefined, { signal });
     }
   }
 }

@@ -7,7 +7,7 @@
  * seen once is kept (`asset-cache.ts`), so that a command waits for a database only when it names
  * an asset for the first time.
  */
-import pg from "pg";
+import type pg from "pg";
 import type { BaseLogger } from "pino";
 
 import { buildDefinitionCache } from "./asset-cache.ts";
@@ -19,6 +19,7 @@ import {
   type ListedAsset,
 } from "./assets.ts";
 import { LIMITS } from "./limits.ts";
+import { buildPool, DURABLE } from "./postgres-connection.ts";
 import { asUnavailable } from "./postgres-read-model.ts";
 import { OutcomeUnknown, queryToCommit } from "./commit-outcome.ts";
 import { ReadUnavailable } from "./read-model.ts";
@@ -138,19 +139,14 @@ interface CreatedRow {
 const SELECT = `SELECT code, name, decimal_places AS "decimalPlaces", true AS "isOwn" FROM assets`;
 
 function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Store {
-  const pool = new pg.Pool({
-    connectionString: databaseUrl,
-    application_name: "coffer-assets",
-    max: LIMITS.assetConnectionsMax,
-    connectionTimeoutMillis: LIMITS.queryStatementMs,
-    statement_timeout: LIMITS.queryStatementMs,
-    // The server's own timeout answers first; this one is for a server that says nothing at all.
-    query_timeout: LIMITS.queryStatementMs + 1_000,
-    keepAlive: true,
-    options:
-      "-c search_path=public -c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off",
+  const pool = buildPool(databaseUrl, {
+    name: "assets",
+    connectionsMax: LIMITS.assetConnectionsMax,
+    connectMs: LIMITS.queryStatementMs,
+    answerMs: LIMITS.queryStatementMs + 1_000,
+    settings: [...DURABLE, "jit=off", `statement_timeout=${LIMITS.queryStatementMs}`],
+    onLost: (error) => log?.warn(`a connection for assets was lost: ${error.message}`),
   });
-  pool.on("error", (error) => log?.warn(`a connection for assets was lost: ${error.message}`));
   let closed: Promise<void> | undefined;
 
   function checkRoom(): void {

@@ -22,12 +22,13 @@ import {
   type Writes,
 } from "./journal.ts";
 import { LIMITS } from "./limits.ts";
+import { buildPool, DURABLE } from "./postgres-connection.ts";
 import { messageOf } from "./message-of.ts";
 import { buildPositions, positionsMemory } from "./positions.ts";
 import { buildPlaces, type Place } from "./places.ts";
 import { appendOf, type AppendNames, type AppendRow } from "./postgres-append.ts";
 import { EVENT_ROW_COLUMNS, recordOf, UnreadableEvent, type EventRow } from "./postgres-events.ts";
-import { HOLD_COLUMNS, NUMBERS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
+import { HOLD_COLUMNS, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
 import { provesAbort } from "./commit-outcome.ts";
 import { buildWriter } from "./postgres-writer.ts";
 import type { CommandRecord } from "./repeats.ts";
@@ -57,18 +58,14 @@ export function buildPostgresJournal(databaseUrl: string, memory = positionsMemo
   /** What the last append waits for that cannot be sent yet; null: all are sent. */
   let lastUnsent: Promise<pg.Client> | null = null;
   const writer = buildWriter(databaseUrl);
-  const reader = new pg.Pool({
-    connectionString: databaseUrl,
-    application_name: "coffer-recovery",
-    max: LIMITS.recoveryConnectionsMax,
-    connectionTimeoutMillis: LIMITS.journalConnectMs,
-    query_timeout: answerMs,
+  const reader = buildPool(databaseUrl, {
+    name: "recovery",
+    connectionsMax: LIMITS.recoveryConnectionsMax,
+    connectMs: LIMITS.journalConnectMs,
+    answerMs,
     // Claims are writes too: an epoch that a crash took back could be given twice.
-    options: `-c search_path=public -c synchronous_commit=on -c default_transaction_isolation=read\\ committed -c jit=off -c statement_timeout=${statementMs}`,
-    types: NUMBERS,
+    settings: [...DURABLE, "jit=off", `statement_timeout=${statementMs}`],
   });
-  // An idle connection was lost; the pool makes another when one is needed.
-  reader.on("error", () => undefined);
 
   async function read<Row extends pg.QueryResultRow>(
     name: string,

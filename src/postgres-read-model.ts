@@ -9,12 +9,12 @@ import pg from "pg";
 import type { BaseLogger } from "pino";
 
 import { LIMITS } from "./limits.ts";
+import { buildPool } from "./postgres-connection.ts";
 import type { Hold } from "./hold.ts";
 import { messageOf } from "./message-of.ts";
 import {
   EVENT_COLUMNS,
   HOLD_COLUMNS,
-  NUMBERS,
   TRANSFER_COLUMNS,
   WALLET_AT_COLUMNS,
 } from "./postgres-rows.ts";
@@ -58,14 +58,12 @@ const CANCELED = "57014";
  * whole table is never the way to one, and compiling a query or starting workers for it takes
  * longer than running it.
  */
-const PAGE_SETTINGS =
-  "-c search_path=public -c enable_seqscan=off -c jit=off -c max_parallel_workers_per_gather=0";
+const PAGE_SETTINGS = ["enable_seqscan=off", "jit=off", "max_parallel_workers_per_gather=0"];
 
 /**
  * What is new is found by its key, whatever the statistics say; the wallets are read as a whole.
  */
-const TOTALS_SETTINGS =
-  "-c search_path=public -c jit=off -c enable_hashjoin=off -c enable_mergejoin=off";
+const TOTALS_SETTINGS = ["jit=off", "enable_hashjoin=off", "enable_mergejoin=off"];
 
 /** Builds the read model; it connects on demand, so the databases may come later. */
 export function buildPostgresReadModel({ databaseUrls, log }: PostgresReadModelOptions): ReadModel {
@@ -78,7 +76,7 @@ interface PoolBounds {
   readonly waitingMax: number;
   readonly waitMs: number;
   readonly statementMs: number;
-  readonly settings: string;
+  readonly settings: readonly string[];
   /**
    * What a statement that runs into its bound means: a page is cheap, so the database is stuck;
    * totals may take too long.
@@ -86,26 +84,20 @@ interface PoolBounds {
   readonly onTimeout: ReadFault;
 }
 
-function buildPool(
+function buildAsking(
   databaseUrl: string,
   bounds: PoolBounds,
   log: PostgresReadModelOptions["log"],
 ): { ask: Ask; end(): Promise<void> } {
-  const pool = new pg.Pool({
-    connectionString: databaseUrl,
-    application_name: "coffer-read",
-    max: bounds.connectionsMax,
-    connectionTimeoutMillis: bounds.waitMs,
-    statement_timeout: bounds.statementMs,
-    // The server's own timeout answers first; this one is for a server that says nothing at all.
-    query_timeout: bounds.statementMs + 1_000,
-    keepAlive: true,
-    options: bounds.settings,
-    types: NUMBERS,
+  const { connectionsMax, waitMs, statementMs } = bounds;
+  const pool = buildPool(databaseUrl, {
+    name: "read",
+    connectionsMax,
+    connectMs: waitMs,
+    answerMs: statementMs + 1_000,
+    settings: [...bounds.settings, `statement_timeout=${statementMs}`],
+    onLost: (error) => log?.warn(`a read connection was lost: ${error.message}`),
   });
-  // An idle connection that PostgreSQL closed; the pool has dropped it and opens another one when
-  // needed.
-  pool.on("error", (error) => log?.warn(`a read connection was lost: ${error.message}`));
   return {
     async ask(query) {
       if (pool.waitingCount >= bounds.waitingMax) {
@@ -122,7 +114,7 @@ function buildPool(
 }
 
 function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): ReadPart {
-  const { ask, ...pages } = buildPool(
+  const { ask, ...pages } = buildAsking(
     databaseUrl,
     {
       connectionsMax: LIMITS.queryConnectionsMax,
@@ -135,7 +127,7 @@ function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): R
     log,
   );
   // One at a time and on its own, so that it holds up no page.
-  const totals = buildPool(
+  const totals = buildAsking(
     databaseUrl,
     {
       connectionsMax: 1,
@@ -150,7 +142,7 @@ function buildPart(databaseUrl: string, log: PostgresReadModelOptions["log"]): R
   );
   // Whoever asks whether the database is there does not wait behind readers, however many. A check
   // that gives up before a busy process has connected leaves the connection to the next one.
-  const health = buildPool(
+  const health = buildAsking(
     databaseUrl,
     {
       connectionsMax: 1,

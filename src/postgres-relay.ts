@@ -4,32 +4,28 @@
  * save moves none that is not there, and a shard whose cursor was taken back as a whole would be
  * repeated from its first event.
  */
-import pg from "pg";
+import type pg from "pg";
 import { LIMITS } from "./limits.ts";
-import { EVENT_COLUMNS, milliseconds, NUMBERS } from "./postgres-rows.ts";
+import { buildPool } from "./postgres-connection.ts";
+import { EVENT_COLUMNS, milliseconds } from "./postgres-rows.ts";
 import type { Cursor, RelayEvent, RelayStore, ShardPosition } from "./relay-store.ts";
 
 /** Connects when it is asked. Every question rejects when the database does not answer it. */
 export function buildPostgresRelayStore(databaseUrl: string): RelayStore {
-  const pool = new pg.Pool({
-    connectionString: databaseUrl,
-    application_name: "coffer-relay",
-    max: LIMITS.relayConnectionsMax,
-    connectionTimeoutMillis: LIMITS.journalConnectMs,
-    query_timeout: LIMITS.relayStatementMs + LIMITS.journalConnectMs,
-    options: [
-      "-c search_path=public",
-      "-c synchronous_commit=off",
-      "-c enable_seqscan=off",
-      "-c enable_hashjoin=off",
-      "-c enable_mergejoin=off",
-      "-c jit=off",
-      `-c statement_timeout=${LIMITS.relayStatementMs}`,
-    ].join(" "),
-    keepAlive: true,
-    types: NUMBERS,
+  const pool = buildPool(databaseUrl, {
+    name: "relay",
+    connectionsMax: LIMITS.relayConnectionsMax,
+    connectMs: LIMITS.journalConnectMs,
+    answerMs: LIMITS.relayStatementMs + LIMITS.journalConnectMs,
+    settings: [
+      "synchronous_commit=off",
+      "enable_seqscan=off",
+      "enable_hashjoin=off",
+      "enable_mergejoin=off",
+      "jit=off",
+      `statement_timeout=${LIMITS.relayStatementMs}`,
+    ],
   });
-  pool.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
 
   async function ask<Row extends pg.QueryResultRow>(
     name: string,

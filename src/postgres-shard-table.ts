@@ -6,6 +6,7 @@
  */
 import pg from "pg";
 import { LIMITS } from "./limits.ts";
+import { buildPool, DURABLE } from "./postgres-connection.ts";
 import { messageOf } from "./message-of.ts";
 import type { ShardOwner, ShardTable } from "./shard-table.ts";
 
@@ -19,7 +20,17 @@ export interface PostgresShardTable extends ShardTable {
  * databaseUrls.length`
  */
 export function buildPostgresShardTable(databaseUrls: readonly string[]): PostgresShardTable {
-  const pools = databaseUrls.map(buildPool);
+  const statementMs = LIMITS.shardTableMs;
+  const pools = databaseUrls.map((databaseUrl) =>
+    buildPool(databaseUrl, {
+      name: "shards",
+      connectionsMax: LIMITS.shardTableConnectionsMax,
+      connectMs: statementMs,
+      // The server's own bound answers first, and then it is known that nothing was changed.
+      answerMs: statementMs + LIMITS.placementMs,
+      settings: [...DURABLE, `statement_timeout=${statementMs}`],
+    }),
+  );
 
   return {
     async read() {
@@ -69,27 +80,6 @@ export function buildPostgresShardTable(databaseUrls: readonly string[]): Postgr
       await Promise.all(pools.map((pool) => pool.end()));
     },
   };
-}
-
-function buildPool(databaseUrl: string): pg.Pool {
-  const answerMs = LIMITS.shardTableMs;
-  const pool = new pg.Pool({
-    connectionString: databaseUrl,
-    application_name: "coffer-shards",
-    max: LIMITS.shardTableConnectionsMax,
-    connectionTimeoutMillis: answerMs,
-    // The server's own bound answers first, and then it is known that nothing was changed.
-    query_timeout: answerMs + LIMITS.placementMs,
-    options: [
-      "-c search_path=public",
-      "-c synchronous_commit=on",
-      "-c default_transaction_isolation=read\\ committed",
-      `-c statement_timeout=${answerMs}`,
-    ].join(" "),
-    keepAlive: true,
-  });
-  pool.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
-  return pool;
 }
 
 const SELECT_SHARDS = `

@@ -8,8 +8,9 @@ import { randomUUID } from "node:crypto";
 import pg from "pg";
 import { isAway } from "./database.ts";
 import { LIMITS } from "./limits.ts";
+import { buildPool, DURABLE } from "./postgres-connection.ts";
 import { messageOf } from "./message-of.ts";
-import { milliseconds, NUMBERS } from "./postgres-rows.ts";
+import { milliseconds } from "./postgres-rows.ts";
 import { OutcomeUnknown, queryToCommit } from "./commit-outcome.ts";
 import { ReadUnavailable } from "./read-model.ts";
 import { ALL_SHARDS } from "./shard.ts";
@@ -24,7 +25,15 @@ import {
 
 /** @param databaseUrls in the deployment's order; connections are made when they are needed */
 export function buildPostgresWebhooks(databaseUrls: readonly string[]): WebhookStore {
-  const pools = databaseUrls.map(buildPool);
+  const pools = databaseUrls.map((databaseUrl) =>
+    buildPool(databaseUrl, {
+      name: "webhooks",
+      connectionsMax: 1,
+      connectMs: LIMITS.journalConnectMs,
+      answerMs: LIMITS.relayStatementMs + LIMITS.journalConnectMs,
+      settings: [...DURABLE, "jit=off", `statement_timeout=${LIMITS.relayStatementMs}`],
+    }),
+  );
   const first = pools[0]!;
 
   async function get(webhookId: string): Promise<Webhook | null> {
@@ -180,21 +189,6 @@ function withFaults(store: WebhookStore): WebhookStore {
     remove: (webhookId) => orUnavailable(store.remove(webhookId)),
     close: () => store.close(),
   };
-}
-
-function buildPool(databaseUrl: string): pg.Pool {
-  const pool = new pg.Pool({
-    connectionString: databaseUrl,
-    application_name: "coffer-webhooks",
-    max: 1,
-    connectionTimeoutMillis: LIMITS.journalConnectMs,
-    query_timeout: LIMITS.relayStatementMs + LIMITS.journalConnectMs,
-    options: `-c search_path=public -c synchronous_commit=on -c jit=off -c statement_timeout=${LIMITS.relayStatementMs}`,
-    keepAlive: true,
-    types: NUMBERS,
-  });
-  pool.on("error", () => undefined); // an idle connection was lost; the pool makes another when one is needed
-  return pool;
 }
 
 interface TroubleRow {

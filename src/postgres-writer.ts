@@ -5,16 +5,14 @@
  */
 import pg from "pg";
 import { LIMITS } from "./limits.ts";
-import { NUMBERS } from "./postgres-rows.ts";
+import { connectionConfig, DURABLE } from "./postgres-connection.ts";
 
 /**
  * Joins of a batch against large tables must be index probes whatever the statistics say: a plan
  * made while the tables were empty would otherwise scan them for as long as the connection lives.
  */
 const SETTINGS = [
-  "search_path=public",
-  "synchronous_commit=on",
-  "default_transaction_isolation=read\\ committed",
+  ...DURABLE,
   "enable_hashjoin=off",
   "enable_mergejoin=off",
   "enable_bitmapscan=off",
@@ -38,21 +36,17 @@ export interface Writer {
 }
 
 export function buildWriter(databaseUrl: string): Writer {
-  const settings = [...SETTINGS, `statement_timeout=${LIMITS.journalStatementMs}`];
+  const config = connectionConfig(databaseUrl, {
+    name: "writer",
+    connectMs: LIMITS.journalConnectMs,
+    settings: [...SETTINGS, `statement_timeout=${LIMITS.journalStatementMs}`],
+  });
   let connecting: Promise<pg.Client> | null = null;
   let current: pg.Client | null = null;
   let isClosed = false;
 
   async function connect(forget: () => void): Promise<pg.Client> {
-    const client = new pg.Client({
-      connectionString: databaseUrl,
-      application_name: "coffer-writer",
-      pipeline: true,
-      connectionTimeoutMillis: LIMITS.journalConnectMs,
-      keepAlive: true,
-      options: settings.map((setting) => `-c ${setting}`).join(" "),
-      types: NUMBERS,
-    });
+    const client = new pg.Client({ ...config, pipeline: true });
     client.on("error", forget);
     client.on("end", forget);
     await client.connect();

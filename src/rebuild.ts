@@ -23,7 +23,7 @@ import { differenceOf, type Found } from "./differences.ts";
 import type { HoldChange } from "./hold-audit.ts";
 import { LIMITS } from "./limits.ts";
 import type { EventRow } from "./postgres-events.ts";
-import { NUMBERS } from "./postgres-rows.ts";
+import { connect, DURABLE } from "./postgres-connection.ts";
 import { shardOf } from "./shard.ts";
 import { eventsAfter, holdsOf, rowsOf, settingOf, type Query } from "./verify-database.ts";
 import { auditWallet, type WalletAudit, type WalletRow } from "./wallet-audit.ts";
@@ -49,21 +49,11 @@ const APPENDS_LOCK = 1_668_245_094;
 
 /** @param databaseUrl the database that has the wallet's shard */
 export async function rebuildWallet(databaseUrl: string, walletId: string): Promise<Rebuilt> {
-  const client = new pg.Client({
-    connectionString: databaseUrl,
-    application_name: "coffer-rebuild",
-    connectionTimeoutMillis: LIMITS.migrationConnectMs,
-    keepAlive: true,
-    options: [
-      "-c search_path=public",
-      "-c synchronous_commit=on",
-      "-c default_transaction_isolation=read\\ committed",
-      `-c idle_in_transaction_session_timeout=${LIMITS.rebuildLockMs}`,
-    ].join(" "),
-    types: NUMBERS,
+  const client = await connect(databaseUrl, {
+    name: "rebuild",
+    connectMs: LIMITS.migrationConnectMs,
+    settings: [...DURABLE, `idle_in_transaction_session_timeout=${LIMITS.rebuildLockMs}`],
   });
-  client.on("error", () => undefined);
-  await client.connect();
   try {
     const query: Query = async <Row extends object>(text: string, values: unknown[] = []) =>
       (await client.query(text, values)).rows as Row[];

@@ -4,17 +4,12 @@
  * snapshot for every piece, so that vacuum never waits for it. Each database has a connection of
  * its own, away from the pools that serve commands and readers.
  */
-import pg from "pg";
+import type pg from "pg";
 import type { StoredHold } from "./hold-audit.ts";
 import { LIMITS } from "./limits.ts";
+import { connect } from "./postgres-connection.ts";
 import { EVENT_ROW_COLUMNS, type EventRow } from "./postgres-events.ts";
-import {
-  HOLD_COLUMNS,
-  milliseconds,
-  NUMBERS,
-  TRANSFER_COLUMNS,
-  WALLET_COLUMNS,
-} from "./postgres-rows.ts";
+import { HOLD_COLUMNS, milliseconds, TRANSFER_COLUMNS, WALLET_COLUMNS } from "./postgres-rows.ts";
 import type { TransferEventRow, TransferRow, VerdictRow } from "./transfer-audit.ts";
 import type { WalletRow } from "./wallet-audit.ts";
 
@@ -33,10 +28,13 @@ export interface BooksDatabase {
 const BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /** Index probes whatever the statistics say, as on the write path: all reads here are by key. */
-const SETTINGS = "enable_hashjoin enable_mergejoin enable_bitmapscan enable_seqscan jit"
-  .split(" ")
-  .map((name) => `-c ${name}=off`)
-  .join(" ");
+const INDEX_PROBES = [
+  "enable_hashjoin=off",
+  "enable_mergejoin=off",
+  "enable_bitmapscan=off",
+  "enable_seqscan=off",
+  "jit=off",
+];
 
 /**
  * @param isOneView keeps one snapshot from now until `close`; its statements may take as long as
@@ -50,18 +48,16 @@ export async function openBooksDatabase(
   const timeoutMs = isOneView ? 0 : LIMITS.verifyStatementMs;
   const open: pg.Client[] = [];
 
-  async function connect(): Promise<pg.Client> {
-    const client = new pg.Client({
-      connectionString: url,
-      application_name: "coffer-verify",
-      connectionTimeoutMillis: LIMITS.verifyStatementMs,
-      keepAlive: true,
-      options: `-c search_path=public ${SETTINGS} -c statement_timeout=${timeoutMs} -c idle_in_transaction_session_timeout=0`,
-      types: NUMBERS,
+  async function another(): Promise<pg.Client> {
+    const client = await connect(url, {
+      name: "verify",
+      connectMs: LIMITS.verifyStatementMs,
+      settings: [
+        ...INDEX_PROBES,
+        `statement_timeout=${timeoutMs}`,
+        "idle_in_transaction_session_timeout=0",
+      ],
     });
-    // A lost connection fails the query under way; the event alone would end the process.
-    client.on("error", () => undefined);
-    await client.connect();
     open.push(client);
     return client;
   }
@@ -75,7 +71,7 @@ export async function openBooksDatabase(
     }
   }
 
-  const main = await connect();
+  const main = await another();
   let now: Promise<pg.Client> | null = null;
   if (isOneView) {
     await main.query(BEGIN);
@@ -86,7 +82,7 @@ export async function openBooksDatabase(
     index,
     read: (work) => (isOneView ? work(queryOf(main)) : inSnapshot(main, work)),
     async readNow(work) {
-      now ??= isOneView ? connect() : Promise.resolve(main);
+      now ??= isOneView ? another() : Promise.resolve(main);
       return await inSnapshot(await now, work);
     },
     async close() {

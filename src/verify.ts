@@ -254,9 +254,8 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
   async function auditLarge(database: BooksDatabase, walletId: string): Promise<void> {
     const { audit, end } = begin(database, walletId);
     for (let after = -1; ;) {
-      const chunk = await readChunk(database, [walletId], (query) =>
-        books.eventsAfter(query, walletId, after, chunkEvents),
-      );
+      const readEvents = (query: Query) => books.eventsAfter(query, walletId, after, chunkEvents);
+      const chunk = await readChunk(database, [walletId], readEvents, chunkEvents);
       for (const event of chunk.events) audit.event(event);
       const isLast = chunk.events.length < chunkEvents;
       after = chunk.events.at(-1)?.version ?? after;
@@ -266,18 +265,22 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     }
   }
 
-  /** Events, with what else in their database they have to agree with. */
+  /**
+   * Events, with what else in their database they have to agree with.
+   * @param limit of the read; where it has brought fewer, no more follow
+   */
   function readChunk(
     database: BooksDatabase,
     walletIds: readonly string[],
     readEvents: (query: Query) => Promise<EventRow[]>,
+    limit = Infinity,
   ): Promise<Chunk> {
     return database.read(async (query) => {
       const events = await readEvents(query);
       const rows = await books.rowsOf(query, walletIds);
       // They have to be of one moment with the last event of their wallets, and many of one wallet
       // are read once.
-      const isWhole = walletIds.length > 1 || events.length < chunkEvents;
+      const isWhole = events.length < limit;
       const { hasHolds } = settings[database.index]!;
       const holds = hasHolds && isWhole ? await books.holdsOf(query, walletIds) : null;
       const rejected = await books.rejectedOf(query, events);

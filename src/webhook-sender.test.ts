@@ -27,6 +27,7 @@ describe("problemOfUrl", () => {
   it.each([
     ["https://shop.example/hook", null],
     ["http://8.8.8.8/hook", null],
+    ["http://notlocalhost/", null],
     ["shop.example", "is not a URL"],
     ["file:///etc/passwd", "must be http or https"],
     ["https://user@shop.example/", "must not have a user or a password"],
@@ -293,6 +294,26 @@ describe("a kept connection that has gone stale", () => {
     isStale = true;
     expect(await send(receiver.url)).toMatchObject({ type: "refused" });
     expect(receiver.sockets).toHaveLength(2);
+  });
+
+  it("is not one that has answered: the event is sent no second time", async () => {
+    // Given a receiver that takes the second event, and goes before the body of its answer ends
+    let requests = 0;
+    const receiver = await startReceiver((socket) => {
+      requests += 1;
+      const body = requests === 2 ? "HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\nx" : answering(200);
+      socket.write(body);
+    });
+    const { send } = buildSender();
+    await send(receiver.url);
+    await settle();
+    expect(await send(receiver.url)).toEqual({ type: "taken" });
+    receiver.sockets[0]!.resetAndDestroy();
+    await settle();
+    expect({ requests, connections: receiver.sockets.length }).toEqual({
+      requests: 2,
+      connections: 1,
+    });
   });
 
   it("is not one whose receiver says nothing", async () => {

@@ -82,8 +82,15 @@ export function buildWebhookSender(options: WebhookSenderOptions): WebhookSender
       const timer = setTimeout(() => {
         request.destroy(new Error(`no answer within ${answerMs} ms`));
       }, answerMs);
-      request.once("error", (error: Error & { code?: string }) => {
+      // What becomes of the connection when there is an answer says nothing of the event.
+      let isOver = false;
+      const end = (): void => {
+        isOver = true;
         clearTimeout(timer);
+      };
+      request.on("error", (error: Error & { code?: string }) => {
+        if (isOver) return;
+        end();
         // An idle connection that the receiver was just closing says nothing about the receiver.
         const wasStale = request.reusedSocket && error.code === "ECONNRESET";
         if (wasStale && !isRepeat) resolve(attempt(message, true));
@@ -91,12 +98,12 @@ export function buildWebhookSender(options: WebhookSenderOptions): WebhookSender
       });
       // An answer 101 leaves HTTP, and Node would end its connection without a word to us.
       request.once("upgrade", (response, socket) => {
-        clearTimeout(timer);
+        end();
         socket.destroy();
         resolve(readStatus(response.statusCode ?? 0));
       });
       request.once("response", (response) => {
-        clearTimeout(timer);
+        end();
         discard(response, answerMs);
         resolve(readStatus(response.statusCode ?? 0));
       });

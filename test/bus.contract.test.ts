@@ -283,6 +283,30 @@ describe("the in-process bus", () => {
     expect(bus.state).toBe("connected");
   });
 
+  test("delivers in drain also what a handler published before it", async () => {
+    const bus = openMemory();
+    const received = collect(bus, "second");
+    const receivedInDrain = new Promise((resolve) => {
+      bus.subscribe("first", () => {
+        bus.publish("second", 2);
+        void bus.drain().then(() => resolve([...received]));
+      });
+    });
+    bus.publish("first", 1);
+    expect(await receivedInDrain).toEqual([2]);
+  });
+
+  test("delivers at the end of the callback that published, each time", async () => {
+    const bus = openMemory();
+    const received = collect(bus, "soon");
+    for (const number of [1, 2, 3]) {
+      bus.publish("soon", number);
+      // A microtask, hence before any timer or socket
+      await Promise.resolve();
+      expect(received.at(-1)).toBe(number);
+    }
+  });
+
   test("tells onError what a handler threw and on which subject", async () => {
     const onError = vi.fn<(error: unknown, subject: string) => void>();
     const bus = buildMemoryBus({ onError });

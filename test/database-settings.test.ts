@@ -113,6 +113,39 @@ describe("commits", () => {
     expect(await reads.wallet(walletId)).toMatchObject({ walletId });
   });
 
+  it("are durable and fenced, and so is who may make them, whatever is usual there", async () => {
+    // Given a database whose sessions commit at ease, and see what was there when they began
+    await database.query(`ALTER DATABASE ${NAME} SET synchronous_commit = off`);
+    await database.query(
+      `ALTER DATABASE ${NAME} SET default_transaction_isolation = 'repeatable read'`,
+    );
+    await database.query(
+      `CREATE TABLE seen AS SELECT '' AS what, '' AS durable, '' AS isolation WHERE false;
+       CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+         INSERT INTO public.seen VALUES (TG_ARGV[0], current_setting('synchronous_commit'), current_setting('transaction_isolation'));
+         RETURN NULL;
+       END $$;
+       CREATE TRIGGER seen AFTER UPDATE ON shards EXECUTE FUNCTION see('shards');
+       CREATE TRIGGER seen AFTER INSERT ON events EXECUTE FUNCTION see('events')`,
+    );
+    onTestFinished(async () => {
+      await database.query("DROP FUNCTION see CASCADE; DROP TABLE seen");
+    });
+
+    // When shards are taken, claimed, written and released
+    const table = buildPostgresShardTable([database.url]);
+    onTestFinished(() => table.close());
+    expect(await table.take(OWNER, new Map([[1, OWNER]]))).toEqual([1]);
+    await openWallet(await open());
+    await table.release(OWNER, [1]);
+
+    // Then each rests on what it needs
+    const needed = { durable: "on", isolation: "read committed" };
+    expect(await database.query("SELECT * FROM seen")).toEqual(
+      ["shards", "shards", "events", "shards"].map((what) => ({ what, ...needed })),
+    );
+  });
+
   it("have an unknown outcome when a transaction's time ends them, and are found", async () => {
     // Given a bound that PostgreSQL counts from the transaction's begin to its end (17 and later)
     await database.query(`ALTER DATABASE ${NAME} SET transaction_timeout = '700ms'`);

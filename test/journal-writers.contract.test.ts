@@ -12,6 +12,7 @@ import {
   credited,
   draft,
   put,
+  putPosted,
   putRefusal,
   putRejection,
   putReserve,
@@ -199,6 +200,10 @@ describeJournals("journal_writers", () => {
         "a verdict",
         (writes, wallet) => putRefusal(writes, transferBetween(wallet, wallet.walletId, 1)),
       ],
+      [
+        "the end of a transfer",
+        (writes, wallet) => putPosted(writes, transferBetween(wallet, unique("w"), 1), 1),
+      ],
     ])(
       "stands around all that is written: %s outside it is a broken invariant",
       async (_what, write) => {
@@ -211,6 +216,17 @@ describeJournals("journal_writers", () => {
         );
       },
     );
+
+    // As an owner has it after the database has lost the claim that gave it
+    it.each([1, 200])("refuses an epoch that is still to come, of %i shards", async (count) => {
+      const wallet = await openWallet();
+      const shard = shardOf(wallet.walletId);
+      const writes = creditOf(wallet);
+      for (const each of ALL_SHARDS.slice(0, count)) writes.fence.set(each, epochs.get(each)!);
+      writes.fence.set(shard, epochs.get(shard)! + 1);
+      const result = await writingNothing(() => journal.append(writes));
+      expect(result).toEqual({ type: "fenced", shards: [shard] });
+    });
 
     it("is looked at before what is known", async () => {
       const wallet = await openWallet();

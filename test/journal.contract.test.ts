@@ -72,6 +72,18 @@ describeJournals("journal_contract", () => {
       expect(result).toEqual({ type: "known", commands: [known], verdicts: [] });
     });
 
+    it.each([
+      ["looked for", true],
+      ["not looked for", false],
+    ])("that another wallet has rejected is new here, %s", async (_how, isLookedFor) => {
+      const [one, other] = [await openWallet(), await openWallet()];
+      const commandId = unique("command");
+      await commit((writes) => putRejection(writes, one.walletId, commandId));
+      const writes = creditOf(other, 100, commandId);
+      if (!isLookedFor) writes.lookups = [];
+      expect(await journal.append(writes)).toEqual(COMMITTED);
+    });
+
     it("that is known without a fingerprint is told with what its command has left", async () => {
       const wallet = await openWallet();
       const { walletId, ownerId, currency, decimalPlaces } = wallet;

@@ -19,6 +19,7 @@ import {
   draft as draftUnder,
   CREATED,
   credited,
+  metadataChanged,
   NOW_MS,
   put,
   putCredit,
@@ -277,6 +278,17 @@ describe("one commit", () => {
     expect(await answer).toEqual({ type: "committed" });
   });
 
+  it("changes the metadata of a wallet that has nothing but its creation", async () => {
+    const created = draft();
+    const walletId = unique("w");
+    const state = put(created, walletId, CREATED);
+    expect(await journal.append(created)).toEqual({ type: "committed" });
+    const writes = draft();
+    put(writes, walletId, metadataChanged('{"tier": "none"}'), {}, state);
+    expect(await journal.append(writes)).toEqual({ type: "committed" });
+    expect(await walletNow(walletId)).toMatchObject({ version: 1, metadata: '{"tier": "none"}' });
+  });
+
   it("keeps numbers up to the bound exactly", async () => {
     const largest = 999_999_999_999_999;
     const wallet = await openWallet(largest - 1);
@@ -317,6 +329,17 @@ describe("the fence", () => {
     again.fence.set(last, raised.get(last)!);
     expect(await journal.append(again)).toEqual({ type: "committed" });
   });
+
+  it.each([1, 200])(
+    "is none where it names an epoch that nobody has, of %i shards",
+    async (count) => {
+      const wallet = await openWallet();
+      const writes = creditOf(wallet, 1);
+      for (const shard of ALL_SHARDS.slice(0, count)) writes.fence.set(shard, epochs.get(shard)!);
+      writes.fence.set(shardOf(wallet.walletId), 0);
+      await writingNothing(() => expect(journal.append(writes)).rejects.toThrow(/no shard has/));
+    },
+  );
 
   it("race: an append that waits for a claim which fails is committed", async () => {
     const wallet = await openWallet();

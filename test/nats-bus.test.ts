@@ -20,6 +20,7 @@ import {
   startScriptedServer,
   useBusStage,
 } from "./stage/bus.ts";
+import { withLimits } from "./stage/lanes.ts";
 import { startNats, type TestServer } from "./stage/servers.ts";
 
 useBusStage();
@@ -119,6 +120,7 @@ describe("the NATS bus", () => {
   });
 
   test("keeps a bounded number of callbacks and publishes the rest without", async () => {
+    withLimits({ busWaitingMax: 1_000 });
     const bus = await openNats();
     let undelivered = 0;
     for (let number = 0; number < LIMITS.busWaitingMax + 10; number++) {

@@ -128,6 +128,16 @@ describe("a wallet's past", () => {
       const { body } = await stack.get(`/wallets/${id}?include=transactions`);
       expect(body.transactions.map(({ amount }) => amount)).toEqual([1, 2]);
     }
+    // As far back as so many pages of one event each
+    for (const [includedPagesMax, amounts] of [
+      [5, []],
+      [6, [2]],
+      [7, [1, 2]],
+    ] as const) {
+      withLimits({ queryScanRowsMax: 1, includedPagesMax });
+      const { body } = await stack.get(`/wallets/${id}?include=transactions`);
+      expect(body.transactions.map(({ amount }) => amount)).toEqual(amounts);
+    }
     withLimits({ queryScanRowsMax: 10_000 });
   });
 

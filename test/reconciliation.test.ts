@@ -29,12 +29,17 @@ beforeEach(async () => {
 });
 
 function start(
-  options: { shards?: readonly number[]; rowsPerSecond?: number; databaseUrls?: string[] } = {},
+  options: {
+    shards?: readonly number[];
+    rowsPerSecond?: number;
+    databaseUrls?: string[];
+    intervalMs?: number;
+  } = {},
 ): Reconciliation {
   const write = (level: string) => (text: string) => void log.push(`${level} ${text}`);
   const reconciliation = buildReconciliation({
     databaseUrls: options.databaseUrls ?? copy.urls,
-    intervalMs: 20,
+    intervalMs: options.intervalMs ?? 20,
     firstMs: 0,
     rowsPerSecond: options.rowsPerSecond ?? 1_000_000,
     shards: () => options.shards ?? ALL_SHARDS,
@@ -45,6 +50,9 @@ function start(
   reconciliation.start();
   return reconciliation;
 }
+
+/** Nobody waits for so long. */
+const FOR_EVER_MS = 24 * 3_600_000;
 
 /** Resolves when a run that began after now has ended. */
 async function wholeRun(reconciliation: Reconciliation): Promise<void> {
@@ -99,6 +107,21 @@ it("says what it found until it is mended", async () => {
   await wholeRun(reconciliation);
   expect(reconciliation.status().differences).toBe(0);
   expect(await reconciliation.probe()).toBe(0);
+
+  // And what comes later has its own name
+  await copy.tamper(1, "UPDATE wallets SET balance = 1 WHERE wallet_id = $1", [world.bert]);
+  await wholeRun(reconciliation);
+  await expect(reconciliation.probe()).rejects.toThrow(`Wallet ${world.bert}, version 3`);
+});
+
+it("tells of a transfer that is pending for long, which is nothing for health", async () => {
+  // The books are from a year to come
+  withLimits({ transferStuckMs: -Number.MAX_SAFE_INTEGER });
+  const reconciliation = start();
+  await wholeRun(reconciliation);
+  expect(reconciliation.status()).toMatchObject({ differences: 0, warnings: 1 });
+  expect(await reconciliation.probe()).toBe(0);
+  expect(log).toContainEqual(expect.stringMatching(/^warn books: transfer_stuck: /));
 });
 
 it("looks at the host's own shards, and at no others", async () => {
@@ -115,7 +138,7 @@ it("keeps to its pace, says at once what it found, and ends in the middle with i
   // Given books that take at least a second at this pace, with something wrong
   await copy.tamper(0, "DELETE FROM wallets WHERE wallet_id = $1", [world.anna]);
   const startedAtMs = performance.now();
-  const reconciliation = start({ rowsPerSecond: 10 });
+  const reconciliation = start({ rowsPerSecond: 10, intervalMs: FOR_EVER_MS });
 
   // Then what is wrong is known before the run has ended
   await until("it has found something", () => reconciliation.status().differences > 0);
@@ -130,10 +153,14 @@ it("keeps to its pace, says at once what it found, and ends in the middle with i
   expect(await sessions()).toBe(0);
 
   // And without an end it takes its time: 18 events and 3 transfers
-  const patient = start({ rowsPerSecond: 20 });
+  const patient = start({ rowsPerSecond: 20, intervalMs: FOR_EVER_MS });
   const againAtMs = performance.now();
   await until("the run has ended", () => patient.status().lastRunAt !== null);
   expect(performance.now() - againAtMs).toBeGreaterThan(((18 + 3) / 20) * 1_000 - 50);
+
+  // And ends at once while it waits for its next time
+  await until("it waits", () => !patient.status().running);
+  await patient.stop();
 });
 
 it("still says what it found when its connection is lost on the way", async () => {
@@ -159,12 +186,41 @@ it("still says what it found when its connection is lost on the way", async () =
   // Also while the next run has not come to it yet
   await until("it looks anew", () => reconciliation.status().running);
   expect(reconciliation.status()).toMatchObject({ differences: 1, lastRunAt: null });
+
+  // And after runs that came to nothing
+  await allowConnections(false);
+  const failures = (): number => log.filter((line) => line.startsWith("warn")).length;
+  const before = failures();
+  await until("runs have failed", () => failures() > before + 2);
+  expect(reconciliation.status()).toMatchObject({ differences: 1, lastRunAt: null });
+
+  // Until a whole one has found it mended
+  await allowConnections(true);
+  await rebuildWallet(copy.urls[0]!, world.anna);
+  await until("nothing is wrong", () => reconciliation.status().differences === 0);
+  expect(reconciliation.status().lastRunAt).not.toBe(null);
 });
+
+/** To the databases; where not, it ends those that are there. */
+async function allowConnections(isAllowed: boolean): Promise<void> {
+  const server = Object.assign(new URL(copy.urls[0]!), { pathname: "postgres" }).href;
+  for (const url of copy.urls) {
+    const name = new URL(url).pathname.slice(1);
+    await withClient(server, async (client) => {
+      await client.query(`ALTER DATABASE ${name} ALLOW_CONNECTIONS ${String(isAllowed)}`);
+      if (isAllowed) return;
+      await client.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
+        [name],
+      );
+    });
+  }
+}
 
 it("begins anew when a database was away", async () => {
   withLimits({ verifyRetryMs: 20 });
   const later = copy.urls.map((url) => url.replace("_copy_", "_later_"));
-  const reconciliation = start({ databaseUrls: later });
+  const reconciliation = start({ databaseUrls: later, intervalMs: FOR_EVER_MS });
   await until(
     "it has failed twice",
     () => log.filter((line) => line.startsWith("warn")).length > 1,

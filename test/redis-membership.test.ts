@@ -92,6 +92,27 @@ it("a host's word is what it said last, and ends in time or when it leaves; noth
   await expect.poll(() => operator.smembers("coffer:hosts")).toEqual(["a:1"]);
 });
 
+it("what nobody's host has said keeps nobody from hearing the others", async () => {
+  const membership = await join();
+  const words = ["", "no JSON", "null", "7", "{}", '{"hostId":"x","owner":7,"startedAtMs":1}'];
+  for (const [index, word] of words.entries()) {
+    await operator.set(`coffer:host:${index}`, word);
+    await operator.sadd("coffer:hosts", String(index));
+  }
+  await operator.set("coffer:host:x", JSON.stringify({ ...MEMBER, startedAtMs: "now" }));
+  await operator.sadd("coffer:hosts", "x");
+  expect(await membership.read()).toEqual([MEMBER]);
+  await operator.flushall();
+  expect(await membership.read()).toEqual([]);
+});
+
+it("a word of which Redis takes one half only is not said", async () => {
+  const membership = await join();
+  await operator.set("coffer:hosts", "no set");
+  await expect(membership.beat(MEMBER)).rejects.toThrow("WRONGTYPE");
+  await expect(membership.ping()).rejects.toThrow("WRONGTYPE");
+});
+
 it.each([
   ["is full", ["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"], "OOM"],
   [

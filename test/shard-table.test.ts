@@ -223,6 +223,26 @@ describe("the shard table", () => {
     await expect(table.release("a", [20, 21])).rejects.toThrow("may not be released");
   });
 
+  it("takes what it can where one database refuses, and says why where it can take nothing", async () => {
+    // Given a database that answers and may not be written to
+    const readOnly = `DATABASE ${new URL(urls[1]!).pathname.slice(1)} SET default_transaction_read_only`;
+    await databases[0]!.query(`ALTER ${readOnly} = on`);
+    onTestFinished(async () => void (await databases[0]!.query(`ALTER ${readOnly} = off`)));
+    const table = buildPostgresShardTable(urls);
+    onTestFinished(() => table.close());
+
+    // Then the other one's shards are taken, and whoever took them is told
+    expect(await table.take("a", fromNobody([22, 23]))).toEqual([22]);
+    const owners = (await table.read()).map(({ owner }) => owner);
+    expect([owners[22], owners[23]]).toEqual(["a", null]);
+    await expect(table.take("a", fromNobody([23]))).rejects.toThrow(/cannot be taken: .*read-only/);
+
+    // And where one refuses and the other is away, the refusal is told
+    const away = buildPostgresShardTable(["postgres://u@127.0.0.1:1/x", urls[1]!]);
+    onTestFinished(() => away.close());
+    await expect(away.take("a", fromNobody([22, 23]))).rejects.toThrow(/read-only/);
+  });
+
   it("serves a database again that comes back", async () => {
     const table = buildPostgresShardTable(urls);
     onTestFinished(() => table.close());

@@ -25,7 +25,9 @@ import {
   draft,
   putPosted,
   putReceipt,
+  putRefusal,
   putReserve,
+  putReturn,
   putWallet,
   transferBetween,
   type Draft,
@@ -315,6 +317,48 @@ describe("the read model", () => {
     expect(new Set(after.map(({ account }) => account)).size).toBe(after.length);
   });
 
+  it.each([
+    ["one database", EVEN, EVEN],
+    ["two databases", EVEN, ODD],
+  ])(
+    "does not show a transfer as posted that its payee has refused, in %s",
+    async (_, near, far) => {
+      // Given a payee's no, of which the payer has not heard
+      const home = (walletId: string) => shardOf(walletId) % 2;
+      const append = async (walletId: string, put: (writes: Draft) => void) => {
+        const writes = draft(epochs[home(walletId)]!);
+        put(writes);
+        const result = await journals[home(walletId)]!.append(writes);
+        expect(result).toEqual({ type: "committed" });
+      };
+      const [from, to] = [idIn(near), idIn(far)];
+      let payer!: WalletState;
+      await append(from, (writes) => (payer = putWallet(writes, from, 1_000, unique("c"))));
+      const transfer = transferBetween(payer, to, 300);
+      await append(from, (writes) => (payer = putReserve(writes, payer, transfer)));
+      await append(to, (writes) => void putRefusal(writes, transfer));
+      const listed = async (status: Transfer["status"] | null) =>
+        (await reads.transfersOf(from, status, 10, null)).rows;
+
+      // Then it is as the payer's record says
+      expect(await reads.transfer(transfer.transferId)).toEqual(transfer);
+      expect(await listed(null)).toEqual([{ version: 2, transfer }]);
+      expect(await listed("pending")).toEqual([{ version: 2, transfer }]);
+      expect(await listed("posted")).toEqual([]);
+
+      // And returned when the payer has its money again
+      await append(from, (writes) => (payer = putReturn(writes, transfer, payer)));
+      expect(await reads.transfer(transfer.transferId)).toMatchObject({ status: "returned" });
+      expect(await listed("posted")).toEqual([]);
+      expect(await listed("returned")).toMatchObject([{ version: 2 }]);
+      const events = await reads.transferEvents(transfer.transferId);
+      expect(events.map(({ type, version }) => [type, version])).toEqual([
+        ["TransferSent", 2],
+        ["TransferReturned", 3],
+      ]);
+    },
+  );
+
   it("asks a wallet's own database for it and its history", async () => {
     for (const walletId of ["a", "B", "a-1", "a.1"]) {
       expect(await reads.wallet(walletId)).toEqual(wallets.get(walletId));
@@ -346,6 +390,8 @@ describe("the read model", () => {
     for (const walletId of users) await commit(walletId, creation(null), "shared");
     const found = await reads.operations("shared", null);
     expect(found.map(({ walletId }) => walletId).toSorted()).toEqual(users.toSorted());
+    withLimits({ queryRowsMax: 1 });
+    expect(await reads.operations("shared", null)).toHaveLength(1);
   });
 
   it("answers what does not need the database that is away, and says so for the rest", async () => {

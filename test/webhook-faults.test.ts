@@ -88,6 +88,14 @@ it("with one of two databases away nothing is made, and what needs the other one
   expect(await store.list()).toEqual([]);
 });
 
+it("a removal needs the first database alone: what another one keeps of it is litter", async () => {
+  const { webhookId } = webhook;
+  await openStore(migratedUrl).create(webhook, { type: "now" });
+  const store = openStore(migratedUrl, AWAY);
+  expect(await store.remove(webhookId)).toBe(true);
+  expect(await store.list()).toEqual([]);
+});
+
 it("a statement that runs into its bound is one that got no answer", async () => {
   withLimits({ relayStatementMs: 200 });
   const store = openStore(migratedUrl);

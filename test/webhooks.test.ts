@@ -4,8 +4,6 @@
  * the end of a webhook, and that nothing is lost by it.
  */
 import { createHmac, timingSafeEqual } from "node:crypto";
-import { createServer, type IncomingHttpHeaders } from "node:http";
-import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import pg from "pg";
@@ -14,7 +12,6 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vites
 import { startWebhookSinks, type WebhookPauses } from "../actors/webhook-sinks.ts";
 import { systemTime } from "../src/clock.ts";
 import type { EventBody } from "../src/event-body.ts";
-import { LIMITS } from "../src/limits.ts";
 import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
 import { shardOf } from "../src/shard.ts";
 import { buildWebhookSender } from "../src/webhook-sender.ts";
@@ -22,6 +19,14 @@ import { keepWarnings, relayOf, write } from "./stage/relay.ts";
 import { unique } from "./stage/ids.ts";
 import { startStack, until, type Stack } from "./stage/stack.ts";
 import { withLimits } from "./stage/lanes.ts";
+import {
+  openEndpoint,
+  versionsOf,
+  webhooksOf,
+  type Answer,
+  type Call,
+  type WebhookAnswer,
+} from "./stage/webhooks.ts";
 
 let stack: Stack;
 
@@ -30,43 +35,7 @@ beforeAll(async () => {
 });
 afterAll(() => stack?.close());
 
-interface Call {
-  readonly headers: IncomingHttpHeaders;
-  readonly text: string;
-  readonly event: EventBody;
-}
-
-type Answer = (call: Call) => number | "nothing" | { status: number; location: string };
-
-/** Takes everything, until it is told otherwise. */
-async function openEndpoint() {
-  const calls: Call[] = [];
-  const endpoint = { calls, answer: (() => 204) as Answer, url: "", underWayMost: 0 };
-  let underWay = 0;
-  const server = createServer((request, response) => {
-    const chunks: Buffer[] = [];
-    request.on("data", (chunk: Buffer) => chunks.push(chunk));
-    request.once("end", () => {
-      underWay += 1;
-      endpoint.underWayMost = Math.max(endpoint.underWayMost, underWay);
-      response.once("close", () => (underWay -= 1));
-      const text = Buffer.concat(chunks).toString();
-      const call = { headers: request.headers, text, event: JSON.parse(text) as EventBody };
-      calls.push(call);
-      const answer = endpoint.answer(call);
-      if (answer === "nothing") return;
-      if (typeof answer === "number") response.writeHead(answer).end("thank you");
-      else response.writeHead(answer.status, { location: answer.location }).end();
-    });
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  onTestFinished(() => {
-    server.closeAllConnections();
-    server.close();
-  });
-  endpoint.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/hook?tenant=7`;
-  return endpoint;
-}
+const { makeWebhook, look } = webhooksOf(() => stack);
 
 /** A host's relay with webhooks; ends with the test, or as a crash would. */
 function startRelay(pauses: Partial<WebhookPauses> = {}, answerMs = 2_000) {
@@ -96,32 +65,6 @@ function startRelay(pauses: Partial<WebhookPauses> = {}, answerMs = 2_000) {
   onTestFinished(stop);
   return { relay, warnings, stop };
 }
-
-interface WebhookAnswer {
-  readonly id: string;
-  readonly secret: string;
-  readonly status: string;
-  readonly disabledReason: string | null;
-  readonly failing: { shards: number; reason: string; since: string; nextTryAt: string } | null;
-  readonly code: string;
-  readonly message: string;
-  readonly details: readonly { field: string; message: string }[];
-}
-
-async function makeWebhook(fields: Record<string, unknown>, key?: string) {
-  const reply = await stack.post<WebhookAnswer>("/webhooks", fields, key);
-  if (reply.status === 201) {
-    onTestFinished(async () => void (await stack.ask("DELETE", `/webhooks/${reply.body.id}`)));
-  }
-  return reply;
-}
-
-async function look(id: string): Promise<WebhookAnswer> {
-  return (await stack.get<WebhookAnswer>(`/webhooks/${id}`)).body;
-}
-
-const versionsOf = (calls: readonly Call[], walletId: string): number[] =>
-  calls.filter(({ event }) => event.walletId === walletId).map(({ event }) => event.version);
 
 /** Two wallets of one shard, and one of another. */
 async function openNeighbours() {
@@ -251,6 +194,7 @@ describe("an endpoint that fails", () => {
   it("gets one request at a time while it takes nothing", async () => {
     const endpoint = await openEndpoint();
     endpoint.answer = () => 503;
+    endpoint.holdMs = 10; // long enough for another request to come meanwhile
     await makeWebhook({ url: endpoint.url });
     startRelay({ retryMs: 20, retryMsMax: 20 });
     const wallets = await Promise.all(Array.from({ length: 30 }, () => stack.open()));
@@ -547,83 +491,4 @@ describe("a replay", () => {
     await until("all are told", () => endpoint.calls.length === 3);
     expect(versionsOf(endpoint.calls, id)).toEqual([0, 1, 2]);
   });
-});
-
-describe("the API", () => {
-  const url = "http://127.0.0.1:9/hook";
-
-  it("makes one webhook per key, and tells its secret to the key alone", async () => {
-    const key = unique("key");
-    const first = await makeWebhook({ url, events: ["WalletClosed"] }, key);
-    const again = await makeWebhook({ events: ["WalletClosed"], url }, key);
-    expect(again.headers["idempotent-replayed"]).toBe("true");
-    expect(again.body).toEqual(first.body);
-    const other = await makeWebhook({ url }, key);
-    expect([other.status, other.body.code]).toEqual([409, "idempotency_conflict"]);
-    const { body: list } = await stack.get<WebhookAnswer[]>("/webhooks");
-    expect(list.filter(({ id }) => id === first.body.id)).toHaveLength(1);
-    const seen = JSON.stringify([list, await look(first.body.id)]);
-    expect(seen).not.toContain(first.body.secret);
-  });
-
-  it.each<[string, Record<string, unknown>, string]>([
-    ["no url", {}, "url"],
-    ["what is no URL", { url: "shop" }, "url"],
-    ["another scheme", { url: "ftp://shop.example/" }, "url"],
-    ["a password in the URL", { url: "https://a:b@shop.example/" }, "url"],
-    ["a type that there is not", { url, events: ["WalletCredit"] }, "events/0"],
-    ["a short secret", { url, secret: "short" }, "secret"],
-    ["a wrong time", { url, from: "yesterday" }, "from"],
-    ["an unknown field", { url, owner: "u" }, "owner"],
-  ])("refuses %s by name", async (_, fields, field) => {
-    const { status, body } = await makeWebhook(fields);
-    expect(status).toBe(422);
-    expect(body.details[0]!.field).toBe(field);
-  });
-
-  it("takes no more than webhooksMax", async () => {
-    const { body: before } = await stack.get<WebhookAnswer[]>("/webhooks");
-    for (let count = before.length; count < LIMITS.webhooksMax; count += 1) {
-      expect((await makeWebhook({ url })).status).toBe(201);
-    }
-    const full = await makeWebhook({ url });
-    expect([full.status, full.body.code]).toEqual([409, "too_many_webhooks"]);
-    const rows = await stack.sql<{ sinks: number }>(
-      "SELECT count(DISTINCT sink)::int4 AS sinks FROM relay_cursors WHERE sink LIKE 'webhook:%'",
-    );
-    expect(rows[0]!.sinks).toBe(LIMITS.webhooksMax);
-  });
-});
-
-/** For the sender alone. */
-const MESSAGE = {
-  webhookId: "w",
-  secret: "s",
-  eventId: "e:0",
-  eventType: "WalletCreated",
-  correlationId: "c",
-  attempt: 1,
-  body: "{}",
-};
-
-it("sends nothing to a private address where they are not allowed, whatever was allowed when the webhook was made", async () => {
-  const endpoint = await openEndpoint();
-  const sender = buildWebhookSender({ allowsPrivate: false });
-  onTestFinished(() => sender.close());
-  const answer = await sender.send({ ...MESSAGE, url: endpoint.url });
-  expect(answer).toMatchObject({ type: "refused" });
-  expect(JSON.stringify(answer)).toContain("private address");
-  expect(endpoint.calls).toEqual([]);
-});
-
-it("tells of any correlation id that an event can have, in UTF-8", async () => {
-  const endpoint = await openEndpoint();
-  const sender = buildWebhookSender({ allowsPrivate: true });
-  onTestFinished(() => sender.close());
-  for (const correlationId of ["order-1", "ordre-é", "注文-1", "\u{1f600}"]) {
-    const answer = await sender.send({ ...MESSAGE, url: endpoint.url, correlationId });
-    expect(answer).toEqual({ type: "taken" });
-    const given = String(endpoint.calls.at(-1)!.headers["x-correlation-id"]);
-    expect(Buffer.from(given, "latin1").toString()).toBe(correlationId);
-  }
 });

@@ -12,6 +12,7 @@ import { buildPostgresJournal } from "../../src/postgres-journal.ts";
 import { buildPostgresShardTable } from "../../src/postgres-shard-table.ts";
 import { shardOf } from "../../src/shard.ts";
 import type { Transfer } from "../../src/transfer.ts";
+import type { VerifyReport } from "../../src/verify.ts";
 import type { WalletState } from "../../src/wallet.ts";
 import {
   draft,
@@ -179,4 +180,35 @@ async function tellStory(
   const pending = transferBetween(berts, carl, 500);
   await commit(bert, (one) => putReserve(one, berts, pending));
   return { anna, bert, carl, nobody, posted, returned, pending, rejected };
+}
+
+/** What was named, short: `kind wallet:version transfer (field)`, in any order. */
+export function placesIn(world: World, { named }: VerifyReport): string[] {
+  const { anna, bert, carl, nobody, posted, returned, pending } = world;
+  const names = new Map([
+    [anna, "anna"],
+    [bert, "bert"],
+    [carl, "carl"],
+    [nobody, "nobody"],
+    [posted.transferId, "posted"],
+    [returned.transferId, "returned"],
+    [pending.transferId, "pending"],
+  ]);
+  const shards = new Map(
+    Object.entries({ anna, bert, carl }).map(([name, id]) => [`shard ${shardOf(id)}`, name]),
+  );
+  const told = (field: string): string => {
+    const name = shards.get(field);
+    return name === undefined ? field : `shard of ${name}`;
+  };
+  return named
+    .map(({ kind, walletId, version, transferId, field }) =>
+      [
+        kind,
+        ...(walletId === null ? [] : [`${names.get(walletId) ?? walletId}:${version ?? ""}`]),
+        ...(transferId === null ? [] : [names.get(transferId) ?? transferId]),
+        ...(field === null ? [] : [`(${told(field)})`]),
+      ].join(" "),
+    )
+    .toSorted();
 }

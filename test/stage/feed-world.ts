@@ -17,6 +17,8 @@ export interface World {
   /** Commits the wallet's next event: its creation, then credits of 0.01. */
   commit(walletId: string, options?: { ownerId?: string; description?: string }): Change;
   version(walletId: string): number;
+  /** Loses all behind a version, as a failover to a standby that was behind does. */
+  lose(walletId: string, version: number): void;
   /** The wallet right after a version. */
   at(walletId: string, version: number): WalletState;
   readonly readModel: Pick<ReadModel, "walletsById" | "walletIdsOfOwner" | "events">;
@@ -156,6 +158,10 @@ export function buildWorld(timers?: FeedTimers): World {
       return { wallet, type, amountMinor: amount, description };
     },
     version: (walletId) => (histories.get(walletId)?.states.length ?? 0) - 1,
+    lose(walletId, version) {
+      const { states, events } = histories.get(walletId)!;
+      states.length = events.length = version + 1;
+    },
     at: (walletId, version) => histories.get(walletId)!.states[version]!,
     readModel: {
       walletsById: (walletIds) =>

@@ -27,17 +27,13 @@ import { buildCommandDesk, type CommandDesk } from "../../gateway/commands.ts";
 import { buildFeedHub, type FeedHub } from "../../gateway/feed.ts";
 import { buildGateway } from "../../gateway/http.ts";
 import { buildWalletService } from "../../gateway/nats-service.ts";
-import type {
-  EventBody,
-  TransactionBody,
-  TransferBody,
-  WalletBody,
-} from "../../gateway/schemas.ts";
+import type { TransactionBody, TransferBody, WalletBody } from "../../gateway/schemas.ts";
 import { buildFeedSocket } from "../../gateway/websocket.ts";
 import type { Bus } from "../../src/bus.ts";
 import { buildMemoryBus } from "../../src/memory-bus.ts";
 import { buildNatsBus, type NatsBus } from "../../src/nats-bus.ts";
 import { systemTime } from "../../src/clock.ts";
+import type { EventBody } from "../../src/event-body.ts";
 import { buildPostgresAssets } from "../../src/postgres-assets.ts";
 import { buildPostgresShardTable } from "../../src/postgres-shard-table.ts";
 import { buildPostgresReadModel } from "../../src/postgres-read-model.ts";
