@@ -1,5 +1,5 @@
 /** What the stream's sink says of itself, in virtual time, over a JetStream that the tests play. */
-import { DiscardPolicy, NatsError } from "nats";
+import { DiscardPolicy, ErrorCode, NatsError } from "nats";
 import { describe, expect, it } from "vitest";
 
 import { eventBody } from "../src/event-body.ts";
@@ -21,6 +21,13 @@ const event = {
   decimalPlaces: 2,
 } as RelayEvent;
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+/** As JetStream's API says no. */
+function refusal(description: string, code: number, errCode: number): NatsError {
+  const error = new NatsError(description, String(code));
+  error.api_error = { code, err_code: errCode, description };
+  return error;
+}
 
 interface Ack {
   readonly stream: string;
@@ -45,8 +52,8 @@ async function start(cluster?: { leader?: string }, options: StartOptions = {}) 
   const published: Array<{ take(ack?: Partial<Ack>): void; fail(): void }> = [];
   const made: unknown[] = [];
   const lines: string[] = [];
-  /** What JetStream tells of a message; null: nothing. */
-  const stored: { body: object | null } = { body: null };
+  /** What JetStream tells of a message. */
+  const stored: { body: object | Error } = { body: {} };
   const config = {
     subjects: [EVENT_SUBJECTS],
     discard: DiscardPolicy.Old,
@@ -71,8 +78,8 @@ async function start(cluster?: { leader?: string }, options: StartOptions = {}) 
       return Promise.resolve(info);
     },
     getMessage: () =>
-      stored.body === null
-        ? Promise.reject(new Error("no message found"))
+      stored.body instanceof Error
+        ? Promise.reject(stored.body)
         : Promise.resolve({ json: () => stored.body }),
   };
   const connection = {
@@ -202,7 +209,7 @@ it("publishes nothing without a leader, and one event at a time in a cluster", a
 });
 
 describe("a message that JetStream drops as a repeat", () => {
-  async function repeat(body: object | null) {
+  async function repeat(body: object | Error) {
     const setting = await start();
     setting.stored.body = body;
     const delivery = setting.sink.deliver(event, null);
@@ -213,10 +220,28 @@ describe("a message that JetStream drops as a repeat", () => {
 
   it.each([
     ["the same event", own],
-    ["nothing that can be read any more", null],
+    ["nothing there any more", refusal("no message found", 404, 10_037)],
+    ["no permission to read it", new NatsError("denied", ErrorCode.PermissionsViolation)],
   ])("is delivered if there is %s", async (_what, body) => {
     const { sink, delivery } = await repeat(body);
     expect(delivery).toEqual({ type: "delivered" });
+    expect(sink.state).toBe("open");
+  });
+
+  it.each([
+    ["does not answer", new NatsError("timeout", ErrorCode.Timeout), "away"],
+    ["cannot say", refusal("temporarily unavailable", 503, 10_008), "refused"],
+    ["has no stream any more", refusal("stream not found", 404, 10_059), "refused"],
+  ])("comes again while JetStream %s", async (_what, error, state) => {
+    const { sink, delivery, stored, published, pass } = await repeat(error);
+    expect(delivery).toEqual({ type: "closed" });
+    expect(sink).toMatchObject({ state, isOpen: false });
+
+    await pass(LIMITS.relayRetryMs);
+    stored.body = own;
+    const again = sink.deliver(event, null);
+    published.at(-1)!.take({ duplicate: true });
+    expect(await again).toEqual({ type: "delivered" });
     expect(sink.state).toBe("open");
   });
 
@@ -228,6 +253,7 @@ describe("a message that JetStream drops as a repeat", () => {
     ["counterparty", { ...own, counterpartyId: "w2" }],
     ["transfer", { ...own, transferId: "t2" }],
     ["command", { ...own, metadata: { ...own.metadata, causationId: "k2" } }],
+    ["hold of the same command", { ...own, data: { hold: { id: "h2" } } }],
     ["body", {}],
   ])("waits, and says why, if there is one with another %s", async (_field, body) => {
     const { sink, delivery, lines, published, pass } = await repeat(body);
@@ -271,11 +297,7 @@ it.each([
 });
 
 it("makes a stream that keeps everything, within the bounds that it was given", async () => {
-  const missing = (): Promise<never> => {
-    const error = new NatsError("stream not found", "404");
-    error.api_error = { code: 404, err_code: 10_059, description: "stream not found" };
-    return Promise.reject(error);
-  };
+  const missing = (): Promise<never> => Promise.reject(refusal("stream not found", 404, 10_059));
   const keeping = { maxAgeDays: 2, maxBytes: 5_000, replicas: 3 };
   const { made, sink } = await start(undefined, { info: missing, keeping });
   expect(sink.isOpen).toBe(true);

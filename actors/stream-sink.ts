@@ -33,7 +33,7 @@ import {
 } from "nats";
 import type { Time } from "../src/clock.ts";
 import { EVENT_STREAM, EVENT_SUBJECTS, eventSubject } from "../src/event-stream.ts";
-import { eventBody, eventId, type EventBody } from "../src/event-body.ts";
+import { eventBody, eventId, type EventBody, type HoldBody } from "../src/event-body.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { NatsBus } from "../src/nats-bus.ts";
 import type { RelayEvent } from "../src/relay-store.ts";
@@ -194,13 +194,17 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
     let stored: Partial<EventBody>;
     try {
       stored = (await manager!.streams.getMessage(EVENT_STREAM, { seq })).json();
-    } catch {
-      return false; // Gone, or not for us to read: then it is as good as the acknowledgement says.
+    } catch (error) {
+      // Gone, or not for us to read: then it is as good as the acknowledgement says. When nobody
+      // answers, nothing is known of it, and the event is published again.
+      if (apiCode(error) === MESSAGE_NOT_FOUND || isDenied(error)) return false;
+      throw error;
     }
     const { metadata, ...rest } = stored;
     return (
       SAME.some((field) => rest[field] !== body[field]) ||
-      metadata?.causationId !== body.metadata.causationId
+      metadata?.causationId !== body.metadata.causationId ||
+      holdIdOf(rest) !== holdIdOf(body)
     );
   }
 
@@ -245,6 +249,11 @@ export function buildStreamSink(options: StreamSinkOptions): RelaySink {
 /** With the command, what an event is; also as former versions wrote it. */
 const SAME = ["type", "amount", "balance", "held", "counterpartyId", "transferId"] as const;
 
+/** A command to place a hold that is sent again makes another one, unless it was there. */
+function holdIdOf({ data }: Pick<Partial<EventBody>, "data">): string | undefined {
+  return (data?.["hold"] as Partial<HoldBody> | undefined)?.id;
+}
+
 const OTHER_EVENT =
   "the stream has another event under this id, so the database has lost commits that were " +
   'published, see "Backup" in docs/operations.md';
@@ -254,11 +263,16 @@ function takesEvents(subjects: readonly string[]): boolean {
 }
 
 /** Codes of JetStream's API (nats-server, server/errors.json). */
+const MESSAGE_NOT_FOUND = 10_037;
 const STREAM_NOT_FOUND = 10_059;
 const NOT_ENABLED = new Set([10_039, 10_076]);
 
 function apiCode(error: unknown): number | undefined {
   return error instanceof NatsError ? error.api_error?.err_code : undefined;
+}
+
+function isDenied(error: unknown): boolean {
+  return error instanceof NatsError && error.isPermissionError();
 }
 
 function isStreamMissing(error: unknown): boolean {

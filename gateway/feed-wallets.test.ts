@@ -172,6 +172,23 @@ describe("what the database loses", () => {
     expect(balances(sink)).toMatchObject([{ version: 19, snapshot: true, reset: true }]);
   });
 
+  test("is taken back once, though several reads find it and new changes come in between", async () => {
+    const { world, hub, reconnect, change, advance, sink } = await loseOf();
+    const before = balances(sink).length;
+    // Given a sweep, and the read for a newcomer, which begins before the sweep's has arrived
+    world.readDelayMs = 100;
+    reconnect();
+    await advance(50);
+    connect(hub).say({ type: "subscribe", wallets: ["w1"] });
+    await advance(75);
+    expect(balances(sink).slice(before)).toMatchObject([{ version: 19, reset: true }]);
+    // When a change comes before the second read has
+    change("w1");
+    await advance(50);
+    expect(versions(balances(sink).slice(before))).toEqual([19, 20]);
+    expect(hub.stats().resets).toBe(1);
+  });
+
   test("is no loss when a read was only slow", async () => {
     const { world, hub, change, advance } = buildSetting();
     change("w1", 3);

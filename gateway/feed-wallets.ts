@@ -210,11 +210,12 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
 
   /**
    * Holds the sequence against a state from the database, which is never behind what was published
-   * before it was asked: if it is, the database has lost that.
+   * before it was asked: if it is, the database has lost that. Unless another read has found so
+   * meanwhile: then the sequence has begun anew already, and may be ahead of this state.
    */
   function compare(topic: Topic, versionBefore: number, wallet: WalletState): void {
     const { version } = wallet;
-    if (version < versionBefore) {
+    if (version < versionBefore && versionBefore <= versionOf(topic)) {
       tellLoss(topic.walletId, version, versionBefore);
       counters.resets += rewind(topic, wallet);
       return;

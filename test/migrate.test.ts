@@ -20,6 +20,9 @@ function write(file: string, up: string, down: string): void {
   writeFileSync(join(folder, file), `-- Up Migration\n${up}\n-- Down Migration\n${down}\n`);
 }
 
+/** Of a command; a test that is blocked is out of reach of its own time limit. */
+const blockedMsMax = 25_000;
+
 async function tables(): Promise<string[]> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
@@ -111,6 +114,7 @@ it("goes through all databases of a list by hand, says which each line is about,
     spawnSync(process.execPath, [cli, command], {
       encoding: "utf8",
       env: { ...process.env, DATABASE_URL: `${away},${url}` },
+      timeout: blockedMsMax,
     });
   const { port } = new URL(url);
 
@@ -147,6 +151,7 @@ it("takes nothing back by hand where there are events, unless it is told that it
     spawnSync(process.execPath, [cli, ...command], {
       encoding: "utf8",
       env: { ...process.env, DATABASE_URL: url },
+      timeout: blockedMsMax,
     });
   const before = await tables();
   const refused = migrateBy("down", "100");
@@ -162,6 +167,7 @@ it("says by hand what it does not know, beside how it is used", () => {
   const cli = join(packageRoot, "dist", "src", "migrate-cli.js");
   const { status, stderr } = spawnSync(process.execPath, [cli, "sideways", "2"], {
     encoding: "utf8",
+    timeout: blockedMsMax,
   });
   expect(status).toBe(2);
   expect(stderr).toMatch(
