@@ -50,6 +50,15 @@ describe("the read model", () => {
   let reads: ReadModel;
   const wallets = new Map<string, WalletState>();
 
+  const home = (walletId: string): number => shardOf(walletId) % 2;
+
+  /** One commit in the wallet's database. */
+  async function append(walletId: string, put: (writes: Draft) => void): Promise<void> {
+    const writes = draft(epochs[home(walletId)]!);
+    put(writes);
+    expect(await journals[home(walletId)]!.append(writes)).toEqual({ type: "committed" });
+  }
+
   beforeAll(async () => {
     // One of them is made for English, which sorts neither letters nor signs as the other does
     const english = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
@@ -253,13 +262,6 @@ describe("the read model", () => {
   ])("shows a transfer to payer and payee, and all its entries, in %s", async (_, near, far) => {
     // Given a payer and a payee, and a transfer that is posted while the payer's record is still
     // pending
-    const home = (walletId: string) => shardOf(walletId) % 2;
-    const append = async (walletId: string, put: (writes: Draft) => void) => {
-      const writes = draft(epochs[home(walletId)]!);
-      put(writes);
-      const result = await journals[home(walletId)]!.append(writes);
-      expect(result).toEqual({ type: "committed" });
-    };
     const [from, to] = [idIn(near), idIn(far)];
     const balancesBefore = await reads.trialBalance("USD");
     let payer!: WalletState;
@@ -324,13 +326,6 @@ describe("the read model", () => {
     "does not show a transfer as posted that its payee has refused, in %s",
     async (_, near, far) => {
       // Given a payee's no, of which the payer has not heard
-      const home = (walletId: string) => shardOf(walletId) % 2;
-      const append = async (walletId: string, put: (writes: Draft) => void) => {
-        const writes = draft(epochs[home(walletId)]!);
-        put(writes);
-        const result = await journals[home(walletId)]!.append(writes);
-        expect(result).toEqual({ type: "committed" });
-      };
       const [from, to] = [idIn(near), idIn(far)];
       let payer!: WalletState;
       await append(from, (writes) => (payer = putWallet(writes, from, 1_000, unique("c"))));

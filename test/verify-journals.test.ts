@@ -266,6 +266,41 @@ describe("a wallet's holds", () => {
   );
 });
 
+it("a transfer's record in another database than its payer's is named", async () => {
+  const copy = await freshCopy();
+  const { transferId } = world.posted;
+  const [row] = await ask<{ text: string }>(
+    copy.urls[0]!,
+    "SELECT row_to_json(t)::text AS text FROM transfers t WHERE transfer_id = $1",
+    [transferId],
+  );
+  await copy.tamper(0, "DELETE FROM transfers WHERE transfer_id = $1", [transferId]);
+  await copy.tamper(
+    1,
+    "INSERT INTO transfers SELECT * FROM json_populate_record(NULL::transfers, $1::json)",
+    [row!.text],
+  );
+  expect(placesOf(await verify({ databaseUrls: copy.urls }))).toEqual([
+    "transfer_missing anna:8 posted",
+    "transfer_place anna: posted",
+  ]);
+});
+
+describe("wallet by wallet", () => {
+  it("a transfer's verdict that is gone is named by either side, and by nobody else", async () => {
+    const copy = await freshCopy();
+    const { anna, bert, carl, posted } = world;
+    await copy.tamper(1, "DELETE FROM transfer_verdicts WHERE transfer_id = $1", [
+      posted.transferId,
+    ]);
+    const named = async (walletId: string): Promise<string[]> =>
+      placesOf(await verify({ databaseUrls: copy.urls, walletId }));
+    expect(await named(anna)).toEqual(["verdict_missing bert:2 posted"]);
+    expect(await named(bert)).toEqual(["verdict_missing bert:2 posted"]);
+    expect(await named(carl)).toEqual([]);
+  });
+});
+
 describe("an own asset", () => {
   const code = "GOLD_COINS";
 
