@@ -27,7 +27,7 @@ import {
 } from "./stage/relay.ts";
 import { startNats, startNatsCluster, type TestServer } from "./stage/servers.ts";
 import { unique } from "./stage/ids.ts";
-import { startStack, until, type EventBody, type Stack } from "./stage/stack.ts";
+import { eventually, startStack, until, type EventBody, type Stack } from "./stage/stack.ts";
 import { withLimits } from "./stage/lanes.ts";
 
 let nats: TestServer;
@@ -221,7 +221,7 @@ describe("the stream", () => {
     const [walletId = ""] = await openWallets(stack, 1);
     await until("it is told", () => relay.status()[0]!.delivered === 1, 40_000);
     const manager = await (await bus.connection).jetstreamManager({ checkAPI: false });
-    const { config } = await manager.streams.info(EVENT_STREAM);
+    const { config } = await eventually(() => manager.streams.info(EVENT_STREAM));
     expect(config.num_replicas).toBe(servers.length);
 
     // When two of them die

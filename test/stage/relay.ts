@@ -16,7 +16,7 @@ import { buildNatsBus, type NatsBus } from "../../src/nats-bus.ts";
 import { buildPostgresRelayStore } from "../../src/postgres-relay.ts";
 import { ALL_SHARDS } from "../../src/shard.ts";
 import { unique } from "./ids.ts";
-import { until, type Stack } from "./stack.ts";
+import { eventually, type Stack } from "./stack.ts";
 
 /** Keeps warnings; nobody reads the rest. */
 export function keepWarnings(): {
@@ -81,17 +81,13 @@ export interface Message {
 export async function follow(natsUrl: string): Promise<Message[]> {
   const bus = await busOf(natsUrl);
   const connection = await bus.connection;
-  const jetstream = connection.jetstream();
-  const manager = await connection.jetstreamManager();
-  await until("the stream is there", () =>
-    manager.streams.info(EVENT_STREAM).then(
-      () => true,
-      () => false,
-    ),
-  );
-  const consumer = await jetstream.consumers.get(EVENT_STREAM);
+  const jetstream = connection.jetstream({ checkAPI: false });
   const messages: Message[] = [];
-  const coming = await consumer.consume();
+  // The stream may still be made, and a cluster that elects a leader answers 503
+  const coming = await eventually(async () => {
+    const consumer = await jetstream.consumers.get(EVENT_STREAM);
+    return await consumer.consume();
+  }, 40_000);
   void collect(coming, messages);
   onTestFinished(async () => void (await coming.close()));
   return messages;

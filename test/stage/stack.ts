@@ -207,6 +207,22 @@ export async function until(
   }
 }
 
+/** Asks again while the answer is an error; gives the answer, or after so long the last error. */
+export async function eventually<T>(
+  ask: () => Promise<T>,
+  timeoutMs: number = READY_MS_MAX,
+): Promise<T> {
+  const deadlineMs = performance.now() + timeoutMs;
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (performance.now() > deadlineMs) throw error;
+    }
+    await sleep(10);
+  }
+}
+
 type Closing = Array<() => Promise<unknown>>;
 
 async function openDatabase(besides: Stack | undefined, closing: Closing): Promise<string> {
