@@ -1,6 +1,6 @@
 /**
  * Two projects. `unit` stands beside the sources and needs no server (the embedded PostgreSQL's own
- * test starts one). `integration` runs against real servers that the global setup starts, three
+ * test starts one). `integration` runs against real servers that the global setup starts, four
  * files at a time: they share the cores with the servers and measure deadlines, but much of their
  * time they wait for one.
  */
@@ -8,25 +8,48 @@ import { defineConfig } from "vitest/config";
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /**
- * Files that take a minute or more begin first, longest first, or the last of them would run alone
- * at the end.
+ * The files that take longest, in the order in which they begin: one that waits most of its time
+ * beside two that compute, and none of them alone at the end.
  */
-const LONG = [
-  "simulation",
-  "roles",
-  "batch",
-  "cluster",
+const FIRST = [
   "relay",
-  "relay-process",
-  "chaos",
+  "simulation",
+  "batch",
+  "roles",
+  "cluster",
+  "database-loss",
   "verify-traffic",
+  "chaos",
+  "verify",
+  "error-codes",
+  "transfer-chance",
+  "relay-process",
+  "commit-unknown",
+  "crash",
+  "databases",
+  "nats-bus",
+  "transfers",
+  "rebuild",
+  "snapshots",
+  "traces",
+  "transfer-crashes",
+  "lane-crash",
+  "assets",
+  "webhooks",
+  "http-keys",
+  "game-api",
+  "http-errors",
+  "feed",
+  "nats-service",
+  "migrate",
+  "verify-cli",
 ];
 
-class LongFirst extends BaseSequencer {
+class InOrder extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const rank = ({ moduleId }: TestSpecification): number => {
-      const place = LONG.findIndex((name) => moduleId.endsWith(`/test/${name}.test.ts`));
-      return place < 0 ? LONG.length : place;
+      const place = FIRST.findIndex((name) => moduleId.endsWith(`/test/${name}.test.ts`));
+      return place < 0 ? FIRST.length : place;
     };
     const sorted = await super.sort(files);
     return sorted.toSorted((one, other) => rank(one) - rank(other));
@@ -36,8 +59,8 @@ class LongFirst extends BaseSequencer {
 export default defineConfig({
   test: {
     pool: "forks",
-    maxWorkers: 3,
-    sequence: { sequencer: LongFirst },
+    maxWorkers: 4,
+    sequence: { sequencer: InOrder },
     // Looked at again and again until it holds; a busy machine needs more than a second.
     expect: { poll: { timeout: 10_000 } },
     coverage: {
@@ -61,7 +84,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: "integration",
-          // Three processes load everything once, instead of one for each file; what a file leaves
+          // Four processes load everything once, instead of one for each file; what a file leaves
           // in a shared module is its own to undo.
           isolate: false,
           include: ["test/**/*.test.ts"],

@@ -1,7 +1,6 @@
 /** The provisioning itself: crash and restart on the same port, and nothing left behind. */
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readlinkSync } from "node:fs";
 import { connect } from "node:net";
-import { tmpdir } from "node:os";
 import pg from "pg";
 import { expect, it, onTestFinished } from "vitest";
 import { startNats, startPostgres, startRedis } from "./stage/servers.ts";
@@ -14,14 +13,10 @@ function isListening(port: number): Promise<boolean> {
   });
 }
 
-const folders = (name: string): string[] =>
-  readdirSync(tmpdir()).filter((it) => it.startsWith(`coffer-${name}-`));
-
 it.each([
   ["nats-server", () => startNats({ jetstream: true })],
   ["redis-server", () => startRedis()],
 ])("kills %s, restarts it on its port and stops it for good", async (name, start) => {
-  const before = folders(name);
   const server = await start();
   onTestFinished(() => server.stop());
   const firstPid = server.pid;
@@ -34,9 +29,11 @@ it.each([
   expect(await isListening(server.port)).toBe(true);
 
   const { pid } = server;
+  const folder = readlinkSync(`/proc/${pid}/cwd`);
+  expect(folder).toContain(`/coffer-${name}-`);
   await server.stop();
   expect(existsSync(`/proc/${pid}`)).toBe(false);
-  expect(folders(name)).toEqual(before);
+  expect(existsSync(folder)).toBe(false);
 });
 
 it("says that a given port is taken", async () => {

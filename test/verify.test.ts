@@ -6,7 +6,8 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { shardOf } from "../src/shard.ts";
 import { verify, type VerifyReport } from "../src/verify.ts";
-import { buildWorld, placesIn, type Copy, type World } from "./stage/books.ts";
+import { buildWorld, placesIn, type World } from "./stage/books.ts";
+import { withLimits } from "./stage/lanes.ts";
 
 let world: World;
 
@@ -16,27 +17,19 @@ beforeAll(async () => {
 
 afterAll(() => world.close());
 
-async function freshCopy(): Promise<Copy> {
-  const copy = await world.copy();
-  onTestFinished(() => copy.close());
-  return copy;
-}
-
 const placesOf = (report: VerifyReport): string[] => placesIn(world, report);
 
 describe("books in order", () => {
   it("are found in order, and everything was looked at", async () => {
-    const { urls } = await freshCopy();
-    const report = await verify({ databaseUrls: urls });
+    const report = await verify({ databaseUrls: world.urls });
     expect(placesOf(report)).toEqual([]);
     expect(report).toMatchObject({ wallets: 3, events: 18, transfers: 3, differences: 0 });
   });
 
   it("are counted as what they are, from nothing to all of each", async () => {
-    const { urls } = await freshCopy();
     const told: string[] = [];
     await verify({
-      databaseUrls: urls,
+      databaseUrls: world.urls,
       onProgress: ({ stage, done, total }) => told.push(`${stage} ${done}/${total}`),
     });
     expect([...new Set(told)].filter((each) => !each.startsWith("events"))).toEqual([
@@ -54,8 +47,7 @@ describe("books in order", () => {
   });
 
   it("are found in order wallet by wallet", async () => {
-    const { urls } = await freshCopy();
-    const report = await verify({ databaseUrls: urls, walletId: world.anna });
+    const report = await verify({ databaseUrls: world.urls, walletId: world.anna });
     expect(placesOf(report)).toEqual([]);
     expect(report).toMatchObject({ wallets: 1, events: 11, transfers: 2 });
   });
@@ -559,7 +551,10 @@ const TAMPERINGS: readonly Tampering[] = [
 
 describe("what somebody did around the triggers is named", () => {
   it.each(TAMPERINGS)("$what", async ({ database = 0, sql, expected }) => {
-    const copy = await freshCopy();
+    // Nobody writes meanwhile.
+    withLimits({ verifyRecheckMs: 10 });
+    const copy = await world.copy(database);
+    onTestFinished(() => copy.close());
     await copy.tamper(database, ...sql(world));
     const report = await verify({ databaseUrls: copy.urls });
     expect(placesOf(report)).toEqual(expected);
@@ -568,9 +563,8 @@ describe("what somebody did around the triggers is named", () => {
 });
 
 it("a transfer that is pending for long is named, and is no difference", async () => {
-  const { urls: databaseUrls } = await freshCopy();
   // These books are from a year to come.
-  const report = await verify({ databaseUrls, stuckMs: -Number.MAX_SAFE_INTEGER });
+  const report = await verify({ databaseUrls: world.urls, stuckMs: -Number.MAX_SAFE_INTEGER });
   expect(placesOf(report)).toEqual(["transfer_stuck bert: pending"]);
   expect(report).toMatchObject({ differences: 0, warnings: 1 });
 });

@@ -1,8 +1,8 @@
 /**
  * Books written by hand for tests of the reconciliation: a few wallets in two databases with every
  * kind of event, a transfer that was posted, one that was returned and one that is under way.
- * `copy` makes fresh databases of them, so that each test may do to them what somebody with a
- * superuser's password may.
+ * `copy` makes a fresh database of one of them or of each, so that a test may do to it what somebody
+ * with a superuser's password may.
  */
 import pg from "pg";
 import { inject } from "vitest";
@@ -56,7 +56,10 @@ export interface World {
   readonly pending: Transfer;
   /** A command of Carl's that was rejected. */
   readonly rejected: string;
-  copy(): Promise<Copy>;
+  /** As they were written: for reading, by tests that close what they open. */
+  readonly urls: readonly string[];
+  /** @param database the one that is copied; the other one is then the world's own. Default: both. */
+  copy(database?: number): Promise<Copy>;
   close(): Promise<void>;
 }
 
@@ -71,20 +74,25 @@ export async function buildWorld(name: string): Promise<World> {
   const story = await write(urls);
   return {
     ...story,
-    async copy() {
+    urls,
+    async copy(database) {
       lastCopy += 1;
-      const copies = names.map((each) => `${each}_copy_${lastCopy}`);
-      for (const [index, each] of copies.entries()) {
-        await createDatabase(server, each, `TEMPLATE ${names[index]}`);
+      const urlsOfCopy = urls.slice();
+      const copies: string[] = [];
+      for (const [index, original] of names.entries()) {
+        if (database !== undefined && index !== database) continue;
+        const copy = `${original}_copy_${lastCopy}`;
+        urlsOfCopy[index] = await createDatabase(server, copy, `TEMPLATE ${original}`);
+        copies.push(copy);
       }
-      const urlsOfCopy = copies.map(
-        (each) => Object.assign(new URL(server), { pathname: each }).href,
-      );
       return {
         urls: urlsOfCopy,
-        tamper: (database, sql, values) => tamper(urlsOfCopy[database]!, sql, values),
+        async tamper(at, sql, values) {
+          if (urlsOfCopy[at] === urls[at]) throw new Error("this would change every test's books");
+          await tamper(urlsOfCopy[at]!, sql, values);
+        },
         async close() {
-          for (const each of copies) await dropDatabase(server, each);
+          for (const copy of copies) await dropDatabase(server, copy);
         },
       };
     },
@@ -120,7 +128,7 @@ export async function tamper(url: string, sql: string, values: unknown[] = []): 
   }
 }
 
-type Story = Omit<World, "copy" | "close">;
+type Story = Omit<World, "urls" | "copy" | "close">;
 
 async function write(urls: readonly string[]): Promise<Story> {
   const shardTable = buildPostgresShardTable(urls);

@@ -24,7 +24,7 @@ export interface TestServer {
   readonly port: number;
   /** Of the process that runs now; 0 when none does, or when it is not ours. */
   readonly pid: number;
-  /** Ends it in order and removes its folder. */
+  /** Ends it, in order if its folder stays, and removes a temporary one. */
   stop(): Promise<void>;
   /** A crash: SIGKILL. Port and data stay for `restart()`. */
   kill(): Promise<void>;
@@ -154,9 +154,11 @@ export async function startPostgres(
       return server?.pid ?? 0;
     },
     async stop() {
-      await server?.stop();
+      // What goes with its folder needs no last checkpoint, which after a whole run takes seconds.
+      await (options.folder === undefined ? server?.kill() : server?.stop());
       server = undefined;
-      removeFolder();
+      if (options.shared === true) removeFolder.aside();
+      else removeFolder();
     },
     async kill() {
       await server?.kill();
@@ -188,8 +190,8 @@ export async function createDatabase(
   name: string,
   options = "",
 ): Promise<string> {
-  await onServer(serverUrl, dropStatement(name));
-  await onServer(serverUrl, `CREATE DATABASE ${pg.escapeIdentifier(name)} ${options}`);
+  const create = `CREATE DATABASE ${pg.escapeIdentifier(name)} ${options}`;
+  await onServer(serverUrl, dropStatement(name), create);
   const url = new URL(serverUrl);
   url.pathname = `/${encodeURIComponent(name)}`;
   return url.href;
@@ -215,13 +217,13 @@ function dropStatement(name: string): string {
   return `DROP DATABASE IF EXISTS ${pg.escapeIdentifier(name)} WITH (FORCE)`;
 }
 
-/** Runs it in a session of its own. */
-export async function onServer(serverUrl: string, sql: string): Promise<void> {
+/** Runs statements one by one in a session of their own. */
+export async function onServer(serverUrl: string, ...statements: string[]): Promise<void> {
   const client = new pg.Client({ connectionString: serverUrl, connectionTimeoutMillis: 10_000 });
   client.on("error", () => {});
   await client.connect();
   try {
-    await client.query(sql);
+    for (const sql of statements) await client.query(sql);
   } finally {
     await client.end();
   }
@@ -436,6 +438,8 @@ function atExit(cleanup: () => void): () => void {
 
 interface RemoveFolder {
   (): void;
+  /** The same by a process of its own, which nobody waits for: a run's databases take seconds. */
+  aside(): void;
   /** Moves the removal behind exit handlers that were added since. */
   again(): void;
 }
@@ -446,7 +450,8 @@ function dataFolder(
 ): { folder: string; removeFolder: RemoveFolder } {
   if (folder === undefined) return temporaryFolder(name);
   mkdirSync(folder, { recursive: true });
-  return { folder, removeFolder: Object.assign(() => undefined, { again: () => undefined }) };
+  const keep = (): void => undefined;
+  return { folder, removeFolder: Object.assign(keep, { aside: keep, again: keep }) };
 }
 
 function temporaryFolder(name: string): { folder: string; removeFolder: RemoveFolder } {
@@ -463,5 +468,9 @@ function temporaryFolder(name: string): { folder: string; removeFolder: RemoveFo
     forget();
     forget = atExit(remove);
   };
-  return { folder, removeFolder: Object.assign(now, { again }) };
+  const aside = (): void => {
+    forget();
+    spawn("rm", ["-rf", folder], { detached: true, stdio: "ignore" }).unref();
+  };
+  return { folder, removeFolder: Object.assign(now, { aside, again }) };
 }
