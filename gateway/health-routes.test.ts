@@ -37,3 +37,21 @@ it("an answer that came while the process was busy counts, however late it is re
   });
   expect((await asked).json()).toMatchObject({ status: "up" });
 });
+
+it("says why the bus is down, to whoever asks for the bus alone, too", async () => {
+  // Given a bus whose server is away
+  const app = Fastify();
+  const ping = () => Promise.reject(new Error("NATS is away: connect ECONNREFUSED 127.0.0.1:1"));
+  const bus = { state: "reconnecting" as const, ping };
+  addHealthRoutes(app, { version: "1.2.3", bus, probes: [], stats: () => ({}) });
+  // When somebody asks for it
+  const answer = await app.inject("/health/nats");
+  // Then the answer has what the bus says of itself
+  expect(answer.statusCode).toBe(503);
+  expect(answer.json()).toEqual({
+    status: "down",
+    connection: "reconnecting",
+    latencyMs: null,
+    reason: "NATS is away: connect ECONNREFUSED 127.0.0.1:1",
+  });
+});

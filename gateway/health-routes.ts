@@ -77,7 +77,8 @@ export function addHealthRoutes(app: FastifyInstance, options: HealthOptions): v
     const check = await assessOne(() => bus.ping(LIMITS.healthCheckMs));
     reply.code(check.state === "down" ? 503 : 200).header("cache-control", "no-store");
     if (check.state === "down") reply.header("retry-after", RETRY_AFTER_SECONDS);
-    return { status: check.state, connection: bus.state, latencyMs: check.latencyMs };
+    const { state: status, ...rest } = check;
+    return { status, connection: bus.state, ...rest };
   });
   const counts = schemaOf("What the bus and the command desk have counted", StatsBody);
   app.get("/health/nats/stats", { schema: counts, config: UNLIMITED }, () => stats());
@@ -91,11 +92,8 @@ const Latency = Type.Unsafe<number | null>({
   type: ["number", "null"],
   description: "Null when there was no answer",
 });
-const CheckBody = Type.Object({
-  state: State,
-  latencyMs: Latency,
-  reason: Type.Optional(Type.String({ description: "Why it is down" })),
-});
+const Reason = Type.Optional(Type.String({ description: "Why it is down" }));
+const CheckBody = Type.Object({ state: State, latencyMs: Latency, reason: Reason });
 const HealthBody = Type.Object({
   status: words("up", "degraded", "down"),
   version: Type.String({ description: "Coffer's" }),
@@ -114,6 +112,7 @@ const BusBody = Type.Object({
   status: State,
   connection: words("connected", "reconnecting", "closed"),
   latencyMs: Latency,
+  reason: Reason,
 });
 const StatsBody = Type.Object(
   {},

@@ -215,6 +215,16 @@ describe("embedded PostgreSQL", { timeout: 20_000 }, () => {
     expect(error.message).toContain(complaint);
   });
 
+  it("says that DATA_DIR is a file, and leaves the file as it is", async () => {
+    const file = join(folder, "file");
+    fs.writeFileSync(file, "mine", { mode: 0o600 });
+    const error = await failure(startEmbeddedPostgres({ dataDir: file }));
+    expect(error.code).toBe("no_access");
+    const told = `DATA_DIR ${file} cannot be written: it is no folder; set DATA_DIR to another folder`;
+    expect(error.message).toBe(told);
+    expect(fs.statSync(file).mode & 0o777).toBe(0o600);
+  });
+
   describe("with a package whose library links were never made", () => {
     let packageFolder: string;
     const links = (): string[] => {

@@ -17,6 +17,8 @@ export const LIMITS = {
   deploymentLookMs: 5_000,
   /** Time to connect for work at the start or by hand, and for a first look at a database. */
   migrationConnectMs: 10_000,
+  /** A second signal to end within this time is npm's copy of the first; a later one ends at once. */
+  endCopyMs: 1_000,
   /** Time from SIGTERM to exit: accepted commands are answered within it. */
   shutdownMs: 20_000,
 

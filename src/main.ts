@@ -6,7 +6,7 @@
  */
 import "./pretenuring.ts";
 import "./navigator.ts";
-import closeWithGrace from "close-with-grace";
+import closeWithGrace, { type Options } from "close-with-grace";
 import type { FastifyInstance } from "fastify";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -23,6 +23,7 @@ import { buildLog } from "./log.ts";
 import { buildMemoryBus } from "./memory-bus.ts";
 import { buildMetrics } from "./metrics.ts";
 import type { NatsBus } from "./nats-bus.ts";
+import { nodeTrouble } from "./node-version.ts";
 import { packageRoot } from "./package-root.ts";
 import type { Tracing } from "./tracing.ts";
 import type { RunningHost } from "./main-host.ts";
@@ -176,7 +177,30 @@ function fail(text: string): never {
   process.exit(1);
 }
 
+/**
+ * What ends the process comes twice under npm, which passes on what it was told: the terminal tells
+ * Ctrl-C to every process, and a supervisor often tells all of a service. The copy must not cut the
+ * end short; whoever asks again after that means it.
+ */
+function onEndSignal(end: (signal: string) => void): void {
+  let firstMs: number | undefined;
+  for (const signal of END_SIGNALS) {
+    process.on(signal, () => {
+      if (firstMs === undefined) {
+        firstMs = performance.now();
+        end(signal);
+      } else if (performance.now() - firstMs > LIMITS.endCopyMs) process.exit(1);
+    });
+  }
+}
+
+const END_SIGNALS = ["SIGINT", "SIGTERM"] as const;
+
+const finishing = (signal: string): string => `${signal}: finishing what was accepted`;
+
 async function main(): Promise<void> {
+  const trouble = nodeTrouble(process.versions.node);
+  if (trouble !== null) fail(trouble);
   if (process.argv.length > 2) {
     fail(
       `Coffer takes no arguments, not "${process.argv.slice(2).join(" ")}": its settings are environment variables, ` +
@@ -193,10 +217,18 @@ async function main(): Promise<void> {
   const log = buildLog({ level: config.logLevel, hostId: config.hostId });
   takeWarnings((text) => log.warn(text));
   const closing: Closing = [];
-  closeWithGrace({ delay: LIMITS.shutdownMs, logger: false }, async ({ err, signal }) => {
+  let isEnding = false;
+  const options: Options = { delay: LIMITS.shutdownMs, logger: false, skip: [...END_SIGNALS] };
+  const grace = closeWithGrace(options, async ({ err, signal }) => {
+    isEnding = true;
     if (err) log.fatal({ err }, "an error that nobody expected ends the process");
-    else if (signal !== undefined) log.info(`${signal}: finishing what was accepted`);
+    else if (signal !== undefined) log.info(finishing(signal));
     await closeAll(closing, log);
+  });
+  onEndSignal((signal) => {
+    if (isEnding) return;
+    log.info(finishing(signal));
+    grace.close();
   });
   try {
     await start(config, log, closing);

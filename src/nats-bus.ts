@@ -9,12 +9,13 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { connect, createInbox, Events } from "nats";
-import type { ConnectionOptions, Msg, NatsConnection, Subscription } from "nats";
+import { connect, createInbox, DebugEvents, Events, NatsError } from "nats";
+import type { ConnectionOptions, Msg, NatsConnection, Status, Subscription } from "nats";
 import type { BaseLogger } from "pino";
 
 import type { Bus, BusHandler, BusState, Unsubscribe } from "./bus.ts";
 import { LIMITS } from "./limits.ts";
+import { messageOf } from "./message-of.ts";
 import { buildTransitMap, type TransitMap } from "./transit-map.ts";
 
 export interface NatsBusOptions {
@@ -84,6 +85,8 @@ interface Wire {
   readonly counts: Record<keyof Omit<NatsBusStats, "inFlightBytes" | "waiting">, number>;
   readonly mayLog: (trouble: string) => boolean;
   state: BusState;
+  /** While it is away: what the last attempt to connect met. */
+  trouble: string;
   nats: NatsConnection | undefined;
   awaySinceMs: number;
 }
@@ -91,6 +94,7 @@ interface Wire {
 /** Protocol bytes of one PUB around subject and payload, roughly. */
 const PUBLISH_OVERHEAD_BYTES = 64;
 const HEARTBEATS_UNANSWERED_MAX = 2;
+const CONNECTION_LOST = "the connection was lost";
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
 /**
@@ -121,6 +125,12 @@ function atMostEvery(intervalMs: number): (trouble: string) => boolean {
     lastMs.set(trouble, nowMs);
     return true;
   };
+}
+
+/** The library has a code of its own for each trouble, behind which is what the system said. */
+function troubleOf(error: unknown): string {
+  if (!(error instanceof NatsError)) return messageOf(error);
+  return error.chainedError === undefined ? error.code : messageOf(error.chainedError);
 }
 
 function assertSubject(subject: string): void {
@@ -287,6 +297,7 @@ async function followStatus(wire: Wire, nats: NatsConnection): Promise<void> {
     if (wire.state === "closed") return;
     if (status.type === Events.Disconnect && wire.state === "connected") {
       wire.state = "reconnecting";
+      wire.trouble = CONNECTION_LOST;
       wire.awaySinceMs = performance.now();
       resetWindow(wire.window);
       wire.log.warn({ server: status.data }, "NATS is away, reconnecting");
@@ -296,10 +307,20 @@ async function followStatus(wire: Wire, nats: NatsConnection): Promise<void> {
       const awayMs = Math.round(performance.now() - wire.awaySinceMs);
       wire.log.info({ server: status.data, awayMs }, "NATS is back");
       for (const listener of wire.reconnectListeners) guarded(wire, "reconnect", listener);
+    } else if (status.type === DebugEvents.Reconnecting) {
+      wire.trouble = CONNECTION_LOST;
     } else if (status.type === Events.Error) {
-      wire.log.error({ code: status.data, permission: status.permissionContext }, "NATS error");
+      takeError(wire, status);
     }
   }
+}
+
+/** A login that is refused comes with each attempt to connect, a denied subject with each message. */
+function takeError(wire: Wire, { data, permissionContext: permission }: Status): void {
+  const code = typeof data === "string" ? data : "UNKNOWN";
+  if (permission === undefined) wire.trouble = code;
+  if (!wire.mayLog(`error ${code} ${permission?.operation}`)) return;
+  wire.log.error({ code, permission }, `NATS error: ${code}`);
 }
 
 /** Tries for ever. Rejects only when the signal is aborted. */
@@ -322,8 +343,9 @@ async function dial(wire: Wire, signal: AbortSignal): Promise<NatsConnection> {
         ignoreAuthErrorAbort: true,
       });
     } catch (error) {
+      wire.trouble = troubleOf(error);
       if (wire.mayLog("connect")) {
-        wire.log.warn({ err: error, servers }, "NATS cannot be reached, trying again");
+        wire.log.warn({ servers }, `NATS is away, trying again: ${wire.trouble}`);
       }
       await sleep(LIMITS.busReconnectMs, undefined, { signal });
     }
@@ -391,7 +413,9 @@ async function within<T>(timeoutMs: number, promise: Promise<T>): Promise<T> {
 }
 
 async function ping(wire: Wire, timeoutMs: number): Promise<number> {
-  if (wire.nats === undefined || wire.state !== "connected") throw new Error("NATS is away");
+  if (wire.nats === undefined || wire.state !== "connected") {
+    throw new Error(`NATS is away: ${wire.trouble}`);
+  }
   const startedAtMs = performance.now();
   await within(timeoutMs, wire.nats.flush());
   return performance.now() - startedAtMs;
@@ -412,6 +436,7 @@ export function buildNatsBus(options: NatsBusOptions): NatsBus {
     counts: { published: 0, delivered: 0, undelivered: 0, malformed: 0, reconnects: 0 },
     mayLog: atMostEvery(LIMITS.troubleLogMs),
     state: "reconnecting",
+    trouble: "not connected",
     nats: undefined,
     awaySinceMs: performance.now(),
   };

@@ -237,6 +237,7 @@ export function makeDataDir(given: string): string {
   const isRoot = process.getuid?.() === 0;
   try {
     makeFolder(dataDir, isRoot ? 0o711 : 0o700);
+    if (!fs.statSync(dataDir).isDirectory()) throw new Error("it is no folder");
     // As root, PostgreSQL runs as another user, who must be able to pass through.
     if (isRoot) fs.chmodSync(dataDir, fs.statSync(dataDir).mode | 0o011);
     fs.accessSync(dataDir, fs.constants.W_OK | fs.constants.X_OK);

@@ -159,7 +159,7 @@ describe("the NATS bus and a server in trouble", () => {
     const onUndelivered = vi.fn<() => void>();
     bus.publish("survivor", 2, onUndelivered);
     expect(onUndelivered).toHaveBeenCalledTimes(1);
-    await expect(bus.ping(PING_MS)).rejects.toThrow("away");
+    await expect(bus.ping(PING_MS)).rejects.toThrow("NATS is away: the connection was lost");
     const begunMeanwhile = collect(bus, "meanwhile");
     const endedMeanwhile: unknown[] = [];
     bus.subscribe("meanwhile", (message) => endedMeanwhile.push(message))();
@@ -200,7 +200,8 @@ describe("the NATS bus and a server in trouble", () => {
     await delay(LIMITS.busReconnectMs * 3);
     expect(bus.state).toBe("reconnecting");
     expect(lines).toHaveLength(1);
-    expect(lines[0]).toContain("CONNECTION_REFUSED");
+    expect(lines[0]).toContain("NATS is away, trying again: connect ECONNREFUSED");
+    await expect(bus.ping(PING_MS)).rejects.toThrow("NATS is away: connect ECONNREFUSED");
 
     await server.restart();
     await bus.connection;
@@ -326,13 +327,23 @@ describe("the NATS bus and a server in trouble", () => {
     expect(() => bus.subscribe("closed", () => undefined)()).not.toThrow();
   });
 
-  test("reconnects after its credentials were refused for a while", async () => {
+  test("reconnects after its credentials were refused for a while, and says so once", async () => {
     const scripted = await startScriptedServer();
-    const bus = await openNats(scripted.url);
+    const lines: string[] = [];
+    const log = pino({ level: "error" }, { write: (line: string) => void lines.push(line) });
+    const bus = buildNatsBus({ url: scripted.url, name: "test", log });
+    opened.push(bus);
+    await bus.connection;
+    const attempts = () => scripted.received().split("CONNECT ").length - 1;
     scripted.greetWith("-ERR 'Authorization Violation'\r\n");
     scripted.drop();
-    await delay(LIMITS.busReconnectMs * 6);
+    await vi.waitFor(() => expect(attempts()).toBeGreaterThan(4), { timeout: 5_000 });
     expect(bus.state).toBe("reconnecting");
+    await vi.waitFor(() =>
+      expect(bus.ping(PING_MS)).rejects.toThrow("NATS is away: AUTHORIZATION_VIOLATION"),
+    );
+    expect(lines).toHaveLength(1);
+    expect(lines[0]).toContain("NATS error: AUTHORIZATION_VIOLATION");
     scripted.greetWith("PONG\r\n");
     await vi.waitFor(() => expect(bus.state).toBe("connected"), { timeout: 2_000 });
   });
@@ -348,7 +359,8 @@ describe("the NATS bus and a server in trouble", () => {
     await vi.waitFor(() => expect(attempts()).toBeGreaterThan(3), { timeout: 5_000 });
     expect(bus.state).toBe("reconnecting");
     expect(lines).toHaveLength(1);
-    expect(lines[0]).toContain("AUTHORIZATION_VIOLATION");
+    expect(lines[0]).toContain("NATS is away, trying again: AUTHORIZATION_VIOLATION");
+    await expect(bus.ping(PING_MS)).rejects.toThrow("NATS is away: AUTHORIZATION_VIOLATION");
     expect(lines[0]).not.toContain("p@ss");
   });
 });

@@ -8,9 +8,11 @@ import { existsSync, readdirSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
 import { readFile } from "node:fs/promises";
 import { connect, createServer, type AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { expect, inject, it, onTestFinished } from "vitest";
 import { withClient } from "../src/database.ts";
 import { prepareDatabases } from "../src/deployment.ts";
+import { LIMITS } from "../src/limits.ts";
 import { askJson } from "./stage/json.ts";
 import { freePort } from "./stage/free-port.ts";
 import { dataFolder, runCoffer, startCoffer } from "./stage/process.ts";
@@ -88,6 +90,61 @@ it.each(rows)("ends at once with %j, and says what is allowed", async (env, line
   }
   expect(output).not.toContain("secret");
 });
+
+it("names the Node that it needs where an older one runs it", async () => {
+  // Given a process that takes itself for Node 18
+  const older = "Object.defineProperty(process.versions, 'node', { value: '18.20.8' })";
+  const NODE_OPTIONS = `--import=data:text/javascript,${encodeURIComponent(older)}`;
+  // When Coffer starts in it
+  const { code, output } = await runCoffer({ NODE_OPTIONS });
+  // Then it ends, and that is all it says
+  expect({ code, output }).toEqual({
+    code: 1,
+    output: "Coffer needs Node 20.19 or later, and this is 18.20.8\n",
+  });
+});
+
+it.each(["SIGINT", "SIGTERM"] as const)(
+  "ends in order at a %s that npm passes on, which comes twice",
+  async (signal) => {
+    const name = `settings_twice_${signal}`;
+    const DATABASE_URL = await createDatabase(inject("postgresUrl"), name);
+    onTestFinished(() => dropDatabase(inject("postgresUrl"), name));
+    const coffer = await startCoffer({ DATABASE_URL });
+    // Given one that has heard it from whoever tells all processes
+    process.kill(coffer.pid, signal);
+    const told = `${signal}: finishing`;
+    await until("it ends", () => coffer.output.includes(told));
+    // When npm says so, too
+    process.kill(coffer.pid, signal);
+    // Then it hands its shards over all the same
+    expect(await coffer.exited).toEqual({ code: 0, signal: null });
+    expect(coffer.output).toContain("256 shards handed over");
+    expect(coffer.output.split(told)).toHaveLength(2);
+  },
+  30_000,
+);
+
+it("ends at once when somebody asks again, later than a copy comes", async () => {
+  const DATABASE_URL = await createDatabase(inject("postgresUrl"), "settings_again");
+  onTestFinished(() => dropDatabase(inject("postgresUrl"), "settings_again"));
+  const coffer = await startCoffer({ DATABASE_URL });
+  // Given one that waits for a request whose body does not come
+  const client = connect(coffer.port, "127.0.0.1");
+  onTestFinished(() => void client.destroy());
+  client.on("error", () => undefined);
+  client.write("POST /wallets HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n");
+  await sleep(200);
+  process.kill(coffer.pid, "SIGTERM");
+  await sleep(LIMITS.endCopyMs + 200);
+  expect(existsSync(`/proc/${coffer.pid}`)).toBe(true);
+  // When it is asked again
+  process.kill(coffer.pid, "SIGTERM");
+  // Then it waits no longer
+  const askedMs = performance.now();
+  expect(await coffer.exited).toEqual({ code: 1, signal: null });
+  expect(performance.now() - askedMs).toBeLessThan(LIMITS.httpClosingMs / 2);
+}, 30_000);
 
 /** Something else that listens, until the test is over. */
 async function occupy(port: number): Promise<number> {
