@@ -2,7 +2,7 @@
  * Real starts of the embedded PostgreSQL in temporary folders. One folder serves most tests in
  * turn, since initdb is what takes the time; each test leaves it stopped.
  */
-import { spawn, spawnSync } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import { createRequire } from "node:module";
 import { createServer, type AddressInfo } from "node:net";
@@ -15,6 +15,7 @@ import {
   EmbeddedPostgresError,
   isWorthQuoting,
   startEmbeddedPostgres,
+  useEmbeddedPostgres,
   type EmbeddedPostgres,
   type EmbeddedPostgresOptions,
 } from "./embedded-postgres.ts";
@@ -108,6 +109,43 @@ describe("embedded PostgreSQL", { timeout: 20_000 }, () => {
     expect((await orphan.exited).expected).toBe(false);
     expect(isAlive(orphan.pid)).toBe(false);
     expect(await query(server.url, "SELECT n FROM committed")).toEqual([7]);
+  });
+
+  it("refuses a copy that was made while PostgreSQL ran, and takes one that was made after", async () => {
+    // Given a server at work, and a copy of its folder
+    const owner = await start();
+    await query(owner.url, "CREATE TABLE copied AS SELECT 3 AS n");
+    const copy = `${dataDir}-copy`;
+    onTestFinished(() => fs.rmSync(copy, { recursive: true, force: true }));
+    // `cp -a` keeps whose the files are: as root, PostgreSQL has a user of its own.
+    const copyNow = (): unknown => execFileSync("cp", ["-a", dataDir, copy]);
+    copyNow();
+
+    // Then the copy is refused, by a verify too, whether the original still runs or not
+    const pidFile = join(copy, "postgres", "postmaster.pid");
+    const message = `DATA_DIR ${copy} was copied from ${dataDir}/postgres while PostgreSQL ran there, so it may be torn; copy it again with Coffer stopped (if nothing ran there after a crash, remove ${pidFile})`;
+    const refused = async (): Promise<void> => {
+      const error = await failure(startEmbeddedPostgres({ dataDir: copy }));
+      expect(error).toMatchObject({ code: "data_dir_copied", message });
+      expect(await failure(useEmbeddedPostgres(copy))).toMatchObject({ message });
+    };
+    await refused();
+    expect(await query(owner.url, "SELECT n FROM copied")).toEqual([3]);
+    await owner.stop();
+    await refused();
+
+    // And one that is made now is not, nor is the folder by another name
+    fs.rmSync(copy, { recursive: true });
+    copyNow();
+    const restored = await start({ dataDir: copy });
+    expect(await query(restored.url, "SELECT n FROM copied")).toEqual([3]);
+    await restored.kill();
+    const link = `${dataDir}-link`;
+    onTestFinished(() => fs.rmSync(link, { force: true }));
+    fs.symlinkSync(copy, link);
+    const again = await start({ dataDir: link });
+    expect(await query(again.url, "SELECT n FROM copied")).toEqual([3]);
+    await again.stop();
   });
 
   it("takes over a lock whose process number now belongs to another process", async () => {

@@ -108,14 +108,16 @@ export interface EmbeddedPostgres {
 /**
  * Starts PostgreSQL on `dataDir` (made by initdb on the first start) and answers once it accepts
  * connections and the database `coffer` exists.
- * @throws EmbeddedPostgresError when another Coffer uses the folder, the port is taken, or
- * PostgreSQL cannot run here
+ * @throws EmbeddedPostgresError when another Coffer uses the folder, it is a copy of one that was in
+ * use, the port is taken, or PostgreSQL cannot run here
  */
 export async function startEmbeddedPostgres(
   options: EmbeddedPostgresOptions,
 ): Promise<EmbeddedPostgres> {
   const packageFolder = options.packageFolder ?? findPlatformPackage();
   const dataDir = makeDataDir(options.dataDir);
+  // Before the lock, which would name the owner of the folder that it was copied from.
+  assertNoCopyInUse(join(dataDir, "postgres"), options.dataDir);
   const releaseLock = lockDataDir(dataDir, options.dataDir);
   // Until there is a server, which `stopAtExit` stops first.
   process.on("exit", releaseLock);
@@ -389,6 +391,29 @@ function stopAtExit(running: Running): void {
 }
 
 // --- The folder ----------------------------------------------------------------------------------
+
+/**
+ * A folder that was copied while PostgreSQL worked on it has parts of different moments, and starts
+ * as after a crash, without a word of what is torn. It brought `postmaster.pid` along, whose second
+ * line is the folder that it was copied from. Put back in that one's place it cannot be told.
+ */
+function assertNoCopyInUse(cluster: string, given: string): void {
+  const pidFile = join(cluster, "postmaster.pid");
+  if (!fs.existsSync(pidFile)) return;
+  const [, origin = ""] = fs.readFileSync(pidFile, "utf8").split("\n");
+  if (origin === "" || isSameFolder(origin, fs.realpathSync(cluster))) return;
+  throw new EmbeddedPostgresError(
+    "data_dir_copied",
+    `DATA_DIR ${given} was copied from ${origin} while PostgreSQL ran there, so it may be torn; copy it again with Coffer stopped (if nothing ran there after a crash, remove ${pidFile})`,
+  );
+}
+
+/** Also one that is reached by two names. */
+function isSameFolder(one: string, other: string): boolean {
+  if (one === other) return true;
+  const [a, b] = [one, other].map((path) => fs.statSync(path, { throwIfNoEntry: false }));
+  return a !== undefined && a.ino === b?.ino && a.dev === b.dev;
+}
 
 function lockDataDir(dataDir: string, given: string): () => void {
   let lock: LockAttempt;

@@ -17,6 +17,7 @@ import { messageOf } from "./message-of.ts";
 export type EmbeddedPostgresErrorCode =
   | "unsupported"
   | "data_dir_in_use"
+  | "data_dir_copied"
   | "port_in_use"
   | "no_access"
   | "start_failed";

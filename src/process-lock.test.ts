@@ -94,13 +94,45 @@ describe("a lock", () => {
     expect(left()).toEqual([]);
   });
 
+  it("race: of three that find a dead one's at one moment exactly one has it", () => {
+    // Given a first one, a second at any step of it, and a third at any later one of either
+    const dead = deadPid();
+    const tryOut = (second: number, third: number): { steps: number } => {
+      fs.writeFileSync(file, `${dead}\n\nabc\n`);
+      const others: LockAttempt[] = [];
+      const { value: first, steps } = atEachStep(
+        () => takeLock(file),
+        (step) => {
+          if (step === second || step === third) others.push(takeLock(file));
+        },
+      );
+      const owners = [first, ...others].filter((attempt) => "release" in attempt);
+      const next = takeLock(file);
+      owners[0]?.release();
+      expect({ second, third, owners: owners.length, next, left: left() }).toEqual({
+        second,
+        third,
+        owners: 1,
+        next: { heldBy: process.pid },
+        left: [],
+      });
+      return { steps };
+    };
+    const { steps: aloneSteps } = tryOut(0, 0);
+    for (let second = 1; second <= aloneSteps; second += 1) {
+      const { steps } = tryOut(second, 0);
+      for (let third = second + 1; third <= steps; third += 1) tryOut(second, third);
+    }
+  });
+
   it("race: that somebody takes over just before is theirs", () => {
-    // Given a dead one's, and somebody who takes it over between our look at it and our doing so
+    // Given a dead one's, and somebody who has it between our look at it and our turn to remove it
     fs.writeFileSync(file, `${deadPid()}\n\nabc\n`);
     const { pid, text } = livingOther();
-    beforeNext("renameSync", () => {
-      fs.rmSync(file);
-      fs.writeFileSync(file, text);
+    beforeNext("linkSync", (_mine, lock) => {
+      const isTurn = lock !== file;
+      if (isTurn) fs.writeFileSync(file, text);
+      return isTurn;
     });
     // Then it is left to them
     expect(takeLock(file)).toEqual({ heldBy: pid });
@@ -108,15 +140,44 @@ describe("a lock", () => {
     expect(left()).toEqual(["coffer.pid"]);
   });
 
-  it.each<["renameSync" | "readFileSync", string]>([
-    ["renameSync", "while we take it over from a dead one"],
-    ["readFileSync", "before we look whose it is"],
-  ])("race: is had when it goes away (%s) %s", (before, _when) => {
-    const dead = before === "renameSync";
-    fs.writeFileSync(file, dead ? `${deadPid()}\n\nabc\n` : livingOther().text);
-    beforeNext(before, (path) => {
-      if (path === file) fs.rmSync(file);
-      return path === file;
+  it("of a dead one is taken over also behind others that died as they did so", () => {
+    for (const lock of [file, `${file}.stale`, `${file}.stale.stale`]) {
+      fs.writeFileSync(lock, `${deadPid()}\n\n${lock}\n`);
+    }
+    taken(takeLock(file))();
+    expect(left()).toEqual([]);
+  });
+
+  it("of a dead one is left to a living one whose turn it is", () => {
+    const dead = `${deadPid()}\n\nabc\n`;
+    const { pid, text } = livingOther();
+    fs.writeFileSync(file, dead);
+    fs.writeFileSync(`${file}.stale`, text);
+    expect(takeLock(file)).toEqual({ heldBy: pid });
+    expect(fs.readFileSync(file, "utf8")).toBe(dead);
+    expect(left()).toHaveLength(2);
+  });
+
+  it.each<
+    [moment: string, name: Step, whose: () => string, isThen: (...paths: string[]) => boolean]
+  >([
+    [
+      "while we take it over from a dead one",
+      "linkSync",
+      () => `${deadPid()}\n\nabc\n`,
+      (_from, to) => to !== file,
+    ],
+    [
+      "before we look whose it is",
+      "readFileSync",
+      () => livingOther().text,
+      (path) => path === file,
+    ],
+  ])("race: is had when it goes away %s", (_moment, name, whose, isThen) => {
+    fs.writeFileSync(file, whose());
+    beforeNext(name, (...paths) => {
+      if (isThen(...paths)) fs.rmSync(file);
+      return isThen(...paths);
     });
     taken(takeLock(file))();
     expect(left()).toEqual([]);
@@ -130,30 +191,52 @@ function livingOther(): { pid: number; text: string } {
   return { pid, text: `${pid}\n${inspect(pid)!.startedAt}\nabc\n` };
 }
 
+/** How the lock touches files. */
+const STEPS = ["writeFileSync", "linkSync", "readFileSync", "renameSync", "rmSync"] as const;
+type Step = (typeof STEPS)[number];
+
 /**
  * What another process does between two calls of ours, before the next one of the function; with
  * `false` it waits for a later one.
  */
-function beforeNext(
-  name: "renameSync" | "readFileSync" | "linkSync",
-  happens: (path: string) => boolean | void,
-): void {
+function beforeNext(name: Step, happens: (...paths: string[]) => boolean): void {
   const original = builtin[name] as (...values: unknown[]) => unknown;
-  const restore = (): void => {
-    Object.assign(builtin, { [name]: original });
-    syncBuiltinESMExports();
-  };
+  const restore = (): void => replaceSteps({ [name]: original });
   const replaced = (...values: unknown[]): unknown => {
     restore();
-    if (happens(String(values[0])) === false) replace();
+    if (!happens(...values.map(String))) replaceSteps({ [name]: replaced });
     return original(...values);
   };
-  const replace = (): void => {
-    Object.assign(builtin, { [name]: replaced });
-    syncBuiltinESMExports();
-  };
-  replace();
+  replaceSteps({ [name]: replaced });
   onTestFinished(restore);
+}
+
+/** Before each step of `work`, what others do at it; their steps are counted along. */
+function atEachStep<T>(
+  work: () => T,
+  happens: (step: number) => void,
+): { value: T; steps: number } {
+  const originals = STEPS.map((name) => [name, builtin[name]] as const);
+  let steps = 0;
+  const counted = originals.map(([name, original]) => {
+    const replaced = (...values: unknown[]): unknown => {
+      steps += 1;
+      happens(steps);
+      return (original as (...given: unknown[]) => unknown)(...values);
+    };
+    return [name, replaced] as const;
+  });
+  replaceSteps(Object.fromEntries(counted));
+  try {
+    return { value: work(), steps };
+  } finally {
+    replaceSteps(Object.fromEntries(originals));
+  }
+}
+
+function replaceSteps(steps: Partial<Record<Step, unknown>>): void {
+  Object.assign(builtin, steps);
+  syncBuiltinESMExports();
 }
 
 describe("a process", () => {

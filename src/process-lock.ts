@@ -20,8 +20,11 @@ export type LockAttempt = { release: () => void } | { heldBy: number };
 
 /**
  * The file holds our process id and start time; the time tells a living owner from a stranger that
- * got the same number. It appears complete or not at all (a link), and a stale one is renamed away
- * first and looked at again, since another process may have taken the lock in between.
+ * got the same number. It appears complete or not at all (a link). A stale one is removed by one
+ * process at a time, who looks again before: otherwise what one has found stale could be another's
+ * by the time it is removed. Whose turn that is says a lock beside it, taken the same way, so that
+ * nobody who dies in between is in the way. Whoever has the turn is named as owner: it is about to
+ * be, or gives way to one that is.
  */
 export function takeLock(file: string): LockAttempt {
   const mine = `${file}.${process.pid}-${randomBytes(4).toString("hex")}`;
@@ -33,15 +36,13 @@ export function takeLock(file: string): LockAttempt {
       if (held === undefined) continue;
       const heldBy = livingHolder(held);
       if (heldBy !== undefined) return { heldBy };
-      const aside = `${mine}.stale`;
+      const turn = takeLock(`${file}.stale`);
+      if ("heldBy" in turn) return turn;
       try {
-        fs.renameSync(file, aside);
-      } catch {
-        continue;
+        if (readIfPresent(file) === held) fs.rmSync(file, { force: true });
+      } finally {
+        turn.release();
       }
-      const taken = readIfPresent(aside);
-      if (taken !== held) linkIfAbsent(aside, file);
-      fs.rmSync(aside, { force: true });
     }
   } finally {
     fs.rmSync(mine, { force: true });

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { shardOf } from "./shard.ts";
-import { auditTransfer, type TransferFacts } from "./transfer-audit.ts";
+import { auditTransfer, inTransitMinor, type TransferFacts } from "./transfer-audit.ts";
 
 const MOVED = { transferId: "t", amountMinor: 5, commandId: "c", correlationId: "c" };
 const SENT = { ...MOVED, walletId: "a", version: 3, type: "TransferSent", counterpartyId: "b" };
@@ -67,4 +67,34 @@ it.each([
     received: { ...received, counterpartyId: "a" },
   };
   expect(kindsOf(facts)).toEqual(expected);
+});
+
+it.each([
+  [{ transferId: "t" }, 0, "TransferReceived without a verdict"],
+  [{ transferId: "u" }, 5, "TransferReceived u of 5 from a"],
+  [{ transferId: null, type: "WalletCredited" }, 5, "WalletCredited null of 5 to a"],
+])(
+  "what has come in the place of a payee's event that is gone is not taken for it: %j",
+  (changed, transitMinor, found) => {
+    const received = { ...MOVED, walletId: "b", version: 2, type: "TransferReceived" };
+    const facts = {
+      transferId: "t",
+      row: { ...RECORD, status: "posted", toVersion: 2, rejection: null, createdAtMs: 0 },
+      verdict: null,
+      sent: SENT,
+      received: { ...received, counterpartyId: "a", ...changed },
+      returned: [],
+    } as unknown as TransferFacts;
+    expect(inTransitMinor(facts)).toBe(transitMinor);
+    const named: unknown[] = [];
+    auditTransfer(facts, { databases: 1, nowMs: 0 }, (one) => named.push(one));
+    expect(named).toEqual([expect.objectContaining({ kind: "verdict_missing", found })]);
+  },
+);
+
+it("money of another transfer, at the version where this one was sent, is not in its transit", () => {
+  const facts = { transferId: "t", row: RECORD, verdict: null, received: null, returned: [] };
+  const minorOf = (sent: object): number =>
+    inTransitMinor({ ...facts, sent } as unknown as TransferFacts);
+  expect([minorOf(SENT), minorOf({ ...SENT, transferId: "u" })]).toEqual([5, 0]);
 });

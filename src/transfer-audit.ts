@@ -94,13 +94,14 @@ export function auditTransfer(
 
 /**
  * The money that the transfer has in transit, as these facts show it: taken from the payer, and
- * neither arrived nor returned.
+ * neither arrived nor returned. Where events are gone, those that came in their place may be of
+ * other transfers.
  */
-export function inTransitMinor({ row, sent, received, returned }: TransferFacts): number {
-  const isSent = row !== null && sent?.type === "TransferSent" ? (sent.amountMinor ?? 0) : 0;
-  const isReceived = received?.type === "TransferReceived" ? (received.amountMinor ?? 0) : 0;
-  const isReturned = returned.reduce((sum, one) => sum + (one.amountMinor ?? 0), 0);
-  return isSent - isReceived - isReturned;
+export function inTransitMinor({ transferId, sent, received, returned }: TransferFacts): number {
+  const moved = (event: TransferEventRow | null, type: string): number =>
+    event?.type === type && event.transferId === transferId ? (event.amountMinor ?? 0) : 0;
+  const cameBack = returned.reduce((sum, one) => sum + (one.amountMinor ?? 0), 0);
+  return moved(sent, "TransferSent") - moved(received, "TransferReceived") - cameBack;
 }
 
 function auditPlace(row: TransferRow, databases: number, name: Name): void {
@@ -146,11 +147,14 @@ function auditArrival(
   if (found !== expected) name({ kind: "transfer_received", walletId, version, expected, found });
 }
 
-function auditStatus({ verdict, received }: TransferFacts, row: TransferRow, name: Name): void {
+function auditStatus(facts: TransferFacts, row: TransferRow, name: Name): void {
+  const { verdict, received } = facts;
   const { fromWalletId: walletId, toWalletId, fromVersion: version, status } = row;
   if (verdict === null) {
     if (status === "pending") return;
-    const found = received === null ? null : `${received.type} without a verdict`;
+    const isArrived = received?.transferId === facts.transferId;
+    const preposition = received?.type === "TransferReceived" ? "from" : "to";
+    const found = isArrived ? `${received.type} without a verdict` : saidBy(received, preposition);
     const expected = status === "posted" ? `posted at version ${row.toVersion}` : "refused";
     const place = { walletId: toWalletId, version: row.toVersion };
     name({ kind: "verdict_missing", ...place, expected, found });

@@ -8,6 +8,7 @@ import { UnsafeDatabaseError, withClient } from "../src/database.ts";
 import { prepareDatabases, prepareWhenThere, watchDeployment } from "../src/deployment.ts";
 import { migrateDown, migrateUp, migrationStatus } from "../src/migrate.ts";
 import { shardOf } from "../src/shard.ts";
+import { verify } from "../src/verify.ts";
 import { askJson } from "./stage/json.ts";
 import { startCoffer, type CofferProcess } from "./stage/process.ts";
 import { freePort } from "./stage/free-port.ts";
@@ -352,5 +353,76 @@ describe("Coffer on two databases", () => {
     expect((await call(`/wallets/${near}/credit`, { amount: 1 })).status).toBe(200);
     // A stop would give that command its time
     await coffer.kill();
+  });
+
+  it("of which one was restored to an older state names what is half, and what is left pending arrives once", async () => {
+    // Given wallets in both, and a copy of one database from before two transfers between them
+    const [even, odd] = await Promise.all(
+      names.map((name) => createDatabase(inject("postgresUrl"), name)),
+    );
+    const start = async (...urls: string[]) => {
+      const env = { DATABASE_URL: urls.join(), LANES: "2", LOG_LEVEL: "fatal" };
+      const coffer = await startCoffer(env);
+      onTestFinished(async () => void (await coffer.kill()));
+      await coffer.untilReady();
+      const call = (path: string, body?: object) => askJson(`${coffer.baseUrl}${path}`, body);
+      const send = async (from: string, toWalletId: string, amount: number) => {
+        const { body } = await call(`/wallets/${from}/transfer`, { toWalletId, amount });
+        // It is answered after the payee's verdict; the payer's record follows
+        const stands = async () => (await call(`/transfers/${body.transferId}`)).body.status;
+        await expect.poll(stands).toBe("posted");
+        return body.transferId;
+      };
+      return { coffer, call, send };
+    };
+    const [near, far] = [idIn(EVEN), idIn(ODD)];
+    const first = await start(even!, odd!);
+    for (const walletId of [near, far]) {
+      await first.call("/wallets", { walletId, initialBalance: 10 });
+    }
+    await first.coffer.stop();
+    onTestFinished(() => dropDatabase(inject("postgresUrl"), "coffer_older"));
+    const older = await createDatabase(
+      inject("postgresUrl"),
+      "coffer_older",
+      `TEMPLATE ${names[1]}`,
+    );
+    const second = await start(even!, odd!);
+    const toFar = await second.send(near, far, 4);
+    const toNear = await second.send(far, near, 3);
+    await second.coffer.stop();
+
+    // When the copy takes the place of what it was copied from, and other events their places
+    const third = await start(even!, older);
+    const later = await third.send(near, far, 2);
+    await third.coffer.stop();
+
+    // Then each side that is gone is named, and nothing else
+    const databaseUrls = [even!, older];
+    const report = await verify({ databaseUrls });
+    expect(report.byKind).toEqual({ verdict_missing: 1, transfer_missing: 1 });
+    expect(report.named).toEqual(
+      expect.arrayContaining([
+        expect.objectContaining({
+          transferId: toFar,
+          found: `TransferReceived ${later} of 200 from ${near}`,
+        }),
+        expect.objectContaining({ transferId: toNear, found: "a verdict: posted" }),
+      ]),
+    );
+
+    // And when what the payer has sent is pending again (docs/operations.md), it arrives once
+    await withClient(even!, (client) =>
+      client.query(
+        "UPDATE transfers SET status = 'pending', to_version = NULL, settled_at = NULL WHERE transfer_id = $1",
+        [toFar],
+      ),
+    );
+    const fourth = await start(even!, older);
+    const stands = async () => (await fourth.call(`/transfers/${toFar}`)).body.status;
+    await expect.poll(stands, { timeout: 10_000 }).toBe("posted");
+    expect((await fourth.call(`/wallets/${far}`)).body).toMatchObject({ balance: 16, version: 3 });
+    expect((await verify({ databaseUrls })).byKind).toEqual({ transfer_missing: 1 });
+    expect(await fourth.coffer.stop()).toEqual({ code: 0, signal: null });
   });
 });
