@@ -74,6 +74,20 @@ describe("a slow client", () => {
     expect(timersSet()).toBe(timers - 1);
   });
 
+  test("shares one timer with all who are slow, for as long as one of them is", async () => {
+    const { change, advance, slow, quick, timersSet } = await watchTwo();
+    const before = timersSet();
+    for (const { sink } of [slow, quick]) sink.buffered = LIMITS.feedBufferedBytesSoft + 1;
+    for (let times = 0; times < 3; times++) {
+      change("w1");
+      await advance(LIMITS.feedDrainCheckMs);
+      expect(timersSet()).toBe(before + 1);
+    }
+    for (const { sink } of [slow, quick]) sink.buffered = 0;
+    await advance(LIMITS.feedDrainCheckMs);
+    expect(timersSet()).toBe(before);
+  });
+
   test("still begins with a snapshot, of the newest state", async () => {
     const { world, change, advance, slow } = await watchTwo();
     world.commit("w3");
@@ -124,6 +138,33 @@ describe("a slow client", () => {
     );
     expect(quick.sink.closedWith).toBeNull();
     expect(hub.stats()).toMatchObject({ slowClients: 0, tooSlow: 1, watches: 2 });
+  });
+
+  test("that reads nothing is cut off then, however much it says itself", async () => {
+    const { hub, change, advance, slow } = await watchTwo();
+    slow.sink.buffered = LIMITS.feedBufferedBytesSoft + 1;
+    change("w1");
+    for (let ms = 0; ms <= LIMITS.feedSlowMs; ms += LIMITS.feedSlowMs / 10) {
+      slow.say({ type: "subscribe", wallets: ["w1"] });
+      await advance(LIMITS.feedSlowMs / 10);
+    }
+    expect(slow.sink.closedWith).toMatchObject({ code: 1013 });
+    expect(hub.stats()).toMatchObject({ slowClients: 0, tooSlow: 1 });
+  });
+
+  test("that is above the limit again by what was kept for it stays slow", async () => {
+    const { hub, change, advance, slow } = await watchTwo();
+    slow.sink.buffered = LIMITS.feedBufferedBytesSoft + 1;
+    change("w1", 2);
+    await advance(10);
+    slow.sink.buffered = LIMITS.feedBufferedBytesSoft;
+    slow.sink.isStuck = true;
+    await advance(LIMITS.feedDrainCheckMs);
+    expect(versions(balances(slow.sink))).toEqual([1, 2]);
+    expect(hub.stats().slowClients).toBe(1);
+    change("w1");
+    await advance(10);
+    expect(versions(balances(slow.sink))).toEqual([1, 2]);
   });
 
   test("that drains now and then is served for ever", async () => {

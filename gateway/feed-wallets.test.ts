@@ -8,6 +8,7 @@ import { LIMITS } from "../src/limits.ts";
 import { SUBJECTS } from "../src/protocol.ts";
 import { shardOf } from "../src/shard.ts";
 import { balances, buildSetting, connect, errors, versions } from "../test/stage/feed.ts";
+import { withLimits } from "../test/stage/lanes.ts";
 
 describe("what the bus loses", () => {
   async function watchW1() {
@@ -106,7 +107,7 @@ describe("what the bus loses", () => {
   });
 
   test("or garbles does no harm", async () => {
-    const { bus, hub, change, advance, sink } = await watchW1();
+    const { bus, hub, warnings, change, advance, sink } = await watchW1();
     const subject = SUBJECTS.changes(shardOf("w1"));
     for (const junk of [
       null,
@@ -123,6 +124,8 @@ describe("what the bus loses", () => {
     await advance(10);
     expect(versions(balances(sink))).toEqual([0, 1]);
     expect(hub.stats().malformed).toBe(7);
+    // Told once: whoever sends junk sends much of it.
+    expect(warnings).toHaveLength(1);
   });
 });
 
@@ -163,6 +166,25 @@ describe("what the database loses", () => {
       expect([hub.stats().resets, warnings.length]).toEqual([1, 1]);
     },
   );
+
+  test("is told to the operator once in a while, and again when it happens later", async () => {
+    const { world, warnings, reconnect, change, advance } = await loseOf();
+    reconnect();
+    await advance(10);
+    expect(warnings).toHaveLength(1);
+    for (const [waitMs, told] of [
+      [10, 1],
+      [LIMITS.troubleLogMs, 2],
+    ] as const) {
+      await advance(waitMs);
+      change("w1", 5);
+      await advance(10);
+      world.lose("w1", 19);
+      reconnect();
+      await advance(10);
+      expect(warnings).toHaveLength(told);
+    }
+  });
 
   test("is not told again to who comes later, not even when that says to have it", async () => {
     const { hub, advance } = await loseOf();
@@ -276,4 +298,117 @@ test("a long replay does not hold up a short one of the same wallet", async () =
   await advance(35);
   expect(versions(balances(short.sink)).at(-1)).toBe(9_000);
   expect(balances(long.sink).length).toBeLessThan(1_000);
+});
+
+describe("a replay", () => {
+  async function begin(versionsBefore: number, readDelayMs: number) {
+    const setting = buildSetting();
+    for (let n = 0; n <= versionsBefore; n++) setting.world.commit("w1");
+    setting.world.readDelayMs = readDelayMs;
+    const { sink, client, say } = connect(setting.hub);
+    say({ type: "subscribe", wallets: ["w1"], from: { w1: 0 } });
+    return { ...setting, sink, client };
+  }
+
+  test("that fell too far behind while its client was slow ends in a reset, and goes on from there", async () => {
+    withLimits({ feedReplayEventsMax: 1_000 });
+    const { hub, change, advance, sink } = await begin(900, 10);
+    // Given a client that is slow before the first page comes
+    await advance(15);
+    sink.buffered = LIMITS.feedBufferedBytesSoft + 1;
+    await advance(15);
+    expect(versions(balances(sink))).toEqual([1]);
+    // When more happens than is replayed, and it reads again
+    change("w1", 1_000);
+    sink.buffered = 0;
+    await advance(LIMITS.feedDrainCheckMs + 100);
+    change("w1");
+    await advance(10);
+    // Then it gets no thousands one by one, but has everything
+    const frames = balances(sink);
+    expect(frames.at(-2)).toMatchObject({ version: 1_900, snapshot: true, reset: true });
+    expect(frames.at(-1)).toMatchObject({ version: 1_901, snapshot: false, conflated: 0 });
+    expect(frames).toHaveLength(1 + LIMITS.feedReplayPageEvents + 2);
+    expect(hub.stats().resets).toBe(1);
+  });
+
+  test("whose client is cut off in the middle of a page leaves nothing behind", async () => {
+    const { hub, advance, sink, listenedTo } = await begin(20, 10);
+    const other = connect(hub);
+    other.say({ type: "subscribe", wallets: ["w1"] });
+    await advance(15);
+    sink.buffered = LIMITS.feedBufferedBytesMax;
+    await advance(15);
+    expect(sink.closedWith).toMatchObject({ code: 1013 });
+    expect(balances(sink)).toHaveLength(1);
+    other.client.closed();
+    expect(hub.stats()).toMatchObject({ wallets: 0, watches: 0 });
+    expect(listenedTo().filter((subject) => subject === SUBJECTS.changes(shardOf("w1")))).toEqual(
+      [],
+    );
+  });
+
+  test.each([
+    // [changes before the replay, pages]: the last page ends right before what came meanwhile ...
+    [LIMITS.feedReplayPageEvents, 1],
+    // ... or one change earlier
+    [LIMITS.feedReplayPageEvents + 1, 2],
+  ])("of %i goes on live with what came during its page: %i in all", async (before, pages) => {
+    const { world, change, advance, sink } = await begin(before, 100);
+    // Given the state is read, and the database has looked for the page
+    await advance(100 + 60);
+    change("w1");
+    await advance(1_000);
+    expect(versions(balances(sink))).toEqual(Array.from({ length: before + 1 }, (_, n) => n + 1));
+    expect(world.asked.events).toBe(pages);
+  });
+
+  test("of what the database has lost meanwhile is asked for in growing pauses, until a sweep tells", async () => {
+    const { world, hub, advance, sink } = await begin(20, 10);
+    // Given the state is read, and the page is not
+    await advance(11);
+    world.lose("w1", 0);
+    await advance(1_000);
+    expect(balances(sink)).toEqual([]);
+    expect(world.asked.events).toBeLessThan(8);
+    await advance(LIMITS.feedSweepMs + LIMITS.feedReadRetryMsMax);
+    expect(balances(sink)).toMatchObject([{ version: 0, snapshot: true, reset: true }]);
+    expect(hub.stats().resets).toBe(1);
+  });
+});
+
+test("a hub that is drained listens to nothing, and none of its timers goes off", async () => {
+  const { world, hub, change, reconnect, advance, listenedTo, timersSet } = buildSetting();
+  change("w1", 5);
+  const { sink, say } = connect(hub);
+  say({ type: "subscribe", wallets: ["w1"] });
+  await advance(10);
+  // Given a loss that was told, a change that may still be on its way, a slow client, and a state
+  // to be read
+  sink.buffered = LIMITS.feedBufferedBytesSoft + 1;
+  world.lose("w1", 2);
+  reconnect();
+  await advance(1);
+  world.commit("w1");
+  reconnect();
+  await advance(1);
+  say({ type: "subscribe", wallets: ["w2"] });
+  const before = { ...world.asked };
+  await hub.drain();
+  expect(timersSet()).toBe(0);
+  expect(listenedTo()).toEqual([]);
+  await advance(LIMITS.feedSweepMs);
+  expect(world.asked).toEqual(before);
+});
+
+test("states are read together, but no more of them at a time than feedReadWalletsMax", async () => {
+  withLimits({ feedReadWalletsMax: 10 });
+  const { world, hub, advance } = buildSetting();
+  const walletIds = Array.from({ length: 31 }, (_, n) => `w${n}`);
+  for (const walletId of walletIds) world.commit(walletId);
+  const { sink, say } = connect(hub);
+  say({ type: "subscribe", wallets: walletIds });
+  await advance(10);
+  expect(balances(sink)).toHaveLength(31);
+  expect(world.asked.walletsById).toBe(4);
 });

@@ -22,38 +22,44 @@ import { withLimits } from "../test/stage/lanes.ts";
 import { FEED_PATH, leaveHttp } from "./http-connections.ts";
 import { buildServer } from "./http-server.ts";
 
-it("a client that keeps its connection after the last answer does not hold up the end", async () => {
-  // Given a request under way, over a connection that its client means to keep
-  const app = buildServer(pino({ level: "silent" }));
-  const agent = new Agent({ keepAlive: true });
-  onTestFinished(() => agent.destroy());
-  let answer = (): void => undefined;
-  const asked = new Promise<void>((arrived) => {
-    app.get("/slow", async () => {
-      arrived();
-      await new Promise<void>((resolve) => (answer = resolve));
-      return "done";
+it.each([
+  ["while idle connections may still ask", 50],
+  ["after they were ended", LIMITS.httpDrainMs + 250],
+])(
+  "a client that keeps its connection after the last answer, %s, does not hold up the end",
+  async (_, answerMs) => {
+    // Given a request under way, over a connection that its client means to keep
+    const app = buildServer(pino({ level: "silent" }));
+    const agent = new Agent({ keepAlive: true });
+    onTestFinished(() => agent.destroy());
+    let answer = (): void => undefined;
+    const asked = new Promise<void>((arrived) => {
+      app.get("/slow", async () => {
+        arrived();
+        await new Promise<void>((resolve) => (answer = resolve));
+        return "done";
+      });
     });
-  });
-  await app.listen({ port: 0, host: "127.0.0.1" });
-  const { port } = app.server.address() as AddressInfo;
-  const answered = new Promise<IncomingMessage>((resolve, reject) => {
-    request({ host: "127.0.0.1", port, path: "/slow", agent }, resolve).on("error", reject).end();
-  });
-  await asked;
-  // When the server is told to close, and the answer leaves after that
-  const closed = app.close();
-  await sleep(50);
-  answer();
-  // Then the client has its answer, and the server ends long before it would let go by itself
-  const response = await answered;
-  response.resume();
-  expect(response.statusCode).toBe(200);
-  expect(response.headers.connection).toBe("keep-alive");
-  const startedAtMs = performance.now();
-  await closed;
-  expect(performance.now() - startedAtMs).toBeLessThan(LIMITS.shutdownMs / 4);
-});
+    await app.listen({ port: 0, host: "127.0.0.1" });
+    const { port } = app.server.address() as AddressInfo;
+    const answered = new Promise<IncomingMessage>((resolve, reject) => {
+      request({ host: "127.0.0.1", port, path: "/slow", agent }, resolve).on("error", reject).end();
+    });
+    await asked;
+    // When the server is told to close, and the answer leaves after that
+    const closed = app.close();
+    await sleep(answerMs);
+    answer();
+    // Then the client has its answer, and the server ends long before it would let go by itself
+    const response = await answered;
+    response.resume();
+    expect(response.statusCode).toBe(200);
+    expect(response.headers.connection).toBe("keep-alive");
+    const startedAtMs = performance.now();
+    await closed;
+    expect(performance.now() - startedAtMs).toBeLessThan(LIMITS.shutdownMs / 4);
+  },
+);
 
 it("a client that does not take its answer does not hold up the end", async () => {
   // Given a client that has asked for more than the system keeps for it, and reads nothing

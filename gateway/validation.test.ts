@@ -62,6 +62,10 @@ describe("a body", () => {
 
   it("is refused as an amount when a number is beyond a double", () => {
     expect(check(JSON.parse('{"amount":1e400}'))).toMatchObject({ code: "amount_out_of_range" });
+    expect(checkOf(CreateBody)(JSON.parse('{"initialBalance":1e400}'))).toMatchObject({
+      code: "amount_out_of_range",
+      details: { field: "initialBalance" },
+    });
     expect(check(JSON.parse('{"amount":1e400,"foo":1}'))).toMatchObject({
       code: "validation_failed",
       details: [{ field: "foo" }],
@@ -179,6 +183,7 @@ describe("a query", () => {
 
   it.each([
     ["limit=0", "limit", "must be at least 1"],
+    ["limit=-1", "limit", "must be at least 1"],
     ["limit=1001", "limit", "must be at most 1000"],
     ["limit=1e2", "limit", "must be a whole number"],
     ["limit=", "limit", "must be a whole number"],

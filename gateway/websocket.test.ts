@@ -279,6 +279,12 @@ describe("a page", () => {
   });
 });
 
+test("a feed may be opened with a query, which is for those who stand in front", async () => {
+  const server = await start();
+  await open(`${server.url}?token=secret`).opened;
+  expect(server.hub.stats().clients).toBe(1);
+});
+
 describe("pings", () => {
   test("are sent, and a client that answers stays", async () => {
     const server = await start(40);

@@ -162,10 +162,10 @@ function buildRelaying(parts: Parts): Pick<RunningHost, "startRelaying"> & {
 }
 
 /** What a host's part of `/metrics` is read from. */
-function watchHost(
-  { config, metrics, tracing }: Parts,
-  host: Host,
-  reconciliation: Reconciliation | null,
+export function watchHost(
+  { config, metrics, tracing }: Pick<Parts, "config" | "metrics" | "tracing">,
+  host: Pick<Host, "status">,
+  reconciliation: Pick<Reconciliation, "status"> | null,
   webhooksDisabled: () => number | null,
 ): void {
   metrics.watchHost({

@@ -57,6 +57,9 @@ it(
     await coffer.untilReady(503);
     await sleep(100);
     const [before, pendingBefore] = [acknowledged(false), acknowledged(true)];
+    const create = () =>
+      askJson<{ code?: string }>(`${coffer.baseUrl}/wallets`, { walletId: "later" }, { key: "l" });
+    const askedMeanwhile = create();
     await sleep(LIMITS.commandDeadlineMs + 500);
 
     // Then nothing is carried out, and everybody was told so in time
@@ -64,9 +67,17 @@ it(
     expect(troubles() + acknowledged(true) - pendingBefore).toBeGreaterThanOrEqual(12);
     expect(bank.count("wrong")).toBe(0);
 
+    // And in one process a command that met no database is no case of doubt
+    const refused = await askedMeanwhile;
+    expect(refused).toMatchObject({ status: 503, body: { code: "unavailable" } });
+    expect(Number(refused.headers.get("retry-after"))).toBeGreaterThan(0);
+
     // When it is there again, service resumes by itself
     await postgres.restart();
     await coffer.untilReady();
+    const created = await create();
+    expect(created.status).toBe(201);
+    expect(created.headers.get("idempotent-replayed")).toBeNull();
     await bank.progress(200);
     await bank.stop();
 

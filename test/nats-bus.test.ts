@@ -305,6 +305,24 @@ describe("the NATS bus and a server in trouble", () => {
     expect(onUndelivered).toHaveBeenCalledTimes(1);
   });
 
+  test("hears once that nobody is subscribed, however often, and only from the server", async () => {
+    withLimits({ busDrainMs: 50 }); // This server would answer no drain.
+    const scripted = await startScriptedServer();
+    const bus = await openNats(scripted.url);
+    const heard: string[] = [];
+    for (const name of ["first", "second"]) bus.publish(name, 1, () => heard.push(name));
+    await vi.waitFor(() => expect(scripted.received()).toMatch(/PUB second [^]*PING\r\n$/));
+    const inboxOf = (name: string): string =>
+      new RegExp(`PUB ${name} (\\S+) `).exec(scripted.received())?.[1] ?? "";
+    const none = `HMSG ${inboxOf("first")} 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n`;
+    // A receiver's own words, with something in them
+    const other = `HMSG ${inboxOf("second")} 1 16 17\r\nNATS/1.0 503\r\n\r\nx\r\n`;
+    scripted.send(`${none}${none}${other}PONG\r\n`);
+    await vi.waitFor(() => expect(bus.stats().waiting).toBe(0));
+    expect(heard).toEqual(["first"]);
+    expect(bus.stats().undelivered).toBe(1);
+  });
+
   test("takes a server that hangs for away after three heartbeats", async () => {
     const bus = await openNats(server.url);
     process.kill(server.pid, "SIGSTOP");
