@@ -109,7 +109,6 @@ describe("readConfig", () => {
     [{ OTEL_TRACES_SAMPLER_ARG: "0" }, { isTraced: false }],
     [{ OTEL_TRACES_SAMPLER_ARG: "1" }, { isTraced: false }],
     [{ DATA_DIR: "/var/lib/coffer" }, { dataDir: "/var/lib/coffer" }],
-    [{ DATABASE_URL: "postgresql://db/x," }, { databaseUrls: ["postgresql://db/x"] }],
     [{ DATABASE_URL: listOf(16) }, { databaseUrls: listOf(16).split(",") }],
     [{ DATABASE_URL: "postgres://db/x?ssl=1" }, { databaseUrls: ["postgres://db/x?ssl=1"] }],
     [{ NATS_URL: "nats://a:1, tls://b:2" }, { natsUrls: ["nats://a:1", "tls://b:2"] }],
@@ -180,6 +179,8 @@ describe("readConfig", () => {
     // The driver would take its own default in the place of a host.
     [{ DATABASE_URL: "postgres:///coffer" }, 'got "postgres:///coffer", allowed: postgres://user'],
     [{ DATABASE_URL: "," }, "allowed: postgres://user:password@host:port/database"],
+    [{ DATABASE_URL: "postgres://a/x,,postgres://b/x" }, "commas between them, and no empty place"],
+    [{ DATABASE_URL: "postgres://a/x, " }, "commas between them, and no empty place"],
     [{ DATABASE_URL: `${postgres},postgres://db/coffer?a=b` }, "not db:5432/coffer twice"],
     [{ DATABASE_URL: listOf(17) }, "allowed: at most 16 databases, not 17"],
     [{ DATABASE_URL: `${postgres}?options=-c%20a%3Db` }, "an address without options, which"],

@@ -216,7 +216,9 @@ const databases = makeExactValidator<string[]>((text) => {
   const allowed =
     "postgres://user:password@host:port/database, or several with commas between them";
   for (const url of urls) parseAddress(url, ["postgres:", "postgresql:"], allowed);
-  if (urls.length === 0) throw new Error(allowed);
+  // A place in the list decides where wallets live: an empty one, as of a variable that was not set
+  // in a template, must not move the others up.
+  if (urls.length < text.split(",").length) throw new Error(`${allowed}, and no empty place`);
   for (const parameter of urls.flatMap((url) => [...new URL(url).searchParams.keys()])) {
     if (SET_BY_COFFER.has(parameter)) {
       throw new Error(`an address without ${parameter}, which Coffer sets itself`);
