@@ -5,21 +5,10 @@ import { describe, expect, it } from "vitest";
 import { eventBody } from "../src/event-body.ts";
 import { EVENT_STREAM, EVENT_SUBJECTS } from "../src/event-stream.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { RelayEvent } from "../src/relay-store.ts";
+import { EVENT } from "../test/stage/relay-parts.ts";
 import { buildStreamSink, type StreamSinkOptions } from "./stream-sink.ts";
 
 const TRUST_MS = LIMITS.relayAckMs + LIMITS.relaySweepMs;
-const event = {
-  walletId: "w1",
-  version: 1,
-  type: "WalletCredited",
-  correlationId: "x",
-  amountMinor: 1,
-  balanceMinor: 1,
-  heldMinor: 0,
-  occurredAtMs: 0,
-  decimalPlaces: 2,
-} as RelayEvent;
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 /** As JetStream's API says no. */
@@ -118,7 +107,7 @@ async function start(cluster?: { leader?: string }, options: StartOptions = {}) 
   }
   /** An event that nobody acknowledges. */
   async function fail(): Promise<void> {
-    const delivery = sink.deliver(event, null);
+    const delivery = sink.deliver(EVENT, null);
     published.at(-1)!.fail();
     expect(await delivery).toEqual({ type: "closed" });
   }
@@ -175,12 +164,12 @@ it("is open at once when an event is acknowledged, and not by a repeat that has 
   const { sink, published, pass, fail } = await start();
   await fail();
   await pass(LIMITS.relayRetryMs);
-  const repeat = sink.deliver(event, null);
+  const repeat = sink.deliver(EVENT, null);
   published.at(-1)!.take({ seq: 0 });
   expect(await repeat).toEqual({ type: "closed" });
   expect(sink).toMatchObject({ state: "away", isOpen: false });
   await pass(LIMITS.relayRetryMs * 2);
-  const delivery = sink.deliver(event, null);
+  const delivery = sink.deliver(EVENT, null);
   published.at(-1)!.take();
   expect(await delivery).toEqual({ type: "delivered" });
   expect(sink.state).toBe("open");
@@ -188,7 +177,7 @@ it("is open at once when an event is acknowledged, and not by a repeat that has 
 
 it("opens anew after a reconnect, which a failure from before does not end", async () => {
   const { sink, published, reconnect, openings } = await start();
-  const before = sink.deliver(event, null);
+  const before = sink.deliver(EVENT, null);
   await reconnect();
   expect(openings()).toBe(2);
   published[0]!.fail();
@@ -204,7 +193,7 @@ it("publishes nothing without a leader, and one event at a time in a cluster", a
   const { sink, published, pass, lines } = await start({});
   expect(sink).toMatchObject({ state: "no leader", isOpen: false });
   await pass(LIMITS.relayRetryMs);
-  expect(await sink.deliver(event, null)).toEqual({ type: "closed" });
+  expect(await sink.deliver(EVENT, null)).toEqual({ type: "closed" });
   expect([sink.state, published.length, lines.length]).toEqual(["no leader", 0, 1]);
 });
 
@@ -212,11 +201,11 @@ describe("a message that JetStream drops as a repeat", () => {
   async function repeat(body: object | Error) {
     const setting = await start();
     setting.stored.body = body;
-    const delivery = setting.sink.deliver(event, null);
+    const delivery = setting.sink.deliver(EVENT, null);
     setting.published.at(-1)!.take({ duplicate: true });
     return { ...setting, delivery: await delivery };
   }
-  const own = eventBody(event, event.decimalPlaces);
+  const own = eventBody(EVENT, EVENT.decimalPlaces);
 
   it.each([
     ["the same event", own],
@@ -239,7 +228,7 @@ describe("a message that JetStream drops as a repeat", () => {
 
     await pass(LIMITS.relayRetryMs);
     stored.body = own;
-    const again = sink.deliver(event, null);
+    const again = sink.deliver(EVENT, null);
     published.at(-1)!.take({ duplicate: true });
     expect(await again).toEqual({ type: "delivered" });
     expect(sink.state).toBe("open");
@@ -263,7 +252,7 @@ describe("a message that JetStream drops as a repeat", () => {
 
     // Until JetStream has forgotten the id.
     await pass(LIMITS.relayRetryMs);
-    const again = sink.deliver(event, null);
+    const again = sink.deliver(EVENT, null);
     published.at(-1)!.take();
     expect(await again).toEqual({ type: "delivered" });
     expect(sink.state).toBe("open");
@@ -341,7 +330,7 @@ it("asks again in growing pauses, and makes no stream while nobody says that the
 
 it("does not believe another stream that says it has an event", async () => {
   const { sink, published } = await start();
-  const delivery = sink.deliver(event, null);
+  const delivery = sink.deliver(EVENT, null);
   published[0]!.take({ stream: "SOMETHING_ELSE" });
   expect(await delivery).toEqual({ type: "closed" });
   expect(sink.isOpen).toBe(false);
@@ -350,7 +339,7 @@ it("does not believe another stream that says it has an event", async () => {
 it("publishes nothing while NATS is away, and is closed by that", async () => {
   const { sink, bus, published, asked, pass } = await start();
   bus.state = "reconnecting";
-  expect(await sink.deliver(event, null)).toEqual({ type: "closed" });
+  expect(await sink.deliver(EVENT, null)).toEqual({ type: "closed" });
   expect([published.length, sink.isOpen, sink.state]).toEqual([0, false, "away"]);
   await pass(LIMITS.relayRetryMs);
   expect([asked(), sink.isOpen]).toEqual([1, false]);

@@ -9,22 +9,12 @@ import { LIMITS } from "../src/limits.ts";
 import type { RelayEvent, Trouble } from "../src/relay-store.ts";
 import type { Webhook } from "../src/webhooks.ts";
 import type { WebhookAnswer, WebhookMessage } from "../src/webhook-sender.ts";
+import { EVENT } from "../test/stage/relay-parts.ts";
 import type { RelaySink } from "./relay-sink.ts";
 import { startWebhookSinks } from "./webhook-sinks.ts";
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 const WALL_MS = 1_800_000_000_000;
-const event = {
-  walletId: "w1",
-  version: 1,
-  type: "WalletCredited",
-  correlationId: "x",
-  amountMinor: 1,
-  balanceMinor: 1,
-  heldMinor: 0,
-  occurredAtMs: 0,
-  decimalPlaces: 2,
-} as RelayEvent;
 const refused: WebhookAnswer = { type: "refused", reason: "answered 500" };
 
 function webhookOf(webhookId: string, over: Partial<Webhook> = {}): Webhook {
@@ -180,10 +170,10 @@ it("gets one shard's events at a time while an endpoint takes nothing, and never
   const many = [LIMITS.webhookShardsAtOnceMax, LIMITS.webhookShardRowsMax, 1];
   expect(bounds()).toEqual(many);
   stage.answer = refused;
-  await sink.deliver(event, null);
+  await sink.deliver(EVENT, null);
   expect([bounds(), sink.state]).toEqual([[1, LIMITS.webhookShardRowsMax, 1], "failing"]);
   stage.answer = { type: "taken" };
-  await sink.deliver(event, null);
+  await sink.deliver(EVENT, null);
   expect([bounds(), sink.state]).toEqual([many, "open"]);
 });
 
@@ -192,7 +182,7 @@ it("waits twice as long after each attempt, up to the bound, and a quarter more 
   stage.answer = refused;
   const pauses: number[] = [];
   for (const attempts of [0, 1, 2, 9, 10, 5_000]) {
-    const delivery = await only().deliver(event, attempts === 0 ? null : troubleOf(attempts));
+    const delivery = await only().deliver(EVENT, attempts === 0 ? null : troubleOf(attempts));
     expect(delivery).toMatchObject({ type: "failed", reason: "answered 500" });
     if (delivery.type === "failed") pauses.push(delivery.retryInMs);
   }
@@ -205,15 +195,15 @@ it("ends when an event was refused for as long as the bound, not before, and tak
   const { stage, only, disabled, sent, warnings } = await start([webhookOf("one")]);
   stage.answer = refused;
   const sink = only();
-  const early = await sink.deliver(event, troubleOf(400, LIMITS.webhookGiveUpMs - 1));
+  const early = await sink.deliver(EVENT, troubleOf(400, LIMITS.webhookGiveUpMs - 1));
   expect([early.type, disabled, sink.isOpen]).toEqual(["failed", [], true]);
   // Race: two events are under way when the end comes
-  const ends = [1, 2].map(() => sink.deliver(event, troubleOf(401, LIMITS.webhookGiveUpMs)));
+  const ends = [1, 2].map(() => sink.deliver(EVENT, troubleOf(401, LIMITS.webhookGiveUpMs)));
   expect(await Promise.all(ends)).toEqual([{ type: "closed" }, { type: "closed" }]);
   expect(disabled).toEqual(["it did not take w1:1 in 402 attempts over 72 hours: answered 500"]);
   expect([sink.isOpen, sink.state, warnings.length]).toEqual([false, "disabled", 1]);
   const before = sent.length;
-  expect(await sink.deliver(event, null)).toEqual({ type: "closed" });
+  expect(await sink.deliver(EVENT, null)).toEqual({ type: "closed" });
   expect(sent).toHaveLength(before);
 });
 
@@ -221,7 +211,7 @@ it("says nothing of an end that is not its own: the run has ended already", asyn
   const { stage, only, warnings } = await start([webhookOf("one")]);
   stage.answer = { type: "gone" };
   stage.disable = () => Promise.resolve(false);
-  expect(await only().deliver(event, null)).toEqual({ type: "closed" });
+  expect(await only().deliver(EVENT, null)).toEqual({ type: "closed" });
   expect(warnings).toEqual([]);
 });
 
@@ -230,11 +220,11 @@ it("is open again after a pause when its end cannot be written down, unless it w
   const sink = only();
   stage.answer = { type: "gone" };
   stage.disable = () => Promise.reject(new Error("away"));
-  await sink.deliver(event, null);
+  await sink.deliver(EVENT, null);
   expect(sink.isOpen).toBe(false);
   await pass(LIMITS.webhookRetryMs);
   expect([sink.isOpen, openings()]).toEqual([true, 1]);
-  await sink.deliver(event, null);
+  await sink.deliver(EVENT, null);
   sink.stop();
   await pass(LIMITS.webhookRetryMs);
   expect([sink.isOpen, openings()]).toEqual([false, 1]);
@@ -257,10 +247,10 @@ it("sends only events of the types and wallets that are wanted", async () => {
   const { only, sent } = await start([webhook]);
   const others: Partial<RelayEvent>[] = [{ type: "WalletDebited" }, { walletId: "w3" }];
   for (const other of others) {
-    expect(await only().deliver({ ...event, ...other }, null)).toEqual({ type: "passed" });
+    expect(await only().deliver({ ...EVENT, ...other }, null)).toEqual({ type: "passed" });
   }
   expect(sent).toEqual([]);
-  expect(await only().deliver({ ...event, walletId: "w2" }, null)).toEqual({ type: "delivered" });
+  expect(await only().deliver({ ...EVENT, walletId: "w2" }, null)).toEqual({ type: "delivered" });
   expect(sent).toHaveLength(1);
 });
 
@@ -268,6 +258,6 @@ it("sends nothing when it was stopped", async () => {
   const { only, sent } = await start([webhookOf("one")]);
   const sink = only();
   sink.stop();
-  expect(await sink.deliver(event, null)).toEqual({ type: "closed" });
+  expect(await sink.deliver(EVENT, null)).toEqual({ type: "closed" });
   expect(sent).toEqual([]);
 });

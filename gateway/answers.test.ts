@@ -2,14 +2,11 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 
-import { amountMinor } from "../src/amount.ts";
-import type { Hold } from "../src/hold.ts";
 import type { Outcome, TransferAnswer } from "../src/protocol.ts";
 import { ReadUnavailable } from "../src/read-model.ts";
-import type { Transfer } from "../src/transfer.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { capture, credit, transfer } from "../test/stage/staged-commands.ts";
-import { notFound, wallet } from "../test/stage/wallet-fixtures.ts";
+import { hold, notFound, POSTED, wallet } from "../test/stage/wallet-fixtures.ts";
 import {
   buildAnswers,
   captureBody,
@@ -38,39 +35,6 @@ it("days that are kept in the same place do not get in each other's way", () => 
 describe("an answer that is read back", () => {
   const payer = wallet({ version: 4, balance: 6_00 });
   const payee: WalletState = { ...wallet({ version: 9, balance: 70_00 }), walletId: "w2" };
-  const hold: Hold = {
-    holdId: "h1",
-    walletId: "w1",
-    amountMinor: amountMinor(5_00),
-    capturedMinor: amountMinor(4_00),
-    status: "ACTIVE",
-    kind: "PAYMENT",
-    reference: null,
-    description: null,
-    expiresAtMs: null,
-    createdAtMs: 1_000,
-    capturedAtMs: null,
-    releasedAtMs: null,
-  };
-  const record: Transfer = {
-    transferId: "t1",
-    fromWalletId: "w1",
-    toWalletId: "w2",
-    amountMinor: amountMinor(4_00),
-    currency: "USD",
-    decimalPlaces: 2,
-    status: "posted",
-    fromVersion: 4,
-    toVersion: 9,
-    rejection: null,
-    commandId: "key-1",
-    correlationId: "order-1",
-    description: null,
-    createdAtMs: 1_000,
-    settledAtMs: null,
-    holdId: null,
-    isHoldFinal: false,
-  };
   const sent: TransferAnswer = {
     transferId: "t1",
     status: "posted",
@@ -88,8 +52,8 @@ describe("an answer that is read back", () => {
     const versions = new Map([payer, payee].map((it) => [`${it.walletId}:${it.version}`, it]));
     const readModel: AnswersOptions["readModel"] = {
       walletAt: async (walletId, version) => versions.get(`${walletId}:${version}`) ?? null,
-      holdAt: async (walletId, version) => (`${walletId}:${version}` === "w1:4" ? hold : null),
-      transfer: async () => record,
+      holdAt: async (walletId, version) => (`${walletId}:${version}` === "w1:4" ? hold() : null),
+      transfer: async () => POSTED,
       ...known,
     };
     const answer = buildAnswers({ readModel, log: { error: (line) => void lines.push(line) } });
@@ -111,10 +75,10 @@ describe("an answer that is read back", () => {
     const { answer } = answersOver({ walletAt: async () => null });
     const outcome: Outcome = {
       type: "transferred",
-      transfer: { ...sent, to: payee, hold },
+      transfer: { ...sent, to: payee, hold: hold() },
       replayed: false,
     };
-    expect(await answer(outcome, { ...capture(hold, "4"), dryRun: true })).toMatchObject({
+    expect(await answer(outcome, { ...capture(hold(), "4"), dryRun: true })).toMatchObject({
       type: "transfer",
       transfer: {
         transferId: null,
@@ -128,9 +92,9 @@ describe("an answer that is read back", () => {
 
   it("leaves the payee out only while the transfer is pending", async () => {
     const { answer } = answersOver({
-      transfer: async () => ({ ...record, status: "pending", toVersion: null, holdId: "h1" }),
+      transfer: async () => ({ ...POSTED, status: "pending", toVersion: null, holdId: "h1" }),
     });
-    const given = await answer({ ...replayed, transferId: "t1" }, capture(hold, "4"));
+    const given = await answer({ ...replayed, transferId: "t1" }, capture(hold(), "4"));
     if (given.type !== "transfer") throw new Error(given.type);
     const { from, hold: held } = given.transfer;
     const pending = { transferId: "t1", status: "pending" };
@@ -142,7 +106,7 @@ describe("an answer that is read back", () => {
   it("of a command that was not about a hold tells of none, whatever the version was about", async () => {
     const { answer } = answersOver();
     expect(await answer(replayed, credit("w1", "1"))).toMatchObject({ type: "wallet" });
-    expect(await answer(replayed, capture(hold, "4"))).toMatchObject({
+    expect(await answer(replayed, capture(hold(), "4"))).toMatchObject({
       type: "hold",
       hold: { id: "h1" },
       wallet: { version: 4 },
@@ -154,7 +118,7 @@ describe("an answer that is read back", () => {
 
   it("is the refusal again, of a transfer that came back", async () => {
     const { answer } = answersOver({
-      transfer: async () => ({ ...record, status: "returned", rejection: notFound }),
+      transfer: async () => ({ ...POSTED, status: "returned", rejection: notFound }),
     });
     const given = await answer({ ...replayed, transferId: "t1" }, transfer("w1", "w2", "4"));
     expect(given).toMatchObject({

@@ -5,12 +5,9 @@
  */
 import { afterAll, describe, expect, it } from "vitest";
 
-import { amountMinor } from "../src/amount.ts";
-import type { Hold } from "../src/hold.ts";
 import { ReadUnavailable, type Operation, type ReadModel } from "../src/read-model.ts";
-import type { Transfer } from "../src/transfer.ts";
 import { loneGatewayOptions } from "../test/stage/lone-gateway.ts";
-import { notFound, wallet } from "../test/stage/wallet-fixtures.ts";
+import { hold, notFound, POSTED, wallet } from "../test/stage/wallet-fixtures.ts";
 import { buildGateway } from "./http.ts";
 
 const { options, close } = loneGatewayOptions();
@@ -26,32 +23,12 @@ const sent: Operation = {
   transferId: "t1",
 };
 
-const transfer: Transfer = {
-  transferId: "t1",
-  fromWalletId: "w1",
-  toWalletId: "w2",
-  amountMinor: amountMinor(4_00),
-  currency: "USD",
-  decimalPlaces: 2,
-  status: "posted",
-  fromVersion: 4,
-  toVersion: 9,
-  rejection: null,
-  commandId: "key-1",
-  correlationId: "order-1",
-  description: null,
-  createdAtMs: 1_000,
-  settledAtMs: 1_000,
-  holdId: null,
-  isHoldFinal: false,
-};
-
 /** What a gateway answers over a read model that knows one operation, unless said otherwise. */
 async function get(path: string, known: Partial<ReadModel> = {}) {
   const readModel = {
     ...options.readModel,
     operations: async (key: string) => (key === "key-1" ? [sent] : []),
-    transfer: async () => transfer,
+    transfer: async () => POSTED,
     walletAt: async () => wallet(),
     holdAt: async () => null,
     wallet: async () => null,
@@ -64,12 +41,12 @@ async function get(path: string, known: Partial<ReadModel> = {}) {
 }
 
 describe("what became of a transfer's command", () => {
-  const returned = { ...transfer, status: "returned" as const, toVersion: null };
+  const returned = { ...POSTED, status: "returned" as const, toVersion: null };
   it.each<[what: string, known: Partial<ReadModel>, told: object]>([
     ["done", {}, { outcome: "done", wallet: { id: "w1", version: 4 } }],
     [
       "pending, while it is",
-      { transfer: async () => ({ ...transfer, status: "pending", toVersion: null }) },
+      { transfer: async () => ({ ...POSTED, status: "pending", toVersion: null }) },
       { outcome: "pending", wallet: { version: 4 } },
     ],
     [
@@ -93,23 +70,9 @@ describe("what became of a transfer's command", () => {
 });
 
 it("what became of a hold's command brings the hold as it was then", async () => {
-  const hold: Hold = {
-    holdId: "h1",
-    walletId: "w1",
-    amountMinor: amountMinor(5_00),
-    capturedMinor: amountMinor(4_00),
-    status: "ACTIVE",
-    kind: "PAYMENT",
-    reference: null,
-    description: null,
-    expiresAtMs: null,
-    createdAtMs: 1_000,
-    capturedAtMs: null,
-    releasedAtMs: null,
-  };
   const { body } = await get("/operations/key-1", {
     operations: async () => [{ ...sent, transferId: null }],
-    holdAt: async (_, version) => (version === 4 ? hold : null),
+    holdAt: async (_, version) => (version === 4 ? hold() : null),
   });
   expect(body).toMatchObject({ outcome: "done", hold: { id: "h1", captured: 4, remaining: 1 } });
 });

@@ -5,7 +5,6 @@
  */
 import { describe, expect, it } from "vitest";
 import { amountMinor } from "./amount.ts";
-import type { Hold } from "./hold.ts";
 import { LIMITS } from "./limits.ts";
 import type { Rejection, RejectionCode } from "./rejection.ts";
 import { availableMinor } from "./rules.ts";
@@ -19,6 +18,7 @@ import {
   debit,
   FULL,
   giveBack,
+  hold,
   invalid,
   notActive,
   notFound,
@@ -379,20 +379,7 @@ describe("every command in every status", () => {
     close,
   };
 
-  const named: Hold = {
-    holdId: "h1",
-    walletId: "w1",
-    amountMinor: amountMinor(1_00),
-    capturedMinor: amountMinor(0),
-    status: "ACTIVE",
-    kind: "PAYMENT",
-    reference: null,
-    description: null,
-    expiresAtMs: null,
-    createdAtMs: 1_000,
-    capturedAtMs: null,
-    releasedAtMs: null,
-  };
+  const named = hold({ amountMinor: amountMinor(1_00), capturedMinor: amountMinor(0) });
 
   it.each<[WalletCommand["type"], none: Answer, active: Answer, suspended: Answer, closed: Answer]>(
     [

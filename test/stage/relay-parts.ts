@@ -2,6 +2,19 @@
 import type { RelaySink } from "../../actors/relay-sink.ts";
 import type { RelayEvent, RelayStore } from "../../src/relay-store.ts";
 
+/** A credit, as far as a sink that is played needs to know it. */
+export const EVENT = {
+  walletId: "w1",
+  version: 1,
+  type: "WalletCredited",
+  correlationId: "x",
+  amountMinor: 1,
+  balanceMinor: 1,
+  heldMinor: 0,
+  occurredAtMs: 0,
+  decimalPlaces: 2,
+} as RelayEvent;
+
 /** One event in shard 7, behind a cursor without a trouble. */
 export function relayStore(own: Partial<RelayStore> = {}): RelayStore {
   return {

@@ -3,8 +3,10 @@
  * that they name.
  */
 import { AMOUNT_MINOR_BOUND, amountMinor } from "../../src/amount.ts";
+import type { Hold } from "../../src/hold.ts";
 import { LIMITS } from "../../src/limits.ts";
 import { describe as sentenceOf, type Rejection, type WalletStatus } from "../../src/rejection.ts";
+import type { Transfer } from "../../src/transfer.ts";
 import {
   apply,
   decide,
@@ -49,6 +51,46 @@ export function wallet(given: Given = {}): WalletState {
     updatedAtMs: given.updatedAtMs ?? 1_500,
   });
 }
+
+/** Hold h1 of w1 over 5.00 USD, of which 4.00 are captured, unless said otherwise. */
+export function hold(given: Partial<Hold> = {}): Hold {
+  return Object.freeze({
+    holdId: "h1",
+    walletId: "w1",
+    amountMinor: amountMinor(5_00),
+    capturedMinor: amountMinor(4_00),
+    status: "ACTIVE",
+    kind: "PAYMENT",
+    reference: null,
+    description: null,
+    expiresAtMs: null,
+    createdAtMs: 1_000,
+    capturedAtMs: null,
+    releasedAtMs: null,
+    ...given,
+  });
+}
+
+/** The record of t1, by which version 4 of w1 paid 4.00 USD to version 9 of w2. */
+export const POSTED: Transfer = Object.freeze({
+  transferId: "t1",
+  fromWalletId: "w1",
+  toWalletId: "w2",
+  amountMinor: amountMinor(4_00),
+  currency: "USD",
+  decimalPlaces: 2,
+  status: "posted",
+  fromVersion: 4,
+  toVersion: 9,
+  rejection: null,
+  commandId: "key-1",
+  correlationId: "order-1",
+  description: null,
+  createdAtMs: 1_000,
+  settledAtMs: 1_000,
+  holdId: null,
+  isHoldFinal: false,
+});
 
 export function at(over: { expectedVersion?: number; pendingOut?: number; nowMs?: number } = {}) {
   return {
