@@ -134,6 +134,12 @@ describe("embedded PostgreSQL", { timeout: 20_000 }, () => {
     await owner.stop();
     await refused();
 
+    // Also where what it was copied from cannot be looked at
+    const copiedPidFile = fs.readFileSync(pidFile, "utf8");
+    fs.writeFileSync(pidFile, copiedPidFile.replace(`${dataDir}/postgres`, "/dev/null/postgres"));
+    const error = await failure(startEmbeddedPostgres({ dataDir: copy }));
+    expect(error.message).toContain("was copied from /dev/null/postgres while");
+
     // And one that is made now is not, nor is the folder by another name
     fs.rmSync(copy, { recursive: true });
     copyNow();

@@ -408,11 +408,15 @@ function assertNoCopyInUse(cluster: string, given: string): void {
   );
 }
 
-/** Also one that is reached by two names. */
+/** Also one that is reached by two names. One that is gone, or that we may not look at, is another. */
 function isSameFolder(one: string, other: string): boolean {
   if (one === other) return true;
-  const [a, b] = [one, other].map((path) => fs.statSync(path, { throwIfNoEntry: false }));
-  return a !== undefined && a.ino === b?.ino && a.dev === b.dev;
+  try {
+    const [a, b] = [fs.statSync(one), fs.statSync(other)];
+    return a.ino === b.ino && a.dev === b.dev;
+  } catch {
+    return false;
+  }
 }
 
 function lockDataDir(dataDir: string, given: string): () => void {

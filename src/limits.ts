@@ -480,6 +480,8 @@ export const LIMITS = {
 
   /** The same trouble (a server is away, malformed messages) is logged at most this often. */
   troubleLogMs: 10_000,
+  /** Characters of log lines that wait while the log cannot be written; past it lines are dropped. */
+  logWaitingCharsMax: 1_048_576,
   /** How often the event loop's lag is sampled; each sample wakes an idle process. */
   loopLagSampleMs: 20,
   /** Pause between two round trips to the bus that are only measured. */

@@ -1,6 +1,9 @@
 /** Nothing secret gets into the log, whatever is logged. */
-import { describe, expect, it } from "vitest";
-import { buildLog, maskLine } from "./log.ts";
+import { once } from "node:events";
+import * as fs from "node:fs";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { LIMITS } from "./limits.ts";
+import { buildLog, maskLine, openDestination } from "./log.ts";
 
 describe("a finished line", () => {
   it.each([
@@ -33,6 +36,30 @@ describe("the log", () => {
       n: 1,
       msg: "text",
     });
+  });
+
+  it("that cannot be written does not end the process, nor keep it from its end", async () => {
+    const full = fs.openSync("/dev/full", "w");
+    onTestFinished(() => fs.closeSync(full));
+    const destination = openDestination(full);
+    const failed = once(destination, "error");
+    const log = buildLog({ level: "info", hostId: "h1" }, destination);
+    log.info("first");
+    await failed;
+    log.info("second");
+    // As pino does when the process exits; by itself it would try for ever
+    expect(() => destination.flushSync()).not.toThrow();
+  });
+
+  it("drops lines past its bound while it cannot be written", async () => {
+    const full = fs.openSync("/dev/full", "w");
+    onTestFinished(() => fs.closeSync(full));
+    const destination = openDestination(full);
+    let dropped = 0;
+    destination.on("drop", () => (dropped += 1));
+    const log = buildLog({ level: "info", hostId: "h1" }, destination);
+    for (let line = 0; line < 20; line += 1) log.info("x".repeat(LIMITS.logWaitingCharsMax / 10));
+    expect(dropped).toBeGreaterThanOrEqual(10);
   });
 
   it("cuts out what libraries put beside their errors", () => {

@@ -6,6 +6,7 @@
  */
 import { pino, type DestinationStream, type Logger } from "pino";
 import type { LogLevel } from "./config.ts";
+import { LIMITS } from "./limits.ts";
 
 /** `scheme://user:password@` and `scheme://token@`, as they stand in a JSON string. */
 const CREDENTIALS = /\b([a-z][a-z0-9+.-]*:\/\/)(?:([^\s:/@"\\]*):)?[^\s/@"\\]+@/gi;
@@ -38,10 +39,28 @@ export function maskLine(line: string): string {
     .replaceAll(PASSWORD_PARAMETER, "$1***");
 }
 
+/**
+ * A log that cannot be written, as when its terminal was closed or its disk is full, ends nothing:
+ * lines wait up to a bound for the disk, further ones are dropped, and none is waited for when the
+ * process exits. Without this the first error would end the process, and pino, which writes what
+ * waits at the exit, would try for ever, with the embedded PostgreSQL still there.
+ */
+export function openDestination(fd: number): ReturnType<typeof pino.destination> {
+  const destination = pino.destination({ dest: fd, maxLength: LIMITS.logWaitingCharsMax });
+  const flushSync = destination.flushSync.bind(destination);
+  let isFailing = false;
+  destination.on("error", () => (isFailing = true));
+  destination.on("write", () => (isFailing = false));
+  destination.flushSync = () => {
+    if (!isFailing) flushSync();
+  };
+  return destination;
+}
+
 /** `hostId` stands in every line: it names the process. */
 export function buildLog(
   { level, hostId }: { readonly level: LogLevel; readonly hostId: string },
-  destination: DestinationStream = pino.destination(2),
+  destination: DestinationStream = openDestination(2),
 ): Logger {
   return pino(
     { level, base: { hostId }, redact: { paths: SECRET_PATHS, censor: "***" } },
