@@ -196,6 +196,12 @@ function onEndSignal(end: (signal: string) => void): void {
 
 const END_SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
+/**
+ * What the process itself has done: heard by JavaScript, which cannot run there, they come again for
+ * ever (Node's documentation of signal events), and a process that should be gone takes a whole core.
+ */
+const FAULTS = ["SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV"] as const;
+
 const finishing = (signal: string): string => `${signal}: finishing what was accepted`;
 
 async function main(): Promise<void> {
@@ -218,7 +224,8 @@ async function main(): Promise<void> {
   takeWarnings((text) => log.warn(text));
   const closing: Closing = [];
   let isEnding = false;
-  const options: Options = { delay: LIMITS.shutdownMs, logger: false, skip: [...END_SIGNALS] };
+  const skip = [...END_SIGNALS, ...FAULTS];
+  const options: Options = { delay: LIMITS.shutdownMs, logger: false, skip };
   const grace = closeWithGrace(options, async ({ err, signal }) => {
     isEnding = true;
     if (err) log.fatal({ err }, "an error that nobody expected ends the process");
@@ -233,6 +240,7 @@ async function main(): Promise<void> {
   try {
     await start(config, log, closing);
   } catch (error) {
+    isEnding = true;
     await closeAll(closing, log);
     if (error instanceof EmbeddedPostgresError || error instanceof UnsafeDatabaseError) {
       fail(error.message);

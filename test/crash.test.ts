@@ -4,9 +4,13 @@
  * commit and its answer the process is gone. The next start finds the orphan, takes over its data,
  * and each caller's key leads to the one outcome.
  */
-import { existsSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
+import { packageRoot } from "../src/package-root.ts";
 import { dataFolder, runCoffer, startCoffer } from "./stage/process.ts";
+import { until } from "./stage/stack.ts";
 import { askOverHttp, buildWorkload, checkBank, checkOverHttp } from "./stage/workload.ts";
 
 const ROUNDS = 2;
@@ -72,3 +76,34 @@ it("a second start on a folder that is in use names the folder and the process t
   expect(second.output).toContain(`DATA_DIR ${folder.path} is in use by process ${coffer.pid}`);
   await coffer.untilReady();
 });
+
+it("leaves nothing behind when its terminal is closed, where its log went", async () => {
+  // Given one that was started in a terminal
+  const folder = dataFolder();
+  onTestFinished(() => folder.remove());
+  const command = `exec '${process.execPath}' '${join(packageRoot, "dist", "src", "main.js")}'`;
+  const terminal = spawn("script", ["-qec", command, "/dev/null"], {
+    env: { ...process.env, PORT: "0", LANES: "1", DATA_DIR: folder.path, NODE_ENV: "production" },
+    stdio: ["pipe", "pipe", "ignore"],
+  });
+  onTestFinished(() => void terminal.kill("SIGKILL"));
+  let output = "";
+  terminal.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
+  await until("it serves", () => output.includes("Coffer serves"), 30_000);
+  const lock = join(folder.path, "coffer.pid");
+  const pid = Number.parseInt(readFileSync(lock, "utf8"), 10);
+  onTestFinished(() => void (isRunning(pid) && process.kill(pid, "SIGKILL")));
+
+  // When that is closed
+  terminal.kill("SIGKILL");
+
+  // Then it ends, and takes its PostgreSQL along
+  await until("it has ended", () => !isRunning(pid));
+  expect([existsSync(lock), folder.postgresPid()]).toEqual([false, 0]);
+});
+
+/** Also false of one that has ended and that nobody has asked about. */
+function isRunning(pid: number): boolean {
+  const file = `/proc/${pid}/stat`;
+  return existsSync(file) && !/\) [ZX] /.test(readFileSync(file, "utf8"));
+}
