@@ -1,6 +1,6 @@
 /**
  * Two projects. `unit` stands beside the sources and needs no server (the embedded PostgreSQL's own
- * test starts one). `integration` runs against real servers that the global setup starts, four
+ * test starts one). `integration` runs against real servers that the global setup starts, three
  * files at a time: they share the cores with the servers and measure deadlines, but much of their
  * time they wait for one.
  */
@@ -18,6 +18,7 @@ const FIRST = [
   "roles",
   "cluster",
   "database-loss",
+  "relay-cluster",
   "verify-traffic",
   "chaos",
   "verify",
@@ -59,7 +60,7 @@ class InOrder extends BaseSequencer {
 export default defineConfig({
   test: {
     pool: "forks",
-    maxWorkers: 4,
+    maxWorkers: 3,
     sequence: { sequencer: InOrder },
     // Looked at again and again until it holds; a busy machine needs more than a second.
     expect: { poll: { timeout: 10_000 } },
@@ -84,7 +85,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: "integration",
-          // Four processes load everything once, instead of one for each file; what a file leaves
+          // Three processes load everything once, instead of one for each file; what a file leaves
           // in a shared module is its own to undo.
           isolate: false,
           include: ["test/**/*.test.ts"],
