@@ -17,6 +17,21 @@ export interface Arrival {
 }
 
 /**
+ * The messages in their order, each command with the moment at which it is over; they are the
+ * copies that crossed, so nobody else sees the change.
+ */
+export function stamped(arrivals: readonly Arrival[]): ShardMessage[] {
+  const stampedMessages: ShardMessage[] = [];
+  for (const { atMs, messages } of arrivals) {
+    for (const message of messages) {
+      if (message.type === "command") message.expiresAtMs = atMs + message.budgetMs;
+      stampedMessages.push(message);
+    }
+  }
+  return stampedMessages;
+}
+
+/**
  * Host -> lane, one per run. Answered by `LaneResult`; a run that fails means that the thread is
  * gone.
  */

@@ -11,7 +11,6 @@ import { runInNewContext } from "node:vm";
 import { parentPort, workerData } from "node:worker_threads";
 import { nowMs, wallMs } from "../src/clock.ts";
 import { HistoryLostError } from "../src/journal.ts";
-import type { ShardMessage } from "../src/protocol.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { takeWarnings } from "../src/warnings.ts";
 import { buildLane, type LaneStats } from "./lane.ts";
@@ -23,7 +22,7 @@ import {
   type PackedResult,
   type PackedTask,
 } from "./lane-packing.ts";
-import type { Arrival, LaneNotice, LaneResult, LaneTask } from "./lane-thread.ts";
+import { stamped, type LaneNotice, type LaneResult, type LaneTask } from "./lane-thread.ts";
 import type { LaneWorkerData } from "./piscina-lanes.ts";
 
 const { databaseUrl, positions, owner, shortcut } = workerData as LaneWorkerData;
@@ -93,15 +92,4 @@ async function carryOut(task: LaneTask): Promise<LaneResult> {
   } catch (error) {
     return crash(error);
   }
-}
-
-function stamped(arrivals: readonly Arrival[]): ShardMessage[] {
-  const stampedMessages: ShardMessage[] = [];
-  for (const { atMs, messages } of arrivals) {
-    for (const message of messages) {
-      if (message.type === "command") message.expiresAtMs = atMs + message.budgetMs;
-      stampedMessages.push(message);
-    }
-  }
-  return stampedMessages;
 }

@@ -33,6 +33,20 @@ function start() {
   return { relay, asked, reads, closed: () => closed };
 }
 
+/** Notes the shards of the events that it is given, and takes one when the test says so. */
+function heldSink() {
+  const given: number[] = [];
+  const stage = { take: (): void => undefined, stops: 0 };
+  const sink = relaySink({
+    deliver({ shard }) {
+      given.push(shard);
+      return new Promise((resolve) => (stage.take = () => resolve({ type: "delivered" })));
+    },
+    stop: () => (stage.stops += 1),
+  });
+  return { sink, given, stage };
+}
+
 it("takes to a sink that comes later the shards that are owned then, each from its database", async () => {
   const { relay, asked } = start();
   relay.own([4, 5, 6, 7]);
@@ -52,28 +66,19 @@ it("takes to a sink that comes later the shards that are owned then, each from i
 it("takes nothing more to a sink that is removed, and waits for what is under way", async () => {
   const { relay } = start();
   relay.own([6, 8]);
-  const given: number[] = [];
-  let take = (): void => undefined;
-  let stops = 0;
-  const sink = relaySink({
-    deliver({ shard }) {
-      given.push(shard);
-      return new Promise((resolve) => (take = () => resolve({ type: "delivered" })));
-    },
-    stop: () => (stops += 1),
-  });
+  const { sink, given, stage } = heldSink();
   relay.add(sink);
   await expect.poll(() => given).toEqual([6]);
   let isRemoved = false;
   const removing = relay.remove(sink.name).then(() => (isRemoved = true));
   await new Promise((resolve) => setImmediate(resolve));
-  expect([relay.status(), stops, isRemoved]).toEqual([[], 1, false]);
-  take();
+  expect([relay.status(), stage.stops, isRemoved]).toEqual([[], 1, false]);
+  stage.take();
   await removing;
   relay.own([10]);
   relay.committed([6, 8, 10]);
   await relay.settle(1_000);
-  expect([given, stops]).toEqual([[6], 1]);
+  expect([given, stage.stops]).toEqual([[6], 1]);
 });
 
 it("takes shards on and gives them up while it is at work", async () => {
@@ -123,24 +128,15 @@ it("goes on when a sink says that it is open", async () => {
 
 it("ends its sinks, waits for what is under way, and then closes its databases", async () => {
   const { relay, closed } = start();
-  const given: number[] = [];
-  let take = (): void => undefined;
-  let stops = 0;
-  const sink = relaySink({
-    deliver({ shard }) {
-      given.push(shard);
-      return new Promise((resolve) => (take = () => resolve({ type: "delivered" })));
-    },
-    stop: () => (stops += 1),
-  });
+  const { sink, given, stage } = heldSink();
   relay.own([6]);
   relay.add(sink);
   await expect.poll(() => given).toEqual([6]);
   await relay.settle(20); // which that event does not let happen
   const ending = relay.stop();
   await new Promise((resolve) => setImmediate(resolve));
-  expect([stops, closed()]).toEqual([1, 0]);
-  take();
+  expect([stage.stops, closed()]).toEqual([1, 0]);
+  stage.take();
   await ending;
   expect(closed()).toBe(2);
 });

@@ -110,7 +110,7 @@ function open(url: string, options: ClientOptions = {}) {
 }
 
 /** A handshake and whatever follows it, in one write. */
-function rawClient(port: number, after: Buffer | string, headers: string[] = []): Socket {
+function rawClient(port: number, after: Buffer | string): Socket {
   const socket = connectTcp(port, "127.0.0.1");
   sockets.push(socket);
   socket.on("error", () => undefined);
@@ -121,7 +121,6 @@ function rawClient(port: number, after: Buffer | string, headers: string[] = [])
     "Upgrade: websocket",
     "Sec-WebSocket-Version: 13",
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    ...headers,
   ];
   socket.write(Buffer.concat([Buffer.from(`${head.join("\r\n")}\r\n\r\n`), Buffer.from(after)]));
   return socket;

@@ -2,8 +2,8 @@ import pg from "pg";
 import { describe, expect, it } from "vitest";
 import { isAway } from "./database.ts";
 
-function answer(code: string, message = "no"): Error {
-  return Object.assign(new pg.DatabaseError(message, 2, "error"), { code });
+function answer(code: string): Error {
+  return Object.assign(new pg.DatabaseError("no", 2, "error"), { code });
 }
 
 describe("isAway", () => {

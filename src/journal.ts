@@ -83,7 +83,7 @@ export interface TracedStep {
 
 /** How an append stands to others of the same journal. */
 export interface AppendOrder {
-  /** Names it, different from all others of the journal; above 0. */
+  /** Names it, different from all others of the journal; 0 for one that none will be behind. */
   readonly number: number;
   /**
    * The append that was begun right before it, and on which it builds: it is committed after that
@@ -91,9 +91,6 @@ export interface AppendOrder {
    */
   readonly behind: number | null;
 }
-
-/** Of an append that none will be behind. */
-export const APART: AppendOrder = { number: 0, behind: null };
 
 /** The content of one commit. */
 export interface Writes {

@@ -41,7 +41,8 @@ interface Directory {
 
 const NOBODY: readonly Subscription[] = [];
 
-function matches(pattern: readonly string[], tokens: readonly string[]): boolean {
+/** Whether a subject is one of those that the pattern names, both by their tokens. */
+export function matches(pattern: readonly string[], tokens: readonly string[]): boolean {
   for (let index = 0; index < pattern.length; index++) {
     const want = pattern[index];
     if (index >= tokens.length) return false;

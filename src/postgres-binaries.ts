@@ -174,7 +174,7 @@ export function chooseAccount(cluster: string, given: string): Account | undefin
   if (owner !== undefined && owner.uid !== 0) {
     return { uid: owner.uid, gid: owner.gid, name: `with id ${owner.uid}` };
   }
-  const found = findAccount("postgres");
+  const found = postgresAccount();
   if (found !== undefined) return found;
   spawnSync("groupadd", ["--system", "postgres"]);
   const args = [
@@ -186,7 +186,7 @@ export function chooseAccount(cluster: string, given: string): Account | undefin
     "/usr/sbin/nologin",
   ];
   spawnSync("useradd", [...args, "postgres"]);
-  const created = findAccount("postgres");
+  const created = postgresAccount();
   if (created !== undefined) return created;
   throw new EmbeddedPostgresError(
     "no_access",
@@ -195,7 +195,8 @@ export function chooseAccount(cluster: string, given: string): Account | undefin
   );
 }
 
-function findAccount(name: string): Account | undefined {
+function postgresAccount(): Account | undefined {
+  const name = "postgres";
   const [uid, gid] = ["-u", "-g"].map((flag) => {
     const { status, stdout } = spawnSync("id", [flag, name], { encoding: "utf8" });
     return status === 0 ? Number.parseInt(stdout, 10) : Number.NaN;

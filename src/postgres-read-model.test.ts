@@ -8,10 +8,10 @@ import { join } from "node:path";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
+import { draft, put, speakFor } from "../test/stage/journal-drafts.ts";
 import { ZERO } from "./amount.ts";
 import { startEmbeddedPostgres, type EmbeddedPostgres } from "./embedded-postgres.ts";
-import { chainHash } from "./chain.ts";
-import { APART, type Journal, type NewEvent } from "./journal.ts";
+import type { Journal } from "./journal.ts";
 import { LIMITS } from "./limits.ts";
 import { migrateUp } from "./migrate.ts";
 import { buildPostgresJournal } from "./postgres-journal.ts";
@@ -22,7 +22,7 @@ import { buildWalletsTogether } from "./postgres-wallet-reads.ts";
 import { ReadUnavailable, type ReadModel } from "./read-model.ts";
 import { ALL_SHARDS } from "./shard.ts";
 import { settle, type Transfer } from "./transfer.ts";
-import { apply, decide, transferEvent } from "./wallet.ts";
+import { decide, transferEvent } from "./wallet.ts";
 import type { TransferStep, WalletCommand, WalletEvent, WalletState } from "./wallet.ts";
 
 const settings = { shared_buffers: "16MB", max_connections: "20" };
@@ -51,46 +51,18 @@ async function commit(
   extra: Extra = {},
 ): Promise<WalletState[]> {
   const base = wallets.get(walletId) ?? null;
-  const states: WalletState[] = [];
-  let hash: string | null = null;
-  const rows = events.map((event, nth): NewEvent => {
-    const state = apply(walletId, states.at(-1) ?? base, event);
-    states.push(state);
+  const writes = draft(fence);
+  const states = events.map((event, nth) => {
     const isLast = nth === events.length - 1;
-    const row: Omit<NewEvent, "hash"> = {
-      walletId,
-      version: state.version,
-      event,
-      balanceMinor: state.balanceMinor,
-      heldMinor: state.heldMinor,
-      status: state.status,
-      commandId: isLast ? commandId : null,
-      fingerprint: null,
-      isIdProposed: false,
-      correlationId: `corr-${commandId}`,
-      causationId: commandId ?? "cause",
-      description: extra.description ?? null,
-      metadata: extra.metadata ?? null,
-    };
-    hash = chainHash(hash, row);
-    return { ...row, hash };
+    const cause = { correlationId: `corr-${commandId}`, causationId: commandId ?? "cause" };
+    const { description = null, metadata = null } = extra;
+    const rest = { ...cause, commandId: isLast ? commandId : null, description, metadata };
+    return put(writes, walletId, event, rest, base);
   });
-  const state = states.at(-1)!;
-  const result = await journal.append({
-    events: rows,
-    wallets: new Map([[walletId, { state, baseVersion: base?.version ?? -1, hash: hash! }]]),
-    rejections: [],
-    transfers: extra.transfers ?? [],
-    verdicts: [],
-    lookups: [],
-    verdictLookups: [],
-    settled: extra.settled ?? [],
-    holds: new Map(),
-    fence,
-    order: APART,
-  });
-  expect(result).toEqual({ type: "committed" });
-  wallets.set(walletId, state);
+  writes.transfers.push(...(extra.transfers ?? []));
+  writes.settled.push(...(extra.settled ?? []));
+  expect(await journal.append(writes)).toEqual({ type: "committed" });
+  wallets.set(walletId, states.at(-1)!);
   return states;
 }
 
@@ -276,21 +248,11 @@ describe("history", () => {
     await carryOut("op-1", creation(), "shared", T0);
     await carryOut("op-2", creation(), "shared", T0);
     const rejection = { code: "wallet_not_found", walletId: "op-3" } as const;
-    await journal.append({
-      events: [],
-      wallets: new Map(),
-      rejections: [
-        { walletId: "op-3", commandId: "shared", fingerprint: "f", isIdProposed: false, rejection },
-      ],
-      transfers: [],
-      verdicts: [],
-      lookups: [],
-      verdictLookups: [],
-      settled: [],
-      holds: new Map(),
-      fence,
-      order: APART,
-    });
+    const writes = draft(fence);
+    const base = { walletId: "op-3", commandId: "shared", fingerprint: "f", isIdProposed: false };
+    writes.rejections.push({ ...base, rejection });
+    speakFor(writes, "op-3");
+    await journal.append(writes);
     const all = await reads.operations("shared", null);
     expect(all).toHaveLength(3);
     const nothing = { rejection: null, transferId: null };

@@ -19,12 +19,12 @@ interface Answer {
 }
 
 /** Coffer, in all threads, with a wall clock that the test sets. */
-async function startWithClock(offMs: number) {
+async function startWithClock() {
   const folder = mkdtempSync(join(tmpdir(), "coffer-clock-"));
   onTestFinished(() => rmSync(folder, { recursive: true }));
   const offFile = join(folder, "off");
   const setClock = (byMs: number): void => writeFileSync(offFile, `${byMs}`);
-  setClock(offMs);
+  setClock(0);
   const code = `
     import { readFileSync } from "node:fs";
     const realNow = Date.now;
@@ -50,7 +50,7 @@ async function startWithClock(offMs: number) {
 }
 
 it("is right again as soon as its clock is", async () => {
-  const { ask, setClock } = await startWithClock(0);
+  const { ask, setClock } = await startWithClock();
   await ask("POST", "/wallets", { walletId: "untouched", initialBalance: 100 });
   await ask("POST", "/wallets", { walletId: "early" });
   // Given a clock that is a day ahead
@@ -79,7 +79,7 @@ it("is right again as soon as its clock is", async () => {
 });
 
 it("goes on when its clock is set back or stands still, and says how long it runs", async () => {
-  const { ask, setClock } = await startWithClock(0);
+  const { ask, setClock } = await startWithClock();
   await ask("POST", "/wallets", { walletId: "w1", initialBalance: 100 });
   await ask("POST", "/wallets", { walletId: "w2" });
   setClock(-DAY_MS);

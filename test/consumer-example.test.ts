@@ -32,8 +32,8 @@ afterAll(async () => {
   await nats?.stop();
 });
 
-function startConsumer(name: string, handler: string): ChildProcess & { text(): string } {
-  const child = spawn(process.execPath, [example, name, handler], {
+function startConsumer(handler: string): ChildProcess & { text(): string } {
+  const child = spawn(process.execPath, [example, "invoices", handler], {
     env: {
       ...process.env,
       NATS_URL: natsUrl,
@@ -82,10 +82,10 @@ it(
     await write(stack, [walletId], 1);
 
     // When it runs until its end, and is started again
-    const first = startConsumer("invoices", handler);
+    const first = startConsumer(handler);
     await new Promise((resolve) => first.once("exit", resolve));
     expect(first.signalCode).toBe("SIGKILL");
-    const second = startConsumer("invoices", handler);
+    const second = startConsumer(handler);
     const lines = (): string[] => readFileSync(book, "utf8").trim().split("\n");
     // The one that was under way comes again after the consumer's ack_wait
     await until("all are taken", () => lines().at(-1) === `taken ${walletId}:5`, 45_000);

@@ -80,9 +80,9 @@ async function openWallet(minor = 10_000): Promise<WalletState> {
   return state;
 }
 
-function creditOf(state: WalletState, minor: number, commandId?: string): Draft {
+function creditOf(state: WalletState, commandId?: string): Draft {
   const writes = draft();
-  putCredit(writes, state, minor, commandId);
+  putCredit(writes, state, 1, commandId);
   return writes;
 }
 
@@ -136,18 +136,18 @@ async function writingNothing<T>(work: () => Promise<T>): Promise<T> {
   return result;
 }
 
-/** Waits until so many sessions wait for the lock of claims and appends. */
-async function untilWaiting(count = 1): Promise<void> {
+/** Waits until a session waits for the lock of claims and appends. */
+async function untilWaiting(): Promise<void> {
   const sql = `SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
                WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()`;
-  await expect.poll(() => database.query(sql), { interval: 5 }).toEqual([{ count }]);
+  await expect.poll(() => database.query(sql), { interval: 5 }).toEqual([{ count: 1 }]);
 }
 
-async function holdLock(mode: "alone" | "shared"): Promise<pg.Client> {
+/** As a claim does. */
+async function holdLock(): Promise<pg.Client> {
   const session = await database.session();
   await session.query("BEGIN");
-  const suffix = mode === "shared" ? "_shared" : "";
-  await session.query(`SELECT pg_advisory_xact_lock${suffix}(${CLAIM_LOCK})`);
+  await session.query(`SELECT pg_advisory_xact_lock(${CLAIM_LOCK})`);
   return session;
 }
 
@@ -249,7 +249,7 @@ describe("one commit", () => {
     const current = await walletNow(walletId);
     const transfer = { ...transferBetween(current, unique("w"), 1), description: all };
     const commandId = unique("command");
-    const again = creditOf(current, 1, commandId);
+    const again = creditOf(current, commandId);
     const others = reserveOf(current, transfer);
     const rejection: Rejection = { code: "idempotency_conflict", commandId: all };
     others.rejections.push({
@@ -272,7 +272,7 @@ describe("one commit", () => {
     const wallet = await openWallet();
     const written = vi.spyOn(Duplex.prototype, "write");
     onTestFinished(() => written.mockRestore());
-    const answer = journal.append(creditOf(wallet, 1));
+    const answer = journal.append(creditOf(wallet));
     // Whatever else runs in this turn of the loop, the database need not wait for it.
     expect(written).toHaveBeenCalled();
     expect(await answer).toEqual({ type: "committed" });
@@ -292,7 +292,7 @@ describe("one commit", () => {
   it("keeps numbers up to the bound exactly", async () => {
     const largest = 999_999_999_999_999;
     const wallet = await openWallet(largest - 1);
-    expect(await journal.append(creditOf(wallet, 1))).toEqual({ type: "committed" });
+    expect(await journal.append(creditOf(wallet))).toEqual({ type: "committed" });
     const state = await walletNow(wallet.walletId);
     expect(state).toMatchObject({ balanceMinor: largest, version: 2, createdAtMs: NOW_MS });
     const rows = await database.query(
@@ -334,7 +334,7 @@ describe("the fence", () => {
     "is none where it names an epoch that nobody has, of %i shards",
     async (count) => {
       const wallet = await openWallet();
-      const writes = creditOf(wallet, 1);
+      const writes = creditOf(wallet);
       for (const shard of ALL_SHARDS.slice(0, count)) writes.fence.set(shard, epochs.get(shard)!);
       writes.fence.set(shardOf(wallet.walletId), 0);
       await writingNothing(() => expect(journal.append(writes)).rejects.toThrow(/no shard has/));
@@ -343,9 +343,9 @@ describe("the fence", () => {
 
   it("race: an append that waits for a claim which fails is committed", async () => {
     const wallet = await openWallet();
-    const claim = await holdLock("alone");
+    const claim = await holdLock();
     await claim.query("UPDATE shards SET epoch = epoch + 1");
-    const append = journal.append(creditOf(wallet, 1));
+    const append = journal.append(creditOf(wallet));
     await untilWaiting();
     await claim.query("ROLLBACK");
     expect(await append).toEqual({ type: "committed" });
@@ -372,7 +372,7 @@ describe("the place of an event among those of its shard", () => {
 
     // Given one more by this owner, and then another owner
     let state = put(draft(), first.walletId, credited(1), {}, first);
-    expect(await journal.append(creditOf(first, 1))).toEqual({ type: "committed" });
+    expect(await journal.append(creditOf(first))).toEqual({ type: "committed" });
     const successor = journalFor(database.url);
     epochs = await successor.claim(OWNER, ALL_SHARDS);
 
@@ -388,7 +388,7 @@ describe("the place of an event among those of its shard", () => {
     expect((await places(first.walletId)).slice(2)).toEqual([start + 1, start + 4, start + 5]);
 
     // And who counted before, and comes back without a claim, is refused once and then counts right
-    const late = creditOf(await walletNow(first.walletId), 1);
+    const late = creditOf(await walletNow(first.walletId));
     expect(await journal.append(late)).toMatchObject({ type: "stale" });
     expect(await journal.append(late)).toEqual({ type: "committed" });
     expect((await places(first.walletId)).at(-1)).toBe(start + 6);
@@ -483,8 +483,8 @@ describe("the tables themselves", () => {
 describe("when the database fails", () => {
   it("does not know the outcome when its connection is ended during the append, and goes on with another", async () => {
     const wallet = await openWallet();
-    const held = await holdLock("alone");
-    const append = journal.append(creditOf(wallet, 1));
+    const held = await holdLock();
+    const append = journal.append(creditOf(wallet));
     await untilWaiting();
     await database.query(
       `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -493,7 +493,7 @@ describe("when the database fails", () => {
     expect(await append).toMatchObject({ type: "unknown" });
     await held.query("ROLLBACK");
     expect(await versionOf(wallet.walletId)).toBe(wallet.version);
-    expect(await journal.append(creditOf(wallet, 1))).toEqual({ type: "committed" });
+    expect(await journal.append(creditOf(wallet))).toEqual({ type: "committed" });
   });
 
   it("goes on after its connections were ended while idle", async () => {
@@ -503,14 +503,14 @@ describe("when the database fails", () => {
        WHERE datname = current_database() AND application_name LIKE 'coffer-%'`,
     );
     await delay(20);
-    expect(await journal.append(creditOf(wallet, 1))).toEqual({ type: "committed" });
+    expect(await journal.append(creditOf(wallet))).toEqual({ type: "committed" });
     expect(await versionOf(wallet.walletId)).toBe(wallet.version + 1);
   });
 
   it("has written nothing when the append is cancelled, and may try again", async () => {
     const wallet = await openWallet();
-    const held = await holdLock("alone");
-    const append = journal.append(creditOf(wallet, 1));
+    const held = await holdLock();
+    const append = journal.append(creditOf(wallet));
     await untilWaiting();
     await database.query(
       `SELECT pg_cancel_backend(pid) FROM pg_stat_activity
@@ -525,19 +525,19 @@ describe("when the database fails", () => {
     withLimits({ journalStatementMs: 200 });
     const bounded = journalFor(database.url);
     const wallet = await openWallet();
-    const held = await holdLock("alone");
-    const result = await bounded.append(creditOf(wallet, 1));
+    const held = await holdLock();
+    const result = await bounded.append(creditOf(wallet));
     expect(result).toMatchObject({ type: "refused" });
     await held.query("ROLLBACK");
     await delay(50);
     expect(await versionOf(wallet.walletId)).toBe(wallet.version);
-    expect(await bounded.append(creditOf(wallet, 1))).toEqual({ type: "committed" });
+    expect(await bounded.append(creditOf(wallet))).toEqual({ type: "committed" });
   });
 
   it("refuses when nobody listens there", async () => {
     const wallet = await openWallet();
     const away = journalFor("postgres://coffer:secret@127.0.0.1:1/coffer");
-    expect(await away.append(creditOf(wallet, 1))).toMatchObject({ type: "refused" });
+    expect(await away.append(creditOf(wallet))).toMatchObject({ type: "refused" });
     await expect(away.claim(OWNER, [1])).rejects.toThrow(/ECONNREFUSED/);
   });
 
@@ -552,17 +552,17 @@ describe("when the database fails", () => {
     const commandId = unique("command");
     const other = await openWallet();
     epochs = await tapped.claim(OWNER, ALL_SHARDS);
-    expect(await tapped.append(creditOf(other, 1))).toEqual({ type: "committed" });
+    expect(await tapped.append(creditOf(other))).toEqual({ type: "committed" });
 
     wire[cut ? "cutsAnswers" : "isDeaf"] = true;
-    const result = await tapped.append(creditOf(wallet, 1, commandId));
+    const result = await tapped.append(creditOf(wallet, commandId));
 
     // Then only the journal can tell, and it does: the append is there
     expect(result).toMatchObject({ type: "unknown" });
     wire.isDeaf = wire.cutsAnswers = false;
     await tapped.claim(OWNER, ALL_SHARDS).then((claimed) => (epochs = claimed));
     expect(await versionOf(wallet.walletId)).toBe(wallet.version + 1);
-    const again = await tapped.append(creditOf(wallet, 1, commandId));
+    const again = await tapped.append(creditOf(wallet, commandId));
     expect(again).toMatchObject({ type: "known", commands: [{ commandId, version: 2 }] });
   });
 });

@@ -46,6 +46,12 @@ async function openStack(): Promise<() => Promise<void>> {
   return () => stack.close();
 }
 
+/** A bus to the NATS of this file, and who keeps its streams. */
+async function openStreams() {
+  const bus = await busOf(nats.url);
+  return { bus, manager: await (await bus.connection).jetstreamManager() };
+}
+
 /** A sink that the test holds: it takes an event when the test says so. */
 function heldSink(options: Partial<RelaySink> = {}) {
   const waiting: Array<{ event: RelayEvent; answer: (delivery: Delivery) => void }> = [];
@@ -141,8 +147,7 @@ describe("the stream", () => {
   });
 
   it("is left as it is when an operator has made it", async () => {
-    const bus = await busOf(nats.url);
-    const manager = await (await bus.connection).jetstreamManager();
+    const { bus, manager } = await openStreams();
     await manager.streams.add({ name: EVENT_STREAM, subjects: ["wallets.>"], max_msgs: 5_000 });
     const relay = relayOf(stack);
     addStream(relay, bus);
@@ -153,8 +158,7 @@ describe("the stream", () => {
   });
 
   it("under its name with other subjects is refused, with one warning that says so", async () => {
-    const bus = await busOf(nats.url);
-    const manager = await (await bus.connection).jetstreamManager();
+    const { bus, manager } = await openStreams();
     await manager.streams.add({ name: EVENT_STREAM, subjects: ["somewhere.else"] });
     const relay = relayOf(stack);
     const warnings = addStream(relay, bus);
@@ -182,8 +186,7 @@ describe("the stream", () => {
 
   it("that is full is one warning and a state that stays, however often it is tried", async () => {
     // Given a stream with room for three events
-    const bus = await busOf(nats.url);
-    const manager = await (await bus.connection).jetstreamManager();
+    const { bus, manager } = await openStreams();
     const config = { name: EVENT_STREAM, subjects: [EVENT_SUBJECTS], discard: DiscardPolicy.New };
     await manager.streams.add({ ...config, max_msgs: 3 });
     const relay = relayOf(stack);

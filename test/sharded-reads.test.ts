@@ -4,9 +4,8 @@
  */
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from "vitest";
 import { amountMinor, ZERO } from "../src/amount.ts";
-import { withClient } from "../src/database.ts";
 import { prepareDatabases } from "../src/deployment.ts";
-import { APART, type Journal } from "../src/journal.ts";
+import type { Journal } from "../src/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { buildPostgresJournal } from "../src/postgres-journal.ts";
 import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
@@ -19,10 +18,10 @@ import {
 } from "../src/read-model.ts";
 import { ALL_SHARDS, shardOf } from "../src/shard.ts";
 import type { Transfer } from "../src/transfer.ts";
-import { apply, decide, type WalletCommand, type WalletState } from "../src/wallet.ts";
+import { decide, type WalletCommand, type WalletState } from "../src/wallet.ts";
 import {
-  chained,
   draft,
+  put,
   putPosted,
   putReceipt,
   putRefusal,
@@ -32,7 +31,7 @@ import {
   transferBetween,
   type Draft,
 } from "./stage/journal-drafts.ts";
-import { dropDatabase } from "./stage/servers.ts";
+import { createDatabase, dropDatabase } from "./stage/servers.ts";
 import { EVEN, idIn, ODD, unique } from "./stage/ids.ts";
 import { creation } from "./stage/staged-commands.ts";
 import { withLimits } from "./stage/lanes.ts";
@@ -53,23 +52,19 @@ describe("the read model", () => {
   const home = (walletId: string): number => shardOf(walletId) % 2;
 
   /** One commit in the wallet's database. */
-  async function append(walletId: string, put: (writes: Draft) => void): Promise<void> {
+  async function append(walletId: string, fill: (writes: Draft) => void): Promise<void> {
     const writes = draft(epochs[home(walletId)]!);
-    put(writes);
+    fill(writes);
     expect(await journals[home(walletId)]!.append(writes)).toEqual({ type: "committed" });
   }
 
   beforeAll(async () => {
     // One of them is made for English, which sorts neither letters nor signs as the other does
     const english = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
-    await withClient(inject("postgresUrl"), async (client) => {
-      for (const [index, name] of names.entries()) {
-        await client.query(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
-        await client.query(`CREATE DATABASE ${name} ${index === 1 ? english : ""}`);
-      }
-    });
-    homes = names.map(
-      (name) => Object.assign(new URL(inject("postgresUrl")), { pathname: name }).href,
+    homes = await Promise.all(
+      names.map((name, index) =>
+        createDatabase(inject("postgresUrl"), name, index === 1 ? english : ""),
+      ),
     );
     await prepareDatabases(homes, () => undefined);
     const shardTable = buildPostgresShardTable(homes);
@@ -107,45 +102,14 @@ describe("the read model", () => {
     const decision = decide(walletId, before, command, at);
     if (!decision.ok) throw new Error(decision.rejection.code);
     let after = before;
-    const events = decision.events.map((event, nth) => {
-      const state = apply(walletId, after, event);
-      after = state;
-      return chained({
-        walletId,
-        version: state.version,
-        event,
-        balanceMinor: state.balanceMinor,
-        heldMinor: state.heldMinor,
-        status: state.status,
-        commandId: nth === decision.events.length - 1 ? commandId : null,
-        fingerprint: null,
-        isIdProposed: false,
-        correlationId: "correlation",
-        causationId: commandId,
-        description: null,
-        metadata: "{}",
-      });
+    await append(walletId, (writes) => {
+      for (const [nth, event] of decision.events.entries()) {
+        const isLast = nth === decision.events.length - 1;
+        const cause = { commandId: isLast ? commandId : null, causationId: commandId };
+        after = put(writes, walletId, event, { ...cause, metadata: "{}" }, before);
+      }
+      writes.transfers.push(...transfers);
     });
-    const place = shardOf(walletId) % 2;
-    const result = await journals[place]!.append({
-      events,
-      wallets: new Map([
-        [
-          walletId,
-          { state: after!, baseVersion: before?.version ?? -1, hash: events.at(-1)!.hash },
-        ],
-      ]),
-      rejections: [],
-      lookups: [],
-      verdictLookups: [],
-      transfers,
-      verdicts: [],
-      settled: [],
-      holds: new Map(),
-      fence: epochs[place]!,
-      order: APART,
-    });
-    expect(result).toEqual({ type: "committed" });
     wallets.set(walletId, after!);
     return after!;
   }

@@ -13,6 +13,7 @@ import type { WebhookStore } from "../src/webhooks.ts";
 import { createMigratedDatabase } from "./stage/migrated-database.ts";
 import { createDatabase, dropDatabase, onServer } from "./stage/servers.ts";
 import { withLimits } from "./stage/lanes.ts";
+import { newWebhook } from "./stage/webhooks.ts";
 import { wireTap } from "./stage/wire-tap.ts";
 
 /** Nothing listens there. */
@@ -46,16 +47,7 @@ async function cursorsOf(webhookId: string): Promise<number | undefined> {
   });
 }
 
-const webhook = {
-  webhookId: "hook-1",
-  url: "https://example.com/hook",
-  secret: "whsec_test",
-  eventTypes: null,
-  walletIds: null,
-  description: null,
-  idempotencyKey: null,
-  fingerprint: null,
-};
+const webhook = newWebhook({ webhookId: "hook-1" });
 
 it("every question to a database that is away rejects with ReadUnavailable", async () => {
   const store = openStore(AWAY);

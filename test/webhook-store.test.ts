@@ -7,10 +7,11 @@ import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest"
 
 import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
 import { ALL_SHARDS } from "../src/shard.ts";
-import { sinkOf, type NewWebhook, type WebhookStore } from "../src/webhooks.ts";
+import { sinkOf, type WebhookStore } from "../src/webhooks.ts";
 import { EVEN, ODD, unique } from "./stage/ids.ts";
 import { createMigratedDatabase } from "./stage/migrated-database.ts";
 import { dropDatabase } from "./stage/servers.ts";
+import { newWebhook } from "./stage/webhooks.ts";
 
 const names = ["first", "second"].map((part) => `webhook_store_${part}_${process.pid}`);
 let urls: string[];
@@ -30,22 +31,8 @@ afterAll(async () => {
   for (const name of names) await dropDatabase(inject("postgresUrl"), name);
 });
 
-function newWebhook(over: Partial<NewWebhook> = {}): NewWebhook {
-  return {
-    webhookId: unique("hook"),
-    url: "https://shop.example/hook",
-    secret: "whsec_test",
-    eventTypes: null,
-    walletIds: null,
-    description: null,
-    idempotencyKey: null,
-    fingerprint: null,
-    ...over,
-  };
-}
-
-async function make(over: Partial<NewWebhook> = {}) {
-  const made = await store.create(newWebhook(over), { type: "now" });
+async function make() {
+  const made = await store.create(newWebhook(), { type: "now" });
   if (made.type !== "created") throw new Error(made.type);
   onTestFinished(async () => void (await store.remove(made.webhook.webhookId)));
   return made.webhook;

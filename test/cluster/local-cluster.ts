@@ -89,10 +89,6 @@ export interface LocalCluster {
   addHost(hostId?: string): Promise<Member>;
   /** The same, not started. */
   newHost(hostId?: string): Promise<Member>;
-  killHost(hostId: string): Promise<Exit>;
-  pauseHost(hostId: string): void;
-  resumeHost(hostId: string): void;
-  stopHost(hostId: string): Promise<Exit>;
   startHost(hostId: string): Promise<void>;
   /** Host or gateway. Throws when there is none of that name. */
   member(id: string): Member;
@@ -227,10 +223,6 @@ function buildCluster(options: ClusterOptions, servers: Servers): LocalCluster {
       return host;
     },
     newHost,
-    killHost: (hostId) => member(hostId).kill(),
-    pauseHost: (hostId) => member(hostId).pause(),
-    resumeHost: (hostId) => member(hostId).resume(),
-    stopHost: (hostId) => member(hostId).stop(),
     startHost: (hostId) => member(hostId).start(),
     member,
     shards: () => table.read(),

@@ -11,6 +11,7 @@
  */
 import type { Bus, BusHandler, BusState, Unsubscribe } from "../../src/bus.ts";
 import { LIMITS } from "../../src/limits.ts";
+import { matches } from "../../src/memory-bus.ts";
 import type { Random } from "./random.ts";
 import type { Process, Scheduler } from "./scheduler.ts";
 
@@ -421,14 +422,4 @@ export function buildNetwork(
 /** What every process hears all the time would fill the trace. */
 function isTold(subject: string): boolean {
   return !subject.startsWith("coffer.changes.") && !subject.startsWith("coffer.owners.");
-}
-
-function matches(pattern: readonly string[], tokens: readonly string[]): boolean {
-  for (let index = 0; index < pattern.length; index++) {
-    const want = pattern[index];
-    if (index >= tokens.length) return false;
-    if (want === ">") return true;
-    if (want !== "*" && want !== tokens[index]) return false;
-  }
-  return pattern.length === tokens.length;
 }

@@ -346,7 +346,7 @@ export function buildCluster(deps: ClusterDeps): Cluster {
 }
 
 /** Our own code found that something is not as it must be. */
-export class BrokenInvariant extends Error {
+class BrokenInvariant extends Error {
   override readonly name = "BrokenInvariant";
   constructor(where: string, error: unknown) {
     super(`${where}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);

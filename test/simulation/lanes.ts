@@ -5,17 +5,16 @@
  * one takes its place, as Piscina does it.
  */
 import { buildLane, type Lane } from "../../actors/lane.ts";
-import type {
-  Arrival,
-  LaneListener,
-  LanePlan,
-  LaneResult,
-  LaneTask,
-  LaneThread,
-  StartLane,
+import {
+  stamped,
+  type LaneListener,
+  type LanePlan,
+  type LaneResult,
+  type LaneTask,
+  type LaneThread,
+  type StartLane,
 } from "../../actors/lane-thread.ts";
 import type { Journal } from "../../src/journal.ts";
-import type { ShardMessage } from "../../src/protocol.ts";
 import { copied } from "./copy.ts";
 import type { Random } from "./random.ts";
 import type { Process, Scheduler } from "./scheduler.ts";
@@ -188,16 +187,4 @@ async function perform(
     default:
       return task satisfies never;
   }
-}
-
-/** They are the copies that crossed, as in `actors/lane-worker.ts`. */
-function stamped(arrivals: readonly Arrival[]): ShardMessage[] {
-  const stampedMessages: ShardMessage[] = [];
-  for (const { atMs, messages } of arrivals) {
-    for (const message of messages) {
-      if (message.type === "command") message.expiresAtMs = atMs + message.budgetMs;
-      stampedMessages.push(message);
-    }
-  }
-  return stampedMessages;
 }

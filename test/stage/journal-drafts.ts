@@ -7,7 +7,6 @@ import { amountMinor } from "../../src/amount.ts";
 import { chainHash } from "../../src/chain.ts";
 import { moveHold, remainingMinor, type Hold } from "../../src/hold.ts";
 import {
-  APART,
   holdKey,
   type AppendOrder,
   type AppendResult,
@@ -43,7 +42,7 @@ export function draft(epochs: ReadonlyMap<number, number>): Draft {
     settled: [],
     holds: new Map(),
     fence: new Map(),
-    order: APART,
+    order: { number: 0, behind: null },
   };
 }
 

@@ -34,7 +34,7 @@ export function wallet(over: Partial<WalletState> = {}): WalletState {
 }
 
 /** Half of it is captured. */
-export const HOLD: Hold = {
+const HOLD: Hold = {
   holdId: "h",
   walletId: "w",
   amountMinor: amountMinor(2_000),

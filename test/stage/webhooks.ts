@@ -7,6 +7,8 @@ import type { AddressInfo } from "node:net";
 import { onTestFinished } from "vitest";
 
 import type { EventBody } from "../../src/event-body.ts";
+import type { NewWebhook } from "../../src/webhooks.ts";
+import { unique } from "./ids.ts";
 import type { Stack } from "./stack.ts";
 
 export interface Call {
@@ -61,6 +63,21 @@ export interface WebhookAnswer {
   readonly code: string;
   readonly message: string;
   readonly details: readonly { field: string; message: string }[];
+}
+
+/** A webhook for the store alone; nothing is ever sent to it. */
+export function newWebhook(over: Partial<NewWebhook> = {}): NewWebhook {
+  return {
+    webhookId: unique("hook"),
+    url: "https://shop.example/hook",
+    secret: "whsec_test",
+    eventTypes: null,
+    walletIds: null,
+    description: null,
+    idempotencyKey: null,
+    fingerprint: null,
+    ...over,
+  };
 }
 
 /** Makes webhooks that go with the test, and looks at them. */
