@@ -188,7 +188,7 @@ export const LIMITS = {
    * Messages from which on a commit is sent behind another; smaller ones wait and grow, as a commit
    * costs the database 300 us before its first event.
    */
-  commitBehindMessagesMin: 256,
+  commitBehindMessagesMin: 40,
   /** Commits in a row that find another writer's rows before a lane gives up on its own memory. */
   staleCommitsMax: 5,
   /** How often lanes hear the time: the grain of expiry, transfer re-drive and passivation. */
