@@ -482,6 +482,8 @@ export const LIMITS = {
   troubleLogMs: 10_000,
   /** Characters of log lines that wait while the log cannot be written; past it lines are dropped. */
   logWaitingCharsMax: 1_048_576,
+  /** A write of the log that takes longer is not waited for when the process exits. */
+  logWriteMs: 1_000,
   /** How often the event loop's lag is sampled; each sample wakes an idle process. */
   loopLagSampleMs: 20,
   /** Pause between two round trips to the bus that are only measured. */

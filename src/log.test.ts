@@ -1,6 +1,10 @@
 /** Nothing secret gets into the log, whatever is logged. */
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import * as fs from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { LIMITS } from "./limits.ts";
 import { buildLog, maskLine, openDestination } from "./log.ts";
@@ -50,6 +54,33 @@ describe("the log", () => {
     // As pino does when the process exits; by itself it would try for ever
     expect(() => destination.flushSync()).not.toThrow();
   });
+
+  it("that nobody reads does not keep the process from its end", async () => {
+    // Given a pipe that is full, and one line more
+    const folder = fs.mkdtempSync(join(tmpdir(), "coffer-log-"));
+    onTestFinished(() => fs.rmSync(folder, { recursive: true }));
+    const pipe = join(folder, "pipe");
+    execFileSync("mkfifo", [pipe]);
+    const reader = fs.openSync(pipe, fs.constants.O_RDWR);
+    const log = fs.openSync(pipe, fs.constants.O_WRONLY);
+    const destination = openDestination(log);
+    const drained = once(destination, "drain").finally(() => fs.closeSync(log));
+    destination.write("x".repeat(1_000_000));
+    destination.write("more");
+    await sleep(LIMITS.logWriteMs + 10);
+    // And somebody who would end a wait for it
+    const script = "setTimeout(() => fs.createReadStream(process.argv[1]).resume(), 10_000)";
+    const rescue = spawn(process.execPath, ["-e", script, pipe]);
+    onTestFinished(() => void rescue.kill());
+    // When pino writes what waits, as it does when the process exits
+    const beganMs = performance.now();
+    destination.flushSync();
+    // Then it is not held up, and whoever reads after all gets it
+    expect(performance.now() - beganMs).toBeLessThan(5_000);
+    const read = fs.createReadStream(pipe, { fd: reader }).resume();
+    await drained;
+    read.destroy();
+  }, 30_000);
 
   it("drops lines past its bound while it cannot be written", async () => {
     const full = fs.openSync("/dev/full", "w");

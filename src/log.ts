@@ -43,16 +43,29 @@ export function maskLine(line: string): string {
  * A log that cannot be written, as when its terminal was closed or its disk is full, ends nothing:
  * lines wait up to a bound for the disk, further ones are dropped, and none is waited for when the
  * process exits. Without this the first error would end the process, and pino, which writes what
- * waits at the exit, would try for ever, with the embedded PostgreSQL still there.
+ * waits at the exit, would try for ever, with the embedded PostgreSQL still there. So it would for
+ * a reader who is there and does not read.
  */
 export function openDestination(fd: number): ReturnType<typeof pino.destination> {
   const destination = pino.destination({ dest: fd, maxLength: LIMITS.logWaitingCharsMax });
+  const write = destination.write.bind(destination);
   const flushSync = destination.flushSync.bind(destination);
   let isFailing = false;
+  /** When the write under way began; null: none is. */
+  let sinceMs: number | null = null;
   destination.on("error", () => (isFailing = true));
-  destination.on("write", () => (isFailing = false));
+  destination.on("write", () => {
+    isFailing = false;
+    sinceMs = performance.now();
+  });
+  destination.on("drain", () => (sinceMs = null));
+  destination.write = (line) => {
+    sinceMs ??= performance.now();
+    return write(line);
+  };
   destination.flushSync = () => {
-    if (!isFailing) flushSync();
+    const isStuck = sinceMs !== null && performance.now() - sinceMs > LIMITS.logWriteMs;
+    if (!isFailing && !isStuck) flushSync();
   };
   return destination;
 }

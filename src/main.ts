@@ -179,8 +179,9 @@ function fail(text: string): never {
 
 /**
  * What ends the process comes twice under npm, which passes on what it was told: the terminal tells
- * Ctrl-C to every process, and a supervisor often tells all of a service. The copy must not cut the
- * end short; whoever asks again after that means it.
+ * Ctrl-C to every process, and a supervisor often tells all of a service. So does the end of a
+ * terminal: its shell says it, and the system once the shell is gone. The copy must not cut the end
+ * short; whoever asks again after that means it.
  */
 function onEndSignal(end: (signal: string) => void): void {
   let firstMs: number | undefined;
@@ -194,7 +195,7 @@ function onEndSignal(end: (signal: string) => void): void {
   }
 }
 
-const END_SIGNALS = ["SIGINT", "SIGTERM"] as const;
+const END_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /**
  * What the process itself has done: heard by JavaScript, which cannot run there, they come again for

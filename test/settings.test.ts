@@ -104,8 +104,8 @@ it("names the Node that it needs where an older one runs it", async () => {
   });
 });
 
-it.each(["SIGINT", "SIGTERM"] as const)(
-  "ends in order at a %s that npm passes on, which comes twice",
+it.each(["SIGINT", "SIGTERM", "SIGHUP"] as const)(
+  "ends in order at a %s that comes twice",
   async (signal) => {
     const name = `settings_twice_${signal}`;
     const DATABASE_URL = await createDatabase(inject("postgresUrl"), name);
@@ -115,7 +115,7 @@ it.each(["SIGINT", "SIGTERM"] as const)(
     process.kill(coffer.pid, signal);
     const told = `${signal}: finishing`;
     await until("it ends", () => coffer.output.includes(told));
-    // When npm says so, too
+    // When npm, or the system for a shell that has gone, says so too
     process.kill(coffer.pid, signal);
     // Then it hands its shards over all the same
     expect(await coffer.exited).toEqual({ code: 0, signal: null });
