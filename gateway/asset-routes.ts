@@ -1,8 +1,8 @@
 /**
  * Assets: what there is, and adding own ones. They are no commands: no wallet decides, the
- * database's key does, and the code is its own idempotency key. The first creation answers 201; the
- * same definition again answers the same body with 200 and `Idempotent-Replayed`, whoever sends it
- * and with whatever key; another definition is refused, since wallets rely on the first.
+ * database's key does. The first creation answers 201; the same definition again answers the same body
+ * with 200 and `Idempotent-Replayed`, whoever sends it and with whatever key; another definition is
+ * refused, since wallets rely on the first, and so is a key that was sent with another one.
  */
 import type { FastifyInstance } from "fastify";
 
@@ -42,7 +42,7 @@ export function addAssetRoutes(app: FastifyInstance, assets: Assets): void {
         tags,
         summary: "Add an asset of your own",
         description:
-          "For ever: an asset is never changed or removed. The same definition again gets the same body with 200; another one under its code gets `asset_already_exists`, and so does another one of an ISO 4217 code.",
+          "For ever: an asset is never changed or removed. The same definition again gets the same body with 200; another one under its code gets `asset_already_exists`, and so does another one of an ISO 4217 code. A key that was sent with another definition gets `idempotency_conflict`.",
         body: CreateAssetBody,
         response: { 200: CreatedAsset, 201: CreatedAsset, ...problems },
       },
@@ -53,7 +53,7 @@ export function addAssetRoutes(app: FastifyInstance, assets: Assets): void {
       if (key !== null && typeof key !== "string") throw new ApiException(key);
       if (UNSTORABLE.test(name)) throw refusedField("name", NOT_STORABLE);
       if (dryRun) reply.header(DRY_RUN, "true");
-      const created = await assets.create({ code, name, decimalPlaces }, dryRun);
+      const created = await assets.create({ code, name, decimalPlaces }, dryRun, key);
       switch (created.type) {
         case "created":
           return reply.code(201).send(created.asset);
@@ -63,6 +63,10 @@ export function addAssetRoutes(app: FastifyInstance, assets: Assets): void {
           const { asset } = created;
           const message = `Asset ${code} exists as ${JSON.stringify(asset.name)} with ${asset.decimalPlaces} decimal places, and assets do not change`;
           throw new ApiException(apiError("asset_already_exists", message, asset));
+        }
+        case "key_taken": {
+          const details = { idempotencyKey: key };
+          throw new ApiException(apiError("idempotency_conflict", undefined, details));
         }
         case "full":
           throw new ApiException(apiError("asset_limit_reached"));

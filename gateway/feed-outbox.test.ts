@@ -194,6 +194,20 @@ describe("a slow client", () => {
     expect(versions(balances(slow.sink))).toEqual([1]);
   });
 
+  test("is cut off with feedBufferedBytesMax waiting, and not one byte before", async () => {
+    const { advance, slow } = await watchTwo();
+    for (const [buffered, closedWith] of [
+      [LIMITS.feedBufferedBytesMax - 1, null],
+      [LIMITS.feedBufferedBytesMax, { code: 1013 }],
+    ] as const) {
+      slow.sink.buffered = buffered;
+      slow.say({ type: "unsubscribe", wallets: ["w1"] });
+      await advance(10);
+      if (closedWith === null) expect(slow.sink.closedWith).toBeNull();
+      else expect(slow.sink.closedWith).toMatchObject(closedWith);
+    }
+  });
+
   test("that makes answers pile up is cut off at feedBufferedBytesMax", async () => {
     const { advance, clock, slow } = await watchTwo();
     slow.sink.isStuck = true;

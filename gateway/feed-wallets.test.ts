@@ -95,6 +95,19 @@ describe("what the bus loses", () => {
     expect(balances(sink)[1]).toMatchObject({ snapshot: true, reset: true });
   });
 
+  test("of exactly feedReplayEventsMax changes is told one by one, and of one more by a reset", async () => {
+    withLimits({ feedReplayEventsMax: 20 });
+    const { world, advance, sink } = await watchW1();
+    const aSweep = LIMITS.feedSweepMs + LIMITS.feedLagMs + 100;
+    for (let n = 0; n < 20; n++) world.commit("w1");
+    await advance(aSweep);
+    expect(versions(balances(sink))).toEqual(Array.from({ length: 21 }, (_, n) => n));
+    for (let n = 0; n < 21; n++) world.commit("w1");
+    await advance(aSweep);
+    expect(balances(sink)).toHaveLength(22);
+    expect(balances(sink).at(-1)).toMatchObject({ version: 41, snapshot: true, reset: true });
+  });
+
   test("is no excuse to read again and again for a version that never was", async () => {
     const { world, publish, change, advance, sink } = await watchW1();
     const real = world.commit("w1");
@@ -331,6 +344,29 @@ describe("a replay", () => {
     expect(frames).toHaveLength(1 + LIMITS.feedReplayPageEvents + 2);
     expect(hub.stats().resets).toBe(1);
   });
+
+  test.each([
+    [0, 0],
+    [1, 1],
+  ])(
+    "of a slow client goes on from exactly feedReplayEventsMax behind: %i more, %i resets",
+    async (more, resets) => {
+      const behindMax = 1_000;
+      withLimits({ feedReplayEventsMax: behindMax });
+      const { hub, change, advance, sink } = await begin(900, 10);
+      // Given a client that is slow when the first page comes, and has one event of it
+      await advance(15);
+      sink.buffered = LIMITS.feedBufferedBytesSoft + 1;
+      await advance(15);
+      // When it is that much behind once it has read the next page
+      const last = 1 + LIMITS.feedReplayPageEvents + behindMax + more;
+      change("w1", last - 900);
+      sink.buffered = 0;
+      await advance(LIMITS.feedDrainCheckMs + 1_000);
+      expect(hub.stats().resets).toBe(resets);
+      expect(balances(sink).at(-1)).toMatchObject({ version: last, snapshot: resets > 0 });
+    },
+  );
 
   test("whose client is cut off in the middle of a page leaves nothing behind", async () => {
     const { hub, advance, sink, listenedTo } = await begin(20, 10);

@@ -38,7 +38,8 @@ export const CreateAssetBody = Type.Object(
       Type.String({
         minLength: 1,
         maxLength: LIMITS.keyLengthMax,
-        description: "Taken like on every write, and not needed: the asset's code is its key",
+        description:
+          "Taken like on every write, and not needed to ask again: the same definition is added once in any case",
       }),
     ),
     dryRun: Type.Optional(DryRun),

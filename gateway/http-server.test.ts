@@ -13,6 +13,8 @@ import {
 import { connect, type AddressInfo, type Socket } from "node:net";
 import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import fastifyWebsocket from "@fastify/websocket";
 import { pino } from "pino";
 import { beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
@@ -85,6 +87,34 @@ it("a client that does not take its answer does not hold up the end", async () =
   const tookMs = performance.now() - startedAtMs;
   expect(tookMs).toBeGreaterThan(450);
   expect(tookMs).toBeLessThan(5_000);
+});
+
+it("keeps nothing of connections that are closed", async () => {
+  setFlagsFromString("--expose-gc");
+  const collectGarbage = runInNewContext("gc") as () => void;
+  // Given connections that were used, and are closed
+  const app = buildServer(pino({ level: "silent" }));
+  onTestFinished(() => app.close());
+  const sockets: WeakRef<Socket>[] = [];
+  app.server.on("connection", (socket: Socket) => sockets.push(new WeakRef(socket)));
+  await app.listen({ port: 0, host: "127.0.0.1" });
+  const { port } = app.server.address() as AddressInfo;
+  for (let count = 0; count < 5; count += 1) {
+    const agent = new Agent({ keepAlive: true });
+    const [response] = (await once(
+      request({ host: "127.0.0.1", port, agent }).end(),
+      "response",
+    )) as [IncomingMessage];
+    await text(response);
+    agent.destroy();
+  }
+  expect(sockets).toHaveLength(5);
+  // Then their memory can be used again
+  const left = (): number => {
+    collectGarbage();
+    return sockets.filter((socket) => socket.deref() !== undefined).length;
+  };
+  await expect.poll(left).toBe(0);
 });
 
 it("a request without an answer does not hold up the end longer than its client may have", async () => {

@@ -264,10 +264,15 @@ export function filterOf(conditions: {
   readonly to?: string | undefined;
 }): TransactionFilter {
   const { type, from, to } = conditions;
+  const fromMs = from === undefined ? undefined : timeOf("from", from);
+  const toMs = to === undefined ? undefined : timeOf("to", to);
+  if (fromMs !== undefined && toMs !== undefined && fromMs > toMs) {
+    throw refusedField("to", "must not be before from");
+  }
   return {
     ...transactionFilter(type),
-    ...(from !== undefined && { fromMs: timeOf("from", from) }),
-    ...(to !== undefined && { toMs: timeOf("to", to) }),
+    ...(fromMs !== undefined && { fromMs }),
+    ...(toMs !== undefined && { toMs }),
   };
 }
 

@@ -129,7 +129,7 @@ const From = Type.String({
 });
 const To = Type.String({
   ...Moment,
-  description: "Before this time, which is not included; written like `from`",
+  description: "Before this time, which is not included; written like `from`, and not before it",
 });
 export const TransactionsQuery = Type.Object(
   {

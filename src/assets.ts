@@ -44,6 +44,8 @@ export type AssetCreation =
   | { readonly type: "known"; readonly asset: ListedAsset }
   /** There is one with another definition; it stays. */
   | { readonly type: "conflict"; readonly asset: ListedAsset }
+  /** The key was sent with another definition before; nothing was added. */
+  | { readonly type: "key_taken" }
   /** Its database has as many as it may have. */
   | { readonly type: "full" }
   /** No answer: it may have been added. The same wish finds out. */
@@ -63,7 +65,10 @@ export interface Assets {
    * known.
    */
   review(): Promise<void>;
-  /** @throws ReadUnavailable when its database is away; nothing was added. */
-  create(asset: Asset, isDryRun: boolean): Promise<AssetCreation>;
+  /**
+   * @param key the caller's, which names this one wish from here on
+   * @throws ReadUnavailable when its database or the key's is away; nothing was added.
+   */
+  create(asset: Asset, isDryRun: boolean, key?: string | null): Promise<AssetCreation>;
   close(): Promise<void>;
 }

@@ -480,6 +480,8 @@ export const LIMITS = {
 
   /** The same trouble (a server is away, malformed messages) is logged at most this often. */
   troubleLogMs: 10_000,
+  /** Subjects denied by NATS that are logged within that time: enough to see whose rules they miss. */
+  busDeniedLogMax: 20,
   /** Characters of log lines that wait while the log cannot be written; past it lines are dropped. */
   logWaitingCharsMax: 1_048_576,
   /** A write of the log that takes longer is not waited for when the process exits. */

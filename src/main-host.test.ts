@@ -4,30 +4,37 @@
  */
 import { expect, it } from "vitest";
 
-import { databaseProbes, hostProbes, watchHost, type RunningHost } from "./main-host.ts";
+import {
+  databaseProbes,
+  hostProbes,
+  watchHost,
+  type HealthOfHost,
+  type HealthOfRunning,
+} from "./main-host.ts";
 import { buildMetrics } from "./metrics.ts";
-import type { Parts } from "./parts.ts";
+import type { HostStatus } from "./protocol.ts";
 
-interface Lane {
-  readonly name: string;
-  readonly serving: boolean;
-  readonly damagedWallets?: number;
-}
+type Lane = ReturnType<HealthOfHost["status"]>["lanes"][number];
 
 const ok: Lane = { name: "lane-1", serving: true };
 
-/** A host in some state; nothing of it runs. */
-function hostIn({ isUsable = true, shards = [7], lanes = [ok] as readonly Lane[] } = {}) {
-  return { isUsable, status: () => ({ shards, lanes }) } as unknown as RunningHost["host"];
+/** A host in some state. */
+function hostIn({
+  isUsable = true,
+  shards = [7],
+  lanes = [ok],
+}: {
+  isUsable?: boolean;
+  shards?: readonly number[];
+  lanes?: readonly Lane[];
+} = {}): HealthOfHost {
+  return { isUsable, status: () => ({ shards, lanes }) };
 }
 
-const pinged = (answer: () => Promise<number>) =>
-  ({ ping: answer, probe: answer }) as unknown as NonNullable<RunningHost["membership"]> &
-    NonNullable<RunningHost["reconciliation"]>;
+const pinged = (answer: () => Promise<number>) => ({ ping: answer, probe: answer });
 
-function probesOf(host: RunningHost["host"], around: Partial<RunningHost> = {}) {
-  const nothing = { membership: null, reconciliation: null };
-  return hostProbes({ ...nothing, ...around, host } as RunningHost);
+function probesOf(host: HealthOfHost, around: Partial<HealthOfRunning> = {}) {
+  return hostProbes({ membership: null, reconciliation: null, ...around, host });
 }
 
 /** Each check that is down, with its reason. */
@@ -108,11 +115,30 @@ it("tells which of several databases is away, without its password, and which la
 
 it("has in its metrics, in seconds, when its books were last gone through and how far its relay is", async () => {
   const metrics = buildMetrics({ role: "host", version: "1" });
-  const config = { verifyIntervalMinutes: 60 } as Parts["config"];
-  const relay = [{ sink: "stream", lagEvents: 7, lagMs: 1_500 }];
-  const host = {
-    status: () => ({ shards: [], lanes: [], relay }),
-  } as unknown as RunningHost["host"];
+  const config = { verifyIntervalMinutes: 60 };
+  const status: HostStatus = {
+    hostId: "host-1",
+    owner: "host-1:1",
+    startedAt: "1970-01-01T00:00:00.000Z",
+    ready: true,
+    leaving: false,
+    shards: [],
+    lanes: [],
+    relay: [
+      {
+        sink: "stream",
+        state: "open",
+        delivered: 0,
+        retries: 0,
+        lagEvents: 7,
+        lagMs: 1_500,
+        failingShards: 0,
+        buffered: 0,
+        reason: null,
+      },
+    ],
+    handOffs: [],
+  };
   const books = {
     running: false,
     lastRunAt: "1970-01-01T00:02:00.000Z",
@@ -120,7 +146,12 @@ it("has in its metrics, in seconds, when its books were last gone through and ho
     warnings: 0,
     walletsChecked: 3,
   };
-  watchHost({ config, metrics, tracing: null }, host, { status: () => books }, () => 4);
+  watchHost(
+    { config, metrics, tracing: null },
+    { status: () => status },
+    { status: () => books },
+    () => 4,
+  );
   const text = await metrics.text();
   for (const line of [
     "coffer_verify_differences 2",

@@ -22,6 +22,7 @@ import { messageOf } from "./message-of.ts";
 import { buildPostgresRelayStore } from "./postgres-relay.ts";
 import { buildPostgresShardTable, type PostgresShardTable } from "./postgres-shard-table.ts";
 import { buildPostgresWebhooks } from "./postgres-webhooks.ts";
+import type { HostStatus } from "./protocol.ts";
 import { buildWebhookSender } from "./webhook-sender.ts";
 import type { Parts } from "./parts.ts";
 
@@ -34,6 +35,23 @@ export interface RunningHost {
   readonly reconciliation: Reconciliation | null;
   /** Called when the databases have their tables. */
   readonly startRelaying: () => Promise<void>;
+}
+
+/** As much of a host as its health is read from. */
+export interface HealthOfHost extends Pick<Host, "isUsable"> {
+  status(): {
+    readonly shards: readonly number[];
+    readonly lanes: ReadonlyArray<
+      Pick<HostStatus["lanes"][number], "name" | "serving" | "damagedWallets">
+    >;
+  };
+}
+
+/** As much of a running host. */
+export interface HealthOfRunning {
+  readonly host: HealthOfHost;
+  readonly membership: Pick<RedisMembership, "ping"> | null;
+  readonly reconciliation: Pick<Reconciliation, "probe"> | null;
 }
 
 export async function buildRunningHost(parts: Parts): Promise<RunningHost> {
@@ -114,7 +132,7 @@ function buildReconciliationOf(
 /**
  * Differences are for people: commands are served all the same, and going down would help nobody.
  */
-function booksProbe(reconciliation: Reconciliation | null): HealthProbe[] {
+function booksProbe(reconciliation: HealthOfRunning["reconciliation"]): HealthProbe[] {
   if (reconciliation === null) return [];
   return [{ name: "books", isNeededForCommands: false, probe: () => reconciliation.probe() }];
 }
@@ -163,7 +181,13 @@ function buildRelaying(parts: Parts): Pick<RunningHost, "startRelaying"> & {
 
 /** What a host's part of `/metrics` is read from. */
 export function watchHost(
-  { config, metrics, tracing }: Pick<Parts, "config" | "metrics" | "tracing">,
+  {
+    config,
+    metrics,
+    tracing,
+  }: Pick<Parts, "metrics" | "tracing"> & {
+    readonly config: Pick<Config, "verifyIntervalMinutes">;
+  },
   host: Pick<Host, "status">,
   reconciliation: Pick<Reconciliation, "status"> | null,
   webhooksDisabled: () => number | null,
@@ -187,7 +211,7 @@ export function watchHost(
 }
 
 /** What a process with a host says of it, whoever shows it. */
-export function hostProbes({ host, membership, reconciliation }: RunningHost): HealthProbe[] {
+export function hostProbes({ host, membership, reconciliation }: HealthOfRunning): HealthProbe[] {
   return [
     hostProbe(host),
     walletsProbe(host),
@@ -196,7 +220,7 @@ export function hostProbes({ host, membership, reconciliation }: RunningHost): H
   ];
 }
 
-function hostProbe(host: Host): HealthProbe {
+function hostProbe(host: HealthOfHost): HealthProbe {
   return {
     name: "host",
     isNeededForCommands: true,
@@ -217,7 +241,7 @@ function hostProbe(host: Host): HealthProbe {
 export function databaseProbes(
   databaseUrls: readonly string[],
   shardTable: Pick<PostgresShardTable, "ping">,
-  host: Host | null,
+  host: HealthOfHost | null,
 ): HealthProbe[] {
   if (databaseUrls.length === 1) return [];
   const probes = databaseUrls.map((url, index): HealthProbe => {
@@ -239,7 +263,7 @@ function databaseProbe(shardTable: Pick<PostgresShardTable, "ping">): HealthProb
   return { name: "database", isNeededForCommands: false, probe: () => shardTable.ping(0) };
 }
 
-function lanesProbe(host: Host): HealthProbe {
+function lanesProbe(host: HealthOfHost): HealthProbe {
   const probe = async (): Promise<number> => {
     const idle = host.status().lanes.filter(({ serving }) => !serving);
     if (idle.length === 0) return 0;
@@ -249,7 +273,7 @@ function lanesProbe(host: Host): HealthProbe {
 }
 
 /** One damaged wallet waits to be mended, and all others are served. */
-function walletsProbe(host: Host): HealthProbe {
+function walletsProbe(host: HealthOfHost): HealthProbe {
   return {
     name: "wallets",
     isNeededForCommands: false,
@@ -268,7 +292,7 @@ function walletsProbe(host: Host): HealthProbe {
 }
 
 /** Without Redis shards stay where they are, and commands are served. */
-function redisProbe(membership: RedisMembership | null): HealthProbe[] {
+function redisProbe(membership: HealthOfRunning["membership"]): HealthProbe[] {
   if (membership === null) return [];
   return [{ name: "redis", isNeededForCommands: false, probe: () => membership.ping() }];
 }

@@ -11,6 +11,7 @@ import { startEmbeddedPostgres, useEmbeddedPostgres } from "./embedded-postgres.
 import { withClient } from "./database.ts";
 import { messageOf } from "./message-of.ts";
 import { migrateDown, migrateUp, migrationStatus } from "./migrate.ts";
+import { assertNode } from "./node-version.ts";
 
 type Command =
   | { type: "status" }
@@ -34,6 +35,7 @@ process.exitCode = await main(process.argv.slice(2)).catch((error: unknown) => {
 });
 
 async function main(args: string[]): Promise<number> {
+  assertNode();
   if (args.includes("--help")) {
     print(usage);
     return 0;

@@ -84,6 +84,8 @@ interface Wire {
   readonly window: Window;
   readonly counts: Record<keyof Omit<NatsBusStats, "inFlightBytes" | "waiting">, number>;
   readonly mayLog: (trouble: string) => boolean;
+  /** Apart, since there are as many as subjects. */
+  readonly mayLogDenied: (trouble: string) => boolean;
   state: BusState;
   /** While it is away: what the last attempt to connect met. */
   trouble: string;
@@ -117,12 +119,21 @@ export function connectionOptions(url: string): ServerOptions {
   return options;
 }
 
-function atMostEvery(intervalMs: number): (trouble: string) => boolean {
-  const lastMs = new Map<string, number>();
+/** Each trouble once in the interval, and no more than so many of them. */
+function atMostEvery(
+  intervalMs: number,
+  troublesMax: number = Infinity,
+): (trouble: string) => boolean {
+  /** The oldest first. */
+  const toldMs = new Map<string, number>();
   return (trouble) => {
     const nowMs = performance.now();
-    if (nowMs - (lastMs.get(trouble) ?? -Infinity) < intervalMs) return false;
-    lastMs.set(trouble, nowMs);
+    for (const [told, atMs] of toldMs) {
+      if (nowMs - atMs < intervalMs) break;
+      toldMs.delete(told);
+    }
+    if (toldMs.has(trouble) || toldMs.size >= troublesMax) return false;
+    toldMs.set(trouble, nowMs);
     return true;
   };
 }
@@ -318,8 +329,10 @@ async function followStatus(wire: Wire, nats: NatsConnection): Promise<void> {
 /** A login that is refused comes with each attempt to connect, a denied subject with each message. */
 function takeError(wire: Wire, { data, permissionContext: permission }: Status): void {
   const code = typeof data === "string" ? data : "UNKNOWN";
-  if (permission === undefined) wire.trouble = code;
-  if (!wire.mayLog(`error ${code} ${permission?.operation}`)) return;
+  if (permission === undefined) {
+    wire.trouble = code;
+    if (!wire.mayLog(`error ${code}`)) return;
+  } else if (!wire.mayLogDenied(`${permission.operation} ${permission.subject}`)) return;
   wire.log.error({ code, permission }, `NATS error: ${code}`);
 }
 
@@ -435,6 +448,7 @@ export function buildNatsBus(options: NatsBusOptions): NatsBus {
     window: { bytes: 0, latest: 0, waiting: buildTransitMap(), timer: undefined },
     counts: { published: 0, delivered: 0, undelivered: 0, malformed: 0, reconnects: 0 },
     mayLog: atMostEvery(LIMITS.troubleLogMs),
+    mayLogDenied: atMostEvery(LIMITS.troubleLogMs, LIMITS.busDeniedLogMax),
     state: "reconnecting",
     trouble: "not connected",
     nats: undefined,

@@ -13,3 +13,9 @@ export function nodeTrouble(version: string): string | null {
   if (major > majorNeeded || (major === majorNeeded && minor >= minorNeeded)) return null;
   return `Coffer needs Node ${NODE_NEEDED} or later, and this is ${version}`;
 }
+
+/** @throws Error with that */
+export function assertNode(): void {
+  const trouble = nodeTrouble(process.versions.node);
+  if (trouble !== null) throw new Error(trouble);
+}

@@ -100,7 +100,13 @@ export function buildPostgresAssets(options: PostgresAssetsOptions): Assets {
       const all = new Map([...known, ...found.map((asset) => [asset.code, asset] as const)]);
       return [...all.values()].toSorted((one, other) => (one.code < other.code ? -1 : 1));
     },
-    async create(wished, isDryRun) {
+    async create(wished, isDryRun, key = null) {
+      if (key !== null) {
+        // Before the asset: whoever dies between has a key whose repeat adds the asset.
+        const named = await home(key).name(key, wished, isDryRun);
+        if (named === "other") return { type: "key_taken" };
+        if (named === "unknown") return { type: "unknown" };
+      }
       const there = known.get(wished.code);
       if (there !== undefined) return judged(wished, there);
       const made = await home(wished.code).create(wished, isDryRun);
@@ -117,7 +123,7 @@ export function buildPostgresAssets(options: PostgresAssetsOptions): Assets {
   };
 }
 
-/** The own assets of one database. */
+/** The own assets and the keys of one database. */
 interface Store {
   find(code: string): Promise<ListedAsset | null>;
   all(): Promise<ListedAsset[]>;
@@ -127,6 +133,8 @@ interface Store {
     asset: Asset,
     isDryRun: boolean,
   ): Promise<{ isNew: boolean; asset: ListedAsset } | "full" | "unknown">;
+  /** Whether the key names this asset: from now on, if it has named none (a dry run only looks). */
+  name(key: string, asset: Asset, isDryRun: boolean): Promise<"this" | "other" | "unknown">;
   close(): Promise<void>;
 }
 
@@ -137,6 +145,13 @@ interface CreatedRow {
 }
 
 const SELECT = `SELECT code, name, decimal_places AS "decimalPlaces", true AS "isOwn" FROM assets`;
+
+const SELECT_KEY = `
+  SELECT code = $2 AND name = $3 AND decimal_places = $4 AS "isThis" FROM asset_keys WHERE idempotency_key = $1`;
+
+const INSERT_KEY = `
+  INSERT INTO asset_keys (idempotency_key, code, name, decimal_places) VALUES ($1, $2, $3, $4)
+  ON CONFLICT DO NOTHING`;
 
 function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Store {
   const pool = buildPool(databaseUrl, {
@@ -154,12 +169,28 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
     throw new ReadUnavailable("overloaded", "too many questions about assets wait");
   }
 
-  async function read(query: pg.QueryConfig): Promise<ListedAsset[]> {
+  async function read<Row extends pg.QueryResultRow = ListedAsset>(
+    query: pg.QueryConfig,
+  ): Promise<Row[]> {
     checkRoom();
     try {
-      return (await pool.query<ListedAsset>(query)).rows;
+      return (await pool.query<Row>(query)).rows;
     } catch (error) {
       throw asUnavailable(error, "unavailable");
+    }
+  }
+
+  /** "unknown" when it may have been carried out. */
+  async function write<Row extends pg.QueryResultRow>(
+    query: pg.QueryConfig,
+    { code }: Asset,
+  ): Promise<Row[] | "unknown"> {
+    try {
+      return (await queryToCommit<Row>(pool, query)).rows;
+    } catch (error) {
+      if (!(error instanceof OutcomeUnknown)) throw asUnavailable(error, "unavailable");
+      log?.warn(`nobody knows whether asset ${code} was added: ${error.message}`);
+      return "unknown";
     }
   }
 
@@ -170,28 +201,33 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
     },
     all: () => read({ name: "assets", text: `${SELECT} LIMIT ${LIMITS.ownAssetsMax}` }),
     among: (codes) => read({ text: `${SELECT} WHERE code = ANY ($1)`, values: [codes] }),
-    async create({ code, name, decimalPlaces }, isDryRun) {
+    async create(wished, isDryRun) {
       checkRoom();
+      const { code, name, decimalPlaces } = wished;
       const query = {
         text: "SELECT * FROM create_asset($1, $2, $3, $4, $5)",
         values: [code, name, decimalPlaces, LIMITS.ownAssetsMax, isDryRun],
       };
-      try {
-        const { rows } = isDryRun
-          ? await pool.query<CreatedRow>(query)
-          : await queryToCommit<CreatedRow>(pool, query);
-        const [row] = rows;
-        if (row === undefined) return "full";
-        const { is_new: isNew, asset_name, asset_places } = row;
-        const asset = { code, name: asset_name, decimalPlaces: asset_places, isOwn: true };
-        return { isNew, asset };
-      } catch (error) {
-        if (error instanceof OutcomeUnknown) {
-          log?.warn(`nobody knows whether asset ${code} was added: ${error.message}`);
-          return "unknown";
-        }
-        throw asUnavailable(error, "unavailable");
+      const rows = await (isDryRun ? read<CreatedRow>(query) : write<CreatedRow>(query, wished));
+      if (rows === "unknown") return rows;
+      const [row] = rows;
+      if (row === undefined) return "full";
+      const { is_new: isNew, asset_name, asset_places } = row;
+      const asset = { code, name: asset_name, decimalPlaces: asset_places, isOwn: true };
+      return { isNew, asset };
+    },
+    async name(key, asset, isDryRun) {
+      const values = [key, asset.code, asset.name, asset.decimalPlaces];
+      const look = async (): Promise<boolean | undefined> =>
+        (await read<{ isThis: boolean }>({ text: SELECT_KEY, values }))[0]?.isThis;
+      let isThis = await look();
+      if (isThis === undefined && !isDryRun) {
+        checkRoom();
+        if ((await write({ text: INSERT_KEY, values }, asset)) === "unknown") return "unknown";
+        // Somebody else may have been faster with this key.
+        isThis = await look();
       }
+      return isThis === false ? "other" : "this";
     },
     close() {
       closed ??= pool.end();

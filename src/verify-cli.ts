@@ -15,8 +15,9 @@ import { useEmbeddedPostgres } from "./embedded-postgres.ts";
 import { messageOf } from "./message-of.ts";
 import { LIMITS } from "./limits.ts";
 import { migrationStatus } from "./migrate.ts";
-import { rebuildWallet, type Rebuilt } from "./rebuild.ts";
-import { verify, type VerifyProgress, type VerifyReport } from "./verify.ts";
+import { assertNode } from "./node-version.ts";
+import type { Rebuilt } from "./rebuild.ts";
+import type { VerifyProgress, VerifyReport } from "./verify.ts";
 
 const USAGE = `Usage: npm run verify -- [options]
   --wallet <id>  only this wallet and the transfers in its history
@@ -61,6 +62,7 @@ function readArguments() {
 }
 
 async function main(): Promise<number> {
+  assertNode();
   const values = readArguments();
   if (values === null) return 2;
   if (values.help) {
@@ -85,6 +87,7 @@ async function main(): Promise<number> {
 
 async function look(databaseUrls: readonly string[], options: Options): Promise<number> {
   await assertUsable(databaseUrls);
+  const { rebuildWallet } = await import("./rebuild.ts");
   const dealtWith = new Map<string, Rebuilt>();
   const report = await reconcile(databaseUrls, options, async (walletId, database) => {
     // One without events is met twice: with its row, and with its holds.
@@ -128,6 +131,8 @@ async function reconcile(
   { walletId, isJson }: Options,
   onWalletDiffers?: (walletId: string, database: number) => Promise<void>,
 ): Promise<VerifyReport> {
+  // Loaded only now: an older Node cannot, and should be told what it is before.
+  const { verify } = await import("./verify.ts");
   const progress = isJson ? { show: () => undefined, stop: () => undefined } : showProgress();
   try {
     return await verify({

@@ -93,6 +93,42 @@ describe("on two gateways", () => {
       expect(await list()).toContainEqual({ ...asset, isOwn: true });
     });
 
+    it.each([
+      ["another code", () => ({ code: unique("SILVER") })],
+      ["another name", () => ({ name: "Silver coins" })],
+      ["an asset of ISO 4217", () => ({ code: "USD", name: "US Dollar", decimalPlaces: 2 })],
+    ])("has its key to itself: with %s it is a conflict", async (_name, change) => {
+      // Given one that was added with a key
+      const asset = gold();
+      const key = unique("k");
+      const ask = (json: object, on: Stack) => on.ask<AssetBody>("POST", "/assets", { json, key });
+      expect((await ask(asset, stack)).status).toBe(201);
+      // Then the same is a repeat and another one is refused, at any gateway, and is not there
+      const other = { ...asset, ...change() };
+      for (const on of [stack, besides]) {
+        expect((await ask(asset, on)).status).toBe(200);
+        for (const json of [other, { ...other, dryRun: true }]) {
+          const { status, body } = await ask(json, on);
+          expect([status, body.code]).toEqual([409, "idempotency_conflict"]);
+          expect(body.details).toEqual({ idempotencyKey: key });
+        }
+      }
+      const count = "SELECT code FROM assets WHERE code = ANY ($1)";
+      expect(await stack.sql(count, [[asset.code, other.code]])).toEqual([{ code: asset.code }]);
+    });
+
+    it("of many wishes with one key at once has one winner", async () => {
+      const key = unique("k");
+      const wishes = Array.from({ length: 10 }, () => gold());
+      const answers = await Promise.all(
+        wishes.map((json, nth) =>
+          (nth % 2 === 0 ? stack : besides).ask<AssetBody>("POST", "/assets", { json, key }),
+        ),
+      );
+      const codes = answers.map(({ status, body }) => (status === 201 ? "added" : body.code));
+      expect(codes.toSorted()).toEqual(["added", ...Array<string>(9).fill("idempotency_conflict")]);
+    });
+
     it("of ISO 4217 is there from the start and cannot be defined again", async () => {
       const same = await add({ code: "USD", name: "US Dollar", decimalPlaces: 2 });
       expect([same.status, same.body.isOwn]).toEqual([200, false]);
@@ -261,6 +297,12 @@ describe("with several databases", () => {
     }
     const own = (await assets.allAssets()).filter(({ isOwn }) => isOwn);
     expect(own.map(({ code }) => code)).toEqual(codes.toSorted());
+    // A key that named one names no other, in whichever database that would be
+    const key = unique("k");
+    const [first, other] = [gold({ code: codeIn(EVEN) }), gold({ code: codeIn(ODD) })];
+    expect(await assets.create(first, false, key)).toMatchObject({ type: "created" });
+    expect(await assets.create(other, false, key)).toEqual({ type: "key_taken" });
+    expect(await assets.create(first, false, key)).toMatchObject({ type: "known" });
     // A creation is seen at once where it was made
     expect(assets.assetOf(codes[1]!)).toMatchObject({ code: codes[1] });
   });
@@ -375,6 +417,13 @@ describe("with several databases", () => {
     wire.cutsAnswers = false;
     const again = await assets.create(asset, false);
     expect(again).toMatchObject({ type: "known", asset });
+    // And likewise of its key, which is written before
+    const next = gold();
+    expect(await assets.create(next, true, "k")).toMatchObject({ type: "created" });
+    wire.cutsAnswers = true;
+    await expect(assets.create(next, false, "k")).rejects.toThrow(ReadUnavailable);
+    wire.cutsAnswers = false;
+    expect(await assets.create(next, false, "k")).toMatchObject({ type: "created" });
   });
 
   it("one that cannot be logged in to is not taken for one that may have made it", async () => {

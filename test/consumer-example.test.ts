@@ -32,11 +32,12 @@ afterAll(async () => {
   await nats?.stop();
 });
 
-function startConsumer(handler: string): ChildProcess & { text(): string } {
-  const child = spawn(process.execPath, [example, "invoices", handler], {
+function startConsumer(handler?: string, url = natsUrl): ChildProcess & { text(): string } {
+  const args = [example, "invoices", ...(handler === undefined ? [] : [handler])];
+  const child = spawn(process.execPath, args, {
     env: {
       ...process.env,
-      NATS_URL: natsUrl,
+      NATS_URL: url,
       ATTEMPTS_MAX: "3",
       PAUSE_MS: "50",
       ACK_WAIT_MS: "2000",
@@ -121,3 +122,17 @@ it(
     expect({ num_pending, num_ack_pending }).toEqual({ num_pending: 0, num_ack_pending: 0 });
   },
 );
+
+it.each([
+  ["a wrong password", () => natsUrl.replaceAll("p%40ss", "secret"), /Authorization Violation/],
+  ["no server", () => "nats://127.0.0.1:1", /ECONNREFUSED/],
+])("says in one line that it cannot connect: %s", async (_what, url, reason) => {
+  const consumer = startConsumer(undefined, url());
+  const code = await new Promise((resolve) => consumer.once("close", resolve));
+  expect([code, consumer.text().split("\n")]).toEqual([
+    1,
+    [expect.stringMatching(/^invoices cannot connect to NATS at 127\.0\.0\.1:\d+/), ""],
+  ]);
+  expect(consumer.text()).toMatch(reason);
+  expect(consumer.text()).not.toContain("secret");
+});

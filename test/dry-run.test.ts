@@ -17,7 +17,15 @@ import { commandOf, creation, credit, debit, transfer } from "./stage/staged-com
 import { onlyOutcome } from "./stage/lanes.ts";
 import { openStake, WRITES, type Stake } from "./stage/write-routes.ts";
 
-const TABLES = ["events", "wallets", "rejections", "transfers", "transfer_verdicts", "assets"];
+const TABLES = [
+  "events",
+  "wallets",
+  "rejections",
+  "transfers",
+  "transfer_verdicts",
+  "assets",
+  "asset_keys",
+];
 const COUNTS = `SELECT ${TABLES.map((name) => `(SELECT count(*) FROM ${name})::int AS ${name}`).join(", ")}`;
 
 const dry = (command: Command): Command => ({ ...command, fingerprint: null, dryRun: true });

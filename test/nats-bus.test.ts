@@ -366,6 +366,27 @@ describe("the NATS bus and a server in trouble", () => {
     await vi.waitFor(() => expect(bus.state).toBe("connected"), { timeout: 2_000 });
   });
 
+  test("names each subject that it may not use once, and not without end", async () => {
+    withLimits({ busDeniedLogMax: 3 });
+    const scripted = await startScriptedServer();
+    const lines: string[] = [];
+    const log = pino({ level: "error" }, { write: (line: string) => void lines.push(line) });
+    await openNats(scripted.url, log);
+    const deny = (operation: string, subject: string): void =>
+      void scripted.send(`-ERR 'Permissions Violation for ${operation} "${subject}"'\r\n`);
+    // When several are denied, some of them again, and then something else goes wrong
+    for (const subject of ["a", "b", "a", "b"]) deny("Publish to", subject);
+    for (const subject of ["a", "c", "d"]) deny("Subscription to", subject);
+    scripted.send("-ERR 'User Authentication Expired'\r\n");
+    // Then each was named once up to the bound, which is for denied subjects only
+    await vi.waitFor(() => expect(lines.join("")).toContain("AUTHENTICATION_EXPIRED"));
+    expect(lines.flatMap((line) => JSON.parse(line).permission ?? [])).toEqual([
+      { operation: "publish", subject: "a" },
+      { operation: "publish", subject: "b" },
+      { operation: "subscription", subject: "a" },
+    ]);
+  });
+
   test("says user and password of the URL, and keeps trying when they are wrong", async () => {
     const scripted = await startScriptedServer("-ERR 'Authorization Violation'\r\n");
     const lines: string[] = [];

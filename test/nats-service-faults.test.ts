@@ -30,6 +30,7 @@ async function serve(wallet: () => Promise<WalletState | null>) {
     await close();
   });
   const lines: object[] = [];
+  const spans: unknown[] = [];
   const state = walletOf();
   const [walletId, version] = [state.walletId, state.version];
   await buildWalletService({
@@ -49,6 +50,14 @@ async function serve(wallet: () => Promise<WalletState | null>) {
     batches: options.batches,
     version: options.version,
     log: { error: (line) => void lines.push(line) },
+    tracing: {
+      begin: (_kind, name) => ({
+        traceparent: "",
+        end: (attributes, failure) => void spans.push([name, attributes, failure]),
+      }),
+      committed: () => undefined,
+      stop: async () => undefined,
+    },
   });
   const asking = async (endpoint: string, key?: string) => {
     const headers = newHeaders();
@@ -61,7 +70,7 @@ async function serve(wallet: () => Promise<WalletState | null>) {
     const replay = message.headers?.get("Idempotent-Replayed") ?? "";
     return { replay, ...message.json<ServiceReply>() };
   };
-  return { asking, lines };
+  return { asking, lines, spans, connection };
 }
 
 it("tells of a replay only who has sent a key: all others ask for the first time", async () => {
@@ -98,4 +107,28 @@ it("refuses what is larger than over HTTP, whatever its NATS server lets through
   // And a batch has a bound of its own
   withLimits({ batchBodyBytesMax: bytes });
   expect((await asking("batch")).error).toMatchObject({ code: "validation_failed" });
+});
+
+it("ends a request's span with what became of it, as a failure where Coffer could not serve", async () => {
+  const reads = [
+    () => Promise.resolve(walletOf()),
+    () => Promise.resolve(null),
+    () => Promise.reject(new ReadUnavailable("unavailable", "away")),
+    () => Promise.reject(new Error("a bug")),
+  ];
+  const { asking, spans } = await serve(() => reads.shift()!());
+  while (reads.length > 0) await asking("get");
+  const told = [
+    [200, undefined, undefined],
+    [404, "wallet_not_found", undefined],
+    [503, "unavailable", "unavailable"],
+    [500, "internal_error", "internal_error"],
+  ] as const;
+  expect(spans).toEqual(
+    told.map(([status, code, failure]) => [
+      "NATS wallets.v1.get",
+      { "coffer.status": status, ...(code !== undefined && { "coffer.error.code": code }) },
+      failure,
+    ]),
+  );
 });

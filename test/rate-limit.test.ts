@@ -7,7 +7,7 @@ import { Redis } from "ioredis";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 import { WebSocket } from "ws";
-import { rateKey } from "../gateway/rate-limit.ts";
+import { buildRateLimit, rateKey } from "../gateway/rate-limit.ts";
 import { LIMITS } from "../src/limits.ts";
 import { createMigratedDatabase } from "./stage/migrated-database.ts";
 import { startCoffer, type CofferProcess, type Environment } from "./stage/process.ts";
@@ -133,6 +133,19 @@ it("leaves nothing in Redis behind: a client's count goes with its window", asyn
   expect(ttlMs).not.toBe(-1);
   await sleep(LIMITS.rateLimitWindowMs + 100);
   expect(await eyes.exists(rateKey(client))).toBe(0);
+});
+
+it("leaves no connection to Redis behind when it is closed", async () => {
+  const name = "rate-limit-closed";
+  const log = { warn: () => undefined };
+  const limit = buildRateLimit({ perSecond: 1, redisUrl: redis.url, name, log });
+  const reader = new Redis(redis.url);
+  onTestFinished(() => reader.disconnect());
+  const isThere = async (): Promise<boolean> =>
+    String(await reader.client("LIST")).includes(`name=${name} `);
+  await expect.poll(isThere).toBe(true);
+  await limit.close();
+  await expect.poll(isThere).toBe(false);
 });
 
 it("does not count health and metrics, and counts the opening of a WebSocket once", async () => {

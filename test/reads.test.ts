@@ -256,7 +256,8 @@ describe("pages", () => {
     const all = await walk<TransactionBody>(`/wallets/${id}/transactions`);
     const times = past.map(({ updatedAt }) => updatedAt);
     for (const from of times) {
-      for (const to of times) {
+      // One that ends before it begins is refused
+      for (const to of times.filter((time) => time >= from)) {
         const expected = all.filter(({ createdAt }) => createdAt >= from && createdAt < to);
         for (const path of [`/wallets/${id}/transactions`, `/ledger/wallet/${id}`]) {
           const found = await walk<TransactionBody>(`${path}?from=${from}&to=${to}&limit=1`);

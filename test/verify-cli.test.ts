@@ -6,6 +6,7 @@ import { spawn } from "node:child_process";
 import { appendFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { NODE_NEEDED } from "../src/node-version.ts";
 import { packageRoot } from "../src/package-root.ts";
 import type { VerifyReport } from "../src/verify.ts";
 import { askJson } from "./stage/json.ts";
@@ -263,6 +264,28 @@ it(
     expect(folder.postgresPid()).toBe(0);
   },
 );
+
+const inUrl = (code: string): string => `data:text/javascript,${encodeURIComponent(code)}`;
+
+it.each([
+  ["verify", 2],
+  ["migrate", 1],
+] as const)("%s says on a Node that is too old which one it needs", async (script, code) => {
+  // Given one that calls itself older, and cannot load what imports a later Node's functions
+  const hooks = `export async function resolve(specifier, context, next) {
+    if (specifier.endsWith("/chain.js")) throw new SyntaxError("no export named 'hash'");
+    return next(specifier, context);
+  }`;
+  const old = `import { register } from "node:module";
+    register(${JSON.stringify(inUrl(hooks))});
+    Object.defineProperty(process, "versions", { value: { ...process.versions, node: "18.20.8" } });`;
+  // Then that is all it says
+  expect(await npmRun(script, { NODE_OPTIONS: `--import=${inUrl(old)}` }, "up")).toEqual({
+    code,
+    out: "",
+    err: `Coffer needs Node ${NODE_NEEDED} or later, and this is 18.20.8\n`,
+  });
+});
 
 it(
   "leaves no PostgreSQL behind when Ctrl-C or a signal ends it in the middle",

@@ -520,6 +520,8 @@ const TAMPERINGS: readonly Tampering[] = [
       "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET session_replication_role = replica', current_database()); END $$",
     ],
     expected: [
+      "guard_off (trigger asset_keys_append_only on asset_keys)",
+      "guard_off (trigger asset_keys_no_truncate on asset_keys)",
       "guard_off (trigger assets_append_only on assets)",
       "guard_off (trigger assets_no_truncate on assets)",
       "guard_off (trigger chain_fixed on chain)",

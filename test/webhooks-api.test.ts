@@ -42,13 +42,20 @@ describe("the API", () => {
     ["another scheme", { url: "ftp://shop.example/" }, "url"],
     ["a password in the URL", { url: "https://a:b@shop.example/" }, "url"],
     ["a type that there is not", { url, events: ["WalletCredit"] }, "events/0"],
-    ["a short secret", { url, secret: "short" }, "secret"],
+    ["a short secret", { url, secret: "s".repeat(15) }, "secret"],
+    ["a long secret", { url, secret: "s".repeat(LIMITS.keyLengthMax + 1) }, "secret"],
     ["a wrong time", { url, from: "yesterday" }, "from"],
     ["an unknown field", { url, owner: "u" }, "owner"],
   ])("refuses %s by name", async (_, fields, field) => {
     const { status, body } = await makeWebhook(fields);
     expect(status).toBe(422);
     expect(body.details[0]!.field).toBe(field);
+  });
+
+  it.each([16, LIMITS.keyLengthMax])("takes a secret of %i characters", async (length) => {
+    const secret = "s".repeat(length);
+    const { status, body } = await makeWebhook({ url, secret });
+    expect([status, body.secret]).toEqual([201, secret]);
   });
 
   it("takes no more than webhooksMax", async () => {

@@ -33,15 +33,21 @@ const { handle } =
 const urls = (process.env.NATS_URL ?? "nats://127.0.0.1:4222")
   .split(",")
   .map((url) => new URL(url.trim()));
+const servers = urls.map(({ hostname, port }) => `${hostname}:${port || 4222}`);
 const [user, pass] = [urls[0].username, urls[0].password].map(decodeURIComponent);
 const login = pass !== "" ? { user, pass } : user !== "" ? { token: user } : {};
 const connection = await connect({
-  servers: urls.map(({ hostname, port }) => `${hostname}:${port || 4222}`),
+  servers,
   ...login,
   ...(urls[0].protocol === "tls:" && { tls: {} }),
   ...(process.env.INBOX_PREFIX && { inboxPrefix: process.env.INBOX_PREFIX }),
   name,
   maxReconnectAttempts: -1,
+}).catch((error) => {
+  // Whoever restarts this process tries again; later the library does it by itself.
+  const reason = error.chainedError?.message ?? error.message;
+  console.error(`${name} cannot connect to NATS at ${servers.join(", ")}: ${reason}`);
+  process.exit(1);
 });
 const manager = await connection.jetstreamManager();
 const jetstream = connection.jetstream();

@@ -1,10 +1,10 @@
 /**
  * `npm run cluster`: a whole cluster on this machine to look at and to break. It prints addresses,
  * who owns what, and each change as it happens; commands on standard input kill, stop, start, pause
- * and resume what is there. Ctrl-C, `quit` or the end of the input ends everything in order; a
+ * and resume what is there, one after the other. Ctrl-C, `quit` or the end of the input ends everything in order; a
  * process that ends by itself is told with its last words.
  */
-import { createInterface } from "node:readline";
+import { createInterface, type Interface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { alignColumns } from "../../bench/statistics.ts";
@@ -292,20 +292,32 @@ async function obey(
 /** Resolves when the person has had enough. */
 async function converse(cluster: LocalCluster, servers: readonly Server[]): Promise<void> {
   const lines = createInterface({ input: process.stdin, terminal: false });
-  await new Promise<void>((done) => {
+  const interrupted = new AbortController();
+  const interruption = new Promise<void>((done) => {
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
       process.once(signal, () => {
         say(`${signal}: everything ends`);
+        interrupted.abort();
         done();
       });
     }
-    lines.on("line", (line) => {
-      if (/^\s*(quit|exit)\s*$/.test(line)) return done();
-      obey(cluster, servers, line).catch((error: Error) => say(error.message));
-    });
-    lines.once("close", done);
   });
+  await Promise.race([interruption, obeyAll(cluster, servers, lines, interrupted.signal)]);
   lines.close();
+}
+
+/** One after the other: what is pasted may need what stands before it. */
+async function obeyAll(
+  cluster: LocalCluster,
+  servers: readonly Server[],
+  lines: Interface,
+  interrupted: AbortSignal,
+): Promise<void> {
+  for await (const line of lines) {
+    // Those that were read before it closed still come.
+    if (interrupted.aborted || /^\s*(quit|exit)\s*$/.test(line)) return;
+    await obey(cluster, servers, line).catch((error: unknown) => say(messageOf(error)));
+  }
 }
 
 /**
