@@ -6,9 +6,10 @@
  */
 import { toDecimal } from "../src/amount.ts";
 import { holdBody } from "../src/event-body.ts";
-import type { Command, Outcome, TransferAnswer } from "../src/protocol.ts";
+import type { Command, Outcome } from "../src/protocol.ts";
 import { ReadUnavailable, type ReadModel } from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
+import type { RequestType } from "./command-intake.ts";
 import { faultError, rejectionError, type ApiError } from "./errors.ts";
 import type { HoldBody, WalletBody } from "./schemas.ts";
 
@@ -25,17 +26,16 @@ export interface TransferOutcome {
   readonly hold: HoldBody | null;
 }
 
-export type Answer =
-  | { readonly type: "wallet"; readonly wallet: WalletBody; readonly isReplay: boolean }
+export type Answer = { readonly isReplay: boolean } & (
+  | { readonly type: "wallet"; readonly wallet: WalletBody }
   /** The hold that the command was about, and its wallet, right after it. */
-  | {
-      readonly type: "hold";
-      readonly hold: HoldBody;
-      readonly wallet: WalletBody;
-      readonly isReplay: boolean;
-    }
-  | { readonly type: "transfer"; readonly transfer: TransferOutcome; readonly isReplay: boolean }
-  | { readonly type: "error"; readonly error: ApiError; readonly isReplay: boolean };
+  | { readonly type: "hold"; readonly hold: HoldBody; readonly wallet: WalletBody }
+  | { readonly type: "transfer"; readonly transfer: TransferOutcome }
+  | { readonly type: "error"; readonly error: ApiError }
+);
+
+/** An answer that is a yes. */
+export type Yes = Exclude<Answer, { type: "error" }>;
 
 export type GiveAnswer = (outcome: Outcome, command: Command) => Answer | Promise<Answer>;
 
@@ -70,8 +70,12 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
   }
 
   /** The payee was told again and did not come along: it is what its history says. */
-  async function transferred(answer: TransferAnswer, isReplay: boolean): Promise<Answer> {
-    const { transferId, status, from, to, toWalletId, toVersion, hold } = answer;
+  async function transferred(
+    { transfer: answer, replayed: isReplay }: Extract<Outcome, { type: "transferred" }>,
+    isDryRun: boolean,
+  ): Promise<Answer> {
+    const { status, from, to, toWalletId, toVersion, hold } = answer;
+    const transferId = isDryRun ? null : answer.transferId;
     const held = hold && holdBody(hold, from.decimalPlaces);
     const payee =
       to !== null
@@ -131,8 +135,7 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
         return { type: "hold", hold: held, wallet, isReplay: false };
       }
       case "transferred":
-        if (dryRun === true) return dryTransfer(outcome.transfer);
-        return readBack(transferred(outcome.transfer, outcome.replayed), command);
+        return readBack(transferred(outcome, dryRun === true), command);
       case "replayed":
         return readBack(replayed(outcome, ABOUT_HOLDS.has(body.type)), command);
       case "rejected": {
@@ -151,27 +154,32 @@ export function buildAnswers({ readModel, log }: AnswersOptions): GiveAnswer {
   };
 }
 
-/** Both wallets come along, since nothing could be read back. */
-function dryTransfer({ status, from, to, hold }: TransferAnswer): Answer {
-  const payee = to === null ? null : walletBody(to);
-  const held = hold === null ? null : holdBody(hold, from.decimalPlaces);
-  const sides = { from: walletBody(from), to: payee, hold: held };
-  return { type: "transfer", transfer: { transferId: null, status, ...sides }, isReplay: false };
-}
-
 const ABOUT_HOLDS: ReadonlySet<Command["body"]["type"]> = new Set(["hold", "capture", "release"]);
+
+/** The body of a yes to a command of this type, the same on every way in. */
+export function answerBody(type: RequestType, answer: Yes): object {
+  switch (answer.type) {
+    case "wallet":
+      return answer.wallet;
+    case "hold":
+      return type === "hold" ? answer.hold : captureBody(answer);
+    case "transfer":
+      return type === "capture" ? captureBody(answer) : transferData(answer.transfer);
+    default:
+      return answer satisfies never;
+  }
+}
 
 /** The answer to a transfer; the payee is left out while the transfer is pending. */
 export function transferData({ transferId, status, from, to }: TransferOutcome): object {
-  const data = { transferId, status, fromWallet: from };
-  return to === null ? data : { ...data, toWallet: to };
+  return { transferId, status, fromWallet: from, ...(to !== null && { toWallet: to }) };
 }
 
 /** The answer to a capture or a release; the payee is left out while its transfer is pending. */
 export function captureBody(answer: Extract<Answer, { type: "hold" | "transfer" }>): object {
   if (answer.type === "hold") return { hold: answer.hold, wallet: answer.wallet };
   const { hold, from, transferId, status, to } = answer.transfer;
-  const transfer = to === null ? { transferId, status } : { transferId, status, toWallet: to };
+  const transfer = { transferId, status, ...(to !== null && { toWallet: to }) };
   return { hold, wallet: from, transfer };
 }
 

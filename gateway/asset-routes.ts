@@ -4,14 +4,12 @@
  * with 200 and `Idempotent-Replayed`, whoever sends it and with whatever key; another definition is
  * refused, since wallets rely on the first, and so is a key that was sent with another one.
  */
-import type { FastifyInstance } from "fastify";
-
 import { NOT_STORABLE, UNSTORABLE } from "../src/metadata.ts";
 import type { Assets } from "../src/assets.ts";
 import { keyOf } from "./command-intake.ts";
 import { apiError, ApiException } from "./errors.ts";
 import { CreateAssetBody, CreatedAsset } from "./game-schemas.ts";
-import { keyHeader, type InputTypes } from "./http-server.ts";
+import { keyHeader, type Routes } from "./http-server.ts";
 import { refusedField } from "./pages.ts";
 import { AssetPage } from "./read-schemas.ts";
 import { NoQuery, problems } from "./schemas.ts";
@@ -19,8 +17,7 @@ import { DRY_RUN } from "./wallet-routes.ts";
 
 const tags = ["assets"];
 
-export function addAssetRoutes(app: FastifyInstance, assets: Assets): void {
-  const routes = app.withTypeProvider<InputTypes>();
+export function addAssetRoutes(routes: Routes, assets: Assets): void {
   routes.get(
     "/assets",
     {

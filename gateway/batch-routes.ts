@@ -6,12 +6,12 @@
  */
 import { Readable } from "node:stream";
 
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyReply, FastifyRequest } from "fastify";
 
 import { LIMITS } from "../src/limits.ts";
 import { batchKeyOf, checkBatch, type Batches } from "./batch.ts";
 import { apiError, ApiException } from "./errors.ts";
-import { keyHeader, sendError, type InputTypes } from "./http-server.ts";
+import { keyHeader, sendError, type Routes } from "./http-server.ts";
 import { BatchAnswer, BatchBody } from "./batch-schemas.ts";
 import { problems } from "./schemas.ts";
 
@@ -22,12 +22,12 @@ const description = [
   "`unavailable` and `overloaded` as outcomes say that this command did nothing. `dryRun` stands in each command that is to be tried out; nothing marks its outcome. `atomic` does not exist yet, and is refused.",
 ].join(" ");
 
-export function addBatchRoute(app: FastifyInstance, batches: Batches): void {
-  app.addHook("preClose", (done) => {
+export function addBatchRoute(routes: Routes, batches: Batches): void {
+  routes.addHook("preClose", (done) => {
     void batches.drain();
     done();
   });
-  app.withTypeProvider<InputTypes>().post(
+  routes.post(
     "/batch",
     {
       schema: {
@@ -40,7 +40,7 @@ export function addBatchRoute(app: FastifyInstance, batches: Batches): void {
       bodyLimit: LIMITS.batchBodyBytesMax,
       onRequest: takePlace,
       validatorCompiler: (part) => {
-        if (part.httpPart !== "body") return app.validatorCompiler!(part);
+        if (part.httpPart !== "body") return routes.validatorCompiler!(part);
         return (body) => {
           const error = checkBatch(body);
           return error === null ? true : { error: new ApiException(error) };

@@ -6,7 +6,7 @@ import { Type, type TProperties } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
 import { holdFields, NATS_REQUESTS, withWalletId } from "./command-schemas.ts";
-import { Code, described, HoldType, words } from "./schemas.ts";
+import { closed, Code, described, HoldType, jsonObject, optionalKey, words } from "./schemas.ts";
 
 const { type: _, ...heldFields } = holdFields;
 /** A hold, with a description and a reference of any length. */
@@ -27,7 +27,7 @@ function inBatch<Properties extends TProperties>(
   outcomeBytesMax: number = WALLET_BYTES,
 ) {
   const fields = { type: Type.String(), ...properties };
-  const schema = Type.Object(fields, { additionalProperties: false });
+  const schema = Type.Object(fields, closed);
   return { schema, statusCode, outcomeBytesMax };
 }
 
@@ -54,13 +54,9 @@ export type BatchCommandType = keyof typeof BATCH_REQUESTS;
 
 /** A batch's key leaves room for the place of each command behind it. */
 export const BATCH_KEY_LENGTH_MAX = LIMITS.keyLengthMax - `/${LIMITS.batchCommandsMax - 1}`.length;
-const BatchKey = Type.Optional(
-  Type.String({
-    minLength: 1,
-    maxLength: BATCH_KEY_LENGTH_MAX,
-    description:
-      "Same as the header `Idempotency-Key`: names the commands that have no key of their own",
-  }),
+const BatchKey = optionalKey(
+  "Same as the header `Idempotency-Key`: names the commands that have no key of their own",
+  BATCH_KEY_LENGTH_MAX,
 );
 
 const commandCount = { minItems: 1, maxItems: LIMITS.batchCommandsMax };
@@ -68,7 +64,7 @@ const commandCount = { minItems: 1, maxItems: LIMITS.batchCommandsMax };
 /** What a batch is refused for as a whole; each of its commands is checked on its own. */
 export const BatchEnvelope = Type.Object(
   { commands: Type.Array(Type.Unknown(), commandCount), idempotencyKey: BatchKey },
-  { additionalProperties: false },
+  closed,
 );
 
 /** The same for the document, with the commands. */
@@ -91,7 +87,7 @@ export const BatchBody = Type.Object(
     idempotencyKey: BatchKey,
   },
   {
-    additionalProperties: false,
+    ...closed,
     examples: [
       {
         commands: [
@@ -104,13 +100,12 @@ export const BatchBody = Type.Object(
   },
 );
 
-const AnyData = Type.Unsafe<object>({ type: "object", additionalProperties: true });
 const BatchOutcome = Type.Unsafe<object>({
   anyOf: [
     Type.Object({
       ok: Type.Literal(true, { description: "It was carried out" }),
       statusCode: Type.Integer({ description: "200, 201, or 202 for a pending transfer" }),
-      data: Type.Unsafe<object>({ ...AnyData, description: "The body that its route answers" }),
+      data: jsonObject("The body that its route answers"),
       replayed: Type.Optional(
         Type.Boolean({ description: "`true`: the answer to an earlier command with this key" }),
       ),

@@ -19,11 +19,11 @@ import type { Metrics } from "../src/metrics.ts";
 import type { Command, Outcome } from "../src/protocol.ts";
 import { ReadUnavailable } from "../src/read-model.ts";
 import { payeeOf } from "../src/wallet.ts";
-import { captureBody, transferData, type Answer, type GiveAnswer } from "./answers.ts";
+import { answerBody, type Answer, type GiveAnswer } from "./answers.ts";
 import { buildBatchOrder, type BatchOrder } from "./batch-order.ts";
 import {
-  DIFFERENT_KEYS,
   isLongerThan,
+  keyOf,
   problemOfKey,
   type Intake,
   type RequestFields,
@@ -132,17 +132,13 @@ export function batchKeyOf(
   inBody: string | undefined,
   inHeader: string | undefined,
 ): string | undefined | ApiError {
-  const key = inHeader ?? inBody;
-  if (key === undefined) return undefined;
-  const field = inHeader === undefined ? "idempotencyKey" : "Idempotency-Key";
-  if (inBody !== undefined && inBody !== key) {
-    return validationFailed([{ field: "idempotencyKey", message: DIFFERENT_KEYS }]);
-  }
+  return keyOf(inBody, inHeader, problemOfBatchKey) ?? undefined;
+}
+
+function problemOfBatchKey(key: string): string | null {
+  if (isLongerThan(key, BATCH_KEY_LENGTH_MAX)) return KEY_TOO_LONG;
   // A blank at its end is not the end of a command's key.
-  const ofCommand = key === "" ? key : `${key}/0`;
-  const isTooLong = isLongerThan(key, BATCH_KEY_LENGTH_MAX);
-  const message = isTooLong ? KEY_TOO_LONG : problemOfKey(ofCommand);
-  return message === null ? key : validationFailed([{ field, message }]);
+  return problemOfKey(key === "" ? key : `${key}/0`);
 }
 
 export function buildBatches(deps: BatchesDeps): Batches {
@@ -420,21 +416,7 @@ function textOf({ type, isKeyed }: Taken, answer: Answer): string {
   const isPending = answer.type === "transfer" && answer.transfer.status === "pending";
   const statusCode = isPending ? 202 : BATCH_REQUESTS[type].statusCode;
   const end = isReplay ? ',"replayed":true}' : "}";
-  return `{"ok":true,"statusCode":${statusCode},"data":${JSON.stringify(dataOf(type, answer))}${end}`;
-}
-
-/** An answer that is a yes, as its route has it. */
-function dataOf(type: BatchCommandType, answer: Exclude<Answer, { type: "error" }>): object {
-  switch (answer.type) {
-    case "wallet":
-      return answer.wallet;
-    case "hold":
-      return type === "hold" ? answer.hold : captureBody(answer);
-    case "transfer":
-      return type === "capture" ? captureBody(answer) : transferData(answer.transfer);
-    default:
-      return answer satisfies never;
-  }
+  return `{"ok":true,"statusCode":${statusCode},"data":${JSON.stringify(answerBody(type, answer))}${end}`;
 }
 
 function errorText({ code, message, details }: ApiError, isReplay: boolean): string {

@@ -2,7 +2,7 @@
 import { Type, type Static } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
-import { nullableTime, Time, words } from "./schemas.ts";
+import { described, nullableInteger, nullableText, nullableTime, Time, words } from "./schemas.ts";
 
 function nullableFlag(description: string) {
   return Type.Unsafe<boolean | null>({ type: ["boolean", "null"], description });
@@ -34,16 +34,14 @@ const ClusterLane = Type.Object({
 
 const HandOff = Type.Object({
   at: Time,
-  type: Type.Unsafe<"taken" | "handed over" | "lost">({
-    ...words("taken", "handed over", "lost"),
-    description: "`lost`: another host had taken them, and this one found out",
-  }),
+  type: described(
+    words("taken", "handed over", "lost"),
+    "`lost`: another host had taken them, and this one found out",
+  ),
   shards: ShardSet,
-  peer: Type.Unsafe<string | null>({
-    type: ["string", "null"],
-    description:
-      "Who had them before (taken), or should take them (handed over); null when it is not known",
-  }),
+  peer: nullableText(
+    "Who had them before (taken), or should take them (handed over); null when it is not known",
+  ),
 });
 
 const Books = Type.Object({
@@ -67,14 +65,8 @@ const ClusterHost = Type.Object({
   served: Type.Union([ShardSet, Type.Null()], {
     description: "As the host says; during a hand-off it differs from `owned`",
   }),
-  epoch: Type.Unsafe<number | null>({
-    type: ["integer", "null"],
-    description: "The highest epoch of its shards",
-  }),
-  claimedAt: Type.Unsafe<string | null>({
-    type: ["string", "null"],
-    description: "When it took a shard last, by the database's clock",
-  }),
+  epoch: nullableInteger("The highest epoch of its shards"),
+  claimedAt: nullableText("When it took a shard last, by the database's clock"),
   lanes: Type.Array(ClusterLane),
   books: Type.Union([Books, Type.Null()], {
     description: "What its reconciliation knows; null when it has none, or did not answer",
@@ -95,23 +87,14 @@ export const Cluster = Type.Object(
         Type.Object({
           total: Count,
           owned: ShardSet,
-          orphaned: Type.Unsafe<Static<typeof ShardSet>>({
-            ...ShardSet,
-            description: "Without an owner: commands for them wait",
-          }),
-          unknown: Type.Unsafe<Static<typeof ShardSet>>({
-            ...ShardSet,
-            description: "In a database that cannot be reached",
-          }),
+          orphaned: described(ShardSet, "Without an owner: commands for them wait"),
+          unknown: described(ShardSet, "In a database that cannot be reached"),
         }),
         Type.Null(),
       ],
       { description: "Null while the shard table cannot be read" },
     ),
-    shardsReason: Type.Unsafe<string | null>({
-      type: ["string", "null"],
-      description: "Why `shards` is null",
-    }),
+    shardsReason: nullableText("Why `shards` is null"),
     hosts: Type.Array(ClusterHost, {
       description: "Those that answered, and those that own shards and did not",
     }),

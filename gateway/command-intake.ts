@@ -70,9 +70,14 @@ export interface RequestOrigin {
   readonly traceparent?: string | undefined;
 }
 
+interface Refused {
+  readonly ok: false;
+  readonly error: ApiError;
+}
+
 export type Intake =
   | { readonly ok: true; readonly command: Command; readonly isKeyed: boolean }
-  | { readonly ok: false; readonly error: ApiError };
+  | Refused;
 
 interface AssetFacts {
   readonly decimalPlaces: number;
@@ -99,7 +104,7 @@ export type TakeIn = TakeInAs<Intake | Promise<Intake>>;
 const EXPIRY_TWICE = "says the same as expiresAt: give one of them";
 const REASON_TWICE = "is another word for description: give one of them";
 
-function refused(error: ApiError): { readonly ok: false; readonly error: ApiError } {
+function refused(error: ApiError): Refused {
   return { ok: false, error };
 }
 
@@ -108,8 +113,8 @@ export function buildCommandIntake(assetOf: AssetLookup): TakeInAs<Intake>;
 export function buildCommandIntake(assetOf: SlowAssetLookup): TakeIn;
 export function buildCommandIntake(assetOf: SlowAssetLookup): TakeIn {
   return (type, walletId, fields, origin) => {
-    const key = keyOf(fields.idempotencyKey, origin.key);
-    if (key !== null && typeof key !== "string") return refused(key);
+    const given = keyOf(fields.idempotencyKey, origin.key);
+    if (given !== null && typeof given !== "string") return refused(given);
     if (fields.description !== undefined && fields.reason !== undefined) {
       return refused(validationFailed([{ field: "reason", message: REASON_TWICE }]));
     }
@@ -133,9 +138,10 @@ export function buildCommandIntake(assetOf: SlowAssetLookup): TakeIn {
     }
     const body = bodyOf(type, fields, metadata, asset);
     if (!body.ok) return body;
-    if (fields.dryRun === true) {
-      return dryRunOf(walletId, fields, origin, description, metadata, body.command);
-    }
+    // A dry run has no outcome, so it has no use for a key: its ids say nothing about those of the
+    // real command.
+    const isDryRun = fields.dryRun === true;
+    const key = isDryRun ? null : given;
     const commandId = key ?? (origin.isCorrelationNew ? origin.correlationId : uuidv7());
     const expectedVersion = fields.expectedVersion ?? null;
     const fingerprint =
@@ -147,8 +153,8 @@ export function buildCommandIntake(assetOf: SlowAssetLookup): TakeIn {
       fingerprint,
       // The id that we made is a UUIDv7 in its own shard. A creation without a key is proposed,
       // too: when its outcome is unknown, the caller is told this id and repeats it as a key.
-      walletId: walletId ?? (key === null ? commandId : proposeWalletId(key)),
-      proposedId: walletId === null,
+      walletId: walletId ?? (given === null ? commandId : proposeWalletId(given)),
+      proposedId: walletId === null && !isDryRun,
       expectedVersion,
       description,
       // Of these two it is the wallet's own, and in the body.
@@ -156,44 +162,16 @@ export function buildCommandIntake(assetOf: SlowAssetLookup): TakeIn {
       correlationId: origin.correlationId,
       body: body.command,
     };
+    if (isDryRun) return { ok: true, command: { ...command, dryRun: true }, isKeyed: false };
     const { traceparent } = origin;
     const traced = traceparent === undefined ? command : { ...command, traceparent };
     return { ok: true, command: traced, isKeyed: key !== null };
   };
 }
 
-/**
- * A dry run has no outcome, so it has no use for a key: its ids are its own, and say nothing about
- * those of the real command.
- */
-function dryRunOf(
-  walletId: string | null,
-  fields: RequestFields,
-  { correlationId, isCorrelationNew }: RequestOrigin,
-  description: string | null,
-  metadata: string | null,
-  body: WalletCommand,
-): Intake {
-  const command: Command = {
-    commandId: isCorrelationNew ? correlationId : uuidv7(),
-    fingerprint: null,
-    walletId: walletId ?? uuidv7(),
-    proposedId: false,
-    expectedVersion: fields.expectedVersion ?? null,
-    description,
-    metadata: body.type === "create" || body.type === "update" ? null : metadata,
-    correlationId,
-    body,
-    dryRun: true,
-  };
-  return { ok: true, command, isKeyed: false };
-}
-
 // --- What the command asks -----------------------------------------------------------------------
 
-type Body =
-  | { readonly ok: true; readonly command: WalletCommand }
-  | { readonly ok: false; readonly error: ApiError };
+type Body = { readonly ok: true; readonly command: WalletCommand } | Refused;
 
 /** The asset that the command cannot do without: where it may make a wallet. */
 function currencyOf(type: RequestType, { currency = "USD" }: RequestFields): string | null {
@@ -332,7 +310,7 @@ const HALF_PAIR = /\p{Surrogate}/u;
 /** What bytes that are no UTF-8 are read as, by whoever does not refuse them. */
 const REPLACEMENT = "\ufffd";
 
-export const DIFFERENT_KEYS = "differs from the header Idempotency-Key";
+const DIFFERENT_KEYS = "differs from the header Idempotency-Key";
 
 /**
  * Whether a text has more characters than so many, counted as schemas do: beyond U+FFFF one is two
@@ -356,16 +334,18 @@ export function problemOfKey(key: string): string | null {
   return /^ | $/.test(key) ? "must not begin or end with a blank" : null;
 }
 
+/** The key that a request gives in its body, its header, or both; null when it gives none. */
 export function keyOf(
   inBody: string | undefined,
   inHeader: string | undefined,
+  problemOf: (key: string) => string | null = problemOfKey,
 ): string | null | ApiError {
   if (inBody === undefined && inHeader === undefined) return null;
   if (inBody !== undefined && inHeader !== undefined && inBody !== inHeader) {
     return validationFailed([{ field: "idempotencyKey", message: DIFFERENT_KEYS }]);
   }
   const key = (inHeader ?? inBody)!;
-  const message = problemOfKey(key);
+  const message = problemOf(key);
   const field = inHeader === undefined ? "idempotencyKey" : "Idempotency-Key";
   return message === null ? key : validationFailed([{ field, message }]);
 }

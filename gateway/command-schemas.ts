@@ -7,6 +7,7 @@ import { Type, type TProperties } from "typebox";
 import { LIMITS } from "../src/limits.ts";
 import {
   Amount,
+  closed,
   CommandMetadata,
   Currency,
   described,
@@ -16,6 +17,7 @@ import {
   ID_PATTERN,
   jsonObject,
   MadeId,
+  optionalKey,
   OtherWalletId,
   OwnerId,
   WalletMetadata,
@@ -28,13 +30,8 @@ export const DryRun = Type.Boolean({
 
 /** What every command takes. */
 export const everyCommand = {
-  idempotencyKey: Type.Optional(
-    Type.String({
-      minLength: 1,
-      maxLength: LIMITS.keyLengthMax,
-      description:
-        "Same as the header `Idempotency-Key`: a repeat gets the first answer again, a refusal too",
-    }),
+  idempotencyKey: optionalKey(
+    "Same as the header `Idempotency-Key`: a repeat gets the first answer again, a refusal too",
   ),
   description: Type.Optional(Description),
   metadata: Type.Optional(CommandMetadata),
@@ -55,25 +52,21 @@ const HoldId = described(MadeId, "The hold's id, from the answer that placed it"
 function body<Properties extends TProperties>(properties: Properties, ...examples: object[]) {
   return Type.Object(
     { ...properties, ...everyCommand },
-    { additionalProperties: false, ...(examples.length > 0 && { examples }) },
+    { ...closed, ...(examples.length > 0 && { examples }) },
   );
 }
 
 const createFields = {
   walletId: Type.Optional(
-    Type.String({
-      pattern: ID_PATTERN,
-      examples: ["wallet-1"],
-      description:
-        "A UUIDv7 when left out. `.` and `..` are ids too, but clients and proxies take them out of a path",
-    }),
+    described(
+      Id,
+      "A UUIDv7 when left out. `.` and `..` are ids too, but clients and proxies take them out of a path",
+    ),
   ),
   ownerId: Type.Optional(
     described(OwnerId, "Whose it is, by your name for them; nobody's when left out"),
   ),
-  currency: Type.Optional(
-    Type.String({ ...Currency, description: "Asset code (`GET /assets`); `USD` when left out" }),
-  ),
+  currency: Type.Optional(described(Currency, "Asset code (`GET /assets`); `USD` when left out")),
   initialBalance: Type.Optional(
     Type.Unsafe<number | string>({
       type: ["number", "string"],
@@ -97,7 +90,7 @@ export const CreateBody = Type.Object(
     ),
   },
   {
-    additionalProperties: false,
+    ...closed,
     examples: [
       { walletId: "wallet-1", ownerId: "user-1", currency: "USD", initialBalance: 100 },
       { walletId: "wallet-2" },
@@ -123,16 +116,13 @@ export const SendBody = body(
 );
 const stepFields = {
   reason: Type.Optional(
-    Type.String({
-      maxLength: LIMITS.descriptionLengthMax,
-      description: "Another word for `description`, which the event carries; give one of them",
-    }),
+    described(
+      Description,
+      "Another word for `description`, which the event carries; give one of them",
+    ),
   ),
 };
-export const StepBody = Type.Object(
-  { ...stepFields, ...everyCommand },
-  { additionalProperties: false, examples: [{ reason: "Case 17" }] },
-);
+export const StepBody = body(stepFields, { reason: "Case 17" });
 
 const updateFields = {
   metadata: {
@@ -145,7 +135,7 @@ const updateFields = {
 export const UpdateBody = Type.Object(
   { ...everyCommand, ...updateFields },
   {
-    additionalProperties: false,
+    ...closed,
     examples: [{ metadata: { tier: "gold", trial: null }, description: "upgraded" }],
   },
 );
@@ -179,11 +169,10 @@ export const holdFields = {
 };
 const captureFields = {
   amount: Type.Optional(
-    Type.Unsafe<number | string>({
-      type: ["number", "string"],
-      description: "Positive decimal, as everywhere: part of what is left; all of it when left out",
-      examples: [10.5, "10.50"],
-    }),
+    described(
+      Amount,
+      "Positive decimal, as everywhere: part of what is left; all of it when left out",
+    ),
   ),
   final: Type.Optional(
     Type.Boolean({
@@ -199,19 +188,16 @@ const captureFields = {
     }),
   ),
 };
-export const PlaceHoldBody = Type.Object(
-  { ...holdFields, ...everyCommand },
-  {
-    additionalProperties: false,
-    examples: [{ amount: 25, type: "PAYMENT", reference: "order-17", expiresInSeconds: 900 }],
-  },
-);
-export const CaptureBody = Type.Object(
-  { ...captureFields, ...everyCommand },
-  {
-    additionalProperties: false,
-    examples: [{ amount: 10 }, { amount: 10, final: true, toWalletId: "wallet-2" }],
-  },
+export const PlaceHoldBody = body(holdFields, {
+  amount: 25,
+  type: "PAYMENT",
+  reference: "order-17",
+  expiresInSeconds: 900,
+});
+export const CaptureBody = body(
+  captureFields,
+  { amount: 10 },
+  { amount: 10, final: true, toWalletId: "wallet-2" },
 );
 export const ReleaseBody = body({}, { description: "Order 17 was cancelled" });
 
@@ -230,12 +216,9 @@ export const NATS_REQUESTS = {
   hold: withWalletId(holdFields),
   capture: withWalletId({ holdId: HoldId, ...captureFields }),
   release: withWalletId({ holdId: HoldId }),
-  update: Type.Object(
-    { walletId: WalletId, ...UpdateBody.properties },
-    { additionalProperties: false },
-  ),
+  update: Type.Object({ walletId: WalletId, ...UpdateBody.properties }, closed),
   suspend: withWalletId(stepFields),
   activate: withWalletId(stepFields),
   close: withWalletId(stepFields),
-  get: Type.Object({ walletId: WalletId }, { additionalProperties: false }),
+  get: Type.Object({ walletId: WalletId }, closed),
 };

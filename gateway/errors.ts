@@ -125,17 +125,6 @@ export class ApiException extends Error {
   }
 }
 
-export interface ErrorBody {
-  readonly statusCode: number;
-  readonly error: string;
-  readonly code: ErrorCode;
-  readonly message: string;
-  readonly path: string;
-  readonly timestamp: string;
-  readonly correlationId: string;
-  readonly details?: unknown;
-}
-
 /**
  * A path in an error body is cut after so many characters; it may be anything that fits into a
  * request line.
@@ -232,12 +221,8 @@ export function readError(reason: "unavailable" | "overloaded" | "query_too_slow
   return apiError(reason, "The database gives no answer at the moment; try again");
 }
 
-export function errorBody(
-  error: ApiError,
-  url: string,
-  correlationId: string,
-  nowMs: number,
-): ErrorBody {
+/** The body of every refusal over HTTP, the schema `Error`. */
+export function errorBody(error: ApiError, url: string, correlationId: string, nowMs: number) {
   const statusCode = statusOf(error.code);
   const queryAt = url.indexOf("?");
   const path = (queryAt < 0 ? url : url.slice(0, queryAt)).slice(0, PATH_LENGTH_MAX);

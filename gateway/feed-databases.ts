@@ -8,15 +8,12 @@ import type { BaseLogger } from "pino";
 import type { Bus } from "../src/bus.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import { shardOf } from "../src/shard.ts";
-import { buildFeedReads, type FeedReads, type FeedTimers } from "./feed-reads.ts";
-import { buildFeedWallets, type FeedWallets } from "./feed-wallets.ts";
+import type { FeedTimers } from "./feed-reads.ts";
+import { buildFeedWallets, type FeedWalletCounts, type FeedWallets } from "./feed-wallets.ts";
 
 export interface FeedDatabases extends Omit<FeedWallets, "sweep"> {
   /** One for each database. */
   readonly sweeps: ReadonlyArray<() => Promise<void>>;
-  readonly readFailures: number;
-  /** Resolves when no read is under way. */
-  drain(): Promise<void>;
 }
 
 interface Deps {
@@ -28,47 +25,33 @@ interface Deps {
   readonly databases: number;
 }
 
-interface Part {
-  readonly reads: FeedReads;
-  readonly wallets: FeedWallets;
-}
-
 export function buildFeedDatabases({ databases, ...deps }: Deps): FeedDatabases {
-  const parts = Array.from({ length: databases }, (): Part => {
-    const reads = buildFeedReads(deps);
-    return { reads, wallets: buildFeedWallets({ ...deps, reads }) };
-  });
-  const home = (walletId: string): FeedWallets => parts[shardOf(walletId) % databases]!.wallets;
-  const sum = (of: (part: Part) => number): number =>
-    parts.reduce((total, part) => total + of(part), 0);
+  const parts = Array.from({ length: databases }, () => buildFeedWallets(deps));
+  const home = (walletId: string): FeedWallets => parts[shardOf(walletId) % databases]!;
 
   return {
     watch: (walletId, ...rest) => home(walletId).watch(walletId, ...rest),
     end: (watch) => home(watch.walletId).end(watch),
     resume: (watch) => home(watch.walletId).resume(watch),
-    sweeps: parts.map(
-      ({ wallets }) =>
-        () =>
-          wallets.sweep(),
-    ),
+    sweeps: parts.map((part) => () => part.sweep()),
     get watches() {
-      return sum(({ wallets }) => wallets.watches);
+      return parts.reduce((total, { watches }) => total + watches, 0);
     },
-    get readFailures() {
-      return sum(({ reads }) => reads.failures);
-    },
-    stats: () => ({
-      wallets: sum(({ wallets }) => wallets.stats().wallets),
-      watches: sum(({ wallets }) => wallets.stats().watches),
-      repairs: sum(({ wallets }) => wallets.stats().repairs),
-      resets: sum(({ wallets }) => wallets.stats().resets),
-      malformed: sum(({ wallets }) => wallets.stats().malformed),
-    }),
-    stop() {
-      for (const { wallets } of parts) wallets.stop();
+    stats() {
+      const counts = parts.map((part) => part.stats());
+      const sum = (name: keyof FeedWalletCounts): number =>
+        counts.reduce((total, count) => total + count[name], 0);
+      return {
+        wallets: sum("wallets"),
+        watches: sum("watches"),
+        repairs: sum("repairs"),
+        resets: sum("resets"),
+        malformed: sum("malformed"),
+        readFailures: sum("readFailures"),
+      };
     },
     async drain() {
-      await Promise.all(parts.map(({ reads }) => reads.drain()));
+      await Promise.all(parts.map((part) => part.drain()));
     },
   };
 }

@@ -14,48 +14,42 @@ import type { Change } from "../src/protocol.ts";
 import type { StoredEvent } from "../src/read-model.ts";
 import { availableMinor } from "../src/rules.ts";
 import type { WalletState } from "../src/wallet.ts";
-import { ID_PATTERN } from "./schemas.ts";
+import { closed, ID_PATTERN } from "./schemas.ts";
 import { ruleOf } from "./validation.ts";
 
 const ID_RULE = `must be an id: 1 to ${LIMITS.idLengthMax} characters of letters, digits and - _ . : @`;
 
 const Id = Type.String({ pattern: ID_PATTERN });
+const Ids = Type.Optional(Type.Array(Id));
 
+const Unsubscribe = Type.Object(
+  { type: Type.Literal("unsubscribe"), wallets: Ids, owners: Ids },
+  closed,
+);
 const Subscribe = Type.Object(
   {
     type: Type.Literal("subscribe"),
-    wallets: Type.Optional(Type.Array(Id)),
-    owners: Type.Optional(Type.Array(Id)),
-    from: Type.Optional(Type.Record(Id, Type.Integer(), { additionalProperties: false })),
+    wallets: Ids,
+    owners: Ids,
+    from: Type.Optional(Type.Record(Id, Type.Integer(), closed)),
   },
-  { additionalProperties: false },
-);
-
-const Unsubscribe = Type.Object(
-  {
-    type: Type.Literal("unsubscribe"),
-    wallets: Type.Optional(Type.Array(Id)),
-    owners: Type.Optional(Type.Array(Id)),
-  },
-  { additionalProperties: false },
+  closed,
 );
 
 const VALIDATORS = { subscribe: Compile(Subscribe), unsubscribe: Compile(Unsubscribe) } as const;
 
 /** What a client asks for, without repetitions. */
-export type ClientFrame =
+export type ClientFrame = {
+  readonly walletIds: ReadonlySet<string>;
+  readonly ownerIds: ReadonlySet<string>;
+} & (
   | {
       readonly type: "subscribe";
-      readonly walletIds: ReadonlySet<string>;
-      readonly ownerIds: ReadonlySet<string>;
       /** The last version the client has, by wallet id. */
       readonly from: ReadonlyMap<string, number>;
     }
-  | {
-      readonly type: "unsubscribe";
-      readonly walletIds: ReadonlySet<string>;
-      readonly ownerIds: ReadonlySet<string>;
-    };
+  | { readonly type: "unsubscribe" }
+);
 
 export type FeedErrorCode =
   /** The frame is not JSON. */

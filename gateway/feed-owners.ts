@@ -15,7 +15,7 @@ import { SUBJECTS } from "../src/protocol.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import { isChange } from "./feed-frames.ts";
 import { buildFeedShards } from "./feed-shards.ts";
-import type { FeedReads } from "./feed-reads.ts";
+import { buildStaleReads, type FeedReads } from "./feed-reads.ts";
 
 /** One more than a client can watch, so that too many are noticed. */
 const LIST_MAX = LIMITS.feedWalletsPerClientMax + 1;
@@ -57,9 +57,14 @@ export function buildFeedOwners(deps: {
   const { bus, readModel, reads } = deps;
   const topics = new Map<string, OwnerTopic>();
   const shards = buildFeedShards((shard) => bus.subscribe(SUBJECTS.owners(shard), onCreations));
-  /** Owners whose list is owed to somebody, and the reads for them that have not begun. */
-  const stale = new Set<OwnerTopic>();
-  let queuedReads = 0;
+  /** Owners whose list is owed to somebody. */
+  const lists = buildStaleReads({
+    reads,
+    topicsMax: 1,
+    isWatched: (topic: OwnerTopic) => topic.watches.size > 0,
+    read: ([topic]) => readList(topic!),
+    take: takeList,
+  });
 
   function onCreations(message: unknown): void {
     for (const change of Array.isArray(message) ? (message as unknown[]) : [message]) {
@@ -94,31 +99,6 @@ export function buildFeedOwners(deps: {
     }
   }
 
-  function queueReads(): void {
-    while (queuedReads < Math.min(stale.size, LIMITS.feedReadsMax)) queueRead();
-  }
-
-  function queueRead(): void {
-    queuedReads++;
-    const read = async (): Promise<List | null> => {
-      queuedReads--;
-      const [topic] = stale;
-      if (topic === undefined) return null;
-      stale.delete(topic);
-      try {
-        return await readList(topic);
-      } catch (error) {
-        if (topic.watches.size > 0) stale.add(topic);
-        queuedReads++;
-        throw error;
-      }
-    };
-    void reads.run(read, (list) => {
-      if (list !== null) takeList(list);
-      queueReads();
-    });
-  }
-
   return {
     watch(ownerId, onWallets) {
       let topic = topics.get(ownerId);
@@ -129,8 +109,8 @@ export function buildFeedOwners(deps: {
       }
       const watch: OwnerWatch = { ownerId, onWallets, state: "waiting" };
       topic.watches.add(watch);
-      stale.add(topic);
-      queueReads();
+      lists.add(topic);
+      lists.queue();
       return watch;
     },
     end(watch) {
@@ -140,7 +120,7 @@ export function buildFeedOwners(deps: {
       topic.watches.delete(watch);
       if (topic.watches.size > 0) return;
       topics.delete(topic.ownerId);
-      stale.delete(topic);
+      lists.drop(topic);
       shards.unlisten(topic.ownerId);
     },
     async sweep() {

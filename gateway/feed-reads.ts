@@ -115,3 +115,64 @@ export function buildFeedReads(deps: {
     },
   };
 }
+
+export interface StaleReads<Topic> {
+  /** It is to be read anew, by a read that begins from now on. */
+  add(topic: Topic): void;
+  /** Nobody watches it any more. */
+  drop(topic: Topic): void;
+  /** Sees that there are reads in the queue for all that is stale. */
+  queue(): void;
+}
+
+/**
+ * Reads what is stale, some of it with each read. A read that waits in the queue takes along what
+ * has become stale meanwhile; what a failed one was about is stale again.
+ */
+export function buildStaleReads<Topic, Result>(deps: {
+  readonly reads: FeedReads;
+  /** Topics that one read is about, at most. */
+  readonly topicsMax: number;
+  readonly isWatched: (topic: Topic) => boolean;
+  readonly read: (topics: readonly Topic[]) => Promise<Result>;
+  readonly take: (result: Result) => void;
+}): StaleReads<Topic> {
+  const { reads, topicsMax, isWatched, read, take } = deps;
+  const stale = new Set<Topic>();
+  /** Reads that have not begun. */
+  let queued = 0;
+
+  async function readSome(): Promise<Result | null> {
+    queued--;
+    const topics: Topic[] = [];
+    for (const topic of stale) {
+      if (topics.length === topicsMax) break;
+      stale.delete(topic);
+      topics.push(topic);
+    }
+    if (topics.length === 0) return null;
+    try {
+      return await read(topics);
+    } catch (error) {
+      for (const topic of topics) if (isWatched(topic)) stale.add(topic);
+      queued++;
+      throw error;
+    }
+  }
+
+  function queue(): void {
+    while (queued < Math.min(Math.ceil(stale.size / topicsMax), LIMITS.feedReadsMax)) {
+      queued++;
+      void reads.run(readSome, (result) => {
+        if (result !== null) take(result);
+        queue();
+      });
+    }
+  }
+
+  return {
+    add: (topic) => void stale.add(topic),
+    drop: (topic) => void stale.delete(topic),
+    queue,
+  };
+}

@@ -10,13 +10,14 @@ import type { BaseLogger } from "pino";
 
 import type { Bus } from "../src/bus.ts";
 import { LIMITS } from "../src/limits.ts";
+import type { FeedCounts } from "../src/metric-sources.ts";
 import { SUBJECTS, type Change } from "../src/protocol.ts";
 import type { ReadModel, StoredEvent } from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { isChange, revisionOfChange, revisionOfState, type Revision } from "./feed-frames.ts";
 import type { Outbox } from "./feed-outbox.ts";
 import { buildFeedShards } from "./feed-shards.ts";
-import type { FeedReads, FeedTimers } from "./feed-reads.ts";
+import { buildFeedReads, buildStaleReads, type FeedTimers } from "./feed-reads.ts";
 import {
   extend,
   isWatched,
@@ -49,14 +50,19 @@ export interface FeedWallets {
    */
   sweep(): Promise<void>;
   readonly watches: number;
-  stats(): { wallets: number; watches: number; repairs: number; resets: number; malformed: number };
-  stop(): void;
+  stats(): FeedWalletCounts;
+  /** Stops at once; resolves when no read is under way. */
+  drain(): Promise<void>;
 }
+
+export type FeedWalletCounts = Pick<
+  FeedCounts,
+  "wallets" | "watches" | "repairs" | "resets" | "malformed" | "readFailures"
+>;
 
 interface Deps {
   readonly bus: Bus;
   readonly readModel: Pick<ReadModel, "walletsById" | "events">;
-  readonly reads: FeedReads;
   readonly timers: FeedTimers;
   readonly log: Pick<BaseLogger, "warn">;
 }
@@ -67,24 +73,24 @@ interface StateRead {
   readonly version: number;
   /** Who subscribed before the read began, and so can rely on what it finds. */
   readonly joining: readonly Watch[];
-}
-
-interface Counters {
-  watches: number;
-  repairs: number;
-  resets: number;
-  malformed: number;
+  /** What it found; null: there is no such wallet. */
+  readonly wallet: WalletState | null;
 }
 
 /** Builds the sequences; a read begins only after a wallet's shard is listened to. */
 export function buildFeedWallets(deps: Deps): FeedWallets {
-  const { bus, readModel, reads, timers, log } = deps;
+  const { bus, readModel, timers, log } = deps;
   const topics = new Map<string, Topic>();
   const shards = buildFeedShards((shard) => bus.subscribe(SUBJECTS.changes(shard), onChanges));
-  const counters: Counters = { watches: 0, repairs: 0, resets: 0, malformed: 0 };
-  /** Topics whose state must be read, and the reads for them that have not begun. */
-  const stale = new Set<Topic>();
-  let queuedStateReads = 0;
+  const counters = { watches: 0, repairs: 0, resets: 0, malformed: 0 };
+  const reads = buildFeedReads({ timers, log });
+  const states = buildStaleReads({
+    reads,
+    topicsMax: LIMITS.feedReadWalletsMax,
+    isWatched,
+    read: readStates,
+    take: (found) => found.forEach(takeState),
+  });
   /** Topics that the bus may still bring up to date by itself. */
   const suspects = new Set<Topic>();
   const cancels: Record<"states" | "suspects" | "loss", (() => void) | null> = {
@@ -126,52 +132,23 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
    * loop.
    */
   function readState(topic: Topic): void {
-    stale.add(topic);
+    states.add(topic);
     cancels.states ??= timers.after(0, () => {
       cancels.states = null;
-      queueStateReads();
+      states.queue();
     });
   }
 
-  function queueStateReads(): void {
-    const needed = Math.ceil(stale.size / LIMITS.feedReadWalletsMax);
-    while (queuedStateReads < Math.min(needed, LIMITS.feedReadsMax)) queueStateRead();
-  }
-
-  function queueStateRead(): void {
-    let batch: StateRead[] = [];
-    const read = async (): Promise<WalletState[]> => {
-      queuedStateReads--;
-      batch = takeStale();
-      try {
-        if (batch.length === 0) return [];
-        return await readModel.walletsById(batch.map(({ topic }) => topic.walletId));
-      } catch (error) {
-        for (const { topic } of batch) if (isWatched(topic)) stale.add(topic);
-        queuedStateReads++;
-        throw error;
-      }
-    };
-    queuedStateReads++;
-    void reads.run(read, (wallets) => {
-      const byId = new Map(wallets.map((wallet) => [wallet.walletId, wallet]));
-      for (const each of batch) takeState(each, byId.get(each.topic.walletId) ?? null);
-      queueStateReads();
+  async function readStates(wanted: readonly Topic[]): Promise<StateRead[]> {
+    const before = wanted.map((topic) => {
+      return { topic, version: versionOf(topic), joining: [...topic.joining] };
     });
+    const wallets = await readModel.walletsById(wanted.map(({ walletId }) => walletId));
+    const byId = new Map(wallets.map((wallet) => [wallet.walletId, wallet]));
+    return before.map((it) => ({ ...it, wallet: byId.get(it.topic.walletId) ?? null }));
   }
 
-  function takeStale(): StateRead[] {
-    const batch: StateRead[] = [];
-    for (const topic of stale) {
-      if (batch.length >= LIMITS.feedReadWalletsMax) break;
-      stale.delete(topic);
-      if (!isWatched(topic)) continue;
-      batch.push({ topic, version: versionOf(topic), joining: [...topic.joining] });
-    }
-    return batch;
-  }
-
-  function takeState({ topic, version, joining }: StateRead, wallet: WalletState | null): void {
+  function takeState({ topic, version, joining, wallet }: StateRead): void {
     if (!isWatched(topic)) return;
     if (wallet !== null) compare(topic, version, wallet);
     const { latest } = topic;
@@ -331,7 +308,7 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     counters.watches--;
     if (isWatched(topic)) return;
     topics.delete(topic.walletId);
-    stale.delete(topic);
+    states.drop(topic);
     suspects.delete(topic);
     shards.unlisten(topic.walletId);
   }
@@ -382,12 +359,13 @@ export function buildFeedWallets(deps: Deps): FeedWallets {
     get watches() {
       return counters.watches;
     },
-    stats: () => ({ wallets: topics.size, ...counters }),
-    stop() {
+    stats: () => ({ wallets: topics.size, ...counters, readFailures: reads.failures }),
+    drain() {
       cancels.states?.();
       cancels.suspects?.();
       cancels.loss?.();
       shards.stop();
+      return reads.drain();
     },
   };
 }

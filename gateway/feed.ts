@@ -405,21 +405,23 @@ export function buildFeedHub(deps: FeedHubDeps): FeedHub {
         },
       };
     },
-    stats: () => ({
-      ...feedWallets.stats(),
-      clients: clients.size,
-      slowClients: outboxes.slowClients,
-      conflatedFrames: outboxes.conflatedFrames,
-      owners: feedOwners.owners,
-      tooSlow,
-      readFailures: feedWallets.readFailures + listReads.failures,
-    }),
+    stats() {
+      const { readFailures, ...counts } = feedWallets.stats();
+      return {
+        ...counts,
+        clients: clients.size,
+        slowClients: outboxes.slowClients,
+        conflatedFrames: outboxes.conflatedFrames,
+        owners: feedOwners.owners,
+        tooSlow,
+        readFailures: readFailures + listReads.failures,
+      };
+    },
     async drain() {
       isDrained = true;
       stopReconnect();
       for (const sweep of sweeps) sweep.stop();
       for (const client of clients) close(client, GOING_AWAY, "shutting down");
-      feedWallets.stop();
       feedOwners.stop();
       outboxes.stop();
       await Promise.all([feedWallets.drain(), listReads.drain()]);

@@ -6,16 +6,15 @@
  * can make one wallet id: the wallet's actor compares owner and asset, and the readers here do,
  * too.
  */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyReply, FastifyRequest } from "fastify";
 
-import { canonicalAmount } from "../src/amount.ts";
 import { LIMITS } from "../src/limits.ts";
 import { NOT_STORABLE, UNSTORABLE } from "../src/metadata.ts";
 import type { ReadModel } from "../src/read-model.ts";
 import type { WalletState } from "../src/wallet.ts";
 import { walletBody } from "./answers.ts";
 import { problemOfKey, type RequestFields } from "./command-intake.ts";
-import { apiError, ApiException, rejectionError } from "./errors.ts";
+import { apiError, ApiException } from "./errors.ts";
 import {
   BalanceAnswer,
   BalanceQuery,
@@ -28,20 +27,13 @@ import {
   type GameAnswerBody,
   type GameBody,
 } from "./game-schemas.ts";
-import { keyHeader, type InputTypes } from "./http-server.ts";
+import { keyHeader, type Routes } from "./http-server.ts";
 import { idCursor, refusedField, rowsOf } from "./pages.ts";
-import { problems, type WalletBody } from "./schemas.ts";
-import {
-  buildRun,
-  mismatch,
-  type Respond,
-  type Run,
-  type WalletRoutesDeps,
-} from "./wallet-routes.ts";
+import { existing } from "./read-routes.ts";
+import { problems } from "./schemas.ts";
+import { mismatch, type Respond, type Run } from "./wallet-routes.ts";
 
-export interface GameRoutesDeps extends WalletRoutesDeps {
-  readonly readModel: Pick<ReadModel, "wallet" | "wallets">;
-}
+type GameReads = Pick<ReadModel, "wallet" | "wallets">;
 
 const tags = ["game economy"];
 
@@ -66,16 +58,15 @@ const ROUTES = {
   },
 } as const;
 
-export function addGameRoutes(app: FastifyInstance, deps: GameRoutesDeps): void {
-  const run = buildRun(deps);
+export function addGameRoutes(routes: Routes, run: Run, readModel: GameReads): void {
   for (const type of ["topup", "bonus", "spend"] as const) {
-    app.post(
+    routes.post(
       `/api/v1/wallets/${type}`,
       { schema: { tags, ...ROUTES[type], response: { 200: GameAnswer, ...problems } } },
       (request, reply) => command(run, type, request, reply),
     );
   }
-  addBalanceRead(app, deps.readModel);
+  addBalanceRead(routes, readModel);
 }
 
 function command(
@@ -100,11 +91,18 @@ function command(
     ...(expectedVersion !== undefined && { expectedVersion }),
     ...(dryRun !== undefined && { dryRun }),
   };
-  const respond: Respond = (answer) => {
+  const respond: Respond = (answer): GameAnswerBody => {
     if (answer.type !== "wallet") return mismatch();
-    const { id, version } = answer.wallet;
-    const transactionId = dryRun === true ? null : `${id}:${version}`;
-    return answerOf(body, answer.wallet, reference, transactionId);
+    const { id, version, balance } = answer.wallet;
+    return {
+      transaction_id: dryRun === true ? null : `${id}:${version}`,
+      wallet_id: id,
+      user_id: ownerId,
+      asset_code: currency,
+      amount: Number(amount),
+      balance,
+      reference_id: reference,
+    };
   };
   return run(request, reply, type, walletId, fields, respond);
 }
@@ -171,30 +169,9 @@ function metadataOf(body: GameBody): Pick<RequestFields, "metadata"> {
   return { metadata: { ...body.metadata, ...labels } };
 }
 
-function answerOf(
-  body: GameBody,
-  wallet: WalletBody,
-  reference_id: string,
-  transaction_id: string | null,
-): GameAnswerBody {
-  const { user_id, asset_code } = body;
-  const canonical = canonicalAmount(body.amount);
-  if (!canonical.ok) throw new Error(`an amount was taken that is none: ${body.amount}`);
-  return {
-    transaction_id,
-    wallet_id: wallet.id,
-    user_id,
-    asset_code,
-    amount: Number(canonical.amount),
-    balance: wallet.balance,
-    reference_id,
-  };
-}
-
 // --- Balances ------------------------------------------------------------------------------------
 
-function addBalanceRead(app: FastifyInstance, readModel: GameRoutesDeps["readModel"]): void {
-  const routes = app.withTypeProvider<InputTypes>();
+function addBalanceRead(routes: Routes, readModel: GameReads): void {
   routes.get(
     "/api/v1/wallets/:user_id/balance",
     {
@@ -226,15 +203,12 @@ function addBalanceRead(app: FastifyInstance, readModel: GameRoutesDeps["readMod
 }
 
 async function balanceOf(
-  readModel: GameRoutesDeps["readModel"],
+  readModel: GameReads,
   userId: string,
   assetCode: string,
 ): Promise<BalanceBody> {
   const walletId = walletIdOf(userId, assetCode);
-  const wallet = await readModel.wallet(walletId);
-  if (wallet === null) {
-    throw new ApiException(rejectionError({ code: "wallet_not_found", walletId }));
-  }
+  const wallet = await existing(readModel, walletId);
   if (wallet.currency === assetCode && isOf(wallet, userId)) return balanceBody(wallet);
   const found =
     wallet.ownerId === userId

@@ -14,15 +14,20 @@ import {
   Currency,
   described,
   Id,
+  nullableText,
+  optionalKey,
   OwnerId,
   WalletStatus,
 } from "./schemas.ts";
+import { paging } from "./read-schemas.ts";
+
+const AssetCode = Type.String({ ...Currency, examples: ["GOLD_COINS"] });
 
 // --- Assets --------------------------------------------------------------------------------------
 
 export const CreateAssetBody = Type.Object(
   {
-    code: Type.String({ ...Currency, examples: ["GOLD_COINS"] }),
+    code: AssetCode,
     name: Type.String({
       minLength: 1,
       maxLength: LIMITS.assetNameLengthMax,
@@ -34,13 +39,8 @@ export const CreateAssetBody = Type.Object(
       maximum: 9,
       description: "Digits behind the decimal point of its amounts; 0: whole ones only",
     }),
-    idempotencyKey: Type.Optional(
-      Type.String({
-        minLength: 1,
-        maxLength: LIMITS.keyLengthMax,
-        description:
-          "Taken like on every write, and not needed to ask again: the same definition is added once in any case",
-      }),
+    idempotencyKey: optionalKey(
+      "Taken like on every write, and not needed to ask again: the same definition is added once in any case",
     ),
     dryRun: Type.Optional(DryRun),
   },
@@ -67,15 +67,11 @@ const AtVersion = Type.Integer({
 /** With the names that are this API's own, and those that all other writes have. */
 const gameFields = {
   ...everyCommand,
-  user_id: Type.String({
-    ...OwnerId,
-    description: `Owner of the wallet \`user_id:asset_code\`, an id that has ${LIMITS.idLengthMax} characters at most`,
-  }),
-  asset_code: Type.String({
-    ...Currency,
-    examples: ["GOLD_COINS"],
-    description: "Of ISO 4217, or one that `POST /assets` has added",
-  }),
+  user_id: described(
+    OwnerId,
+    `Owner of the wallet \`user_id:asset_code\`, an id that has ${LIMITS.idLengthMax} characters at most`,
+  ),
+  asset_code: described(AssetCode, "Of ISO 4217, or one that `POST /assets` has added"),
   amount: Amount,
   reference_id: Type.Optional(
     Type.String({
@@ -86,12 +82,8 @@ const gameFields = {
       examples: ["order-1001"],
     }),
   ),
-  idempotencyKey: Type.Optional(
-    Type.String({
-      minLength: 1,
-      maxLength: LIMITS.keyLengthMax,
-      description: "Another name for `reference_id`; when both are there they must be the same",
-    }),
+  idempotencyKey: optionalKey(
+    "Another name for `reference_id`; when both are there they must be the same",
   ),
   expected_version: Type.Optional(AtVersion),
   expectedVersion: Type.Optional(AtVersion),
@@ -124,11 +116,9 @@ export type GameBody = Static<typeof TopUpBody> &
 
 export const GameAnswer = Type.Object(
   {
-    transaction_id: Type.Unsafe<string | null>({
-      type: ["string", "null"],
-      description:
-        "`wallet_id:version`; null in the answer to a dry run, which makes no transaction",
-    }),
+    transaction_id: nullableText(
+      "`wallet_id:version`; null in the answer to a dry run, which makes no transaction",
+    ),
     wallet_id: Id,
     user_id: OwnerId,
     asset_code: Currency,
@@ -158,11 +148,7 @@ export const UserParams = Type.Object({
 export const BalanceQuery = Type.Object(
   {
     asset_code: Type.Optional(
-      Type.String({
-        ...Currency,
-        examples: ["GOLD_COINS"],
-        description: "Only this asset: one balance in place of the list",
-      }),
+      described(AssetCode, "Only this asset: one balance in place of the list"),
     ),
     limit: Type.Optional(
       Type.Integer({
@@ -172,9 +158,7 @@ export const BalanceQuery = Type.Object(
         description: "Balances of a page, at most",
       }),
     ),
-    cursor: Type.Optional(
-      Type.String({ maxLength: 512, description: "From the `Link` of the page before" }),
-    ),
+    cursor: paging.cursor,
   },
   closed,
 );

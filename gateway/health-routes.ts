@@ -31,16 +31,8 @@ export interface HealthOptions {
   readonly stats: () => object;
 }
 
-interface Check {
-  readonly state: "up" | "down";
-  readonly latencyMs: number | null;
-  readonly reason?: string;
-}
-
-interface Health {
-  readonly status: "up" | "degraded" | "down";
-  readonly checks: Record<string, Check>;
-}
+type Check = Static<typeof CheckBody>;
+type Health = Pick<Static<typeof HealthBody>, "status" | "checks">;
 
 export function addHealthRoutes(app: FastifyInstance, options: HealthOptions): void {
   const { version, bus, probes, stats } = options;
@@ -150,10 +142,7 @@ function schemaOf(summary: string, body: object): object {
 
 async function assess(probes: readonly HealthProbe[]): Promise<Health> {
   const results = await Promise.all(
-    probes.map(async (each) => {
-      const check = await assessOne(() => each.probe());
-      return { name: each.name, isNeededForCommands: each.isNeededForCommands, check };
-    }),
+    probes.map(async (each) => ({ ...each, check: await assessOne(() => each.probe()) })),
   );
   const failed = results.filter(({ check }) => check.state === "down");
   const isDown = failed.some(({ isNeededForCommands }) => isNeededForCommands);

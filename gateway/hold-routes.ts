@@ -3,14 +3,11 @@
  * command (`wallet-routes.ts`), and differ in what they answer: a hold, or a hold with its wallet,
  * and with the transfer when the capture pays another wallet.
  */
-import type { FastifyInstance } from "fastify";
-
 import { holdBody } from "../src/event-body.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { ReadModel } from "../src/read-model.ts";
-import { captureBody } from "./answers.ts";
 import { ApiException, rejectionError } from "./errors.ts";
-import type { InputTypes } from "./http-server.ts";
+import type { Routes } from "./http-server.ts";
 import { idCursor, rowsOf } from "./pages.ts";
 import { existing } from "./read-routes.ts";
 import { CaptureBody, PlaceHoldBody, ReleaseBody } from "./command-schemas.ts";
@@ -24,27 +21,35 @@ import {
   ReleaseAnswer,
   WalletParams,
 } from "./schemas.ts";
-import {
-  buildRun,
-  DRY_RUN,
-  mismatch,
-  takeNoBody,
-  type Respond,
-  type WalletRoutesDeps,
-} from "./wallet-routes.ts";
+import { mismatch, sendMade, takeNoBody, type Respond, type Run } from "./wallet-routes.ts";
 
-export interface HoldRoutesDeps extends WalletRoutesDeps {
-  readonly readModel: Pick<ReadModel, "wallet" | "hold" | "holds">;
+type HoldReads = Pick<ReadModel, "wallet" | "hold" | "holds">;
+
+export function addHoldRoutes(routes: Routes, run: Run, readModel: HoldReads): void {
+  addHoldWrites(routes, run);
+  addHoldReads(routes, readModel);
 }
 
-export function addHoldRoutes(app: FastifyInstance, deps: HoldRoutesDeps): void {
-  addHoldWrites(app, deps);
-  addHoldReads(app, deps.readModel);
-}
+/** How a hold ends, in the words of the document. */
+const ENDS = {
+  capture: {
+    summary: "Capture held money",
+    description:
+      "All that is left, or a part of it, once or several times. With `toWalletId` it is a transfer, 202 while that is pending; if the payee refuses, nothing has happened to the hold. With `final` the rest becomes available: at once, or as soon as the payee has the money; then the answer still shows it as held. The hold has ended then: what an earlier capture brings back later is available too.",
+    params: HoldParams,
+    body: CaptureBody,
+    response: { 200: CaptureAnswer, 202: CaptureAnswer, ...problems },
+  },
+  release: {
+    summary: "Release a hold",
+    description: "What is left of it is available again. Of a suspended wallet too.",
+    params: HoldParams,
+    body: ReleaseBody,
+    response: { 200: ReleaseAnswer, ...problems },
+  },
+} as const;
 
-function addHoldWrites(app: FastifyInstance, deps: WalletRoutesDeps): void {
-  const run = buildRun(deps);
-  const routes = app.withTypeProvider<InputTypes>();
+function addHoldWrites(routes: Routes, run: Run): void {
   const tags = ["holds"];
   routes.post(
     "/wallets/:walletId/holds",
@@ -62,63 +67,25 @@ function addHoldWrites(app: FastifyInstance, deps: WalletRoutesDeps): void {
     (request, reply) =>
       run(request, reply, "hold", request.params.walletId, request.body, respondPlaced),
   );
-  routes.post(
-    "/wallets/:walletId/holds/:holdId/capture",
-    {
-      schema: {
-        tags,
-        summary: "Capture held money",
-        description:
-          "All that is left, or a part of it, once or several times. With `toWalletId` it is a transfer, 202 while that is pending; if the payee refuses, nothing has happened to the hold. With `final` the rest becomes available: at once, or as soon as the payee has the money; then the answer still shows it as held. The hold has ended then: what an earlier capture brings back later is available too.",
-        params: HoldParams,
-        body: CaptureBody,
-        response: { 200: CaptureAnswer, 202: CaptureAnswer, ...problems },
+  for (const type of ["capture", "release"] as const) {
+    routes.post(
+      `/wallets/:walletId/holds/:holdId/${type}`,
+      { schema: { tags, ...ENDS[type] }, preValidation: takeNoBody },
+      (request, reply) => {
+        const { walletId, holdId } = request.params;
+        return run(request, reply, type, walletId, { ...request.body, holdId });
       },
-      preValidation: takeNoBody,
-    },
-    (request, reply) => {
-      const { walletId, holdId } = request.params;
-      return run(request, reply, "capture", walletId, { ...request.body, holdId }, respondEnd);
-    },
-  );
-  routes.post(
-    "/wallets/:walletId/holds/:holdId/release",
-    {
-      schema: {
-        tags,
-        summary: "Release a hold",
-        description: "What is left of it is available again. Of a suspended wallet too.",
-        params: HoldParams,
-        body: ReleaseBody,
-        response: { 200: ReleaseAnswer, ...problems },
-      },
-      preValidation: takeNoBody,
-    },
-    (request, reply) => {
-      const { walletId, holdId } = request.params;
-      return run(request, reply, "release", walletId, { ...request.body, holdId }, respondEnd);
-    },
-  );
+    );
+  }
 }
 
 const respondPlaced: Respond = (answer, reply) => {
   if (answer.type !== "hold") return mismatch();
   const { hold } = answer;
-  reply.code(201);
-  const location = `/wallets/${hold.walletId}/holds/${hold.id}`;
-  // A dry run has made nothing that could be found there.
-  if (!reply.hasHeader(DRY_RUN)) reply.header("location", location);
-  return reply.send(hold);
+  return sendMade(reply, `/wallets/${hold.walletId}/holds/${hold.id}`, hold);
 };
 
-const respondEnd: Respond = (answer, reply) => {
-  if (answer.type === "wallet") return mismatch();
-  if (answer.type === "transfer" && answer.transfer.status === "pending") reply.code(202);
-  return captureBody(answer);
-};
-
-function addHoldReads(app: FastifyInstance, readModel: HoldRoutesDeps["readModel"]): void {
-  const routes = app.withTypeProvider<InputTypes>();
+function addHoldReads(routes: Routes, readModel: HoldReads): void {
   const tags = ["holds"];
   routes.get(
     "/wallets/:walletId/holds",

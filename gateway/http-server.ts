@@ -14,6 +14,9 @@ import Fastify, {
   type FastifyReply,
   type FastifyRequest,
   type FastifyTypeProvider,
+  type RawReplyDefaultExpression,
+  type RawRequestDefaultExpression,
+  type RawServerDefault,
 } from "fastify";
 import { STATUS_CODES, type IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
@@ -52,6 +55,15 @@ export interface InputTypes extends FastifyTypeProvider {
   readonly validator: this["schema"] extends TSchema ? Static<this["schema"]> : unknown;
   readonly serializer: unknown;
 }
+
+/** Where routes are added. */
+export type Routes = FastifyInstance<
+  RawServerDefault,
+  RawRequestDefaultExpression,
+  RawReplyDefaultExpression,
+  FastifyBaseLogger,
+  InputTypes
+>;
 
 export interface ServerOptions {
   /** Without them nothing is counted, or traced. */
@@ -243,16 +255,12 @@ type Validated = true | { value: unknown } | { error: ApiException };
 
 function compileValidator(schema: TSchema, part: InputPart): (value: unknown) => Validated {
   const check = checkOf(schema, part);
-  if (part !== "querystring") {
-    return (value) => {
-      const error = check(value);
-      return error === null ? true : { error: new ApiException(error) };
-    };
-  }
-  return (query) => {
-    const value = readQuery(schema, query);
+  const isQuery = part === "querystring";
+  return (given) => {
+    const value = isQuery ? readQuery(schema, given) : given;
     const error = check(value);
-    return error === null ? { value } : { error: new ApiException(error) };
+    if (error !== null) return { error: new ApiException(error) };
+    return isQuery ? { value } : true;
   };
 }
 
@@ -317,7 +325,7 @@ function answerUnknownRoutes(app: FastifyInstance): void {
   const methods = new Map<string, Set<string>>();
   app.addHook("onRoute", ({ url, method }) => {
     const known = methods.get(url) ?? new Set();
-    for (const name of Array.isArray(method) ? method : [method]) known.add(name);
+    for (const name of [method].flat()) known.add(name);
     methods.set(url, known);
   });
   let patterns: { pattern: RegExp; allowed: Set<string> }[] | undefined;

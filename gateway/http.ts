@@ -21,7 +21,7 @@ import type { TakeIn } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
 import { addGameRoutes } from "./game-routes.ts";
 import { addHealthRoutes, type HealthProbe } from "./health-routes.ts";
-import { buildServer } from "./http-server.ts";
+import { buildServer, type InputTypes } from "./http-server.ts";
 import { addHoldRoutes } from "./hold-routes.ts";
 import { addLedgerRoutes } from "./ledger-routes.ts";
 import { addMetricsRoute } from "./metrics-route.ts";
@@ -29,7 +29,7 @@ import { describeApi } from "./openapi.ts";
 import type { RateLimit } from "./rate-limit.ts";
 import { addReadRoutes } from "./read-routes.ts";
 import { NoQuery } from "./schemas.ts";
-import { addWalletRoutes } from "./wallet-routes.ts";
+import { addWalletRoutes, buildRun } from "./wallet-routes.ts";
 import { addWebhookRoutes, type WebhookRoutesDeps } from "./webhook-routes.ts";
 
 export interface GatewayOptions {
@@ -79,12 +79,14 @@ export function buildGateway(options: GatewayOptions): FastifyInstance {
   if (rateLimit !== null) rateLimit.limit(app);
   describeApi(app, version);
   // In a plugin, so that they come after the one that collects their schemas.
-  void app.register((routes, _options, done) => {
-    refuseQueriesOfWrites(routes);
-    addWalletRoutes(routes, { commands, takeIn, answer });
+  void app.register((plugin, _options, done) => {
+    const routes = plugin.withTypeProvider<InputTypes>();
+    refuseQueriesOfWrites(plugin);
+    const run = buildRun({ commands, takeIn, answer });
+    addWalletRoutes(routes, run);
     addBatchRoute(routes, batches);
-    addHoldRoutes(routes, { commands, takeIn, answer, readModel });
-    addGameRoutes(routes, { commands, takeIn, answer, readModel });
+    addHoldRoutes(routes, run, readModel);
+    addGameRoutes(routes, run, readModel);
     addAssetRoutes(routes, assets);
     addReadRoutes(routes, readModel);
     addLedgerRoutes(routes, readModel, assets);

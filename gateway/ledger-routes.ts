@@ -4,17 +4,14 @@
  * written for it, so nothing can differ from the history. Money between two wallets goes by
  * `system:transit`: a transfer is two entries, in two databases perhaps.
  */
-import type { FastifyInstance } from "fastify";
-
 import { formatAmount } from "../src/amount.ts";
 import type { Assets } from "../src/assets.ts";
 import { LIMITS } from "../src/limits.ts";
 import type { AccountTotal, ReadModel, StoredEvent } from "../src/read-model.ts";
-import type { WalletState } from "../src/wallet.ts";
 import { isoTime } from "./answers.ts";
 import { apiError, ApiException, rejectionError } from "./errors.ts";
 import { ledgerEntryBody } from "./history.ts";
-import type { InputTypes } from "./http-server.ts";
+import type { Routes } from "./http-server.ts";
 import { rowsOf, versionCursor } from "./pages.ts";
 import { existing, filterOf } from "./read-routes.ts";
 import {
@@ -31,11 +28,10 @@ import { NoQuery, problems, WalletParams } from "./schemas.ts";
 const tags = ["ledger"];
 
 export function addLedgerRoutes(
-  app: FastifyInstance,
+  routes: Routes,
   readModel: ReadModel,
   assets: Pick<Assets, "assetOf">,
 ): void {
-  const routes = app.withTypeProvider<InputTypes>();
   routes.get(
     "/ledger/wallet/:walletId",
     {
@@ -109,12 +105,12 @@ async function transaction(readModel: ReadModel, id: string) {
   // A transfer stays within one asset.
   const wallet = await readModel.wallet(first.walletId);
   if (wallet === null) throw new Error(`wallet ${first.walletId} has events and no row`);
-  const { currency, decimalPlaces }: Pick<WalletState, "currency" | "decimalPlaces"> = wallet;
+  const { currency } = wallet;
   return {
     id,
     transferId: first.transferId,
     currency,
-    entries: events.map((event) => ledgerEntryBody(event, { currency, decimalPlaces })),
+    entries: events.map((event) => ledgerEntryBody(event, wallet)),
   };
 }
 

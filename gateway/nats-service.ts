@@ -13,7 +13,7 @@ import { LIMITS } from "../src/limits.ts";
 import type { Metrics } from "../src/metrics.ts";
 import { ReadUnavailable, type ReadModel } from "../src/read-model.ts";
 import type { OpenSpan, Tracing } from "../src/tracing.ts";
-import { captureBody, transferData, walletBody, type GiveAnswer } from "./answers.ts";
+import { answerBody, walletBody, type GiveAnswer } from "./answers.ts";
 import type { Batches } from "./batch.ts";
 import { carryOutBatch } from "./batch-nats.ts";
 import {
@@ -67,9 +67,11 @@ interface NatsAnswer {
   /** In place of `data`, as JSON. */
   readonly text?: string;
   readonly error?: ApiError;
-  readonly isReplay: boolean;
+  readonly isReplay?: boolean;
   readonly isDryRun?: boolean;
 }
+
+type Work = (message: Msg, request: RequestOrigin) => Promise<NatsAnswer>;
 
 const encoder = new TextEncoder();
 
@@ -91,31 +93,23 @@ export async function buildWalletService(options: WalletServiceOptions): Promise
     description: "Coffer's wallets: commands and reads, with the bodies of the HTTP API",
   });
   const group = service.addGroup("wallets").addGroup("v1");
-  for (const name of Object.keys(NATS_REQUESTS) as EndpointName[]) {
-    const schema: TSchema = NATS_REQUESTS[name];
-    const check = checkOf(schema);
+  function addEndpoint(name: string, schema: TSchema, work: Work): void {
     const count = options.metrics?.endpoint(name);
     group.addEndpoint(name, {
       metadata: { schema: JSON.stringify(schema) },
       handler: (error, message) => {
         // An error tells that the subscription has ended; there is nobody to answer.
-        if (error !== null) return;
-        void serve(options, name, message, count, (request) =>
-          carryOut(options, name, check, message, request),
-        );
+        if (error === null) void serve(options, name, message, count, work);
       },
     });
   }
-  const countBatch = options.metrics?.endpoint("batch");
-  group.addEndpoint("batch", {
-    metadata: { schema: JSON.stringify(BatchBody) },
-    handler: (error, message) => {
-      if (error !== null) return;
-      void serve(options, "batch", message, countBatch, (request) =>
-        takeBatch(options, message, request),
-      );
-    },
-  });
+  for (const name of Object.keys(NATS_REQUESTS) as EndpointName[]) {
+    const check = checkOf(NATS_REQUESTS[name]);
+    addEndpoint(name, NATS_REQUESTS[name], (message, request) =>
+      carryOut(options, name, check, message, request),
+    );
+  }
+  addEndpoint("batch", BatchBody, (message, request) => takeBatch(options, message, request));
   return {
     async stop() {
       await service.stop();
@@ -133,7 +127,7 @@ async function serve(
   name: string,
   message: ServiceMsg,
   count: ((status: number, elapsedMs: number) => void) | undefined,
-  work: (request: RequestOrigin) => Promise<NatsAnswer>,
+  work: Work,
 ): Promise<void> {
   const { log, metrics } = options;
   if (message.reply !== undefined && NO_INBOX.test(message.reply)) {
@@ -151,13 +145,13 @@ async function serve(
   try {
     answer =
       problem === null
-        ? await work({ ...request, traceparent: span?.traceparent })
-        : { error: problem, isReplay: false };
+        ? await work(message, { ...request, traceparent: span?.traceparent })
+        : { error: problem };
   } catch (failure) {
     const isAway = failure instanceof ReadUnavailable;
     if (!isAway) log.error({ err: failure, ...about }, "a NATS request failed");
     const error = isAway ? readError(failure.reason) : apiError("internal_error");
-    answer = { error, isReplay: false };
+    answer = { error };
   }
   const { error } = answer;
   const status = error === undefined ? 200 : statusOf(error.code);
@@ -226,40 +220,26 @@ async function carryOut(
   request: RequestOrigin,
 ): Promise<NatsAnswer> {
   const body = parse(message);
-  if (!body.ok) return { error: body.error, isReplay: false };
+  if (!body.ok) return { error: body.error };
   const problem = check(body.value);
-  if (problem !== null) return { error: problem, isReplay: false };
+  if (problem !== null) return { error: problem };
   const { walletId = null, ...fields } = body.value as RequestFields & { walletId?: string };
   if (name === "get") return read(options, walletId!);
   const isDryRun = fields.dryRun === true;
   const intake = await options.takeIn(name, walletId, fields, request);
-  if (!intake.ok) return { error: intake.error, isReplay: false, isDryRun };
+  if (!intake.ok) return { error: intake.error, isDryRun };
   const outcome = await options.commands.submit(intake.command);
   const answer = await options.answer(outcome, intake.command);
   const isReplay = answer.isReplay && intake.isKeyed;
-  switch (answer.type) {
-    case "error":
-      return { error: answer.error, isReplay, isDryRun };
-    case "wallet":
-      return { data: answer.wallet, isReplay, isDryRun };
-    case "hold": {
-      const data = name === "hold" ? answer.hold : captureBody(answer);
-      return { data, isReplay, isDryRun };
-    }
-    case "transfer": {
-      const data = name === "capture" ? captureBody(answer) : transferData(answer.transfer);
-      return { data, isReplay, isDryRun };
-    }
-    default:
-      return answer satisfies never;
-  }
+  if (answer.type === "error") return { error: answer.error, isReplay, isDryRun };
+  return { data: answerBody(name, answer), isReplay, isDryRun };
 }
 
 async function read({ readModel }: WalletServiceOptions, walletId: string): Promise<NatsAnswer> {
   const wallet = await readModel.wallet(walletId);
   return wallet === null
-    ? { error: rejectionError({ code: "wallet_not_found", walletId }), isReplay: false }
-    : { data: walletBody(wallet), isReplay: false };
+    ? { error: rejectionError({ code: "wallet_not_found", walletId }) }
+    : { data: walletBody(wallet) };
 }
 
 async function takeBatch(
@@ -269,8 +249,8 @@ async function takeBatch(
 ): Promise<NatsAnswer> {
   const { connection, batches } = options;
   const body = parse(message, LIMITS.batchBodyBytesMax);
-  if (!body.ok) return { error: body.error, isReplay: false };
-  const answer = await carryOutBatch(batches, {
+  if (!body.ok) return { error: body.error };
+  return carryOutBatch(batches, {
     body: body.value,
     bytes: message.data.length,
     payloadBytesMax: connection.info?.max_payload ?? LIMITS.busMessageBytesMax,
@@ -278,7 +258,6 @@ async function takeBatch(
     key,
     traceparent,
   });
-  return { ...answer, isReplay: false };
 }
 
 type Parsed =
@@ -306,7 +285,7 @@ function headerOf(headers: MsgHdrs | undefined | null, name: string): string | u
 }
 
 function respond(message: ServiceMsg, answer: NatsAnswer, correlationId: string): void {
-  const { data, text, error, isReplay, isDryRun = false } = answer;
+  const { data, text, error, isReplay = false, isDryRun = false } = answer;
   const headers = newHeaders();
   if (isReplay) headers.set("Idempotent-Replayed", "true");
   if (isDryRun) headers.set("Dry-Run", "true");

@@ -2,8 +2,6 @@
  * The reading routes. They ask the read model and lay out what it knows; no actor is woken. Lists
  * are pages (`pages.ts`): one that is not the last has a `Link` to the next.
  */
-import type { FastifyInstance } from "fastify";
-
 import { boundMinor } from "../src/amount.ts";
 import { eventBody, holdBody } from "../src/event-body.ts";
 import { LIMITS } from "../src/limits.ts";
@@ -21,7 +19,7 @@ import { isoTime, walletBody } from "./answers.ts";
 import { problemOfKey } from "./command-intake.ts";
 import { apiError, ApiException, rejectionError, statusOf } from "./errors.ts";
 import { transactionBody, transactionFilter, transferBody } from "./history.ts";
-import type { InputTypes } from "./http-server.ts";
+import type { Routes } from "./http-server.ts";
 import { idCursor, linkNext, refusedField, rowsOf, timeOf, versionCursor } from "./pages.ts";
 import {
   EventPage,
@@ -41,19 +39,18 @@ import {
 } from "./read-schemas.ts";
 import { NoQuery, problems, ref, Transfer, WalletParams, type TransactionBody } from "./schemas.ts";
 
-export function addReadRoutes(app: FastifyInstance, readModel: ReadModel): void {
-  addWalletReads(app, readModel);
-  addHistoryReads(app, readModel);
-  addTransferReads(app, readModel);
-  addOperationRead(app, readModel);
+export function addReadRoutes(routes: Routes, readModel: ReadModel): void {
+  addWalletReads(routes, readModel);
+  addHistoryReads(routes, readModel);
+  addTransferReads(routes, readModel);
+  addOperationRead(routes, readModel);
 }
 
 // --- Wallets -------------------------------------------------------------------------------------
 
 const INCLUDES = ["auditTrail", "transactions"] as const;
 
-function addWalletReads(app: FastifyInstance, readModel: ReadModel): void {
-  const routes = app.withTypeProvider<InputTypes>();
+function addWalletReads(routes: Routes, readModel: ReadModel): void {
   const tags = ["wallets"];
   routes.get(
     "/wallets/:walletId",
@@ -208,8 +205,7 @@ export async function existing(
 
 // --- History -------------------------------------------------------------------------------------
 
-function addHistoryReads(app: FastifyInstance, readModel: ReadModel): void {
-  const routes = app.withTypeProvider<InputTypes>();
+function addHistoryReads(routes: Routes, readModel: ReadModel): void {
   const tags = ["history"];
   routes.get(
     "/wallets/:walletId/transactions",
@@ -278,8 +274,7 @@ export function filterOf(conditions: {
 
 // --- Transfers -----------------------------------------------------------------------------------
 
-function addTransferReads(app: FastifyInstance, readModel: ReadModel): void {
-  const routes = app.withTypeProvider<InputTypes>();
+function addTransferReads(routes: Routes, readModel: ReadModel): void {
   const tags = ["transfers"];
   routes.get(
     "/transfers/:transferId",
@@ -336,8 +331,7 @@ async function isKnown(readModel: ReadModel, key: string): Promise<boolean> {
   }
 }
 
-function addOperationRead(app: FastifyInstance, readModel: ReadModel): void {
-  const routes = app.withTypeProvider<InputTypes>();
+function addOperationRead(routes: Routes, readModel: ReadModel): void {
   routes.get(
     "/operations/:idempotencyKey",
     {

@@ -29,7 +29,7 @@ import {
   words,
 } from "./schemas.ts";
 
-const paging = {
+export const paging = {
   limit: Type.Optional(
     Type.Integer({
       minimum: 1,
@@ -70,11 +70,10 @@ export const WalletQuery = Type.Object(
       }),
     ),
     at: Type.Optional(
-      Type.String({
-        ...Moment,
-        description:
-          "The wallet as it was at this time: after its last event that is not later. ISO 8601, such as `2026-01-01T12:00:00Z`; without a zone it is UTC",
-      }),
+      described(
+        Moment,
+        "The wallet as it was at this time: after its last event that is not later. ISO 8601, such as `2026-01-01T12:00:00Z`; without a zone it is UTC",
+      ),
     ),
     version: Type.Optional(
       Type.Integer({
@@ -103,11 +102,10 @@ export const WalletsQuery = Type.Object(
     maxBalance: Type.Optional(BalanceBound),
     // For the document; the pattern below is what lets any key in.
     "metadata.<key>": Type.Optional(
-      Type.String({
-        ...SearchText,
-        description:
-          '`metadata.tier=gold`: the wallet\'s metadata has this value under this key, at the top level. A number or `true` also finds the text that is written so. For a form it is an object with such names: `{ "metadata.tier": "gold" }`',
-      }),
+      described(
+        SearchText,
+        '`metadata.tier=gold`: the wallet\'s metadata has this value under this key, at the top level. A number or `true` also finds the text that is written so. For a form it is an object with such names: `{ "metadata.tier": "gold" }`',
+      ),
     ),
     q: Type.Optional(
       Type.String({
@@ -123,14 +121,14 @@ export const WalletsQuery = Type.Object(
   { ...closed, patternProperties: { [METADATA_FILTER]: SearchText } },
 );
 
-const From = Type.String({
-  ...Moment,
-  description: "From this time on, inclusive: an ISO 8601 date or time; without a zone it is UTC",
-});
-const To = Type.String({
-  ...Moment,
-  description: "Before this time, which is not included; written like `from`, and not before it",
-});
+const From = described(
+  Moment,
+  "From this time on, inclusive: an ISO 8601 date or time; without a zone it is UTC",
+);
+const To = described(
+  Moment,
+  "Before this time, which is not included; written like `from`, and not before it",
+);
 export const TransactionsQuery = Type.Object(
   {
     type: Type.Optional(described(TransactionType, "Only what is of this type")),
@@ -162,11 +160,10 @@ export const HoldsQuery = Type.Object(
 export const OperationQuery = Type.Object(
   {
     walletId: Type.Optional(
-      Type.String({
-        ...Id,
-        description:
-          "The wallet of the command, of a transfer the payer's; needed when several wallets used the key",
-      }),
+      described(
+        Id,
+        "The wallet of the command, of a transfer the payer's; needed when several wallets used the key",
+      ),
     ),
   },
   closed,
@@ -183,10 +180,10 @@ export const WalletWithHistory = Type.Object({
 export const Operation = Type.Object({
   idempotencyKey: Type.String(),
   walletId: Id,
-  outcome: Type.Unsafe<"done" | "pending" | "rejected">({
-    ...words("done", "pending", "rejected"),
-    description: "`pending`: a transfer that the payee has not decided yet",
-  }),
+  outcome: described(
+    words("done", "pending", "rejected"),
+    "`pending`: a transfer that the payee has not decided yet",
+  ),
   version: nullableInteger("To which the command brought the wallet; null when it wrote nothing"),
   transferId: nullableText("Of a transfer, or of a capture that pays a wallet"),
   wallet: Type.Optional(ref(Wallet)),

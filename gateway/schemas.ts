@@ -50,7 +50,6 @@ export const Time = Type.String({ format: "date-time" });
 // Unions with null are type arrays here: `anyOf` would make the serialiser validate every value.
 export const NullableText = Type.Unsafe<string | null>({ type: ["string", "null"] });
 export const NullableId = NullableText;
-const NullableNumber = Type.Unsafe<number | null>({ type: ["number", "null"] });
 
 /** Text, or null when there is none, and what it says. */
 export function nullableText(description: string) {
@@ -72,6 +71,11 @@ export function nullableTime(description: string) {
 /** A closed set of words, as `enum`. */
 export function words<const Word extends string>(...allowed: Word[]) {
   return Type.Unsafe<Word>({ type: "string", enum: allowed });
+}
+
+/** The field that names a command, as the header `Idempotency-Key` does, and what it says. */
+export function optionalKey(description: string, maxLength: number = LIMITS.keyLengthMax) {
+  return Type.Optional(Type.String({ minLength: 1, maxLength, description }));
 }
 
 /** A named schema (see `NAMED_SCHEMAS`) in its place. */
@@ -116,10 +120,10 @@ export const Amount = Type.Unsafe<number | string>({
 });
 
 export const HoldStatus = words("ACTIVE", "RELEASED", "EXPIRED", "CAPTURED");
-export const HoldType = Type.Unsafe<"PAYMENT" | "AUTHORIZATION" | "REFUND" | "ESCROW" | "OTHER">({
-  ...words("PAYMENT", "AUTHORIZATION", "REFUND", "ESCROW", "OTHER"),
-  description: "What it is for, in your own books; `PAYMENT` when left out",
-});
+export const HoldType = described(
+  words("PAYMENT", "AUTHORIZATION", "REFUND", "ESCROW", "OTHER"),
+  "What it is for, in your own books; `PAYMENT` when left out",
+);
 export const WalletStatus = words("ACTIVE", "SUSPENDED", "CLOSED");
 
 export const TransactionType = words(
@@ -169,7 +173,7 @@ export const Wallet = Type.Object(
     }),
     metadata: WalletMetadata,
     createdAt: Time,
-    updatedAt: Type.String({ ...Time, description: "When its last event happened" }),
+    updatedAt: described(Time, "When its last event happened"),
   },
   {
     $id: "Wallet",
@@ -240,7 +244,7 @@ export const Event = Type.Object(
     version: Type.Integer({ minimum: 0, description: "The wallet's, from this event on" }),
     type: Type.String({ description: "Such as `WalletCredited`; `POST /webhooks` lists them all" }),
     amount: Type.Unsafe<number | null>({
-      ...NullableNumber,
+      type: ["number", "null"],
       description: "What moved, without a sign; null when the balance stays",
     }),
     balance: Type.Number({ description: "Balance, held and status right after the event" }),
@@ -301,10 +305,7 @@ export const Transaction = Type.Object(
     amount: Type.Number({ description: "Without a sign: `type` says which way it went" }),
     balanceBefore: Type.Number(),
     balanceAfter: Type.Number(),
-    status: Type.Unsafe<"COMPLETED">({
-      ...words("COMPLETED"),
-      description: "Always: what did not happen is no transaction",
-    }),
+    status: described(words("COMPLETED"), "Always: what did not happen is no transaction"),
     description: NullableText,
     reference: Type.String({
       description: "The transfer's id, or the idempotency key, or the id made for the command",
@@ -375,11 +376,10 @@ const Problem = Type.Object(
   },
 );
 
-export const TransferStatus = Type.Unsafe<"pending" | "posted" | "returned">({
-  ...words("pending", "posted", "returned"),
-  description:
-    "`pending`: the money has left, and the payee has not decided; `posted`: it has arrived; `returned`: the payee refused it, and the payer has it again",
-});
+export const TransferStatus = described(
+  words("pending", "posted", "returned"),
+  "`pending`: the money has left, and the payee has not decided; `posted`: it has arrived; `returned`: the payee refused it, and the payer has it again",
+);
 
 export const Transfer = Type.Object(
   {
@@ -427,40 +427,32 @@ export const Transfer = Type.Object(
 );
 export type TransferBody = Static<typeof Transfer>;
 
-const TransferProgress = Type.Unsafe<"posted" | "pending">({
-  ...words("posted", "pending"),
-  description: "`pending` (202): the payee has not decided yet, and is left out here",
-});
-const NewTransferId = Type.Unsafe<string | null>({
-  type: ["string", "null"],
-  description: "Null in the answer to a dry run, which makes no transfer",
-});
-/** The payee is left out while the transfer is pending. */
+/** What answers say of a transfer that has just begun; the payee is left out while it is pending. */
+const begun = {
+  transferId: nullableText("Null in the answer to a dry run, which makes no transfer"),
+  status: described(
+    words("posted", "pending"),
+    "`pending` (202): the payee has not decided yet, and is left out here",
+  ),
+};
 export const TransferAnswer = Type.Object({
-  transferId: NewTransferId,
-  status: TransferProgress,
+  ...begun,
   fromWallet: ref(Wallet),
   toWallet: Type.Optional(ref(Wallet)),
 });
 export const SendAnswer = Type.Object({
-  transferId: NewTransferId,
-  status: TransferProgress,
+  ...begun,
   sender: ref(Wallet),
   receiver: Type.Optional(ref(Wallet)),
 });
 
 export const ReleaseAnswer = Type.Object({ hold: ref(Hold), wallet: ref(Wallet) });
-/** The payee is left out while the transfer is pending. */
 export const CaptureAnswer = Type.Object({
   hold: ref(Hold),
   wallet: ref(Wallet),
   transfer: Type.Optional(
     Type.Object(
-      {
-        transferId: NewTransferId,
-        status: TransferProgress,
-        toWallet: Type.Optional(ref(Wallet)),
-      },
+      { ...begun, toWallet: Type.Optional(ref(Wallet)) },
       { description: "Of a capture with `toWalletId`" },
     ),
   ),

@@ -1,14 +1,14 @@
 /**
  * The writing routes: each makes a command of a request, asks for it and tells what became of it.
- * They differ in where the wallet's id stands and in how the answer is laid out; everything else is
- * the intake's, the desk's and the answers' work. `run` is the hot path of the gateway.
+ * They differ in where the wallet's id stands and, some, in how the answer is laid out; everything
+ * else is the intake's, the desk's and the answers' work. `run` is the hot path of the gateway.
  */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyReply, FastifyRequest } from "fastify";
 
-import { transferData, type Answer, type GiveAnswer, type TransferOutcome } from "./answers.ts";
+import { answerBody, type GiveAnswer, type TransferOutcome, type Yes } from "./answers.ts";
 import type { RequestFields, RequestType, TakeIn } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
-import { bringsCorrelation, keyHeader, sendError, type InputTypes } from "./http-server.ts";
+import { bringsCorrelation, keyHeader, sendError, type Routes } from "./http-server.ts";
 import {
   AmountBody,
   CreateBody,
@@ -20,16 +20,14 @@ import {
 } from "./command-schemas.ts";
 import { problems, ref, SendAnswer, TransferAnswer, Wallet, WalletParams } from "./schemas.ts";
 
-export interface WalletRoutesDeps {
+export interface RunDeps {
   readonly commands: Pick<CommandDesk, "submit">;
   readonly takeIn: TakeIn;
   readonly answer: GiveAnswer;
 }
 
-/**
- * How an answer that is a yes becomes a response: its body, and its status when that is not 200.
- */
-export type Respond = (answer: Exclude<Answer, { type: "error" }>, reply: FastifyReply) => unknown;
+/** Makes a response of a yes, where it is laid out in a way of its own. */
+export type Respond = (answer: Yes, reply: FastifyReply) => unknown;
 
 export type Run = (
   request: FastifyRequest,
@@ -37,21 +35,20 @@ export type Run = (
   type: RequestType,
   walletId: string | null,
   fields: RequestFields,
-  respond: Respond,
+  respond?: Respond,
 ) => Promise<unknown>;
 
 /** Header of every answer to a dry run. */
 export const DRY_RUN = "dry-run";
 
-export function addWalletRoutes(app: FastifyInstance, deps: WalletRoutesDeps): void {
-  const run = buildRun(deps);
-  addOwnRoutes(app, run);
-  addLifeRoutes(app, run);
-  addTransferRoutes(app, run);
+export function addWalletRoutes(routes: Routes, run: Run): void {
+  addOwnRoutes(routes, run);
+  addLifeRoutes(routes, run);
+  addTransferRoutes(routes, run);
 }
 
 /** From a request to its response: the one path that every command takes. */
-export function buildRun({ commands, takeIn, answer }: WalletRoutesDeps): Run {
+export function buildRun({ commands, takeIn, answer }: RunDeps): Run {
   return async (request, reply, type, walletId, fields, respond) => {
     const taken = takeIn(type, walletId, fields, {
       correlationId: request.id,
@@ -67,7 +64,9 @@ export function buildRun({ commands, takeIn, answer }: WalletRoutesDeps): Run {
     const settled = given instanceof Promise ? await given : given;
     if (settled.isReplay && intake.isKeyed) reply.header("idempotent-replayed", "true");
     if (settled.type === "error") return sendError(request, reply, settled.error);
-    return respond(settled, reply);
+    if (respond !== undefined) return respond(settled, reply);
+    if (settled.type === "transfer") acceptPending(settled.transfer, reply);
+    return answerBody(type, settled);
   };
 }
 
@@ -85,8 +84,7 @@ const MONEY = {
 } as const;
 
 /** Creation, and money of one wallet. */
-function addOwnRoutes(app: FastifyInstance, run: Run): void {
-  const routes = app.withTypeProvider<InputTypes>();
+function addOwnRoutes(routes: Routes, run: Run): void {
   const tags = ["wallets"];
   const walletAnswer = { 200: ref(Wallet), ...problems };
 
@@ -119,16 +117,14 @@ function addOwnRoutes(app: FastifyInstance, run: Run): void {
         response: walletAnswer,
       },
     },
-    (request, reply) =>
-      run(request, reply, "fund", request.body.wallet_id, request.body, respondWallet),
+    (request, reply) => run(request, reply, "fund", request.body.wallet_id, request.body),
   );
   for (const type of ["credit", "debit"] as const) {
     const own = { tags, ...MONEY[type], params: WalletParams, response: walletAnswer };
     routes.post(
       `/wallets/:walletId/${type}`,
       { schema: { ...own, body: AmountBody } },
-      (request, reply) =>
-        run(request, reply, type, request.params.walletId, request.body, respondWallet),
+      (request, reply) => run(request, reply, type, request.params.walletId, request.body),
     );
   }
 }
@@ -152,8 +148,7 @@ const STEPS = {
 } as const;
 
 /** Commands that move no money of one wallet. */
-function addLifeRoutes(app: FastifyInstance, run: Run): void {
-  const routes = app.withTypeProvider<InputTypes>();
+function addLifeRoutes(routes: Routes, run: Run): void {
   const own = {
     tags: ["wallets"],
     params: WalletParams,
@@ -163,8 +158,7 @@ function addLifeRoutes(app: FastifyInstance, run: Run): void {
     routes.post(
       `/wallets/:walletId/${type}`,
       { schema: { ...own, ...STEPS[type], body: StepBody }, preValidation: takeNoBody },
-      (request, reply) =>
-        run(request, reply, type, request.params.walletId, request.body, respondWallet),
+      (request, reply) => run(request, reply, type, request.params.walletId, request.body),
     );
   }
   routes.patch(
@@ -178,16 +172,14 @@ function addLifeRoutes(app: FastifyInstance, run: Run): void {
         body: UpdateBody,
       },
     },
-    (request, reply) =>
-      run(request, reply, "update", request.params.walletId, request.body, respondWallet),
+    (request, reply) => run(request, reply, "update", request.params.walletId, request.body),
   );
 }
 
 const TRANSFER =
   "Both wallets hold the same asset. 202 with `status: pending` says that the payee has not decided in time: the money has left, it arrives or comes back by itself, and `GET /transfers/{transferId}` tells which.";
 
-function addTransferRoutes(app: FastifyInstance, run: Run): void {
-  const routes = app.withTypeProvider<InputTypes>();
+function addTransferRoutes(routes: Routes, run: Run): void {
   const tags = ["transfers"];
   routes.post(
     "/wallets/:walletId/transfer",
@@ -201,8 +193,7 @@ function addTransferRoutes(app: FastifyInstance, run: Run): void {
         response: { 200: TransferAnswer, 202: TransferAnswer, ...problems },
       },
     },
-    (request, reply) =>
-      run(request, reply, "transfer", request.params.walletId, request.body, respondTransfer),
+    (request, reply) => run(request, reply, "transfer", request.params.walletId, request.body),
   );
   routes.post(
     "/wallets/transfer",
@@ -229,29 +220,27 @@ export function takeNoBody(request: FastifyRequest, _reply: FastifyReply, done: 
   done();
 }
 
-const respondWallet: Respond = (answer) => (answer.type === "wallet" ? answer.wallet : mismatch());
-
 const respondCreated: Respond = (answer, reply) => {
   if (answer.type !== "wallet") return mismatch();
-  reply.code(201);
-  // A dry run has made nothing that could be found there.
-  if (!reply.hasHeader(DRY_RUN)) reply.header("location", `/wallets/${answer.wallet.id}`);
-  return reply.send(answer.wallet);
+  return sendMade(reply, `/wallets/${answer.wallet.id}`, answer.wallet);
 };
 
-const respondTransfer: Respond = (answer, reply) => transferData(transferOf(answer, reply));
+/** A dry run has made nothing that could be found there. */
+export function sendMade(reply: FastifyReply, location: string, made: object): FastifyReply {
+  reply.code(201);
+  if (!reply.hasHeader(DRY_RUN)) reply.header("location", location);
+  return reply.send(made);
+}
 
 const respondSent: Respond = (answer, reply) => {
-  const { transferId, status, from, to } = transferOf(answer, reply);
-  return to === null
-    ? { transferId, status, sender: from }
-    : { transferId, status, sender: from, receiver: to };
+  if (answer.type !== "transfer") return mismatch();
+  acceptPending(answer.transfer, reply);
+  const { transferId, status, from, to } = answer.transfer;
+  return { transferId, status, sender: from, ...(to !== null && { receiver: to }) };
 };
 
-function transferOf(answer: Answer, reply: FastifyReply): TransferOutcome {
-  if (answer.type !== "transfer") return mismatch();
-  if (answer.transfer.status === "pending") reply.code(202);
-  return answer.transfer;
+function acceptPending({ status }: TransferOutcome, reply: FastifyReply): void {
+  if (status === "pending") reply.code(202);
 }
 
 /** A command was answered with the outcome of another kind of command: one of our own mistakes. */

@@ -4,14 +4,14 @@
  * replaying need every database for a moment, since each keeps where its shards stand.
  */
 import { createHash, randomBytes } from "node:crypto";
-import type { FastifyInstance, FastifyRequest } from "fastify";
+import type { FastifyRequest } from "fastify";
 
 import type { Beginning, Webhook, WebhookStore } from "../src/webhooks.ts";
 import { problemOfUrl } from "../src/webhook-sender.ts";
 import { isoTime } from "./answers.ts";
 import { keyOf } from "./command-intake.ts";
 import { apiError, ApiException } from "./errors.ts";
-import { keyHeader, type InputTypes } from "./http-server.ts";
+import { keyHeader, type Routes } from "./http-server.ts";
 import { refusedField, timeOf } from "./pages.ts";
 import { NoQuery, problems } from "./schemas.ts";
 import { uuidv7 } from "./uuid.ts";
@@ -36,13 +36,13 @@ export interface WebhookRoutesDeps {
 
 const SECRET_BYTES = 32;
 
-export function addWebhookRoutes(app: FastifyInstance, deps: WebhookRoutesDeps): void {
-  addMaking(app, deps);
-  addLooking(app, deps.store);
-  addReplay(app, deps.store);
+export function addWebhookRoutes(routes: Routes, deps: WebhookRoutesDeps): void {
+  addMaking(routes, deps);
+  addLooking(routes, deps.store);
+  addReplay(routes, deps.store);
 }
 
-function addMaking(app: FastifyInstance, { store, allowsPrivate }: WebhookRoutesDeps): void {
+function addMaking(routes: Routes, { store, allowsPrivate }: WebhookRoutesDeps): void {
   const schema = {
     tags: ["webhooks"],
     summary: "Have events sent to a URL",
@@ -51,47 +51,44 @@ function addMaking(app: FastifyInstance, { store, allowsPrivate }: WebhookRoutes
     body: WebhookBody,
     response: { 201: WebhookCreated, ...problems },
   };
-  app
-    .withTypeProvider<InputTypes>()
-    .post("/webhooks", { schema, preValidation: takeNoBody }, async (request, reply) => {
-      const { url, secret, events = null, wallets = null, description = null, from } = request.body;
-      const problem = problemOfUrl(url, allowsPrivate);
-      if (problem !== null) throw refusedField("url", problem);
-      const key = keyFrom(request.body, request);
-      const created = await store.create(
-        {
-          webhookId: uuidv7(),
-          url,
-          secret: secret ?? `whsec_${randomBytes(SECRET_BYTES).toString("base64url")}`,
-          eventTypes: events,
-          walletIds: wallets,
-          description,
-          idempotencyKey: key,
-          fingerprint: key === null ? null : fingerprintOf(request.body),
-        },
-        beginningOf(from, "now"),
-      );
-      switch (created.type) {
-        case "conflict": {
-          const details = { idempotencyKey: key };
-          throw new ApiException(apiError("idempotency_conflict", undefined, details));
-        }
-        case "full":
-          throw new ApiException(apiError("too_many_webhooks"));
-        case "created": {
-          const { webhook, isReplay } = created;
-          if (isReplay) reply.header("idempotent-replayed", "true");
-          reply.code(201).header("location", `/webhooks/${webhook.webhookId}`);
-          return { ...summaryOf(webhook), secret: webhook.secret };
-        }
-        default:
-          return created satisfies never;
+  routes.post("/webhooks", { schema, preValidation: takeNoBody }, async (request, reply) => {
+    const { url, secret, events = null, wallets = null, description = null, from } = request.body;
+    const problem = problemOfUrl(url, allowsPrivate);
+    if (problem !== null) throw refusedField("url", problem);
+    const key = keyFrom(request.body, request);
+    const created = await store.create(
+      {
+        webhookId: uuidv7(),
+        url,
+        secret: secret ?? `whsec_${randomBytes(SECRET_BYTES).toString("base64url")}`,
+        eventTypes: events,
+        walletIds: wallets,
+        description,
+        idempotencyKey: key,
+        fingerprint: key === null ? null : fingerprintOf(request.body),
+      },
+      beginningOf(from, "now"),
+    );
+    switch (created.type) {
+      case "conflict": {
+        const details = { idempotencyKey: key };
+        throw new ApiException(apiError("idempotency_conflict", undefined, details));
       }
-    });
+      case "full":
+        throw new ApiException(apiError("too_many_webhooks"));
+      case "created": {
+        const { webhook, isReplay } = created;
+        if (isReplay) reply.header("idempotent-replayed", "true");
+        reply.code(201).header("location", `/webhooks/${webhook.webhookId}`);
+        return { ...summaryOf(webhook), secret: webhook.secret };
+      }
+      default:
+        return created satisfies never;
+    }
+  });
 }
 
-function addLooking(app: FastifyInstance, store: WebhookStore): void {
-  const routes = app.withTypeProvider<InputTypes>();
+function addLooking(routes: Routes, store: WebhookStore): void {
   const tags = ["webhooks"];
   const list = {
     tags,
@@ -138,7 +135,7 @@ function addLooking(app: FastifyInstance, store: WebhookStore): void {
   });
 }
 
-function addReplay(app: FastifyInstance, store: WebhookStore): void {
+function addReplay(routes: Routes, store: WebhookStore): void {
   const schema = {
     tags: ["webhooks"],
     summary: "Send events again, or go on after a webhook was disabled",
@@ -148,14 +145,16 @@ function addReplay(app: FastifyInstance, store: WebhookStore): void {
     body: ReplayBody,
     response: { 200: WebhookSummary, ...problems },
   };
-  app
-    .withTypeProvider<InputTypes>()
-    .post("/webhooks/:webhookId/replay", { schema, preValidation: takeNoBody }, async (request) => {
+  routes.post(
+    "/webhooks/:webhookId/replay",
+    { schema, preValidation: takeNoBody },
+    async (request) => {
       const { webhookId } = request.params;
       keyFrom(request.body, request);
       const beginning = beginningOf(request.body.from, "here");
       return summaryOf((await store.replay(webhookId, beginning)) ?? missing(webhookId));
-    });
+    },
+  );
 }
 
 // --- Parts ---------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 /** The shapes of webhooks, beside those of `schemas.ts`: what makes one, and what is told of it. */
-import { Type, type Static } from "typebox";
+import { Type, type Static, type TObject } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
 import type { WalletEventType } from "../src/wallet.ts";
 import {
+  closed,
   described,
   Id,
   MadeId,
@@ -11,6 +12,7 @@ import {
   NullableText,
   nullableText,
   nullableTime,
+  optionalKey,
   PRINTABLE_PATTERN,
   TEXT_PATTERN,
   Time,
@@ -77,21 +79,14 @@ export const WebhookBody = Type.Object(
       }),
     ),
     from: Type.Optional(
-      Type.String({
-        ...Moment,
-        description: "Begins with the events since this time; left out: with the next one",
-      }),
+      described(Moment, "Begins with the events since this time; left out: with the next one"),
     ),
-    idempotencyKey: Type.Optional(
-      Type.String({
-        minLength: 1,
-        maxLength: LIMITS.keyLengthMax,
-        description: "Same as the header `Idempotency-Key`: a repeat makes no second webhook",
-      }),
+    idempotencyKey: optionalKey(
+      "Same as the header `Idempotency-Key`: a repeat makes no second webhook",
     ),
   },
   {
-    additionalProperties: false,
+    ...closed,
     examples: [
       { url: "https://shop.example/hooks/coffer", events: ["WalletCredited", "TransferReceived"] },
     ],
@@ -102,23 +97,18 @@ export type WebhookFields = Static<typeof WebhookBody>;
 export const ReplayBody = Type.Object(
   {
     from: Type.Optional(
-      Type.String({
-        ...Moment,
-        description:
-          "Sends the events since this time (again); left out: goes on where it stands. A later time than that leaves out what lies between",
-      }),
+      described(
+        Moment,
+        "Sends the events since this time (again); left out: goes on where it stands. A later time than that leaves out what lies between",
+      ),
     ),
     // Taken as on every POST. A replay done twice begins twice, which its receiver cannot tell from
     // one.
-    idempotencyKey: Type.Optional(
-      Type.String({
-        minLength: 1,
-        maxLength: LIMITS.keyLengthMax,
-        description: "Taken like on every write, and not used: sent twice, it begins twice",
-      }),
+    idempotencyKey: optionalKey(
+      "Taken like on every write, and not used: sent twice, it begins twice",
     ),
   },
-  { additionalProperties: false, examples: [{ from: "2026-01-01T12:00:00Z" }] },
+  { ...closed, examples: [{ from: "2026-01-01T12:00:00Z" }] },
 );
 
 export const WebhookParams = Type.Object({
@@ -139,10 +129,7 @@ const webhookFields = {
     description: "Wallets whose events are sent; null: all",
   }),
   description: NullableText,
-  status: Type.Unsafe<"ACTIVE" | "DISABLED">({
-    ...words("ACTIVE", "DISABLED"),
-    description: "`DISABLED`: nothing is sent until a replay",
-  }),
+  status: described(words("ACTIVE", "DISABLED"), "`DISABLED`: nothing is sent until a replay"),
   disabledReason: nullableText("Why it was disabled"),
   disabledAt: nullableTime("When it was disabled"),
   createdAt: Time,
@@ -158,20 +145,16 @@ const example = {
   disabledAt: null,
   createdAt: "2026-01-01T12:00:00.000Z",
 };
-const Failing = Type.Unsafe<{
-  readonly shards: number;
-  readonly since: string;
-  readonly nextTryAt: string;
-  readonly reason: string;
-} | null>({
+const failingFields = {
+  shards: Type.Integer({ description: "Shards, of 256, whose events wait for that" }),
+  since: Time,
+  nextTryAt: Time,
+  reason: Type.String(),
+};
+const Failing = Type.Unsafe<Static<TObject<typeof failingFields>> | null>({
   type: ["object", "null"],
   description: "Events that are not taken and tried again; null when there are none",
-  properties: {
-    shards: { type: "integer", description: "Shards, of 256, whose events wait for that" },
-    since: { type: "string", format: "date-time" },
-    nextTryAt: { type: "string", format: "date-time" },
-    reason: { type: "string" },
-  },
+  properties: failingFields,
 });
 
 export const WebhookSummary = Type.Object(webhookFields, { examples: [example] });
