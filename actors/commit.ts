@@ -6,7 +6,7 @@
  * too.
  */
 import { chainHash } from "../src/chain.ts";
-import type { Hold } from "../src/hold.ts";
+import type { Hold } from "../src/core/hold.ts";
 import {
   holdKey,
   type AppendOrder,
@@ -16,11 +16,11 @@ import {
   type TracedStep,
   type WalletWrite,
   type Writes,
-} from "../src/journal.ts";
-import type { Change, CommandMessage, Outcome, Reply, ShardMessage } from "../src/protocol.ts";
-import type { Rejection } from "../src/rejection.ts";
-import type { CommandRecord } from "../src/repeats.ts";
-import { apply, type WalletEvent, type WalletState } from "../src/wallet.ts";
+} from "../src/core/journal.ts";
+import type { Change, CommandMessage, Outcome, Reply, ShardMessage } from "../src/core/protocol.ts";
+import type { Rejection } from "../src/core/rejection.ts";
+import type { CommandRecord } from "../src/core/repeats.ts";
+import { apply, type WalletEvent, type WalletState } from "../src/core/wallet.ts";
 import type { Damage } from "./damage.ts";
 import { commandIn, commandToDecide } from "./messages.ts";
 

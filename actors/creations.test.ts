@@ -1,8 +1,8 @@
 /** Creations without a wallet id: which one a key's messages reach, and when it is forgotten. */
 import { expect, it } from "vitest";
 
-import type { CommandMessage } from "../src/protocol.ts";
-import { shardOf } from "../src/shard.ts";
+import type { CommandMessage } from "../src/core/protocol.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { newItem, type Item } from "./commit.ts";
 import { buildCreations } from "./creations.ts";
 

@@ -11,9 +11,9 @@
  * unresolved: all with the key wait. resolved: they go to the wallet id that the journal has for
  * the key, or, if it has none, to the first proposal.
  */
-import type { Journal } from "../src/journal.ts";
-import type { CommandMessage } from "../src/protocol.ts";
-import { shardOf } from "../src/shard.ts";
+import type { Journal } from "../src/core/journal.ts";
+import type { CommandMessage } from "../src/core/protocol.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { newItem, type Item } from "./commit.ts";
 import type { ReadFailure } from "./lane-actors.ts";
 

@@ -1,8 +1,8 @@
 /** What a decision ends before it may say no. */
 import { expect, it } from "vitest";
-import { amountMinor, ZERO } from "../src/amount.ts";
-import type { Hold } from "../src/hold.ts";
-import type { Command } from "../src/protocol.ts";
+import { amountMinor, ZERO } from "../src/core/amount.ts";
+import type { Hold } from "../src/core/hold.ts";
+import type { Command } from "../src/core/protocol.ts";
 import { withLimits } from "../test/stage/lanes.ts";
 import { newCommit, type Actor } from "./commit.ts";
 import { decideNow, type StepContext } from "./deciding.ts";

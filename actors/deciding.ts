@@ -3,8 +3,8 @@
  * commit or behind the one that has its id, what a decision is made on, and how a caller is told
  * what is known already. `steps.ts` and `transfer-steps.ts` are made of it.
  */
-import { expiryEvent, holdsInTheWay } from "../src/holding.ts";
-import type { KnownCommand } from "../src/journal.ts";
+import { expiryEvent, holdsInTheWay } from "../src/core/holding.ts";
+import type { KnownCommand } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
 import type {
@@ -14,10 +14,10 @@ import type {
   Fault,
   Outcome,
   ShardMessage,
-} from "../src/protocol.ts";
-import type { Rejection } from "../src/rejection.ts";
-import { fits, mayHaveBeenTold } from "../src/repeats.ts";
-import { decide, type Decision } from "../src/wallet.ts";
+} from "../src/core/protocol.ts";
+import type { Rejection } from "../src/core/rejection.ts";
+import { fits, mayHaveBeenTold } from "../src/core/repeats.ts";
+import { decide, type Decision } from "../src/core/wallet.ts";
 import {
   enlist,
   foreseen,

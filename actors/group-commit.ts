@@ -14,7 +14,7 @@
  * it; an actor's state is the committed one plus exactly the events in those under way and in the
  * open one.
  */
-import type { AppendResult, Journal } from "../src/journal.ts";
+import type { AppendResult, Journal } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { newCommit, outcomeIn, writesOf, type Actor, type Commit, type Item } from "./commit.ts";
 import type { PendingTransfers } from "./pending-transfers.ts";

@@ -1,12 +1,12 @@
 /** The holds that a lane's actors keep: which are let go of, and which due ones are ended when. */
 import { expect, it } from "vitest";
 
-import { amountMinor } from "../src/amount.ts";
-import type { Hold } from "../src/hold.ts";
-import { holdKey, type DueHold } from "../src/journal.ts";
+import { amountMinor } from "../src/core/amount.ts";
+import type { Hold } from "../src/core/hold.ts";
+import { holdKey, type DueHold } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { ExpireMessage } from "../src/protocol.ts";
-import type { WalletState } from "../src/wallet.ts";
+import type { ExpireMessage } from "../src/core/protocol.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { keepHold, newItem, type Actor, type Item } from "./commit.ts";
 import { buildHoldKeeper } from "./holds.ts";
 

@@ -13,9 +13,9 @@
  * and those who wait for it go on.
  */
 import { LIMITS } from "../src/limits.ts";
-import { holdKey, type DueHold, type HoldKey, type Journal } from "../src/journal.ts";
-import type { Hold } from "../src/hold.ts";
-import { shardOf } from "../src/shard.ts";
+import { holdKey, type DueHold, type HoldKey, type Journal } from "../src/core/journal.ts";
+import type { Hold } from "../src/core/hold.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { buildTransitMap } from "../src/transit-map.ts";
 import { keepHold, newItem, type Actor, type Commit, type Item, type Turn } from "./commit.ts";
 import type { ReadFailure } from "./lane-actors.ts";

@@ -4,10 +4,10 @@
  * sorted by destination and sent. Which shards are its own is decided by `ownership.ts`; for one
  * that it does not have (yet, or any more) it says so, and the sender asks again.
  */
-import type { Bus, Unsubscribe } from "../src/bus.ts";
+import type { Bus, Unsubscribe } from "../src/core/bus.ts";
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { HostMeter } from "../src/metrics.ts";
+import type { HostMeter } from "../src/telemetry/metrics.ts";
 import {
   addressee,
   SUBJECTS,
@@ -17,9 +17,9 @@ import {
   type HostStatus,
   type Reply,
   type ShardMessage,
-} from "../src/protocol.ts";
-import { ALL_SHARDS, grouped, shardOf } from "../src/shard.ts";
-import type { ShardTable } from "../src/shard-table.ts";
+} from "../src/core/protocol.ts";
+import { ALL_SHARDS, grouped, shardOf } from "../src/core/shard.ts";
+import type { ShardTable } from "../src/core/shard-table.ts";
 import { buildLaneGate, type LaneGate } from "./lane-gate.ts";
 import type { StartLane } from "./lane-thread.ts";
 import type { Membership } from "./membership.ts";

@@ -14,8 +14,8 @@
  * Invariant: who sleeps is in `sleeping` until a read for it begins; what a read brings is put into
  * the actor that it was made for, or nowhere. Only who is loaded is ever stepped.
  */
-import { isDue } from "../src/hold.ts";
-import type { Journal } from "../src/journal.ts";
+import { isDue } from "../src/core/hold.ts";
+import type { Journal } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { keepHold, newItem, type Actor, type Item } from "./commit.ts";
 

@@ -18,8 +18,8 @@
  * what comes after.
  */
 import { LIMITS } from "../src/limits.ts";
-import { addressee, type Fault, type ShardMessage } from "../src/protocol.ts";
-import { shardOf } from "../src/shard.ts";
+import { addressee, type Fault, type ShardMessage } from "../src/core/protocol.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { newItem, type Actor, type Commit, type Item } from "./commit.ts";
 import type { Creations } from "./creations.ts";
 import { Damage, type Damages } from "./damage.ts";

@@ -4,7 +4,7 @@
  */
 import { expect, it } from "vitest";
 
-import { amountMinor } from "../src/amount.ts";
+import { amountMinor } from "../src/core/amount.ts";
 import { systemTime } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 import type {
@@ -15,8 +15,8 @@ import type {
   Fault,
   Reply,
   ShardMessage,
-} from "../src/protocol.ts";
-import { shardOf } from "../src/shard.ts";
+} from "../src/core/protocol.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { buildLaneGate } from "./lane-gate.ts";
 import type { LaneStats } from "./lane.ts";
 import type { Arrival, LaneResult, LaneTask } from "./lane-thread.ts";

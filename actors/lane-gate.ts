@@ -9,7 +9,7 @@
  */
 import { monotonicMs, type Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { HostMeter } from "../src/metrics.ts";
+import type { HostMeter } from "../src/telemetry/metrics.ts";
 import {
   addressee,
   type CommandMessage,
@@ -17,8 +17,8 @@ import {
   type Outcome,
   type Reply,
   type ShardMessage,
-} from "../src/protocol.ts";
-import { shardOf } from "../src/shard.ts";
+} from "../src/core/protocol.ts";
+import { shardOf } from "../src/core/shard.ts";
 import type { LaneStats } from "./lane.ts";
 import type { Arrival, LanePlan, LaneTask, LaneThread, StartLane } from "./lane-thread.ts";
 import { bytesOf, commandIn, commandToDecide } from "./messages.ts";

@@ -5,7 +5,7 @@
  * command. A note lives as long as the batch that brought it, and a transfer's until its commit or
  * its deadline, so notes are bounded like what is under way.
  */
-import type { AppendResult, Journal, Writes } from "../src/journal.ts";
+import type { AppendResult, Journal, Writes } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { monotonicMs } from "../src/clock.ts";
 import {
@@ -16,10 +16,10 @@ import {
   type CommitTrace,
   type LaneMeasures,
   type Tally,
-} from "../src/measures.ts";
-import type { Command } from "../src/protocol.ts";
+} from "../src/telemetry/measures.ts";
+import type { Command } from "../src/core/protocol.ts";
 import { buildTransitMap } from "../src/transit-map.ts";
-import { payeeOf } from "../src/wallet.ts";
+import { payeeOf } from "../src/core/wallet.ts";
 import type { Arrival } from "./lane-thread.ts";
 
 export interface LaneMeter {

@@ -4,10 +4,10 @@
  */
 import { describe, expect, it } from "vitest";
 
-import type { AmountMinor } from "../src/amount.ts";
-import type { LaneMeasures } from "../src/measures.ts";
-import type { CommandMessage, Effects, Outcome, ShardMessage } from "../src/protocol.ts";
-import type { WalletState } from "../src/wallet.ts";
+import type { AmountMinor } from "../src/core/amount.ts";
+import type { LaneMeasures } from "../src/telemetry/measures.ts";
+import type { CommandMessage, Effects, Outcome, ShardMessage } from "../src/core/protocol.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import {
   packEffects,
   packNotice,

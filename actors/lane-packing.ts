@@ -14,8 +14,8 @@ import type {
   Outcome,
   Reply,
   ShardMessage,
-} from "../src/protocol.ts";
-import type { WalletState } from "../src/wallet.ts";
+} from "../src/core/protocol.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import type { Arrival, LaneNotice, LaneResult, LaneTask } from "./lane-thread.ts";
 
 /** Fails to compile when a type has a field that its row does not have. */

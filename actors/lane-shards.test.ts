@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { HistoryLostError, type Journal } from "../src/journal.ts";
+import { HistoryLostError, type Journal } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { Transfer } from "../src/transfer.ts";
+import type { Transfer } from "../src/core/transfer.ts";
 import { buildLaneShards, type LaneShards, type LaneShardsDeps } from "./lane-shards.ts";
 
 const ignored = (): void => undefined;

@@ -17,10 +17,10 @@
  * epoch here was claimed by this lane, and no commit names an epoch that it did not get from a
  * claim.
  */
-import { HistoryLostError, type Journal } from "../src/journal.ts";
+import { HistoryLostError, type Journal } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
-import type { Transfer } from "../src/transfer.ts";
+import type { Transfer } from "../src/core/transfer.ts";
 import type { Commit } from "./commit.ts";
 
 export interface LaneShardsDeps {

@@ -4,8 +4,8 @@
  * thread may end at any moment and be replaced by an empty one: the host is told, and says again
  * with every tick which shards the lane has to serve.
  */
-import type { LaneMeasures } from "../src/measures.ts";
-import type { Effects, ShardMessage } from "../src/protocol.ts";
+import type { LaneMeasures } from "../src/telemetry/measures.ts";
+import type { Effects, ShardMessage } from "../src/core/protocol.ts";
 import type { LaneStats } from "./lane.ts";
 
 /** Messages that arrived at the host together. */

@@ -18,7 +18,7 @@
  *
  * Which shards it serves comes with each tick, too; `lane-shards.ts` knows what became of each.
  */
-import type { AppendResult, Journal } from "../src/journal.ts";
+import type { AppendResult, Journal } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
 import {
@@ -27,8 +27,8 @@ import {
   type Effects,
   type Outcome,
   type ShardMessage,
-} from "../src/protocol.ts";
-import { shardOf } from "../src/shard.ts";
+} from "../src/core/protocol.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { newItem, suspected, withKnown, type Commit, type Item, type Turn } from "./commit.ts";
 import { buildCreations } from "./creations.ts";
 import { buildDamages, Damage } from "./damage.ts";

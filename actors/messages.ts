@@ -3,11 +3,11 @@
  * the parts that routing needs, which command it carries, how many bytes it takes at most, and how
  * a batch is cut so that each part fits one bus message.
  */
-import type { Hold } from "../src/hold.ts";
+import type { Hold } from "../src/core/hold.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { Change, CommandMessage, Reply, ShardMessage } from "../src/protocol.ts";
-import { shardOf } from "../src/shard.ts";
-import type { WalletCommand, WalletState } from "../src/wallet.ts";
+import type { Change, CommandMessage, Reply, ShardMessage } from "../src/core/protocol.ts";
+import { shardOf } from "../src/core/shard.ts";
+import type { WalletCommand, WalletState } from "../src/core/wallet.ts";
 
 /** What a command weighs in a queue besides its texts; an estimate in bytes. */
 const COMMAND_BYTES = 512;

@@ -2,8 +2,8 @@
 import { expect, it, onTestFinished } from "vitest";
 import { systemTime } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
-import type { ShardTable } from "../src/shard-table.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
+import type { ShardTable } from "../src/core/shard-table.ts";
 import type { Member, Membership } from "./membership.ts";
 import { buildOwnership, type Ownership } from "./ownership.ts";
 

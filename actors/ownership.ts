@@ -18,8 +18,8 @@
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
-import type { HostStatus } from "../src/protocol.ts";
-import type { ShardOwner, ShardTable } from "../src/shard-table.ts";
+import type { HostStatus } from "../src/core/protocol.ts";
+import type { ShardOwner, ShardTable } from "../src/core/shard-table.ts";
 import type { Member, Membership } from "./membership.ts";
 import { buildLookout, movesOf, type Moves, type View } from "./placement.ts";
 

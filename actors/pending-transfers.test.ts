@@ -1,10 +1,10 @@
 /** What a lane believes to be in transit out of a wallet, and who waits, whatever becomes of it. */
 import { expect, it } from "vitest";
 
-import { amountMinor } from "../src/amount.ts";
-import type { CommandMessage } from "../src/protocol.ts";
-import type { Transfer } from "../src/transfer.ts";
-import type { WalletState } from "../src/wallet.ts";
+import { amountMinor } from "../src/core/amount.ts";
+import type { CommandMessage } from "../src/core/protocol.ts";
+import type { Transfer } from "../src/core/transfer.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { buildPendingTransfers, type PendingTransfers } from "./pending-transfers.ts";
 
 const PAYER = { walletId: "payer", version: 1 } as WalletState;

@@ -11,13 +11,13 @@
  * verdict comes. settling: the verdict is known (a posted one has been told already), its record is
  * in a commit.
  */
-import { amountMinor, ZERO, type AmountMinor } from "../src/amount.ts";
-import type { Hold } from "../src/hold.ts";
+import { amountMinor, ZERO, type AmountMinor } from "../src/core/amount.ts";
+import type { Hold } from "../src/core/hold.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { CommandMessage, PostMessage, TransferAnswer } from "../src/protocol.ts";
-import { drivePauseMs, type Transfer } from "../src/transfer.ts";
+import type { CommandMessage, PostMessage, TransferAnswer } from "../src/core/protocol.ts";
+import { drivePauseMs, type Transfer } from "../src/core/transfer.ts";
 import { buildTransitMap } from "../src/transit-map.ts";
-import type { WalletState } from "../src/wallet.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 
 export interface PendingTransfer {
   readonly transfer: Transfer;

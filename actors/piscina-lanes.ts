@@ -8,7 +8,7 @@ import { Piscina } from "piscina";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
 import { packageRoot } from "../src/package-root.ts";
-import { positionsMemory } from "../src/positions.ts";
+import { positionsMemory } from "../src/core/positions.ts";
 import {
   packTask,
   unpackNotice,

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
-import type { ShardOwner } from "../src/shard-table.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
+import type { ShardOwner } from "../src/core/shard-table.ts";
 import type { Member } from "./membership.ts";
 import { buildLookout, movesOf, placeOf, type View } from "./placement.ts";
 

@@ -14,7 +14,7 @@
  * moves; with one that is too young to be trusted only free shards do.
  */
 import { LIMITS } from "../src/limits.ts";
-import type { ShardOwner } from "../src/shard-table.ts";
+import type { ShardOwner } from "../src/core/shard-table.ts";
 import type { Member } from "./membership.ts";
 
 /** The host of a shard among these; null when there is none. */

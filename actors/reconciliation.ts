@@ -1,6 +1,6 @@
 /**
  * The reconciliation of a host: from time to time it refolds the wallets of the shards that the
- * host serves, piece by piece and slowly (`src/verify.ts` with a pace), beside the work for which
+ * host serves, piece by piece and slowly (`verify.ts` with a pace), beside the work for which
  * the host is there. It hides when that happens and what is known since: a difference stays known
  * until a whole run has found none. What it finds is logged, shown by health and counted; it
  * changes nothing, and a run that fails says so and begins anew later.
@@ -10,11 +10,11 @@
  */
 import type { Time } from "../src/clock.ts";
 import { counted } from "../src/counted.ts";
-import type { Difference } from "../src/differences.ts";
+import type { Difference } from "../src/verify/differences.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
-import type { BooksStatus } from "../src/protocol.ts";
-import { verify, type VerifyReport } from "../src/verify.ts";
+import type { BooksStatus } from "../src/core/protocol.ts";
+import { verify, type VerifyReport } from "../src/verify/verify.ts";
 
 export interface ReconciliationDeps {
   /** In the deployment's order. */

@@ -6,7 +6,7 @@ import { expect, it } from "vitest";
 
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { RelayEvent, RelayStore } from "../src/relay-store.ts";
+import type { RelayEvent, RelayStore } from "../src/core/relay-store.ts";
 import { relaySink, relayStore } from "../test/stage/relay-parts.ts";
 import type { Delivery, RelaySink } from "./relay-sink.ts";
 import { buildPump } from "./relay-pump.ts";

@@ -3,7 +3,7 @@ import { expect, it, onTestFinished } from "vitest";
 
 import { systemTime, type Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { RelayEvent, Trouble } from "../src/relay-store.ts";
+import type { RelayEvent, Trouble } from "../src/core/relay-store.ts";
 import { relaySink, relayStore } from "../test/stage/relay-parts.ts";
 import { buildPump } from "./relay-pump.ts";
 

@@ -17,8 +17,8 @@
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
-import type { Cursor, RelayEvent, RelayStore, Trouble } from "../src/relay-store.ts";
-import { grouped } from "../src/shard.ts";
+import type { Cursor, RelayEvent, RelayStore, Trouble } from "../src/core/relay-store.ts";
+import { grouped } from "../src/core/shard.ts";
 import type { Delivery, RelaySink } from "./relay-sink.ts";
 
 export interface PumpDeps {

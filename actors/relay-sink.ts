@@ -4,7 +4,7 @@
  * it may have got before the first is known to be delivered is its own word: more than one only if
  * it can promise that after one that is lost, those behind it are lost too.
  */
-import type { RelayEvent, Trouble } from "../src/relay-store.ts";
+import type { RelayEvent, Trouble } from "../src/core/relay-store.ts";
 
 export type Delivery =
   | { readonly type: "delivered" }

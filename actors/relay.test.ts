@@ -2,7 +2,7 @@
 import { expect, it, onTestFinished } from "vitest";
 
 import { systemTime } from "../src/clock.ts";
-import type { RelayEvent } from "../src/relay-store.ts";
+import type { RelayEvent } from "../src/core/relay-store.ts";
 import { relaySink, relayStore } from "../test/stage/relay-parts.ts";
 import { buildRelay } from "./relay.ts";
 

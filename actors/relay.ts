@@ -8,8 +8,8 @@
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
-import type { RelayStore } from "../src/relay-store.ts";
-import type { RelayStatus } from "../src/protocol.ts";
+import type { RelayStore } from "../src/core/relay-store.ts";
+import type { RelayStatus } from "../src/core/protocol.ts";
 import { buildPump, type Pump } from "./relay-pump.ts";
 import type { RelaySink } from "./relay-sink.ts";
 

@@ -4,8 +4,8 @@
  * message is dealt with or waits for that commit. The steps of a transfer are in
  * `transfer-steps.ts`.
  */
-import type { CommandMessage, Outcome, ShardMessage } from "../src/protocol.ts";
-import type { WalletEvent, WalletState } from "../src/wallet.ts";
+import type { CommandMessage, Outcome, ShardMessage } from "../src/core/protocol.ts";
+import type { WalletEvent, WalletState } from "../src/core/wallet.ts";
 import { foreseen, record, reply, type Actor, type Item } from "./commit.ts";
 import {
   answerKnown,

@@ -3,7 +3,7 @@ import { DiscardPolicy, ErrorCode, NatsError } from "nats";
 import { describe, expect, it } from "vitest";
 
 import { eventBody } from "../src/event-body.ts";
-import { EVENT_STREAM, EVENT_SUBJECTS } from "../src/event-stream.ts";
+import { EVENT_STREAM, EVENT_SUBJECTS } from "../src/core/event-stream.ts";
 import { LIMITS } from "../src/limits.ts";
 import { EVENT } from "../test/stage/relay-parts.ts";
 import { buildStreamSink, type StreamSinkOptions } from "./stream-sink.ts";

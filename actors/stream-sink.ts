@@ -32,11 +32,11 @@ import {
   type StreamInfo,
 } from "nats";
 import type { Time } from "../src/clock.ts";
-import { EVENT_STREAM, EVENT_SUBJECTS, eventSubject } from "../src/event-stream.ts";
+import { EVENT_STREAM, EVENT_SUBJECTS, eventSubject } from "../src/core/event-stream.ts";
 import { eventBody, eventId, type EventBody, type HoldBody } from "../src/event-body.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { NatsBus } from "../src/nats-bus.ts";
-import type { RelayEvent } from "../src/relay-store.ts";
+import type { NatsBus } from "../src/bus/nats-bus.ts";
+import type { RelayEvent } from "../src/core/relay-store.ts";
 import type { Delivery, RelaySink } from "./relay-sink.ts";
 
 export interface StreamSinkOptions {

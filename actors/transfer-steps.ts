@@ -1,11 +1,11 @@
 /**
- * The transfer protocol (src/transfer.ts) from both sides: ask, asked and reserve, post, verdict
+ * The transfer protocol (`transfer.ts`) from both sides: ask, asked and reserve, post, verdict
  * and settle; and the shortcut, which does all of it in one commit for a payee that is awake in the
  * payer's lane (docs/adr/0011). Every step may see its message twice or late; the ids under way
  * here, and behind them the journal's unique ids, make that harmless.
  */
-import type { KnownCommand } from "../src/journal.ts";
-import { completionEvent } from "../src/holding.ts";
+import type { KnownCommand } from "../src/core/journal.ts";
+import { completionEvent } from "../src/core/holding.ts";
 import { LIMITS } from "../src/limits.ts";
 import type {
   AskedMessage,
@@ -16,15 +16,15 @@ import type {
   PostMessage,
   TransferAnswer,
   VerdictMessage,
-} from "../src/protocol.ts";
-import { settle, type Transfer, type Verdict } from "../src/transfer.ts";
+} from "../src/core/protocol.ts";
+import { settle, type Transfer, type Verdict } from "../src/core/transfer.ts";
 import {
   checkReceive,
   transferEvent,
   type TransferStep,
   type WalletEvent,
   type WalletState,
-} from "../src/wallet.ts";
+} from "../src/core/wallet.ts";
 import {
   foreseen,
   involve,

@@ -5,7 +5,7 @@
  */
 import { expect, it, onTestFinished } from "vitest";
 import { systemTime, type Time } from "../src/clock.ts";
-import type { RelayStore } from "../src/relay-store.ts";
+import type { RelayStore } from "../src/core/relay-store.ts";
 import { relaySink, relayStore } from "../test/stage/relay-parts.ts";
 import { buildLaneShards } from "./lane-shards.ts";
 import { buildOwnership } from "./ownership.ts";

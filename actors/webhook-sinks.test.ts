@@ -6,8 +6,8 @@ import { expect, it } from "vitest";
 
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { RelayEvent, Trouble } from "../src/relay-store.ts";
-import type { Webhook } from "../src/webhooks.ts";
+import type { RelayEvent, Trouble } from "../src/core/relay-store.ts";
+import type { Webhook } from "../src/core/webhooks.ts";
 import type { WebhookAnswer, WebhookMessage } from "../src/webhook-sender.ts";
 import { EVENT } from "../test/stage/relay-parts.ts";
 import type { RelaySink } from "./relay-sink.ts";

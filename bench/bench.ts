@@ -14,7 +14,7 @@ import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Client } from "pg";
-import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
+import { startEmbeddedPostgres } from "../src/embedded/embedded-postgres.ts";
 import { messageOf } from "../src/message-of.ts";
 import { startCluster } from "./cluster.ts";
 import { checkCoffer, emptyLedger, keep, type Ledger } from "./conservation.ts";

@@ -18,7 +18,7 @@ import { fileURLToPath } from "node:url";
 import { isMainThread, BroadcastChannel } from "node:worker_threads";
 import { exitOnSignals } from "../src/command-line.ts";
 import { messageOf } from "../src/message-of.ts";
-import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
+import { startEmbeddedPostgres } from "../src/embedded/embedded-postgres.ts";
 import { LIMITS } from "../src/limits.ts";
 import { freePort } from "../test/stage/free-port.ts";
 import { HttpConnection } from "./http-client.ts";

@@ -7,7 +7,7 @@
  * that are worth more than the debits, so that no balance falls under zero. One pair of a hundred
  * ends suspended.
  */
-import { shardOf } from "../src/shard.ts";
+import { shardOf } from "../src/core/shard.ts";
 
 /** Part of all events that the first pair has: the hot wallets. */
 const HOT_SHARE = 0.1;

@@ -8,7 +8,7 @@ import type pg from "pg";
 import { exitOnSignals, startProgress } from "../src/command-line.ts";
 import { withClient } from "../src/database.ts";
 import { prepareDatabases } from "../src/deployment.ts";
-import { startEmbeddedPostgres } from "../src/embedded-postgres.ts";
+import { startEmbeddedPostgres } from "../src/embedded/embedded-postgres.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
 import { parseSeedOptions, SEED_USAGE, UsageError } from "./options.ts";

@@ -2,9 +2,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 
-import type { Outcome, TransferAnswer } from "../src/protocol.ts";
-import { ReadUnavailable } from "../src/read-model.ts";
-import type { WalletState } from "../src/wallet.ts";
+import type { Outcome, TransferAnswer } from "../src/core/protocol.ts";
+import { ReadUnavailable } from "../src/core/read-model.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { capture, credit, transfer } from "../test/stage/staged-commands.ts";
 import { hold, notFound, POSTED, wallet } from "../test/stage/wallet-fixtures.ts";
 import {

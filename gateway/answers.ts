@@ -4,11 +4,11 @@
  * version that its command made, so a repeat gets the same body without any stored body. When that
  * read fails, the outcome is known to have happened but cannot be told: `outcome_unknown`.
  */
-import { toDecimal } from "../src/amount.ts";
+import { toDecimal } from "../src/core/amount.ts";
 import { holdBody } from "../src/event-body.ts";
-import type { Command, Outcome } from "../src/protocol.ts";
-import { ReadUnavailable, type ReadModel } from "../src/read-model.ts";
-import type { WalletState } from "../src/wallet.ts";
+import type { Command, Outcome } from "../src/core/protocol.ts";
+import { ReadUnavailable, type ReadModel } from "../src/core/read-model.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import type { RequestType } from "./command-intake.ts";
 import { faultError, rejectionError, type ApiError } from "./errors.ts";
 import type { HoldBody, WalletBody } from "./schemas.ts";

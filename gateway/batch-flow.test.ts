@@ -7,7 +7,7 @@ import { describe, expect, it } from "vitest";
 
 import { assetOf } from "../src/assets.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { Command, CommandMessage, Outcome } from "../src/protocol.ts";
+import type { Command, CommandMessage, Outcome } from "../src/core/protocol.ts";
 import { credit, done, range, setUp, type Told, walletOf } from "../test/stage/batches.ts";
 import { withLimits } from "../test/stage/lanes.ts";
 import { buildAnswers } from "./answers.ts";

@@ -4,13 +4,13 @@
  */
 import { describe, expect, it } from "vitest";
 
-import type { AmountMinor } from "../src/amount.ts";
+import type { AmountMinor } from "../src/core/amount.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { WalletState } from "../src/wallet.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { credit, done, range, setUp, type Told, walletOf } from "../test/stage/batches.ts";
 import type { Batches } from "./batch.ts";
 import { carryOutBatch, shortestBytes } from "./batch-nats.ts";
-import { BATCH_REQUESTS } from "./batch-schemas.ts";
+import { BATCH_REQUESTS } from "./routes/batch-schemas.ts";
 
 describe("a batch over NATS", () => {
   const request = { bytes: 1, correlationId: "c", key: undefined };

@@ -9,7 +9,7 @@ import type { Static } from "typebox";
 import { LIMITS } from "../src/limits.ts";
 import { batchKeyOf, checkBatch, isBatchCommandType, type Batches } from "./batch.ts";
 import { apiError, ERRORS, type ApiError, type ErrorCode } from "./errors.ts";
-import { BATCH_REQUESTS, type BatchEnvelope } from "./batch-schemas.ts";
+import { BATCH_REQUESTS, type BatchEnvelope } from "./routes/batch-schemas.ts";
 
 export interface NatsBatch {
   readonly body: unknown;

@@ -7,8 +7,8 @@ import { describe, expect, it } from "vitest";
 
 import { assetOf } from "../src/assets.ts";
 import { LIMITS } from "../src/limits.ts";
-import { ReadUnavailable } from "../src/read-model.ts";
-import type { CommandMessage, Outcome } from "../src/protocol.ts";
+import { ReadUnavailable } from "../src/core/read-model.ts";
+import type { CommandMessage, Outcome } from "../src/core/protocol.ts";
 import { credit, done, range, setUp, type Told, walletOf } from "../test/stage/batches.ts";
 import { batchKeyOf, checkBatch } from "./batch.ts";
 import { buildCommandIntake } from "./command-intake.ts";

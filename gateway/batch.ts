@@ -15,10 +15,10 @@
  */
 import { systemTime, type Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { Metrics } from "../src/metrics.ts";
-import type { Command, Outcome } from "../src/protocol.ts";
-import { ReadUnavailable } from "../src/read-model.ts";
-import { payeeOf } from "../src/wallet.ts";
+import type { Metrics } from "../src/telemetry/metrics.ts";
+import type { Command, Outcome } from "../src/core/protocol.ts";
+import { ReadUnavailable } from "../src/core/read-model.ts";
+import { payeeOf } from "../src/core/wallet.ts";
 import { answerBody, type Answer, type GiveAnswer } from "./answers.ts";
 import { buildBatchOrder, type BatchOrder } from "./batch-order.ts";
 import {
@@ -35,7 +35,7 @@ import {
   BATCH_REQUESTS,
   BatchEnvelope,
   type BatchCommandType,
-} from "./batch-schemas.ts";
+} from "./routes/batch-schemas.ts";
 import { apiError, readError, statusOf, validationFailed, type ApiError } from "./errors.ts";
 import { checkOf, type Check } from "./validation.ts";
 

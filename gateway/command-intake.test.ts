@@ -7,7 +7,7 @@ import { describe, expect, it } from "vitest";
 
 import { assetOf } from "../src/assets.ts";
 import { LIMITS } from "../src/limits.ts";
-import { shardOf } from "../src/shard.ts";
+import { shardOf } from "../src/core/shard.ts";
 import {
   buildCommandIntake,
   correlationOf,

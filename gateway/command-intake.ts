@@ -7,13 +7,13 @@
  */
 import { hash } from "node:crypto";
 
-import { canonicalAmount } from "../src/amount.ts";
-import type { HoldKind } from "../src/hold.ts";
+import { canonicalAmount } from "../src/core/amount.ts";
+import type { HoldKind } from "../src/core/hold.ts";
 import { LIMITS } from "../src/limits.ts";
-import { canonicalMetadata, NOT_STORABLE, UNSTORABLE } from "../src/metadata.ts";
-import type { Command } from "../src/protocol.ts";
-import { shardOf } from "../src/shard.ts";
-import type { WalletCommand } from "../src/wallet.ts";
+import { canonicalMetadata, NOT_STORABLE, UNSTORABLE } from "../src/core/metadata.ts";
+import type { Command } from "../src/core/protocol.ts";
+import { shardOf } from "../src/core/shard.ts";
+import type { WalletCommand } from "../src/core/wallet.ts";
 import { rejectionError, validationFailed, type ApiError } from "./errors.ts";
 import { NOT_A_TIME, readTime } from "./pages.ts";
 import { uuidv7 } from "./uuid.ts";

@@ -6,7 +6,7 @@ import { describe, expect, it } from "vitest";
 
 import { assetOf } from "../src/assets.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { WalletCommand } from "../src/wallet.ts";
+import type { WalletCommand } from "../src/core/wallet.ts";
 import {
   buildCommandIntake,
   isLongerThan,

@@ -7,11 +7,11 @@ import { MessageChannel } from "node:worker_threads";
 import { describe, expect, it } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
-import { buildMemoryBus } from "../src/memory-bus.ts";
-import type { CommandMeter } from "../src/metrics.ts";
-import { SUBJECTS } from "../src/protocol.ts";
-import type { Command, CommandMessage, Reply } from "../src/protocol.ts";
-import { shardOf } from "../src/shard.ts";
+import { buildMemoryBus } from "../src/bus/memory-bus.ts";
+import type { CommandMeter } from "../src/telemetry/metrics.ts";
+import { SUBJECTS } from "../src/core/protocol.ts";
+import type { Command, CommandMessage, Reply } from "../src/core/protocol.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { commandFor, faultOf, fullFor, peek, rejected, setUp } from "../test/stage/desk.ts";
 import { withLimits } from "../test/stage/lanes.ts";
 import { buildCommandDesk } from "./commands.ts";

@@ -23,15 +23,15 @@
  * refusal is good for there is the commands that come next: if it names a shard as full, those for
  * that one, and transfers to it, are `overloaded` here for a moment, before they are sent anywhere.
  */
-import type { Bus } from "../src/bus.ts";
+import type { Bus } from "../src/core/bus.ts";
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { CommandMeter } from "../src/metrics.ts";
-import { SUBJECTS } from "../src/protocol.ts";
-import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/protocol.ts";
-import { shardOf } from "../src/shard.ts";
+import type { CommandMeter } from "../src/telemetry/metrics.ts";
+import { SUBJECTS } from "../src/core/protocol.ts";
+import type { Command, CommandMessage, Fault, Outcome, Reply } from "../src/core/protocol.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { buildTransitMap } from "../src/transit-map.ts";
-import { payeeOf } from "../src/wallet.ts";
+import { payeeOf } from "../src/core/wallet.ts";
 
 export interface CommandDesk {
   /** Never rejects; answers within `LIMITS.commandDeadlineMs`. */

@@ -2,11 +2,11 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 
-import { amountMinor } from "../src/amount.ts";
-import type { Rejection, RejectionCode } from "../src/rejection.ts";
+import { amountMinor } from "../src/core/amount.ts";
+import type { Rejection, RejectionCode } from "../src/core/rejection.ts";
 import { apiError, ERRORS, errorBody, faultError, rejectionError, statusOf } from "./errors.ts";
 import type { ErrorCode } from "./errors.ts";
-import type { FeedErrorCode } from "./feed-frames.ts";
+import type { FeedErrorCode } from "./feed/frames.ts";
 
 const walletId = "w1";
 const currency = "USD";

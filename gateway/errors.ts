@@ -6,10 +6,10 @@
  */
 import { STATUS_CODES } from "node:http";
 
-import { toDecimal } from "../src/amount.ts";
+import { toDecimal } from "../src/core/amount.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { Fault } from "../src/protocol.ts";
-import { describe, type Rejection, type RejectionCode } from "../src/rejection.ts";
+import type { Fault } from "../src/core/protocol.ts";
+import { describe, type Rejection, type RejectionCode } from "../src/core/rejection.ts";
 
 interface ErrorRow {
   readonly status: number;

@@ -3,14 +3,14 @@
  * ledger entries and transfers, with decimals and ISO times. It holds the one mapping between event
  * types and the transaction types that the API inherits.
  */
-import { toDecimal } from "../src/amount.ts";
-import type { Hold } from "../src/hold.ts";
-import type { StoredEvent, TransactionFilter } from "../src/read-model.ts";
-import type { Transfer } from "../src/transfer.ts";
-import type { WalletEventType } from "../src/wallet.ts";
+import { toDecimal } from "../src/core/amount.ts";
+import type { Hold } from "../src/core/hold.ts";
+import type { StoredEvent, TransactionFilter } from "../src/core/read-model.ts";
+import type { Transfer } from "../src/core/transfer.ts";
+import type { WalletEventType } from "../src/core/wallet.ts";
 import { isoTime } from "./answers.ts";
 import { rejectionError } from "./errors.ts";
-import type { LedgerEntryBody } from "./ledger-schemas.ts";
+import type { LedgerEntryBody } from "./routes/ledger-schemas.ts";
 import type { TransactionBody, TransferBody } from "./schemas.ts";
 
 type TransactionType = TransactionBody["type"];

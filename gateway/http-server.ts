@@ -23,10 +23,10 @@ import type { Socket } from "node:net";
 import type { Static, TSchema } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
-import type { Metrics } from "../src/metrics.ts";
+import type { Metrics } from "../src/telemetry/metrics.ts";
 import { OutcomeUnknown } from "../src/commit-outcome.ts";
-import { ReadUnavailable } from "../src/read-model.ts";
-import type { Tracing } from "../src/tracing.ts";
+import { ReadUnavailable } from "../src/core/read-model.ts";
+import type { Tracing } from "../src/telemetry/tracing.ts";
 import { correlationOf } from "./command-intake.ts";
 import {
   apiError,

@@ -5,32 +5,32 @@
  */
 import type { FastifyBaseLogger, FastifyInstance } from "fastify";
 
-import type { Bus } from "../src/bus.ts";
+import type { Bus } from "../src/core/bus.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { Metrics } from "../src/metrics.ts";
+import type { Metrics } from "../src/telemetry/metrics.ts";
 import type { Assets } from "../src/assets.ts";
-import type { RelayStatus } from "../src/protocol.ts";
-import type { ReadModel } from "../src/read-model.ts";
-import type { Tracing } from "../src/tracing.ts";
+import type { RelayStatus } from "../src/core/protocol.ts";
+import type { ReadModel } from "../src/core/read-model.ts";
+import type { Tracing } from "../src/telemetry/tracing.ts";
 import type { GiveAnswer } from "./answers.ts";
-import { addAssetRoutes } from "./asset-routes.ts";
+import { addAssetRoutes } from "./routes/asset-routes.ts";
 import type { Batches } from "./batch.ts";
-import { addBatchRoute } from "./batch-routes.ts";
-import { addClusterRoutes, type ClusterRoutesDeps } from "./cluster-routes.ts";
+import { addBatchRoute } from "./routes/batch-routes.ts";
+import { addClusterRoutes, type ClusterRoutesDeps } from "./routes/cluster-routes.ts";
 import type { TakeIn } from "./command-intake.ts";
 import type { CommandDesk } from "./commands.ts";
-import { addGameRoutes } from "./game-routes.ts";
-import { addHealthRoutes, type HealthProbe } from "./health-routes.ts";
+import { addGameRoutes } from "./routes/game-routes.ts";
+import { addHealthRoutes, type HealthProbe } from "./routes/health-routes.ts";
 import { buildServer, type InputTypes } from "./http-server.ts";
-import { addHoldRoutes } from "./hold-routes.ts";
-import { addLedgerRoutes } from "./ledger-routes.ts";
+import { addHoldRoutes } from "./routes/hold-routes.ts";
+import { addLedgerRoutes } from "./routes/ledger-routes.ts";
 import { addMetricsRoute } from "./metrics-route.ts";
 import { describeApi } from "./openapi.ts";
 import type { RateLimit } from "./rate-limit.ts";
-import { addReadRoutes } from "./read-routes.ts";
+import { addReadRoutes } from "./routes/read-routes.ts";
 import { NoQuery } from "./schemas.ts";
-import { addWalletRoutes, buildRun } from "./wallet-routes.ts";
-import { addWebhookRoutes, type WebhookRoutesDeps } from "./webhook-routes.ts";
+import { addWalletRoutes, buildRun } from "./routes/wallet-routes.ts";
+import { addWebhookRoutes, type WebhookRoutesDeps } from "./routes/webhook-routes.ts";
 
 export interface GatewayOptions {
   readonly commands: Pick<CommandDesk, "submit" | "pending">;

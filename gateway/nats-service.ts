@@ -10,9 +10,9 @@ import type { Msg, MsgHdrs, NatsConnection, ServiceMsg } from "nats";
 import type { TSchema } from "typebox";
 
 import { LIMITS } from "../src/limits.ts";
-import type { Metrics } from "../src/metrics.ts";
-import { ReadUnavailable, type ReadModel } from "../src/read-model.ts";
-import type { OpenSpan, Tracing } from "../src/tracing.ts";
+import type { Metrics } from "../src/telemetry/metrics.ts";
+import { ReadUnavailable, type ReadModel } from "../src/core/read-model.ts";
+import type { OpenSpan, Tracing } from "../src/telemetry/tracing.ts";
 import { answerBody, walletBody, type GiveAnswer } from "./answers.ts";
 import type { Batches } from "./batch.ts";
 import { carryOutBatch } from "./batch-nats.ts";
@@ -33,8 +33,8 @@ import {
   validationFailed,
   type ApiError,
 } from "./errors.ts";
-import { BatchBody } from "./batch-schemas.ts";
-import { NATS_REQUESTS } from "./command-schemas.ts";
+import { BatchBody } from "./routes/batch-schemas.ts";
+import { NATS_REQUESTS } from "./routes/command-schemas.ts";
 import { uuidv7 } from "./uuid.ts";
 import { checkOf, type Check } from "./validation.ts";
 

@@ -5,7 +5,7 @@
  */
 import { afterAll, beforeAll, expect, it } from "vitest";
 
-import type { WebhookStore } from "../src/webhooks.ts";
+import type { WebhookStore } from "../src/core/webhooks.ts";
 import { loneGatewayOptions } from "../test/stage/lone-gateway.ts";
 import { ERRORS, readError } from "./errors.ts";
 import { buildGateway } from "./http.ts";

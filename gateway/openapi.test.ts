@@ -5,8 +5,8 @@
 import { afterAll, expect, it } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
-import { buildMetrics } from "../src/metrics.ts";
-import type { WebhookStore } from "../src/webhooks.ts";
+import { buildMetrics } from "../src/telemetry/metrics.ts";
+import type { WebhookStore } from "../src/core/webhooks.ts";
 import { loneGatewayOptions } from "../test/stage/lone-gateway.ts";
 import { buildGateway } from "./http.ts";
 import { OPERATION_IDS } from "./openapi.ts";

@@ -8,7 +8,7 @@ import fastifySwaggerUi from "@fastify/swagger-ui";
 import type { FastifyInstance } from "fastify";
 
 import { LIMITS } from "../src/limits.ts";
-import { BATCH_KEY_LENGTH_MAX } from "./batch-schemas.ts";
+import { BATCH_KEY_LENGTH_MAX } from "./routes/batch-schemas.ts";
 import { apiError, errorBody, readError, validationFailed, type ApiError } from "./errors.ts";
 import { FEED_PATH } from "./http-connections.ts";
 

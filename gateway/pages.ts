@@ -6,7 +6,7 @@
  */
 import type { FastifyReply, FastifyRequest } from "fastify";
 
-import type { Page } from "../src/read-model.ts";
+import type { Page } from "../src/core/read-model.ts";
 import { ApiException, validationFailed } from "./errors.ts";
 import { ID_PATTERN } from "./schemas.ts";
 

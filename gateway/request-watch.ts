@@ -5,8 +5,8 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from "fastify";
 
-import type { Metrics } from "../src/metrics.ts";
-import type { OpenSpan, Tracing } from "../src/tracing.ts";
+import type { Metrics } from "../src/telemetry/metrics.ts";
+import type { OpenSpan, Tracing } from "../src/telemetry/tracing.ts";
 
 declare module "fastify" {
   interface FastifyInstance {

@@ -3,8 +3,8 @@
  * is in there and not in the lane's spans is the bus. Commands that are not traced pass through as
  * they are.
  */
-import type { Command, Outcome } from "../src/protocol.ts";
-import type { OpenSpan, Tracing } from "../src/tracing.ts";
+import type { Command, Outcome } from "../src/core/protocol.ts";
+import type { OpenSpan, Tracing } from "../src/telemetry/tracing.ts";
 import type { CommandDesk } from "./commands.ts";
 
 export function traceCommands(desk: CommandDesk, tracing: Tracing): CommandDesk {

@@ -3,18 +3,18 @@ import { Type, type TSchema } from "typebox";
 import { describe, expect, it } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
-import * as batchSchemas from "./batch-schemas.ts";
-import * as commandSchemas from "./command-schemas.ts";
-import { AmountBody, CreateBody, ReleaseBody } from "./command-schemas.ts";
-import * as gameSchemas from "./game-schemas.ts";
-import * as ledgerSchemas from "./ledger-schemas.ts";
-import { TransactionParams } from "./ledger-schemas.ts";
-import * as readSchemas from "./read-schemas.ts";
-import { WalletsQuery } from "./read-schemas.ts";
+import * as batchSchemas from "./routes/batch-schemas.ts";
+import * as commandSchemas from "./routes/command-schemas.ts";
+import { AmountBody, CreateBody, ReleaseBody } from "./routes/command-schemas.ts";
+import * as gameSchemas from "./routes/game-schemas.ts";
+import * as ledgerSchemas from "./routes/ledger-schemas.ts";
+import { TransactionParams } from "./routes/ledger-schemas.ts";
+import * as readSchemas from "./routes/read-schemas.ts";
+import { WalletsQuery } from "./routes/read-schemas.ts";
 import { PATTERN_RULES, WalletParams } from "./schemas.ts";
 import { checkOf, readQuery, wrongAmount } from "./validation.ts";
-import * as webhookSchemas from "./webhook-schemas.ts";
-import { WebhookBody } from "./webhook-schemas.ts";
+import * as webhookSchemas from "./routes/webhook-schemas.ts";
+import { WebhookBody } from "./routes/webhook-schemas.ts";
 
 const amount = 1;
 

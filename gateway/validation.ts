@@ -8,7 +8,7 @@
 import type { TSchema } from "typebox";
 import { Compile } from "typebox/schema";
 
-import { AMOUNT_DIGITS_MAX, canonicalAmount, type AmountProblem } from "../src/amount.ts";
+import { AMOUNT_DIGITS_MAX, canonicalAmount, type AmountProblem } from "../src/core/amount.ts";
 import { LIMITS } from "../src/limits.ts";
 import { apiError, validationFailed, type ApiError, type FieldProblem } from "./errors.ts";
 import { PATTERN_RULES } from "./schemas.ts";

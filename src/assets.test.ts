@@ -1,7 +1,7 @@
 /** The ISO 4217 table through our eyes: the decimal places that decide what an amount means. */
 import { expect, it } from "vitest";
 
-import { DECIMAL_PLACES_MAX } from "./amount.ts";
+import { DECIMAL_PLACES_MAX } from "./core/amount.ts";
 import { allAssets, assetOf } from "./assets.ts";
 
 it.each([

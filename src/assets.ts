@@ -2,11 +2,11 @@
  * The assets that are there from the start: ISO 4217, as a library keeps it. It hides where the
  * table comes from and answers with the one number that money needs, the decimal places. What the
  * library lists beyond the range of amounts is left out. Also the port by which a gateway asks for
- * these and for own ones, without knowing where those are kept (`postgres-assets.ts`).
+ * these and for own ones, without knowing where those are kept (`postgres/assets.ts`).
  */
 import { data } from "currency-codes";
 
-import { DECIMAL_PLACES_MAX } from "./amount.ts";
+import { DECIMAL_PLACES_MAX } from "./core/amount.ts";
 
 export interface Asset {
   readonly code: string;

@@ -1,10 +1,10 @@
 import { expect, it } from "vitest";
-import { amountMinor } from "./amount.ts";
+import { amountMinor } from "./core/amount.ts";
 import { chainHash, chainHashOfRow } from "./chain.ts";
-import { accountOf, dataOf } from "./event-row.ts";
-import type { NewEvent } from "./journal.ts";
-import type { StoredEvent } from "./read-model.ts";
-import type { WalletEvent } from "./wallet.ts";
+import { accountOf, dataOf } from "./core/event-row.ts";
+import type { NewEvent } from "./core/journal.ts";
+import type { StoredEvent } from "./core/read-model.ts";
+import type { WalletEvent } from "./core/wallet.ts";
 
 const occurredAtMs = Date.UTC(2030, 0, 1, 12, 30, 15, 123);
 const PREVIOUS = "ab".repeat(32);

@@ -8,10 +8,10 @@
  */
 import { hash } from "node:crypto";
 
-import { accountOf, dataOf } from "./event-row.ts";
-import type { NewEvent } from "./journal.ts";
-import { canonicalJson } from "./metadata.ts";
-import type { StoredEvent } from "./read-model.ts";
+import { accountOf, dataOf } from "./core/event-row.ts";
+import type { NewEvent } from "./core/journal.ts";
+import { canonicalJson } from "./core/metadata.ts";
+import type { StoredEvent } from "./core/read-model.ts";
 
 /** What the first event is chained to. */
 const NOTHING_BEFORE = "0".repeat(64);

@@ -6,10 +6,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type pg from "pg";
 import { databaseName } from "./config.ts";
-import { startEmbeddedPostgres, type EmbeddedPostgres } from "./embedded-postgres.ts";
+import { startEmbeddedPostgres, type EmbeddedPostgres } from "./embedded/embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
 import { messageOf } from "./message-of.ts";
-import { connect } from "./postgres-connection.ts";
+import { connect } from "./postgres/connection.ts";
 
 export interface Databases {
   /** Shard `s` lives in the one at `s % urls.length`. */

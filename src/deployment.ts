@@ -11,7 +11,7 @@ import { databaseName } from "./config.ts";
 import { assertFit, isAway, UnsafeDatabaseError, withClient } from "./database.ts";
 import { LIMITS } from "./limits.ts";
 import { messageOf } from "./message-of.ts";
-import { migrateUp } from "./migrate.ts";
+import { migrateUp } from "./postgres/migrate.ts";
 
 /** What a database says about itself. */
 interface Sight {

@@ -1,10 +1,10 @@
 /** Each field of an event and of a hold as they leave: every value here differs from its neighbours. */
 import { expect, it } from "vitest";
 
-import { amountMinor } from "./amount.ts";
+import { amountMinor } from "./core/amount.ts";
 import { eventBody, holdBody } from "./event-body.ts";
-import type { Hold } from "./hold.ts";
-import type { StoredEvent } from "./read-model.ts";
+import type { Hold } from "./core/hold.ts";
+import type { StoredEvent } from "./core/read-model.ts";
 
 const hold: Hold = {
   holdId: "h1",

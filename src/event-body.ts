@@ -3,10 +3,10 @@
  * stream and in a webhook, with decimals and ISO times. In `src`, since the gateway answers with it
  * and the relay publishes it.
  */
-import { toDecimal } from "./amount.ts";
-import { remainingMinor, type Hold, type HoldKind, type HoldStatus } from "./hold.ts";
-import type { StoredEvent } from "./read-model.ts";
-import type { WalletStatus } from "./rejection.ts";
+import { toDecimal } from "./core/amount.ts";
+import { remainingMinor, type Hold, type HoldKind, type HoldStatus } from "./core/hold.ts";
+import type { StoredEvent } from "./core/read-model.ts";
+import type { WalletStatus } from "./core/rejection.ts";
 
 export interface EventBody {
   /** `walletId:version`: names the event for ever. */

@@ -11,8 +11,8 @@ import {
   type HealthOfHost,
   type HealthOfRunning,
 } from "./main-host.ts";
-import { buildMetrics } from "./metrics.ts";
-import type { HostStatus } from "./protocol.ts";
+import { buildMetrics } from "./telemetry/metrics.ts";
+import type { HostStatus } from "./core/protocol.ts";
 
 type Lane = ReturnType<HealthOfHost["status"]>["lanes"][number];
 

@@ -12,17 +12,17 @@ import { buildReconciliation, type Reconciliation } from "../actors/reconciliati
 import type { RedisMembership } from "../actors/redis-membership.ts";
 import { buildRelay, type Relay } from "../actors/relay.ts";
 import { startWebhookSinks, type WebhookSinks } from "../actors/webhook-sinks.ts";
-import { addHealthRoutes, type HealthProbe } from "../gateway/health-routes.ts";
+import { addHealthRoutes, type HealthProbe } from "../gateway/routes/health-routes.ts";
 import { buildServer } from "../gateway/http-server.ts";
 import { addMetricsRoute } from "../gateway/metrics-route.ts";
 import { systemTime } from "./clock.ts";
 import { databaseName, type Config } from "./config.ts";
 import { LIMITS } from "./limits.ts";
 import { messageOf } from "./message-of.ts";
-import { buildPostgresRelayStore } from "./postgres-relay.ts";
-import { buildPostgresShardTable, type PostgresShardTable } from "./postgres-shard-table.ts";
-import { buildPostgresWebhooks } from "./postgres-webhooks.ts";
-import type { HostStatus } from "./protocol.ts";
+import { buildPostgresRelayStore } from "./postgres/relay.ts";
+import { buildPostgresShardTable, type PostgresShardTable } from "./postgres/shard-table.ts";
+import { buildPostgresWebhooks } from "./postgres/webhooks.ts";
+import type { HostStatus } from "./core/protocol.ts";
 import { buildWebhookSender } from "./webhook-sender.ts";
 import type { Parts } from "./parts.ts";
 

@@ -14,18 +14,18 @@ import type { Logger } from "pino";
 import type { Host } from "../actors/host.ts";
 import { ConfigError, readConfig, type Config } from "./config.ts";
 import { openDatabases, UnsafeDatabaseError } from "./database.ts";
-import { buildBusGuard, type BusGuard } from "./bus-guard.ts";
+import { buildBusGuard, type BusGuard } from "./bus/bus-guard.ts";
 import { prepareWhenThere, watchDeployment } from "./deployment.ts";
-import { EmbeddedPostgresError } from "./embedded-postgres.ts";
+import { EmbeddedPostgresError } from "./embedded/embedded-postgres.ts";
 import { LIMITS } from "./limits.ts";
 import { listenOnce } from "./listen-once.ts";
 import { buildLog } from "./log.ts";
-import { buildMemoryBus } from "./memory-bus.ts";
-import { buildMetrics } from "./metrics.ts";
-import type { NatsBus } from "./nats-bus.ts";
+import { buildMemoryBus } from "./bus/memory-bus.ts";
+import { buildMetrics } from "./telemetry/metrics.ts";
+import type { NatsBus } from "./bus/nats-bus.ts";
 import { nodeTrouble } from "./node-version.ts";
 import { packageRoot } from "./package-root.ts";
-import type { Tracing } from "./tracing.ts";
+import type { Tracing } from "./telemetry/tracing.ts";
 import type { RunningHost } from "./main-host.ts";
 import { closeAll, type Closing, type Parts } from "./parts.ts";
 import { takeWarnings } from "./warnings.ts";
@@ -142,7 +142,7 @@ function versionOf(packageJson: string): string {
  */
 async function openNatsBus({ natsUrls, hostId }: Config, log: Logger): Promise<NatsBus | null> {
   if (natsUrls.length === 0) return null;
-  const { buildNatsBus } = await import("./nats-bus.ts");
+  const { buildNatsBus } = await import("./bus/nats-bus.ts");
   return buildNatsBus({ url: natsUrls.join(","), name: `coffer-${hostId}`, log });
 }
 
@@ -153,7 +153,7 @@ async function startTracing(
   log: Logger,
 ): Promise<Tracing | null> {
   if (!isTraced) return null;
-  const { buildOpenTelemetry } = await import("./open-telemetry.ts");
+  const { buildOpenTelemetry } = await import("./telemetry/open-telemetry.ts");
   return buildOpenTelemetry({ version, hostId, role, log });
 }
 

@@ -7,10 +7,10 @@
  */
 import { exitOnSignals } from "./command-line.ts";
 import { maskPasswords, readConfig } from "./config.ts";
-import { startEmbeddedPostgres, useEmbeddedPostgres } from "./embedded-postgres.ts";
+import { startEmbeddedPostgres, useEmbeddedPostgres } from "./embedded/embedded-postgres.ts";
 import { withClient } from "./database.ts";
 import { messageOf } from "./message-of.ts";
-import { migrateDown, migrateUp, migrationStatus } from "./migrate.ts";
+import { migrateDown, migrateUp, migrationStatus } from "./postgres/migrate.ts";
 import { assertNode } from "./node-version.ts";
 
 type Command =

@@ -4,12 +4,12 @@
  * part that still needs it.
  */
 import type { Logger } from "pino";
-import type { Bus } from "./bus.ts";
+import type { Bus } from "./core/bus.ts";
 import type { Config } from "./config.ts";
 import type { Databases } from "./database.ts";
-import type { Metrics } from "./metrics.ts";
-import type { NatsBus } from "./nats-bus.ts";
-import type { Tracing } from "./tracing.ts";
+import type { Metrics } from "./telemetry/metrics.ts";
+import type { NatsBus } from "./bus/nats-bus.ts";
+import type { Tracing } from "./telemetry/tracing.ts";
 
 /** What has to be closed, last opened first. */
 export type Closing = Array<{ name: string; close: () => Promise<void> }>;

@@ -10,14 +10,14 @@ import { exitOnSignals, startProgress, type Progress } from "./command-line.ts";
 import { databaseName, readConfig } from "./config.ts";
 import { counted } from "./counted.ts";
 import { watchDeployment } from "./deployment.ts";
-import { DIFFERENCE_KINDS, type DifferenceKind } from "./differences.ts";
-import { useEmbeddedPostgres } from "./embedded-postgres.ts";
+import { DIFFERENCE_KINDS, type DifferenceKind } from "./verify/differences.ts";
+import { useEmbeddedPostgres } from "./embedded/embedded-postgres.ts";
 import { messageOf } from "./message-of.ts";
 import { LIMITS } from "./limits.ts";
-import { migrationStatus } from "./migrate.ts";
+import { migrationStatus } from "./postgres/migrate.ts";
 import { assertNode } from "./node-version.ts";
-import type { Rebuilt } from "./rebuild.ts";
-import type { VerifyProgress, VerifyReport } from "./verify.ts";
+import type { Rebuilt } from "./verify/rebuild.ts";
+import type { VerifyProgress, VerifyReport } from "./verify/verify.ts";
 
 const USAGE = `Usage: npm run verify -- [options]
   --wallet <id>  only this wallet and the transfers in its history
@@ -87,7 +87,7 @@ async function main(): Promise<number> {
 
 async function look(databaseUrls: readonly string[], options: Options): Promise<number> {
   await assertUsable(databaseUrls);
-  const { rebuildWallet } = await import("./rebuild.ts");
+  const { rebuildWallet } = await import("./verify/rebuild.ts");
   const dealtWith = new Map<string, Rebuilt>();
   const report = await reconcile(databaseUrls, options, async (walletId, database) => {
     // One without events is met twice: with its row, and with its holds.
@@ -132,7 +132,7 @@ async function reconcile(
   onWalletDiffers?: (walletId: string, database: number) => Promise<void>,
 ): Promise<VerifyReport> {
   // Loaded only now: an older Node cannot, and should be told what it is before.
-  const { verify } = await import("./verify.ts");
+  const { verify } = await import("./verify/verify.ts");
   const progress = isJson ? { show: () => undefined, stop: () => undefined } : showProgress();
   try {
     return await verify({

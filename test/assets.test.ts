@@ -9,10 +9,10 @@ import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } fro
 import type { Assets } from "../src/assets.ts";
 import { withClient } from "../src/database.ts";
 import { LIMITS } from "../src/limits.ts";
-import { migrateUp } from "../src/migrate.ts";
-import { buildPostgresAssets } from "../src/postgres-assets.ts";
-import { ReadUnavailable } from "../src/read-model.ts";
-import { shardOf } from "../src/shard.ts";
+import { migrateUp } from "../src/postgres/migrate.ts";
+import { buildPostgresAssets } from "../src/postgres/assets.ts";
+import { ReadUnavailable } from "../src/core/read-model.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { askJson } from "./stage/json.ts";
 import { startCoffer } from "./stage/process.ts";
 import { createDatabase, startPostgres } from "./stage/servers.ts";

@@ -5,9 +5,9 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, test, vi } from "vitest";
-import type { Bus } from "../src/bus.ts";
+import type { Bus } from "../src/core/bus.ts";
 import { LIMITS } from "../src/limits.ts";
-import { buildMemoryBus } from "../src/memory-bus.ts";
+import { buildMemoryBus } from "../src/bus/memory-bus.ts";
 import {
   collect,
   openMemory,

@@ -7,7 +7,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, inject, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
-import { shardOf } from "../src/shard.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { query, startCluster, type LocalCluster, type ShardRow } from "./cluster/local-cluster.ts";
 import { expectRightOutcomesAt, openBankAt } from "./stage/bank-at-work.ts";
 import { askJson } from "./stage/json.ts";

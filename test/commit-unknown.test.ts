@@ -12,7 +12,7 @@ import pg from "pg";
 import { afterAll, beforeAll, describe, expect, inject, it } from "vitest";
 import { buildCommandDesk, type CommandDesk } from "../gateway/commands.ts";
 import { LIMITS } from "../src/limits.ts";
-import { buildMemoryBus } from "../src/memory-bus.ts";
+import { buildMemoryBus } from "../src/bus/memory-bus.ts";
 import { createMigratedDatabase } from "./stage/migrated-database.ts";
 import { dropDatabase } from "./stage/servers.ts";
 import { buildTestHost } from "./stage/stack.ts";

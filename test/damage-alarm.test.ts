@@ -6,8 +6,8 @@
  */
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
-import type { Hold } from "../src/hold.ts";
-import { rebuildWallet } from "../src/rebuild.ts";
+import type { Hold } from "../src/core/hold.ts";
+import { rebuildWallet } from "../src/verify/rebuild.ts";
 import { EVEN } from "./stage/ids.ts";
 import {
   begin,

@@ -5,11 +5,11 @@
  * on as if nothing had happened.
  */
 import { describe, expect, it } from "vitest";
-import type { Hold } from "../src/hold.ts";
+import type { Hold } from "../src/core/hold.ts";
 import { LIMITS } from "../src/limits.ts";
-import { rebuildWallet } from "../src/rebuild.ts";
-import { shardOf } from "../src/shard.ts";
-import { verify } from "../src/verify.ts";
+import { rebuildWallet } from "../src/verify/rebuild.ts";
+import { shardOf } from "../src/core/shard.ts";
+import { verify } from "../src/verify/verify.ts";
 import { EVEN, idIn } from "./stage/ids.ts";
 import {
   database,

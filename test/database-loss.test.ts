@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
 import { LIMITS } from "../src/limits.ts";
-import { shardOf } from "../src/shard.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { askJson } from "./stage/json.ts";
 import { dataFolder, startCoffer } from "./stage/process.ts";
 import { onServer, startPostgres } from "./stage/servers.ts";

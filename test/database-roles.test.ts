@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, expect, inject, it, onTestFinished } from "vitest";
 import { packageRoot } from "../src/package-root.ts";
-import { migrateDown, migrateUp } from "../src/migrate.ts";
+import { migrateDown, migrateUp } from "../src/postgres/migrate.ts";
 import { runCoffer, startCoffer } from "./stage/process.ts";
 import { createDatabase, dropDatabase, onServer } from "./stage/servers.ts";
 

@@ -17,12 +17,12 @@ import {
   onTestFinished,
 } from "vitest";
 import { withClient } from "../src/database.ts";
-import { HistoryLostError, type Journal } from "../src/journal.ts";
-import { buildPostgresJournal } from "../src/postgres-journal.ts";
-import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
-import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import type { WalletState } from "../src/wallet.ts";
+import { HistoryLostError, type Journal } from "../src/core/journal.ts";
+import { buildPostgresJournal } from "../src/postgres/journal.ts";
+import { buildPostgresReadModel } from "../src/postgres/read-model.ts";
+import { buildPostgresShardTable } from "../src/postgres/shard-table.ts";
+import { ALL_SHARDS, shardOf } from "../src/core/shard.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { checkBooks, openDatabase, type TestDatabase } from "./stage/audited-database.ts";
 import { idIn, unique } from "./stage/ids.ts";
 import { draft, putCredit, putWallet, type Draft } from "./stage/journal-drafts.ts";

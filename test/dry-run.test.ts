@@ -8,8 +8,8 @@ import { headers as newHeaders, type NatsConnection } from "nats";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 
 import { LIMITS } from "../src/limits.ts";
-import { SUBJECTS, type Change, type Command } from "../src/protocol.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
+import { SUBJECTS, type Change, type Command } from "../src/core/protocol.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
 import { unique } from "./stage/ids.ts";
 import { database, gateOf, stage, TWO_HOSTS, useLaneStage } from "./stage/lane.ts";
 import { startStack, until, type AnyBody, type Stack } from "./stage/stack.ts";

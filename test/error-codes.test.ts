@@ -10,7 +10,7 @@ import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 import { ERRORS, type ErrorCode } from "../gateway/errors.ts";
 import { LIMITS } from "../src/limits.ts";
-import { shardOf } from "../src/shard.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { startCoffer } from "./stage/process.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";
 import { unique } from "./stage/ids.ts";

@@ -6,7 +6,7 @@
 import type { NatsConnection } from "nats";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 
-import type { NATS_REQUESTS } from "../gateway/command-schemas.ts";
+import type { NATS_REQUESTS } from "../gateway/routes/command-schemas.ts";
 import { startStack, type AnyBody, type Stack } from "./stage/stack.ts";
 import { openStake, WRITES, type Stake } from "./stage/write-routes.ts";
 

@@ -6,9 +6,9 @@
  */
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from "vitest";
 
-import type { BalanceBody, GameAnswerBody } from "../gateway/game-schemas.ts";
+import type { BalanceBody, GameAnswerBody } from "../gateway/routes/game-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
-import { shardOf } from "../src/shard.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { askJson } from "./stage/json.ts";
 import { dataFolder, startCoffer } from "./stage/process.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";

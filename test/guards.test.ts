@@ -4,7 +4,7 @@
  * `npx vitest run --project integration test/guards.test.ts -u`.
  */
 import { expect, it, onTestFinished } from "vitest";
-import { guardsFile, guardsOf, guardsOff } from "../src/guards.ts";
+import { guardsFile, guardsOf, guardsOff } from "../src/verify/guards.ts";
 import { openDatabase, type TestDatabase } from "./stage/audited-database.ts";
 
 async function freshDatabase(): Promise<TestDatabase> {

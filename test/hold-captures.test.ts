@@ -3,7 +3,7 @@
  * twice, while its hold moves on.
  */
 import { describe, expect, it } from "vitest";
-import type { Writes } from "../src/journal.ts";
+import type { Writes } from "../src/core/journal.ts";
 import {
   database,
   hold,

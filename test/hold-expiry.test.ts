@@ -3,7 +3,7 @@
  * with.
  */
 import { describe, expect, it } from "vitest";
-import type { HoldKey } from "../src/journal.ts";
+import type { HoldKey } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { EVEN, idIn } from "./stage/ids.ts";
 import {

@@ -2,7 +2,7 @@
  * Holds of one wallet on a real database: placed, captured, released, over restarts and in races.
  */
 import { describe, expect, it } from "vitest";
-import type { AppendResult } from "../src/journal.ts";
+import type { AppendResult } from "../src/core/journal.ts";
 import {
   holdRow,
   money,

@@ -6,8 +6,8 @@
  */
 import { setImmediate as turn } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
-import { shardOf } from "../src/shard.ts";
-import type { WalletState } from "../src/wallet.ts";
+import { shardOf } from "../src/core/shard.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { EVEN, idIn, ODD, unique } from "./stage/ids.ts";
 import {
   appendAll,

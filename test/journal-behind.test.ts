@@ -6,12 +6,12 @@
  */
 import { setImmediate as turn, setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import type { Journal } from "../src/journal.ts";
+import type { Journal } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
-import { buildPostgresJournal } from "../src/postgres-journal.ts";
-import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import type { WalletState } from "../src/wallet.ts";
+import { buildPostgresJournal } from "../src/postgres/journal.ts";
+import { buildPostgresShardTable } from "../src/postgres/shard-table.ts";
+import { ALL_SHARDS, shardOf } from "../src/core/shard.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { checkBooks, openDatabase, type TestDatabase } from "./stage/audited-database.ts";
 import { idIn, unique } from "./stage/ids.ts";
 import {

@@ -4,10 +4,10 @@
  * event that a commit inserts.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import type { Journal } from "../src/journal.ts";
-import { buildPostgresJournal } from "../src/postgres-journal.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
-import type { WalletState } from "../src/wallet.ts";
+import type { Journal } from "../src/core/journal.ts";
+import { buildPostgresJournal } from "../src/postgres/journal.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { openDatabase, type TestDatabase } from "./stage/audited-database.ts";
 import { unique } from "./stage/ids.ts";
 import { creditDraft, draft, putWallet } from "./stage/journal-drafts.ts";

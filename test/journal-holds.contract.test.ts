@@ -3,11 +3,11 @@
  * with the commit that touches them, read back with their wallets, found when their time is over.
  */
 import { describe, expect, it } from "vitest";
-import { moveHold, type Hold } from "../src/hold.ts";
-import type { DueHold, HoldKey } from "../src/journal.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import type { Transfer } from "../src/transfer.ts";
-import type { WalletState } from "../src/wallet.ts";
+import { moveHold, type Hold } from "../src/core/hold.ts";
+import type { DueHold, HoldKey } from "../src/core/journal.ts";
+import { ALL_SHARDS, shardOf } from "../src/core/shard.ts";
+import type { Transfer } from "../src/core/transfer.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { unique } from "./stage/ids.ts";
 import {
   captured,

@@ -5,8 +5,8 @@
  * in which order things happen.
  */
 import { describe, expect, it } from "vitest";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import type { WalletState } from "../src/wallet.ts";
+import { ALL_SHARDS, shardOf } from "../src/core/shard.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { EVEN, idIn, ODD, unique } from "./stage/ids.ts";
 import {
   credited,

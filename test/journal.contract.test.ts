@@ -5,8 +5,8 @@
  * holds in journal-holds.contract.test.ts.
  */
 import { describe, expect, it } from "vitest";
-import { shardOf } from "../src/shard.ts";
-import type { WalletEvent, WalletState } from "../src/wallet.ts";
+import { shardOf } from "../src/core/shard.ts";
+import type { WalletEvent, WalletState } from "../src/core/wallet.ts";
 import { unique } from "./stage/ids.ts";
 import {
   CREATED,

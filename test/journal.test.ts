@@ -7,14 +7,14 @@ import { Duplex } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import type pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
-import type { Journal } from "../src/journal.ts";
-import { buildPostgresJournal } from "../src/postgres-journal.ts";
-import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
-import type { Rejection } from "../src/rejection.ts";
-import type { ShardTable } from "../src/shard-table.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import type { Transfer } from "../src/transfer.ts";
-import type { WalletState } from "../src/wallet.ts";
+import type { Journal } from "../src/core/journal.ts";
+import { buildPostgresJournal } from "../src/postgres/journal.ts";
+import { buildPostgresShardTable } from "../src/postgres/shard-table.ts";
+import type { Rejection } from "../src/core/rejection.ts";
+import type { ShardTable } from "../src/core/shard-table.ts";
+import { ALL_SHARDS, shardOf } from "../src/core/shard.ts";
+import type { Transfer } from "../src/core/transfer.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import {
   draft as draftUnder,
   CREATED,

@@ -6,9 +6,9 @@
  * Others let a real one fail under two that are on their way to it.
  */
 import { beforeEach, describe, expect, it } from "vitest";
-import type { AppendResult } from "../src/journal.ts";
-import type { Command } from "../src/protocol.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
+import type { AppendResult } from "../src/core/journal.ts";
+import type { Command } from "../src/core/protocol.ts";
+import { ALL_SHARDS, shardOf } from "../src/core/shard.ts";
 import { EVEN, idIn, ODD, unique } from "./stage/ids.ts";
 import { putRejection, putWallet, type Draft } from "./stage/journal-drafts.ts";
 import {

@@ -8,8 +8,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 import { buildCommandDesk, type CommandDesk } from "../gateway/commands.ts";
-import { buildMemoryBus } from "../src/memory-bus.ts";
-import type { Command } from "../src/protocol.ts";
+import { buildMemoryBus } from "../src/bus/memory-bus.ts";
+import type { Command } from "../src/core/protocol.ts";
 import { createMigratedDatabase } from "./stage/migrated-database.ts";
 import { dropDatabase } from "./stage/servers.ts";
 import { buildTestHost, until, type TestHost } from "./stage/stack.ts";

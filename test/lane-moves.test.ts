@@ -5,9 +5,9 @@
  * out; these tests hold that stale memory gives no false answers either.
  */
 import { describe, expect, it } from "vitest";
-import type { AppendResult } from "../src/journal.ts";
-import type { PostMessage } from "../src/protocol.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
+import type { AppendResult } from "../src/core/journal.ts";
+import type { PostMessage } from "../src/core/protocol.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
 import { idIn, unique } from "./stage/ids.ts";
 import { balances, database, stage, useLaneStage } from "./stage/lane.ts";
 import { commandOf, creation, credit, debit, repeated, transfer } from "./stage/staged-commands.ts";

@@ -7,7 +7,7 @@
  */
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
 import { EVEN, ODD } from "./stage/ids.ts";
 import { begin, gateOf, ONE_LANE, openIn, stage, summaries, useLaneStage } from "./stage/lane.ts";
 import { credit } from "./stage/staged-commands.ts";

@@ -4,8 +4,8 @@
  */
 import { describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
-import type { Command, Outcome } from "../src/protocol.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
+import type { Command, Outcome } from "../src/core/protocol.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
 import { idIn, unique } from "./stage/ids.ts";
 import {
   begin,

@@ -4,9 +4,9 @@
  * state that never came to be; and what it keeps, which is bounded.
  */
 import { describe, expect, it } from "vitest";
-import type { AppendResult } from "../src/journal.ts";
+import type { AppendResult } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
+import { ALL_SHARDS, shardOf } from "../src/core/shard.ts";
 import { EVEN, idIn } from "./stage/ids.ts";
 import {
   begin,

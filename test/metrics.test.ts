@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { connect as connectNats } from "nats";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 import { WebSocket } from "ws";
-import { migrateUp } from "../src/migrate.ts";
+import { migrateUp } from "../src/postgres/migrate.ts";
 import { packageRoot } from "../src/package-root.ts";
 import { startCoffer, type CofferProcess } from "./stage/process.ts";
 import { scrape, type Scrape } from "./stage/prometheus-text.ts";

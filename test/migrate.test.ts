@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
 import { afterEach, beforeEach, expect, inject, it } from "vitest";
-import { migrateDown, migrateUp, migrationStatus } from "../src/migrate.ts";
+import { migrateDown, migrateUp, migrationStatus } from "../src/postgres/migrate.ts";
 import { packageRoot } from "../src/package-root.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";
 

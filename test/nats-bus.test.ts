@@ -7,7 +7,7 @@ import { pino } from "pino";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { LIMITS } from "../src/limits.ts";
-import { buildNatsBus, connectionOptions } from "../src/nats-bus.ts";
+import { buildNatsBus, connectionOptions } from "../src/bus/nats-bus.ts";
 import {
   collect,
   opened,

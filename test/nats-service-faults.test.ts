@@ -7,8 +7,8 @@ import { expect, it, onTestFinished } from "vitest";
 
 import { buildAnswers } from "../gateway/answers.ts";
 import { buildWalletService } from "../gateway/nats-service.ts";
-import { ReadUnavailable } from "../src/read-model.ts";
-import type { WalletState } from "../src/wallet.ts";
+import { ReadUnavailable } from "../src/core/read-model.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { loneGatewayOptions } from "./stage/lone-gateway.ts";
 import { withLimits } from "./stage/lanes.ts";
 import { startNats } from "./stage/servers.ts";

@@ -8,7 +8,7 @@ import { spawn } from "node:child_process";
 import { headers as newHeaders, RequestStrategy, type Msg, type NatsConnection } from "nats";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
-import { NATS_REQUESTS } from "../gateway/command-schemas.ts";
+import { NATS_REQUESTS } from "../gateway/routes/command-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
 import { packageRoot } from "../src/package-root.ts";
 import { unique } from "./stage/ids.ts";

@@ -8,9 +8,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 
-import type { LedgerEntryBody, TrialBalanceBody } from "../gateway/ledger-schemas.ts";
+import type { LedgerEntryBody, TrialBalanceBody } from "../gateway/routes/ledger-schemas.ts";
 import { LIMITS } from "../src/limits.ts";
-import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
+import { buildPostgresReadModel } from "../src/postgres/read-model.ts";
 import { unique } from "./stage/ids.ts";
 import {
   startStack,

@@ -5,12 +5,12 @@
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { withClient } from "../src/database.ts";
-import type { Hold } from "../src/hold.ts";
+import type { Hold } from "../src/core/hold.ts";
 import { LIMITS } from "../src/limits.ts";
-import type { Command } from "../src/protocol.ts";
-import { rebuildWallet } from "../src/rebuild.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
-import { verify } from "../src/verify.ts";
+import type { Command } from "../src/core/protocol.ts";
+import { rebuildWallet } from "../src/verify/rebuild.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
+import { verify } from "../src/verify/verify.ts";
 import { openDatabase, type TestDatabase } from "./stage/audited-database.ts";
 import { unique } from "./stage/ids.ts";
 import { until } from "./stage/stack.ts";

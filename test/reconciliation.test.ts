@@ -7,8 +7,8 @@ import { afterAll, beforeAll, beforeEach, expect, it, onTestFinished } from "vit
 import { buildReconciliation, type Reconciliation } from "../actors/reconciliation.ts";
 import { systemTime } from "../src/clock.ts";
 import { withClient } from "../src/database.ts";
-import { rebuildWallet } from "../src/rebuild.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
+import { rebuildWallet } from "../src/verify/rebuild.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
 import { EVEN } from "./stage/ids.ts";
 import { until } from "./stage/stack.ts";
 import { withLimits } from "./stage/lanes.ts";

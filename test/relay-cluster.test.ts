@@ -1,7 +1,7 @@
 /** The relay over a cluster of NATS servers that loses its majority. */
 import { expect, it, onTestFinished } from "vitest";
 
-import { EVENT_STREAM } from "../src/event-stream.ts";
+import { EVENT_STREAM } from "../src/core/event-stream.ts";
 import { withLimits } from "./stage/lanes.ts";
 import {
   addStream,

@@ -2,9 +2,9 @@
  * Where the relay keeps how far it is, on a real database: what is on disk, and what is not taken.
  */
 import { beforeAll, describe, expect, it } from "vitest";
-import { buildPostgresRelayStore } from "../src/postgres-relay.ts";
-import type { RelayStore } from "../src/relay-store.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
+import { buildPostgresRelayStore } from "../src/postgres/relay.ts";
+import type { RelayStore } from "../src/core/relay-store.ts";
+import { ALL_SHARDS, shardOf } from "../src/core/shard.ts";
 import { idIn, unique } from "./stage/ids.ts";
 import { openWallets, write } from "./stage/relay.ts";
 import { startStack, type Stack } from "./stage/stack.ts";

@@ -9,11 +9,11 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished }
 import { buildRelay } from "../actors/relay.ts";
 import type { Delivery, RelaySink } from "../actors/relay-sink.ts";
 import { systemTime } from "../src/clock.ts";
-import { eventSubject, EVENT_STREAM, EVENT_SUBJECTS } from "../src/event-stream.ts";
+import { eventSubject, EVENT_STREAM, EVENT_SUBJECTS } from "../src/core/event-stream.ts";
 import { LIMITS } from "../src/limits.ts";
-import { buildPostgresRelayStore } from "../src/postgres-relay.ts";
-import type { RelayEvent } from "../src/relay-store.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
+import { buildPostgresRelayStore } from "../src/postgres/relay.ts";
+import type { RelayEvent } from "../src/core/relay-store.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
 import {
   addStream,
   busOf,

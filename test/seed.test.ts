@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 
 import { chunkValues, planSeed, SEED_CHAIN, SEED_CHUNK, seedWalletId } from "../bench/seed-rows.ts";
 import { LIMITS } from "../src/limits.ts";
-import { shardOf } from "../src/shard.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { checkBooks, openDatabase, type TestDatabase } from "./stage/audited-database.ts";
 
 let database: TestDatabase;

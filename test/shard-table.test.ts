@@ -4,10 +4,10 @@
  */
 import type pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
-import { buildPostgresJournal } from "../src/postgres-journal.ts";
-import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
-import type { ShardTable } from "../src/shard-table.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
+import { buildPostgresJournal } from "../src/postgres/journal.ts";
+import { buildPostgresShardTable } from "../src/postgres/shard-table.ts";
+import type { ShardTable } from "../src/core/shard-table.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
 import { openDatabase, type TestDatabase } from "./stage/audited-database.ts";
 import { EVEN, ODD } from "./stage/ids.ts";
 import { openWire } from "./stage/wire.ts";

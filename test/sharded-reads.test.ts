@@ -3,22 +3,22 @@
  * lives in, and say so when one is away.
  */
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from "vitest";
-import { amountMinor, ZERO } from "../src/amount.ts";
+import { amountMinor, ZERO } from "../src/core/amount.ts";
 import { prepareDatabases } from "../src/deployment.ts";
-import type { Journal } from "../src/journal.ts";
+import type { Journal } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
-import { buildPostgresJournal } from "../src/postgres-journal.ts";
-import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
-import { buildPostgresShardTable } from "../src/postgres-shard-table.ts";
+import { buildPostgresJournal } from "../src/postgres/journal.ts";
+import { buildPostgresReadModel } from "../src/postgres/read-model.ts";
+import { buildPostgresShardTable } from "../src/postgres/shard-table.ts";
 import {
   ReadUnavailable,
   type AccountTotal,
   type ReadModel,
   type WalletFilter,
-} from "../src/read-model.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import type { Transfer } from "../src/transfer.ts";
-import { decide, type WalletCommand, type WalletState } from "../src/wallet.ts";
+} from "../src/core/read-model.ts";
+import { ALL_SHARDS, shardOf } from "../src/core/shard.ts";
+import type { Transfer } from "../src/core/transfer.ts";
+import { decide, type WalletCommand, type WalletState } from "../src/core/wallet.ts";
 import {
   draft,
   put,

@@ -6,9 +6,9 @@
  */
 import { expect, it, onTestFinished } from "vitest";
 import { LIMITS } from "../src/limits.ts";
-import { buildPostgresJournal } from "../src/postgres-journal.ts";
-import { ALL_SHARDS, shardOf } from "../src/shard.ts";
-import { verify } from "../src/verify.ts";
+import { buildPostgresJournal } from "../src/postgres/journal.ts";
+import { ALL_SHARDS, shardOf } from "../src/core/shard.ts";
+import { verify } from "../src/verify/verify.ts";
 import { openDatabase, type TestDatabase } from "./stage/audited-database.ts";
 import { until } from "./stage/stack.ts";
 import { commandOf, creation, credit } from "./stage/staged-commands.ts";

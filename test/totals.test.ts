@@ -6,8 +6,8 @@
 import pg from "pg";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
 
-import { buildPostgresReadModel } from "../src/postgres-read-model.ts";
-import type { AccountTotal } from "../src/read-model.ts";
+import { buildPostgresReadModel } from "../src/postgres/read-model.ts";
+import type { AccountTotal } from "../src/core/read-model.ts";
 import { startStack, type Stack } from "./stage/stack.ts";
 import { withLimits } from "./stage/lanes.ts";
 import { openStake } from "./stage/write-routes.ts";

@@ -7,9 +7,9 @@
  */
 import fc from "fast-check";
 import { expect, it } from "vitest";
-import type { AppendResult } from "../src/journal.ts";
-import type { Command, Outcome } from "../src/protocol.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
+import type { AppendResult } from "../src/core/journal.ts";
+import type { Command, Outcome } from "../src/core/protocol.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
 import { checkBooks } from "./stage/audited-database.ts";
 import { unique } from "./stage/ids.ts";
 import { database, restage, stage, TWO_HOSTS, useLaneStage } from "./stage/lane.ts";

@@ -3,7 +3,7 @@
  * their commits: the money moves once, or comes back.
  */
 import { describe, expect, it } from "vitest";
-import type { AppendResult, Writes } from "../src/journal.ts";
+import type { AppendResult, Writes } from "../src/core/journal.ts";
 import { EVEN } from "./stage/ids.ts";
 import {
   balances,

@@ -5,7 +5,7 @@
  * protocol itself is tested without it, in transfers.test.ts and transfer-crashes.test.ts.
  */
 import { describe, expect, it } from "vitest";
-import type { Command, CommandMessage } from "../src/protocol.ts";
+import type { Command, CommandMessage } from "../src/core/protocol.ts";
 import { EVEN, ODD } from "./stage/ids.ts";
 import {
   balances,

@@ -5,7 +5,7 @@
  */
 import { beforeEach, describe, expect, it } from "vitest";
 import { LIMITS } from "../src/limits.ts";
-import type { PostMessage, ShardMessage } from "../src/protocol.ts";
+import type { PostMessage, ShardMessage } from "../src/core/protocol.ts";
 import {
   balances,
   begin,

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { NODE_NEEDED } from "../src/node-version.ts";
 import { packageRoot } from "../src/package-root.ts";
-import type { VerifyReport } from "../src/verify.ts";
+import type { VerifyReport } from "../src/verify/verify.ts";
 import { askJson } from "./stage/json.ts";
 import { dataFolder, startCoffer } from "./stage/process.ts";
 import { openDatabase } from "./stage/audited-database.ts";

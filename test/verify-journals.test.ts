@@ -4,13 +4,13 @@
  */
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import type { Journal } from "../src/journal.ts";
+import type { Journal } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
-import { buildPostgresJournal } from "../src/postgres-journal.ts";
-import { shardOf } from "../src/shard.ts";
-import type { Transfer } from "../src/transfer.ts";
-import { verify, type VerifyReport } from "../src/verify.ts";
-import type { WalletState } from "../src/wallet.ts";
+import { buildPostgresJournal } from "../src/postgres/journal.ts";
+import { shardOf } from "../src/core/shard.ts";
+import type { Transfer } from "../src/core/transfer.ts";
+import { verify, type VerifyReport } from "../src/verify/verify.ts";
+import type { WalletState } from "../src/core/wallet.ts";
 import { ask, buildWorld, placesIn, tamper, type Copy, type World } from "./stage/books.ts";
 import { EVEN, idIn, ODD } from "./stage/ids.ts";
 import {

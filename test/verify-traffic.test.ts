@@ -5,9 +5,9 @@
  */
 import pg from "pg";
 import { expect, inject, it, onTestFinished } from "vitest";
-import { rebuildWallet } from "../src/rebuild.ts";
-import { shardOf } from "../src/shard.ts";
-import { verify } from "../src/verify.ts";
+import { rebuildWallet } from "../src/verify/rebuild.ts";
+import { shardOf } from "../src/core/shard.ts";
+import { verify } from "../src/verify/verify.ts";
 import { askJson } from "./stage/json.ts";
 import { startCoffer, type CofferProcess } from "./stage/process.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";

@@ -4,8 +4,8 @@
  * besides.
  */
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import { shardOf } from "../src/shard.ts";
-import { verify, type VerifyReport } from "../src/verify.ts";
+import { shardOf } from "../src/core/shard.ts";
+import { verify, type VerifyReport } from "../src/verify/verify.ts";
 import { buildWorld, placesIn, type World } from "./stage/books.ts";
 import { withLimits } from "./stage/lanes.ts";
 

@@ -6,10 +6,10 @@ import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 
 import { withClient } from "../src/database.ts";
-import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
+import { buildPostgresWebhooks } from "../src/postgres/webhooks.ts";
 import { OutcomeUnknown } from "../src/commit-outcome.ts";
-import { ReadUnavailable } from "../src/read-model.ts";
-import type { WebhookStore } from "../src/webhooks.ts";
+import { ReadUnavailable } from "../src/core/read-model.ts";
+import type { WebhookStore } from "../src/core/webhooks.ts";
 import { createMigratedDatabase } from "./stage/migrated-database.ts";
 import { createDatabase, dropDatabase, onServer } from "./stage/servers.ts";
 import { withLimits } from "./stage/lanes.ts";

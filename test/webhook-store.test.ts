@@ -5,9 +5,9 @@
 import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it, onTestFinished } from "vitest";
 
-import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
-import { ALL_SHARDS } from "../src/shard.ts";
-import { sinkOf, type WebhookStore } from "../src/webhooks.ts";
+import { buildPostgresWebhooks } from "../src/postgres/webhooks.ts";
+import { ALL_SHARDS } from "../src/core/shard.ts";
+import { sinkOf, type WebhookStore } from "../src/core/webhooks.ts";
 import { EVEN, ODD, unique } from "./stage/ids.ts";
 import { createMigratedDatabase } from "./stage/migrated-database.ts";
 import { dropDatabase } from "./stage/servers.ts";

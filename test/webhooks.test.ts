@@ -12,8 +12,8 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vites
 import { startWebhookSinks, type WebhookPauses } from "../actors/webhook-sinks.ts";
 import { systemTime } from "../src/clock.ts";
 import type { EventBody } from "../src/event-body.ts";
-import { buildPostgresWebhooks } from "../src/postgres-webhooks.ts";
-import { shardOf } from "../src/shard.ts";
+import { buildPostgresWebhooks } from "../src/postgres/webhooks.ts";
+import { shardOf } from "../src/core/shard.ts";
 import { buildWebhookSender } from "../src/webhook-sender.ts";
 import { keepWarnings, relayOf, write } from "./stage/relay.ts";
 import { unique } from "./stage/ids.ts";

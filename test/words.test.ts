@@ -7,7 +7,7 @@ import fc from "fast-check";
 import pg from "pg";
 import { afterAll, beforeAll, expect, inject, it } from "vitest";
 
-import { migrateUp } from "../src/migrate.ts";
+import { migrateUp } from "../src/postgres/migrate.ts";
 import { createDatabase, dropDatabase } from "./stage/servers.ts";
 
 /** By the second one a letter may become another small one at the end of a word. */

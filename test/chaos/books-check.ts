@@ -4,7 +4,7 @@
  * hash chains, contiguous positions, holds, transfers and totals.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { verify } from "../../src/verify.ts";
+import { verify } from "../../src/verify/verify.ts";
 import { query } from "../cluster/local-cluster.ts";
 
 /** From a hold's time, or from the end of the faults, until it is written that it has expired. */

@@ -6,7 +6,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect, type ConsumerMessages } from "nats";
-import { EVENT_STREAM, eventSubject } from "../../src/event-stream.ts";
+import { EVENT_STREAM, eventSubject } from "../../src/core/event-stream.ts";
 import type { EventBody } from "../../src/event-body.ts";
 import { query } from "../cluster/local-cluster.ts";
 

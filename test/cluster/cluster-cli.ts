@@ -8,7 +8,7 @@ import { createInterface, type Interface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { alignColumns } from "../../bench/statistics.ts";
-import type { ClusterBody } from "../../gateway/cluster-schemas.ts";
+import type { ClusterBody } from "../../gateway/routes/cluster-schemas.ts";
 import type { TestServer } from "../stage/servers.ts";
 import { renderCluster } from "./cluster-table.ts";
 import { startCluster, type LocalCluster, type Member, type ShardRow } from "./local-cluster.ts";

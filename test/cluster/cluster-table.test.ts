@@ -1,7 +1,7 @@
 /** The cluster as text: what a person must see, not every blank. */
 import { describe, expect, it } from "vitest";
 
-import type { ClusterBody, ClusterHostBody } from "../../gateway/cluster-schemas.ts";
+import type { ClusterBody, ClusterHostBody } from "../../gateway/routes/cluster-schemas.ts";
 import { renderCluster } from "./cluster-table.ts";
 
 const lane: ClusterHostBody["lanes"][number] = {

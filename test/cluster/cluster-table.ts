@@ -6,8 +6,8 @@
  * caller prints it.
  */
 import { alignColumns } from "../../bench/statistics.ts";
-import { hostIdOf } from "../../gateway/cluster-routes.ts";
-import type { ClusterBody, ClusterHostBody } from "../../gateway/cluster-schemas.ts";
+import { hostIdOf } from "../../gateway/routes/cluster-routes.ts";
+import type { ClusterBody, ClusterHostBody } from "../../gateway/routes/cluster-schemas.ts";
 
 /** Hand-offs shown, of all hosts together. */
 const HAND_OFFS_SHOWN = 8;

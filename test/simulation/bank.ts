@@ -9,12 +9,12 @@
  * id.
  */
 import { createHash } from "node:crypto";
-import type { Hold, HoldKind } from "../../src/hold.ts";
+import type { Hold, HoldKind } from "../../src/core/hold.ts";
 import { LIMITS } from "../../src/limits.ts";
-import type { Command, Outcome } from "../../src/protocol.ts";
-import { shardOf } from "../../src/shard.ts";
-import type { Transfer } from "../../src/transfer.ts";
-import type { CreditKind, WalletCommand, WalletState } from "../../src/wallet.ts";
+import type { Command, Outcome } from "../../src/core/protocol.ts";
+import { shardOf } from "../../src/core/shard.ts";
+import type { Transfer } from "../../src/core/transfer.ts";
+import type { CreditKind, WalletCommand, WalletState } from "../../src/core/wallet.ts";
 import { fitsBatch, reachedOf, type Reached } from "./batches.ts";
 import type { Cluster, GatewayMember, GatewayRun } from "./cluster.ts";
 import type { HistoryEntry, Recorder } from "./history.ts";

@@ -1,6 +1,6 @@
 /** The check of a batch's order: what it must find, and what it must let pass. */
 import { describe, expect, it } from "vitest";
-import type { Command, Outcome } from "../../src/protocol.ts";
+import type { Command, Outcome } from "../../src/core/protocol.ts";
 import * as staging from "../stage/staged-commands.ts";
 import { outOfOrder, type Carried } from "./batches.ts";
 

@@ -9,8 +9,8 @@
 import type { Answer, GiveAnswer } from "../../gateway/answers.ts";
 import { buildBatches } from "../../gateway/batch.ts";
 import type { CommandDesk } from "../../gateway/commands.ts";
-import type { Command, Outcome } from "../../src/protocol.ts";
-import { payeeOf } from "../../src/wallet.ts";
+import type { Command, Outcome } from "../../src/core/protocol.ts";
+import { payeeOf } from "../../src/core/wallet.ts";
 import type { Process } from "./scheduler.ts";
 
 /** What a caller hears of a command; without a body it is not the end of it. */

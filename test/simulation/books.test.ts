@@ -3,13 +3,13 @@
  * everything that a run can get wrong, done to that run one by one, each of which it must find.
  */
 import { beforeEach, describe, expect, it } from "vitest";
-import { amountMinor } from "../../src/amount.ts";
-import { frameText, revisionOfChange, revisionOfState } from "../../gateway/feed-frames.ts";
-import type { NewEvent } from "../../src/journal.ts";
-import type { Command, Outcome } from "../../src/protocol.ts";
-import type { Rejection } from "../../src/rejection.ts";
-import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
-import type { WalletEventType, WalletState } from "../../src/wallet.ts";
+import { amountMinor } from "../../src/core/amount.ts";
+import { frameText, revisionOfChange, revisionOfState } from "../../gateway/feed/frames.ts";
+import type { NewEvent } from "../../src/core/journal.ts";
+import type { Command, Outcome } from "../../src/core/protocol.ts";
+import type { Rejection } from "../../src/core/rejection.ts";
+import { ALL_SHARDS, shardOf } from "../../src/core/shard.ts";
+import type { WalletEventType, WalletState } from "../../src/core/wallet.ts";
 import * as fixtures from "../stage/journal-drafts.ts";
 import { EVEN, idIn, ODD } from "../stage/ids.ts";
 import * as staging from "../stage/staged-commands.ts";

@@ -5,11 +5,11 @@
  * feeds, several databases. All transfers must have been given the time to settle, and the feeds
  * the time to catch up. Returns sentences about what is wrong, at best none.
  */
-import { toDecimal, toMinor } from "../../src/amount.ts";
+import { toDecimal, toMinor } from "../../src/core/amount.ts";
 import { chainHashOfRow } from "../../src/chain.ts";
-import type { Command, Outcome } from "../../src/protocol.ts";
-import { shardOf } from "../../src/shard.ts";
-import type { WalletState } from "../../src/wallet.ts";
+import type { Command, Outcome } from "../../src/core/protocol.ts";
+import { shardOf } from "../../src/core/shard.ts";
+import type { WalletState } from "../../src/core/wallet.ts";
 import {
   checkEntries,
   checkHistory,

@@ -9,9 +9,9 @@
  * A publisher hears that nobody is subscribed only when that is true of every copy: a copy is made
  * after the server has found a subscriber.
  */
-import type { Bus, BusHandler, BusState, Unsubscribe } from "../../src/bus.ts";
+import type { Bus, BusHandler, BusState, Unsubscribe } from "../../src/core/bus.ts";
 import { LIMITS } from "../../src/limits.ts";
-import { matches } from "../../src/memory-bus.ts";
+import { matches } from "../../src/bus/memory-bus.ts";
 import type { Random } from "./random.ts";
 import type { Process, Scheduler } from "./scheduler.ts";
 

@@ -1,7 +1,7 @@
 /** The watch over a calm: whom it takes for forgotten, and whom it does not. */
 import { expect, test } from "vitest";
-import type { CommandMessage, Reply } from "../../src/protocol.ts";
-import type { WalletCommand } from "../../src/wallet.ts";
+import type { CommandMessage, Reply } from "../../src/core/protocol.ts";
+import type { WalletCommand } from "../../src/core/wallet.ts";
 import { buildNetwork } from "./bus.ts";
 import { watchCalm } from "./calm.ts";
 import { buildScheduler } from "./scheduler.ts";

@@ -4,8 +4,8 @@
  * message that nobody deals with, ends well all the same, only late; before the faults begin it is
  * found here.
  */
-import type { Bus } from "../../src/bus.ts";
-import type { CommandMessage, Reply } from "../../src/protocol.ts";
+import type { Bus } from "../../src/core/bus.ts";
+import type { CommandMessage, Reply } from "../../src/core/protocol.ts";
 import type { Scheduler } from "./scheduler.ts";
 
 /** Shards find their hosts, and callers begin. */

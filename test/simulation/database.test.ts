@@ -3,9 +3,9 @@
  * die meanwhile, several databases, and the guards that can be left out. The tests are its clock.
  */
 import { describe, expect, it } from "vitest";
-import type { AppendResult, Journal } from "../../src/journal.ts";
-import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
-import type { WalletState } from "../../src/wallet.ts";
+import type { AppendResult, Journal } from "../../src/core/journal.ts";
+import { ALL_SHARDS, shardOf } from "../../src/core/shard.ts";
+import type { WalletState } from "../../src/core/wallet.ts";
 import { buildVirtualTime } from "../stage/feed-world.ts";
 import {
   draft,

@@ -15,13 +15,13 @@
  * after the database went away, and its caller then knows what a lost connection tells.
  */
 import type { Time } from "../../src/clock.ts";
-import type { Hold } from "../../src/hold.ts";
-import { holdKey, type AppendResult, type DueHold, type Journal } from "../../src/journal.ts";
-import { buildPlaces } from "../../src/places.ts";
-import { ReadUnavailable } from "../../src/read-model.ts";
-import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
-import type { ShardOwner, ShardTable } from "../../src/shard-table.ts";
-import type { Transfer } from "../../src/transfer.ts";
+import type { Hold } from "../../src/core/hold.ts";
+import { holdKey, type AppendResult, type DueHold, type Journal } from "../../src/core/journal.ts";
+import { buildPlaces } from "../../src/core/places.ts";
+import { ReadUnavailable } from "../../src/core/read-model.ts";
+import { ALL_SHARDS, shardOf } from "../../src/core/shard.ts";
+import type { ShardOwner, ShardTable } from "../../src/core/shard-table.ts";
+import type { Transfer } from "../../src/core/transfer.ts";
 import { loseUnflushed } from "./relay-cursors.ts";
 import {
   buildTables,

@@ -3,8 +3,8 @@
  * been so, at a moment no earlier than what had been told before it was asked. Returns sentences;
  * none is best.
  */
-import { toMinor } from "../../src/amount.ts";
-import type { WalletCommand, WalletState } from "../../src/wallet.ts";
+import { toMinor } from "../../src/core/amount.ts";
+import type { WalletCommand, WalletState } from "../../src/core/wallet.ts";
 import type { EventRow, SimulatedDatabase } from "./database.ts";
 import type { History, HistoryEntry } from "./history.ts";
 import { withFloors } from "./rejections.ts";

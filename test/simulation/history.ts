@@ -4,7 +4,7 @@
  * much happens within one millisecond: of two things that one client saw, the one with the lower
  * order came first. Nothing in here knows the cluster; `books.ts` judges by it.
  */
-import type { Command, Outcome } from "../../src/protocol.ts";
+import type { Command, Outcome } from "../../src/core/protocol.ts";
 import type { BalanceFrame as FeedBalanceFrame, ServerFrame } from "../stage/feed-world.ts";
 import { copied } from "./copy.ts";
 

@@ -5,7 +5,7 @@
  * over, and every hold that a caller was told of must have been so. Returns sentences; none is
  * best.
  */
-import type { Hold } from "../../src/hold.ts";
+import type { Hold } from "../../src/core/hold.ts";
 import { LIMITS } from "../../src/limits.ts";
 import type { EventRow, SimulatedDatabase } from "./database.ts";
 import type { History } from "./history.ts";

@@ -14,7 +14,7 @@ import {
   type LaneThread,
   type StartLane,
 } from "../../actors/lane-thread.ts";
-import type { Journal } from "../../src/journal.ts";
+import type { Journal } from "../../src/core/journal.ts";
 import { copied } from "./copy.ts";
 import type { Random } from "./random.ts";
 import type { Process, Scheduler } from "./scheduler.ts";

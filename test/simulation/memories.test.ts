@@ -1,8 +1,8 @@
 /** The audit of what lanes remember: which answers of a wallet it believes, and which it tells of. */
 import { expect, test } from "vitest";
-import { amountMinor, ZERO } from "../../src/amount.ts";
-import type { Outcome } from "../../src/protocol.ts";
-import { apply, type WalletState } from "../../src/wallet.ts";
+import { amountMinor, ZERO } from "../../src/core/amount.ts";
+import type { Outcome } from "../../src/core/protocol.ts";
+import { apply, type WalletState } from "../../src/core/wallet.ts";
 import { CREATED } from "../stage/journal-drafts.ts";
 import { commandOf } from "../stage/staged-commands.ts";
 import { buildRecorder } from "./history.ts";

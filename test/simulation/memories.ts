@@ -4,8 +4,8 @@
  * and that must be what the journal has, with nothing on the way. A lane that has kept or forgotten
  * something is found here, which nobody would have noticed before the next command.
  */
-import type { Outcome } from "../../src/protocol.ts";
-import type { WalletState } from "../../src/wallet.ts";
+import type { Outcome } from "../../src/core/protocol.ts";
+import type { WalletState } from "../../src/core/wallet.ts";
 import type { Bank } from "./bank.ts";
 import type { SimulatedDatabase } from "./database.ts";
 import type { Scheduler } from "./scheduler.ts";

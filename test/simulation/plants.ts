@@ -4,8 +4,8 @@
  * product and break what one promises to the other.
  */
 import type { StartLane } from "../../actors/lane-thread.ts";
-import type { AppendResult, Journal } from "../../src/journal.ts";
-import type { Reply } from "../../src/protocol.ts";
+import type { AppendResult, Journal } from "../../src/core/journal.ts";
+import type { Reply } from "../../src/core/protocol.ts";
 import { callerOf } from "./cluster.ts";
 import type { Plants, SimulatedDatabase } from "./database.ts";
 import type { Process, Scheduler } from "./scheduler.ts";

@@ -2,10 +2,10 @@
  * The read model of a simulated cluster: what its gateways and feeds ask, over all of its
  * databases. Every question sees one moment of each database, and fails as `database.ts` plans it.
  */
-import type { Hold } from "../../src/hold.ts";
+import type { Hold } from "../../src/core/hold.ts";
 import { LIMITS } from "../../src/limits.ts";
-import type { Operation, ReadModel, StoredEvent } from "../../src/read-model.ts";
-import { shardOf } from "../../src/shard.ts";
+import type { Operation, ReadModel, StoredEvent } from "../../src/core/read-model.ts";
+import { shardOf } from "../../src/core/shard.ts";
 import type { Caller, SimulatedDatabase } from "./database.ts";
 import { metadataAt, type Tables } from "./tables.ts";
 

@@ -1,9 +1,9 @@
 /** The audit of every "no": which are believed of a wallet with a history, and which are not. */
 import { expect, test } from "vitest";
-import { amountMinor, ZERO } from "../../src/amount.ts";
-import type { Command } from "../../src/protocol.ts";
-import type { Rejection } from "../../src/rejection.ts";
-import { apply } from "../../src/wallet.ts";
+import { amountMinor, ZERO } from "../../src/core/amount.ts";
+import type { Command } from "../../src/core/protocol.ts";
+import type { Rejection } from "../../src/core/rejection.ts";
+import { apply } from "../../src/core/wallet.ts";
 import { CREATED } from "../stage/journal-drafts.ts";
 import { commandOf } from "../stage/staged-commands.ts";
 import type { EventRow, SimulatedDatabase } from "./database.ts";

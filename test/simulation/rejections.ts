@@ -3,8 +3,8 @@
  * sending and its answer, by the history of the wallets. Whoever decides on a state that was
  * superseded, or that never came to be, is found here.
  */
-import type { Hold } from "../../src/hold.ts";
-import type { Rejection } from "../../src/rejection.ts";
+import type { Hold } from "../../src/core/hold.ts";
+import type { Rejection } from "../../src/core/rejection.ts";
 import type { EventRow, SimulatedDatabase } from "./database.ts";
 import type { History, HistoryEntry } from "./history.ts";
 

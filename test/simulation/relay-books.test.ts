@@ -3,9 +3,9 @@
  * can be wrong with it is.
  */
 import { beforeEach, describe, expect, it } from "vitest";
-import type { Command, Outcome } from "../../src/protocol.ts";
-import { ALL_SHARDS } from "../../src/shard.ts";
-import type { WalletState } from "../../src/wallet.ts";
+import type { Command, Outcome } from "../../src/core/protocol.ts";
+import { ALL_SHARDS } from "../../src/core/shard.ts";
+import type { WalletState } from "../../src/core/wallet.ts";
 import * as fixtures from "../stage/journal-drafts.ts";
 import { unique } from "../stage/ids.ts";
 import * as staging from "../stage/staged-commands.ts";

@@ -3,7 +3,7 @@
  * nothing else, each wallet's in the order of its versions when repeats are left out, an event that
  * came again came with the same body; and no cursor was ever ahead of it.
  */
-import type { ShardPosition } from "../../src/relay-store.ts";
+import type { ShardPosition } from "../../src/core/relay-store.ts";
 import type { SimulatedDatabase } from "./database.ts";
 import type { Stream } from "./stream.ts";
 import { lastPositionOf } from "./tables.ts";

@@ -2,7 +2,7 @@
  * The relay's cursors as a simulated database keeps them. PostgreSQL saves them without waiting for
  * the disk, so a database that goes away takes the latest ones back.
  */
-import type { Cursor } from "../../src/relay-store.ts";
+import type { Cursor } from "../../src/core/relay-store.ts";
 
 /** Three times PostgreSQL's `wal_writer_delay`, milliseconds: what is older is on the disk. */
 export const UNFLUSHED_MS = 600;

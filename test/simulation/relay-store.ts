@@ -1,9 +1,9 @@
 /**
- * What the relay asks of a simulated database, as `src/postgres-relay.ts` asks it of PostgreSQL.
+ * What the relay asks of a simulated database, as `src/postgres/relay.ts` asks it of PostgreSQL.
  * A cursor that a crash has taken back (`relay-cursors.ts`) makes the relay repeat, and lose
  * nothing.
  */
-import type { RelayEvent, RelayStore, ShardPosition } from "../../src/relay-store.ts";
+import type { RelayEvent, RelayStore, ShardPosition } from "../../src/core/relay-store.ts";
 import type { Caller, SimulatedDatabase } from "./database.ts";
 import { UNFLUSHED_MS } from "./relay-cursors.ts";
 import { lastPositionOf, type EventRow, type Tables } from "./tables.ts";

@@ -12,7 +12,7 @@
 import type { Delivery, RelaySink } from "../../actors/relay-sink.ts";
 import { eventBody, eventId } from "../../src/event-body.ts";
 import { LIMITS } from "../../src/limits.ts";
-import type { RelayEvent } from "../../src/relay-store.ts";
+import type { RelayEvent } from "../../src/core/relay-store.ts";
 import type { Random } from "./random.ts";
 import type { Process, Scheduler } from "./scheduler.ts";
 

@@ -13,17 +13,17 @@ import {
   type NewRejection,
   type NewVerdict,
   type Writes,
-} from "../../src/journal.ts";
-import type { AmountMinor } from "../../src/amount.ts";
-import { accountOf, dataOf } from "../../src/event-row.ts";
-import type { Hold } from "../../src/hold.ts";
-import { recordOf, type EventRow as StoredRow } from "../../src/postgres-events.ts";
-import type { StoredEvent } from "../../src/read-model.ts";
-import type { CommandRecord } from "../../src/repeats.ts";
-import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
-import type { ShardOwner } from "../../src/shard-table.ts";
-import type { Transfer } from "../../src/transfer.ts";
-import type { WalletEvent, WalletState } from "../../src/wallet.ts";
+} from "../../src/core/journal.ts";
+import type { AmountMinor } from "../../src/core/amount.ts";
+import { accountOf, dataOf } from "../../src/core/event-row.ts";
+import type { Hold } from "../../src/core/hold.ts";
+import { recordOf, type EventRow as StoredRow } from "../../src/postgres/events.ts";
+import type { StoredEvent } from "../../src/core/read-model.ts";
+import type { CommandRecord } from "../../src/core/repeats.ts";
+import { ALL_SHARDS, shardOf } from "../../src/core/shard.ts";
+import type { ShardOwner } from "../../src/core/shard-table.ts";
+import type { Transfer } from "../../src/core/transfer.ts";
+import type { WalletEvent, WalletState } from "../../src/core/wallet.ts";
 import { copied } from "./copy.ts";
 import type { StoredCursor } from "./relay-cursors.ts";
 

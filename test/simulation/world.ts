@@ -4,11 +4,11 @@
  * was seen and stored is held against the invariants (docs/architecture.md). Not getting quiet in
  * time is a violation like any other: "every transfer settles", "service resumes".
  */
-import { isDue, type Hold } from "../../src/hold.ts";
-import type { Journal } from "../../src/journal.ts";
+import { isDue, type Hold } from "../../src/core/hold.ts";
+import type { Journal } from "../../src/core/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
-import { SUBJECTS } from "../../src/protocol.ts";
-import type { Transfer } from "../../src/transfer.ts";
+import { SUBJECTS } from "../../src/core/protocol.ts";
+import type { Transfer } from "../../src/core/transfer.ts";
 import { buildBank, fingerprintOf, type Bank } from "./bank.ts";
 import { checkBooks } from "./books.ts";
 import { buildNetwork, type Network } from "./bus.ts";

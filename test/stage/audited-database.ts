@@ -5,9 +5,9 @@
 import pg from "pg";
 import { expect, inject } from "vitest";
 import { chainHashOfRow } from "../../src/chain.ts";
-import { EVENT_COLUMNS } from "../../src/postgres-rows.ts";
-import type { StoredEvent } from "../../src/read-model.ts";
-import { apply, type WalletEvent, type WalletState } from "../../src/wallet.ts";
+import { EVENT_COLUMNS } from "../../src/postgres/rows.ts";
+import type { StoredEvent } from "../../src/core/read-model.ts";
+import { apply, type WalletEvent, type WalletState } from "../../src/core/wallet.ts";
 import { createMigratedDatabase } from "./migrated-database.ts";
 import { dropDatabase } from "./servers.ts";
 

@@ -4,7 +4,7 @@
  * the events by itself, so that it shares no code with what it judges. Each check returns sentences
  * about what is wrong; none is best. Pure.
  */
-import type { WalletEventType } from "../../src/wallet.ts";
+import type { WalletEventType } from "../../src/core/wallet.ts";
 
 export interface CheckedCommand {
   /** Its id: the idempotency key, or one that a gateway made. */

@@ -8,12 +8,12 @@ import { buildAnswers } from "../../gateway/answers.ts";
 import { buildBatches, type BatchOrigin } from "../../gateway/batch.ts";
 import { buildCommandIntake, type TakeIn } from "../../gateway/command-intake.ts";
 import { buildCommandDesk } from "../../gateway/commands.ts";
-import type { AmountMinor } from "../../src/amount.ts";
+import type { AmountMinor } from "../../src/core/amount.ts";
 import { assetOf } from "../../src/assets.ts";
-import { buildMemoryBus } from "../../src/memory-bus.ts";
-import { buildPostgresReadModel } from "../../src/postgres-read-model.ts";
-import type { CommandMessage, Outcome, Reply } from "../../src/protocol.ts";
-import type { WalletState } from "../../src/wallet.ts";
+import { buildMemoryBus } from "../../src/bus/memory-bus.ts";
+import { buildPostgresReadModel } from "../../src/postgres/read-model.ts";
+import type { CommandMessage, Outcome, Reply } from "../../src/core/protocol.ts";
+import type { WalletState } from "../../src/core/wallet.ts";
 
 export interface Told {
   readonly ok: boolean;

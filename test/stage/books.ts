@@ -7,13 +7,13 @@
 import pg from "pg";
 import { inject } from "vitest";
 import { prepareDatabases } from "../../src/deployment.ts";
-import type { Journal } from "../../src/journal.ts";
-import { buildPostgresJournal } from "../../src/postgres-journal.ts";
-import { buildPostgresShardTable } from "../../src/postgres-shard-table.ts";
-import { shardOf } from "../../src/shard.ts";
-import type { Transfer } from "../../src/transfer.ts";
-import type { VerifyReport } from "../../src/verify.ts";
-import type { WalletState } from "../../src/wallet.ts";
+import type { Journal } from "../../src/core/journal.ts";
+import { buildPostgresJournal } from "../../src/postgres/journal.ts";
+import { buildPostgresShardTable } from "../../src/postgres/shard-table.ts";
+import { shardOf } from "../../src/core/shard.ts";
+import type { Transfer } from "../../src/core/transfer.ts";
+import type { VerifyReport } from "../../src/verify/verify.ts";
+import type { WalletState } from "../../src/core/wallet.ts";
 import {
   draft,
   put,

@@ -4,12 +4,12 @@
  * message, as one does that lost it.
  */
 import { buildCommandDesk } from "../../gateway/commands.ts";
-import type { Bus } from "../../src/bus.ts";
-import { buildMemoryBus } from "../../src/memory-bus.ts";
-import type { CommandMeter } from "../../src/metrics.ts";
-import { SUBJECTS } from "../../src/protocol.ts";
-import type { Command, CommandMessage, Fault, Outcome, Reply } from "../../src/protocol.ts";
-import { shardOf } from "../../src/shard.ts";
+import type { Bus } from "../../src/core/bus.ts";
+import { buildMemoryBus } from "../../src/bus/memory-bus.ts";
+import type { CommandMeter } from "../../src/telemetry/metrics.ts";
+import { SUBJECTS } from "../../src/core/protocol.ts";
+import type { Command, CommandMessage, Fault, Outcome, Reply } from "../../src/core/protocol.ts";
+import { shardOf } from "../../src/core/shard.ts";
 
 export function commandFor(walletId: string, commandId = `c-${walletId}`): Command {
   return {

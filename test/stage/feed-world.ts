@@ -7,11 +7,11 @@
  */
 import { setImmediate as nextTurn } from "node:timers/promises";
 
-import { amountMinor } from "../../src/amount.ts";
-import type { Change } from "../../src/protocol.ts";
-import type { ReadModel, StoredEvent } from "../../src/read-model.ts";
-import { apply, type WalletEvent, type WalletState } from "../../src/wallet.ts";
-import type { FeedSink, FeedTimers } from "../../gateway/feed.ts";
+import { amountMinor } from "../../src/core/amount.ts";
+import type { Change } from "../../src/core/protocol.ts";
+import type { ReadModel, StoredEvent } from "../../src/core/read-model.ts";
+import { apply, type WalletEvent, type WalletState } from "../../src/core/wallet.ts";
+import type { FeedSink, FeedTimers } from "../../gateway/feed/feed.ts";
 
 export interface World {
   /** Commits the wallet's next event: its creation, then credits of 0.01. */

@@ -5,11 +5,11 @@
  */
 import { onTestFinished } from "vitest";
 
-import { buildFeedHub, type FeedClient, type FeedHub } from "../../gateway/feed.ts";
-import type { Bus } from "../../src/bus.ts";
-import { buildMemoryBus } from "../../src/memory-bus.ts";
-import { SUBJECTS, type Change } from "../../src/protocol.ts";
-import { shardOf } from "../../src/shard.ts";
+import { buildFeedHub, type FeedClient, type FeedHub } from "../../gateway/feed/feed.ts";
+import type { Bus } from "../../src/core/bus.ts";
+import { buildMemoryBus } from "../../src/bus/memory-bus.ts";
+import { SUBJECTS, type Change } from "../../src/core/protocol.ts";
+import { shardOf } from "../../src/core/shard.ts";
 import {
   buildRecordingSink,
   buildVirtualTime,

@@ -7,7 +7,7 @@
  */
 import { spawnSync } from "node:child_process";
 import type { TestProject } from "vitest/node";
-import { migrateUp } from "../../src/migrate.ts";
+import { migrateUp } from "../../src/postgres/migrate.ts";
 import { packageRoot } from "../../src/package-root.ts";
 import { createDatabase, dropDatabase, startNats, startPostgres, startRedis } from "./servers.ts";
 

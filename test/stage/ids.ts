@@ -3,7 +3,7 @@
  * its tests can share a database, and its wallets live in the same shards every time. What has to
  * be told from things of a file that runs beside it, on the same server, needs a word more.
  */
-import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
+import { ALL_SHARDS, shardOf } from "../../src/core/shard.ts";
 
 export const EVEN = ALL_SHARDS.filter((shard) => shard % 2 === 0);
 export const ODD = ALL_SHARDS.filter((shard) => shard % 2 === 1);

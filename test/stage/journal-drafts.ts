@@ -3,9 +3,9 @@
  * as a lane would, with wallets and transfers to fill them with. Nothing here knows which journal
  * it is for.
  */
-import { amountMinor } from "../../src/amount.ts";
+import { amountMinor } from "../../src/core/amount.ts";
 import { chainHash } from "../../src/chain.ts";
-import { moveHold, remainingMinor, type Hold } from "../../src/hold.ts";
+import { moveHold, remainingMinor, type Hold } from "../../src/core/hold.ts";
 import {
   holdKey,
   type AppendOrder,
@@ -13,11 +13,11 @@ import {
   type Journal,
   type NewEvent,
   type Writes,
-} from "../../src/journal.ts";
-import type { Rejection } from "../../src/rejection.ts";
-import { shardOf } from "../../src/shard.ts";
-import type { Transfer, Verdict } from "../../src/transfer.ts";
-import { apply, type WalletEvent, type WalletState } from "../../src/wallet.ts";
+} from "../../src/core/journal.ts";
+import type { Rejection } from "../../src/core/rejection.ts";
+import { shardOf } from "../../src/core/shard.ts";
+import type { Transfer, Verdict } from "../../src/core/transfer.ts";
+import { apply, type WalletEvent, type WalletState } from "../../src/core/wallet.ts";
 import { unique } from "./ids.ts";
 
 export const NOW_MS = Date.UTC(2030, 0, 1, 12, 30, 15, 123);

@@ -5,12 +5,12 @@
  * at a lane: rows that are locked, a wire to cut, commits that are held.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished } from "vitest";
-import type { AppendResult, Journal, Writes } from "../../src/journal.ts";
-import { buildPostgresJournal } from "../../src/postgres-journal.ts";
-import type { ShardOwner } from "../../src/shard-table.ts";
-import { ALL_SHARDS } from "../../src/shard.ts";
-import type { Transfer } from "../../src/transfer.ts";
-import type { WalletState } from "../../src/wallet.ts";
+import type { AppendResult, Journal, Writes } from "../../src/core/journal.ts";
+import { buildPostgresJournal } from "../../src/postgres/journal.ts";
+import type { ShardOwner } from "../../src/core/shard-table.ts";
+import { ALL_SHARDS } from "../../src/core/shard.ts";
+import type { Transfer } from "../../src/core/transfer.ts";
+import type { WalletState } from "../../src/core/wallet.ts";
 import type { TestDatabase } from "./audited-database.ts";
 import { unique } from "./ids.ts";
 import {

@@ -3,10 +3,10 @@
  * can stop an append between its fence check and its commit, and tell who waits for whom, so that a
  * race happens in the order its test names.
  */
-import type { Journal } from "../../src/journal.ts";
-import { buildPostgresJournal } from "../../src/postgres-journal.ts";
-import { buildPostgresShardTable } from "../../src/postgres-shard-table.ts";
-import type { ShardTable } from "../../src/shard-table.ts";
+import type { Journal } from "../../src/core/journal.ts";
+import { buildPostgresJournal } from "../../src/postgres/journal.ts";
+import { buildPostgresShardTable } from "../../src/postgres/shard-table.ts";
+import type { ShardTable } from "../../src/core/shard-table.ts";
 import { buildSimulatedDatabase, buildSimulatedShardTable } from "../simulation/database.ts";
 import { openDatabase } from "./audited-database.ts";
 

@@ -6,11 +6,11 @@
  * order: nothing in transit, every transfer settled, every history whole.
  */
 import { afterAll, afterEach, beforeAll, beforeEach, expect } from "vitest";
-import type { Hold } from "../../src/hold.ts";
-import type { AppendResult, HoldKey, Writes } from "../../src/journal.ts";
+import type { Hold } from "../../src/core/hold.ts";
+import type { AppendResult, HoldKey, Writes } from "../../src/core/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
-import type { Command, Outcome, ShardMessage } from "../../src/protocol.ts";
-import { ALL_SHARDS } from "../../src/shard.ts";
+import type { Command, Outcome, ShardMessage } from "../../src/core/protocol.ts";
+import { ALL_SHARDS } from "../../src/core/shard.ts";
 import { checkBooks, openDatabase, type TestDatabase } from "./audited-database.ts";
 import { EVEN, idIn, ODD } from "./ids.ts";
 import { commandOf, creation, placing } from "./staged-commands.ts";

@@ -8,11 +8,17 @@
 import { setImmediate as turn } from "node:timers/promises";
 import { onTestFinished } from "vitest";
 import { buildLane, type Lane } from "../../actors/lane.ts";
-import type { Hold } from "../../src/hold.ts";
-import type { AppendResult, DueHold, Journal, LoadedWallets, Writes } from "../../src/journal.ts";
+import type { Hold } from "../../src/core/hold.ts";
+import type {
+  AppendResult,
+  DueHold,
+  Journal,
+  LoadedWallets,
+  Writes,
+} from "../../src/core/journal.ts";
 import { LIMITS } from "../../src/limits.ts";
-import { buildPostgresJournal } from "../../src/postgres-journal.ts";
-import { buildPostgresShardTable } from "../../src/postgres-shard-table.ts";
+import { buildPostgresJournal } from "../../src/postgres/journal.ts";
+import { buildPostgresShardTable } from "../../src/postgres/shard-table.ts";
 import {
   addressee,
   type Change,
@@ -21,8 +27,8 @@ import {
   type Effects,
   type Outcome,
   type ShardMessage,
-} from "../../src/protocol.ts";
-import { ALL_SHARDS, shardOf } from "../../src/shard.ts";
+} from "../../src/core/protocol.ts";
+import { ALL_SHARDS, shardOf } from "../../src/core/shard.ts";
 import { idIn } from "./ids.ts";
 import { commandOf, creation } from "./staged-commands.ts";
 

@@ -6,9 +6,9 @@ import { buildBatches } from "../../gateway/batch.ts";
 import { buildCommandIntake } from "../../gateway/command-intake.ts";
 import { buildCommandDesk } from "../../gateway/commands.ts";
 import type { GatewayOptions } from "../../gateway/http.ts";
-import { buildMemoryBus } from "../../src/memory-bus.ts";
-import { buildPostgresAssets } from "../../src/postgres-assets.ts";
-import { buildPostgresReadModel } from "../../src/postgres-read-model.ts";
+import { buildMemoryBus } from "../../src/bus/memory-bus.ts";
+import { buildPostgresAssets } from "../../src/postgres/assets.ts";
+import { buildPostgresReadModel } from "../../src/postgres/read-model.ts";
 
 export function loneGatewayOptions(): { options: GatewayOptions; close(): Promise<void> } {
   const bus = buildMemoryBus();

@@ -1,6 +1,6 @@
 /** The two ends of a relay in memory: what unit tests say nothing else about is quiet and works. */
 import type { RelaySink } from "../../actors/relay-sink.ts";
-import type { RelayEvent, RelayStore } from "../../src/relay-store.ts";
+import type { RelayEvent, RelayStore } from "../../src/core/relay-store.ts";
 
 /** A credit, as far as a sink that is played needs to know it. */
 export const EVENT = {

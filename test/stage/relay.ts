@@ -11,10 +11,10 @@ import { buildRelay, type Relay } from "../../actors/relay.ts";
 import { buildStreamSink } from "../../actors/stream-sink.ts";
 import { systemTime } from "../../src/clock.ts";
 import type { EventBody } from "../../src/event-body.ts";
-import { EVENT_STREAM } from "../../src/event-stream.ts";
-import { buildNatsBus, type NatsBus } from "../../src/nats-bus.ts";
-import { buildPostgresRelayStore } from "../../src/postgres-relay.ts";
-import { ALL_SHARDS } from "../../src/shard.ts";
+import { EVENT_STREAM } from "../../src/core/event-stream.ts";
+import { buildNatsBus, type NatsBus } from "../../src/bus/nats-bus.ts";
+import { buildPostgresRelayStore } from "../../src/postgres/relay.ts";
+import { ALL_SHARDS } from "../../src/core/shard.ts";
 import { unique } from "./ids.ts";
 import { eventually, type Stack } from "./stack.ts";
 

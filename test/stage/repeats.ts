@@ -2,20 +2,20 @@
  * What tests of repeats are made of: a wallet with a hold, commands without a fingerprint, and what
  * becomes of each, decided, written as a row and read back.
  */
-import { amountMinor, ZERO } from "../../src/amount.ts";
-import { accountOf, dataOf } from "../../src/event-row.ts";
-import type { Hold } from "../../src/hold.ts";
-import { recordOf, type EventRow } from "../../src/postgres-events.ts";
-import type { Command } from "../../src/protocol.ts";
-import type { Rejection } from "../../src/rejection.ts";
-import type { CommandRecord } from "../../src/repeats.ts";
+import { amountMinor, ZERO } from "../../src/core/amount.ts";
+import { accountOf, dataOf } from "../../src/core/event-row.ts";
+import type { Hold } from "../../src/core/hold.ts";
+import { recordOf, type EventRow } from "../../src/postgres/events.ts";
+import type { Command } from "../../src/core/protocol.ts";
+import type { Rejection } from "../../src/core/rejection.ts";
+import type { CommandRecord } from "../../src/core/repeats.ts";
 import {
   apply,
   decide,
   type WalletCommand,
   type WalletEvent,
   type WalletState,
-} from "../../src/wallet.ts";
+} from "../../src/core/wallet.ts";
 
 export const NOW_MS = 10_000;
 

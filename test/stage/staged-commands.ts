@@ -2,9 +2,9 @@
  * Commands as the gateway's intake makes them, for tests that hand them to lanes themselves: each
  * has an id and a fingerprint of its own, and whatever a test says nothing of is plain.
  */
-import type { HoldKey } from "../../src/journal.ts";
-import type { Command } from "../../src/protocol.ts";
-import type { WalletCommand } from "../../src/wallet.ts";
+import type { HoldKey } from "../../src/core/journal.ts";
+import type { Command } from "../../src/core/protocol.ts";
+import type { WalletCommand } from "../../src/core/wallet.ts";
 import { unique } from "./ids.ts";
 
 export function commandOf(

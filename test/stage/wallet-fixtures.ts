@@ -2,11 +2,15 @@
  * What the wallet's tests are made of: a wallet, the commands in short, and the rejections with all
  * that they name.
  */
-import { AMOUNT_MINOR_BOUND, amountMinor } from "../../src/amount.ts";
-import type { Hold } from "../../src/hold.ts";
+import { AMOUNT_MINOR_BOUND, amountMinor } from "../../src/core/amount.ts";
+import type { Hold } from "../../src/core/hold.ts";
 import { LIMITS } from "../../src/limits.ts";
-import { describe as sentenceOf, type Rejection, type WalletStatus } from "../../src/rejection.ts";
-import type { Transfer } from "../../src/transfer.ts";
+import {
+  describe as sentenceOf,
+  type Rejection,
+  type WalletStatus,
+} from "../../src/core/rejection.ts";
+import type { Transfer } from "../../src/core/transfer.ts";
 import {
   apply,
   decide,
@@ -14,7 +18,7 @@ import {
   type TransferStep,
   type WalletCommand,
   type WalletState,
-} from "../../src/wallet.ts";
+} from "../../src/core/wallet.ts";
 
 export type Receive = Extract<TransferStep, { type: "receive" }>;
 

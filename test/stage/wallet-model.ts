@@ -4,8 +4,8 @@
  * compared with it.
  */
 import fc from "fast-check";
-import type { RejectionCode } from "../../src/rejection.ts";
-import type { Transfer } from "../../src/transfer.ts";
+import type { RejectionCode } from "../../src/core/rejection.ts";
+import type { Transfer } from "../../src/core/transfer.ts";
 
 const BOUND = 10n ** 15n;
 

@@ -7,7 +7,7 @@ import type { AddressInfo } from "node:net";
 import { onTestFinished } from "vitest";
 
 import type { EventBody } from "../../src/event-body.ts";
-import type { NewWebhook } from "../../src/webhooks.ts";
+import type { NewWebhook } from "../../src/core/webhooks.ts";
 import { unique } from "./ids.ts";
 import type { Stack } from "./stack.ts";
 

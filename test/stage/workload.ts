@@ -15,7 +15,7 @@ import pg from "pg";
 import { buildCommandIntake } from "../../gateway/command-intake.ts";
 import type { CommandDesk } from "../../gateway/commands.ts";
 import { assetOf } from "../../src/assets.ts";
-import type { Command, Outcome } from "../../src/protocol.ts";
+import type { Command, Outcome } from "../../src/core/protocol.ts";
 import { askOverHttp } from "./bank-http.ts";
 import {
   checkEntries,
