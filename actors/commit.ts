@@ -313,11 +313,10 @@ export function recordRejection(
   rejection: Rejection,
 ): void {
   const { walletId, commandId, fingerprint, proposedId: isIdProposed } = command.command;
-  if (command.command.dryRun === true) {
-    return reply(commit, command, { type: "rejected", rejection, replayed: false });
+  if (command.command.dryRun !== true) {
+    commit.rejections.push({ walletId, commandId, fingerprint, isIdProposed, rejection });
+    commit.lookups.push({ walletId, commandId });
   }
-  commit.rejections.push({ walletId, commandId, fingerprint, isIdProposed, rejection });
-  commit.lookups.push({ walletId, commandId });
   reply(commit, command, { type: "rejected", rejection, replayed: false });
 }
 

@@ -19,10 +19,7 @@ function buildStage() {
       },
     },
     deliver: (items) => void delivered.push(...items),
-    onRead: () => undefined,
-    crash(error) {
-      throw error;
-    },
+    read: (_what, asked, answered) => void asked.then(answered),
   });
   function enter(walletId: string, item = itemFor(walletId)): Item | null {
     return creations.enter(item, item.message as CommandMessage);

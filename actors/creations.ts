@@ -15,15 +15,13 @@ import type { Journal } from "../src/core/journal.ts";
 import type { CommandMessage } from "../src/core/protocol.ts";
 import { shardOf } from "../src/core/shard.ts";
 import { newItem, type Item } from "./commit.ts";
-import type { ReadFailure } from "./lane-actors.ts";
+import type { Read } from "./lane-actors.ts";
 
 export interface CreationsDeps {
   readonly journal: Pick<Journal, "loadCreated">;
   /** Deals with messages, as far as that goes, and lets out what came of it. */
   readonly deliver: (items: readonly Item[]) => void;
-  /** A read failed; it is tried again. Null: it works. */
-  readonly onRead: (failure: ReadFailure | null) => void;
-  readonly crash: (error: unknown) => void;
+  readonly read: Read;
 }
 
 interface Creation {
@@ -110,19 +108,14 @@ export function buildCreations(deps: CreationsDeps): Creations {
       if (unresolved.size === 0) return;
       const asked = unresolved;
       unresolved = new Set();
-      deps.journal
-        .loadCreated(Array.from(asked, ({ key }) => key))
-        .then(
-          (created) => {
-            deps.onRead(null);
-            resolve(asked, created);
-          },
-          (error: unknown) => {
-            deps.onRead({ what: "look up creations", error });
-            for (const creation of asked) if (isCurrent(creation)) unresolved.add(creation);
-          },
-        )
-        .catch(deps.crash);
+      deps.read(
+        "look up creations",
+        deps.journal.loadCreated(Array.from(asked, ({ key }) => key)),
+        (created) => resolve(asked, created),
+        () => {
+          for (const creation of asked) if (isCurrent(creation)) unresolved.add(creation);
+        },
+      );
     },
 
     sift(isKept) {

@@ -45,10 +45,7 @@ function buildStage(inJournal: readonly Hold[] = [], due: readonly DueHold[] = [
     wallMs: () => nowMs,
     servedShards: () => [0],
     deliver: (items) => void delivered.push(...items),
-    onRead: () => undefined,
-    crash(error) {
-      throw error;
-    },
+    read: (_what, asked, answered) => void asked.then(answered),
   });
   const pass = (ms: number): void => void (nowMs += ms);
   return { actor, keeper, delivered, asked, pass };

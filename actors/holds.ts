@@ -18,7 +18,7 @@ import type { Hold } from "../src/core/hold.ts";
 import { shardOf } from "../src/core/shard.ts";
 import { buildTransitMap } from "../src/transit-map.ts";
 import { keepHold, newItem, type Actor, type Commit, type Item, type Turn } from "./commit.ts";
-import type { ReadFailure } from "./lane-actors.ts";
+import type { Read } from "./lane-actors.ts";
 
 export interface HoldKeeperDeps {
   readonly journal: Pick<Journal, "loadHolds" | "loadDueHolds">;
@@ -30,9 +30,7 @@ export interface HoldKeeperDeps {
   readonly servedShards: () => number[];
   /** Deals with messages, as far as that goes, and lets out what came of it. */
   readonly deliver: (items: readonly Item[]) => void;
-  /** A read failed; it is tried again. Null: it works. */
-  readonly onRead: (failure: ReadFailure | null) => void;
-  readonly crash: (error: unknown) => void;
+  readonly read: Read;
 }
 
 export interface HoldKeeper {
@@ -130,19 +128,14 @@ export function buildHoldKeeper(deps: HoldKeeperDeps): HoldKeeper {
       const asked = unasked;
       unasked = new Set();
       const keys = Array.from(asked, ({ walletId, holdId }) => ({ walletId, holdId }));
-      journal
-        .loadHolds(keys)
-        .then(
-          (holds) => {
-            deps.onRead(null);
-            resolve(asked, holds);
-          },
-          (error: unknown) => {
-            deps.onRead({ what: "look up holds", error });
-            for (const one of asked) if (lookUps.get(holdKey(one)) === one) unasked.add(one);
-          },
-        )
-        .catch(deps.crash);
+      deps.read(
+        "look up holds",
+        journal.loadHolds(keys),
+        (holds) => resolve(asked, holds),
+        () => {
+          for (const one of asked) if (lookUps.get(holdKey(one)) === one) unasked.add(one);
+        },
+      );
     },
 
     expire() {
@@ -152,20 +145,17 @@ export function buildHoldKeeper(deps: HoldKeeperDeps): HoldKeeper {
       if (shards.length === 0) return;
       isLooking = true;
       nextExpiryMs = nowMs + LIMITS.holdExpiryMs;
-      journal
-        .loadDueHolds(shards, deps.wallMs(), LIMITS.holdsDueMax, behind)
-        .then(
-          (due) => {
-            isLooking = false;
-            deps.onRead(null);
-            putUnderWay(due);
-          },
-          (error: unknown) => {
-            isLooking = false;
-            deps.onRead({ what: "look for holds that expire", error });
-          },
-        )
-        .catch(deps.crash);
+      deps.read(
+        "look for holds that expire",
+        journal.loadDueHolds(shards, deps.wallMs(), LIMITS.holdsDueMax, behind),
+        (due) => {
+          isLooking = false;
+          putUnderWay(due);
+        },
+        () => {
+          isLooking = false;
+        },
+      );
     },
 
     expireSoon() {

@@ -19,11 +19,16 @@ import type { Journal } from "../src/core/journal.ts";
 import { LIMITS } from "../src/limits.ts";
 import { keepHold, newItem, type Actor, type Item } from "./commit.ts";
 
-/** A read that failed, and is tried again. */
-export interface ReadFailure {
-  readonly what: string;
-  readonly error: unknown;
-}
+/**
+ * Waits for an answer of the journal, and then goes on. What a failed read was for is asked again by
+ * who wanted it, so that only `failed` may keep it.
+ */
+export type Read = <T>(
+  what: string,
+  asked: Promise<T>,
+  answered: (answer: T) => void,
+  failed: () => void,
+) => void;
 
 export interface LaneActorsDeps {
   readonly journal: Pick<Journal, "loadWallets">;
@@ -31,9 +36,7 @@ export interface LaneActorsDeps {
   readonly deliver: (item: Item) => void;
   /** After all of them: goes on, and lets out what came of it. */
   readonly proceed: () => void;
-  /** Null: reads work. */
-  readonly onRead: (failure: ReadFailure | null) => void;
-  readonly crash: (error: unknown) => void;
+  readonly read: Read;
 }
 
 export interface LaneActors {
@@ -66,7 +69,6 @@ export interface LaneActors {
 }
 
 export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
-  const { journal } = deps;
   const actors = new Map<string, Actor>();
   let sleeping = new Set<Actor>();
   let reads = 0;
@@ -115,38 +117,35 @@ export function buildLaneActors(deps: LaneActorsDeps): LaneActors {
       sleeping = new Set();
       const walletIds = Array.from(woken, (actor) => actor.walletId);
       reads += 1;
-      journal
-        .loadWallets(walletIds)
-        .then(
-          ({ wallets, holds }) => {
-            reads -= 1;
-            deps.onRead(null);
-            for (const hold of holds) {
-              const actor = actors.get(hold.walletId);
-              if (actor !== undefined && woken.has(actor)) keepHold(actor, hold);
-            }
-            for (const actor of woken) {
-              if (actors.get(actor.walletId) !== actor) continue;
-              const { state, hash } = wallets.get(actor.walletId)!;
-              actor.state = state;
-              actor.hash = hash;
-              actor.loaded = true;
-              for (const item of overdue(actor)) deps.deliver(item);
-              const { mailbox } = actor;
-              actor.mailbox = [];
-              for (const item of mailbox) deps.deliver(item);
-            }
-            deps.proceed();
-          },
-          (error: unknown) => {
-            reads -= 1;
-            deps.onRead({ what: "recover wallets", error });
-            for (const actor of woken) {
-              if (actors.get(actor.walletId) === actor) sleeping.add(actor);
-            }
-          },
-        )
-        .catch(deps.crash);
+      deps.read(
+        "recover wallets",
+        deps.journal.loadWallets(walletIds),
+        ({ wallets, holds }) => {
+          reads -= 1;
+          for (const hold of holds) {
+            const actor = actors.get(hold.walletId);
+            if (actor !== undefined && woken.has(actor)) keepHold(actor, hold);
+          }
+          for (const actor of woken) {
+            if (actors.get(actor.walletId) !== actor) continue;
+            const { state, hash } = wallets.get(actor.walletId)!;
+            actor.state = state;
+            actor.hash = hash;
+            actor.loaded = true;
+            for (const item of overdue(actor)) deps.deliver(item);
+            const { mailbox } = actor;
+            actor.mailbox = [];
+            for (const item of mailbox) deps.deliver(item);
+          }
+          deps.proceed();
+        },
+        () => {
+          reads -= 1;
+          for (const actor of woken) {
+            if (actors.get(actor.walletId) === actor) sleeping.add(actor);
+          }
+        },
+      );
     },
 
     drop(actor) {

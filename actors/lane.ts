@@ -35,7 +35,7 @@ import { buildDamages, Damage } from "./damage.ts";
 import type { StepContext } from "./deciding.ts";
 import { buildGroupCommit, type AppendFailure } from "./group-commit.ts";
 import { buildHoldKeeper } from "./holds.ts";
-import { buildLaneActors, type ReadFailure } from "./lane-actors.ts";
+import { buildLaneActors } from "./lane-actors.ts";
 import { buildLaneDelivery } from "./lane-delivery.ts";
 import { buildLaneShards } from "./lane-shards.ts";
 import { buildPendingTransfers } from "./pending-transfers.ts";
@@ -109,7 +109,7 @@ export function buildLane(deps: LaneDeps): Lane {
 
   const pending = buildPendingTransfers();
   const damages = buildDamages((text) => deps.log("error", text));
-  const reading = { journal, onRead, crash };
+  const reading = { journal, read };
 
   const groupCommit = buildGroupCommit({
     journal,
@@ -233,11 +233,25 @@ export function buildLane(deps: LaneDeps): Lane {
   }
 
   /** Failed reads are tried again at once, so it is told once until one works. */
-  function onRead(failure: ReadFailure | null): void {
-    if (failure !== null && !isReadFailing) {
-      deps.log("warn", `cannot ${failure.what}, trying again: ${messageOf(failure.error)}`);
-    }
-    isReadFailing = failure !== null;
+  function read<T>(
+    what: string,
+    asked: Promise<T>,
+    answered: (answer: T) => void,
+    failed: () => void,
+  ): void {
+    asked
+      .then(
+        (answer) => {
+          isReadFailing = false;
+          answered(answer);
+        },
+        (error: unknown) => {
+          if (!isReadFailing) deps.log("warn", `cannot ${what}, trying again: ${messageOf(error)}`);
+          isReadFailing = true;
+          failed();
+        },
+      )
+      .catch(crash);
   }
 
   // ---- what became of a commit ------------------------------------------------------------------

@@ -17,6 +17,7 @@
 import type { Time } from "../src/clock.ts";
 import { LIMITS } from "../src/limits.ts";
 import { messageOf } from "../src/message-of.ts";
+import type { RelayStatus } from "../src/core/protocol.ts";
 import type { Cursor, RelayEvent, RelayStore, Trouble } from "../src/core/relay-store.ts";
 import { grouped } from "../src/core/shard.ts";
 import type { Delivery, RelaySink } from "./relay-sink.ts";
@@ -28,19 +29,8 @@ export interface PumpDeps {
   readonly log: { warn(text: string): void };
 }
 
-export interface PumpStats {
-  /** Events delivered, and deliveries that failed, since the start. */
-  readonly delivered: number;
-  readonly retries: number;
-  /** Events committed and not delivered, and how old the oldest of them was at the last sweep. */
-  readonly lagEvents: number;
-  readonly lagMs: number;
-  /** Shards whose next event failed. */
-  readonly failingShards: number;
-  readonly reason: string | null;
-  /** Events in memory. */
-  readonly buffered: number;
-}
+/** `lagMs` as of the last sweep. */
+export type PumpStats = Omit<RelayStatus, "sink" | "state">;
 
 export interface Pump {
   own(shards: readonly number[]): void;

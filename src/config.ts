@@ -10,8 +10,11 @@ import { cleanEnv, makeExactValidator } from "envalid";
 import { isLoopbackName } from "./addresses.ts";
 import { LIMITS } from "./limits.ts";
 
-export type Role = "all" | "gateway" | "host";
-export type LogLevel = "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "silent";
+const roles = ["all", "gateway", "host"] as const;
+export type Role = (typeof roles)[number];
+
+const logLevels = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
+export type LogLevel = (typeof logLevels)[number];
 
 export interface Config {
   /** 0: any free port. */
@@ -64,16 +67,6 @@ export class ConfigError extends Error {
   override readonly name = "ConfigError";
 }
 
-const roles: readonly Role[] = ["all", "gateway", "host"];
-const logLevels: readonly LogLevel[] = [
-  "trace",
-  "debug",
-  "info",
-  "warn",
-  "error",
-  "fatal",
-  "silent",
-];
 /**
  * @param env usually `process.env`
  * @throws ConfigError that lists every bad variable
@@ -348,7 +341,7 @@ const specification = {
   }),
   REDIS_URL: redisServer({ default: undefined, ...neededBy(["host"], "redis://host:port") }),
   LANES: integer(1, LIMITS.lanesMax)({ default: undefined }),
-  TRANSFER_SHORTCUT: oneOf(["on", "off"])({ default: "on" }),
+  TRANSFER_SHORTCUT: onOff({ default: "on" }),
   HOST_ID: hostId({ default: undefined }),
   LOG_LEVEL: oneOf(logLevels)({ default: "info" }),
   RATE_LIMIT_PER_SECOND: integer(1, 1_000_000)({ default: undefined }),

@@ -194,10 +194,6 @@ export function watchHost(
 ): void {
   metrics.watchHost({
     status: () => host.status(),
-    relay: () =>
-      (host.status().relay ?? []).map(({ sink: name, lagEvents, lagMs }) => {
-        return { name, lagEvents, lagSeconds: lagMs / 1_000 };
-      }),
     webhooksDisabled,
     ...(reconciliation !== null && {
       verify() {

@@ -75,10 +75,9 @@ export function describe(rejection: Rejection): string {
     case "hold_not_active":
       return `Hold ${rejection.holdId} of wallet ${rejection.walletId} is ${rejection.status.toLowerCase()}, not active`;
     case "capture_exceeds_hold": {
-      const { walletId, holdId, remainingMinor, requestedMinor, currency, decimalPlaces } =
-        rejection;
-      const remaining = `${formatAmount(remainingMinor, decimalPlaces)} ${currency}`;
-      const requested = `${formatAmount(requestedMinor, decimalPlaces)} ${currency}`;
+      const { walletId, holdId } = rejection;
+      const remaining = money(rejection.remainingMinor, rejection);
+      const requested = money(rejection.requestedMinor, rejection);
       return `Hold ${holdId} of wallet ${walletId} has ${remaining} left, requested ${requested}`;
     }
     case "invalid_expiry":
@@ -103,16 +102,19 @@ export function describe(rejection: Rejection): string {
     case "asset_not_found":
       return `${rejection.currency} is not a known asset`;
     case "insufficient_funds": {
-      const { walletId, availableMinor, requestedMinor, currency, decimalPlaces } = rejection;
-      const available = `${formatAmount(availableMinor, decimalPlaces)} ${currency}`;
-      const requested = `${formatAmount(requestedMinor, decimalPlaces)} ${currency}`;
-      return `Wallet ${walletId} has insufficient funds: available ${available}, requested ${requested}`;
+      const available = money(rejection.availableMinor, rejection);
+      const requested = money(rejection.requestedMinor, rejection);
+      return `Wallet ${rejection.walletId} has insufficient funds: available ${available}, requested ${requested}`;
     }
     case "idempotency_conflict":
       return `Idempotency key ${rejection.commandId} was used before with another input`;
     default:
       return rejection satisfies never;
   }
+}
+
+function money(minor: AmountMinor, of: { currency: string; decimalPlaces: number }): string {
+  return `${formatAmount(minor, of.decimalPlaces)} ${of.currency}`;
 }
 
 const UNITS = [
@@ -132,11 +134,10 @@ function agoOf(ms: number): string {
 
 /** What is in a wallet that is not empty, in words. */
 function contentOf(rejection: Extract<Rejection, { code: "wallet_not_empty" }>): string {
-  const { balanceMinor, heldMinor, pendingMinor, currency, decimalPlaces } = rejection;
-  const money = (minor: AmountMinor): string => `${formatAmount(minor, decimalPlaces)} ${currency}`;
+  const { balanceMinor, heldMinor, pendingMinor } = rejection;
   const parts: string[] = [];
-  if (balanceMinor !== 0) parts.push(`a balance of ${money(balanceMinor)}`);
-  if (heldMinor !== 0) parts.push(`${money(heldMinor)} on hold`);
-  if (pendingMinor !== 0) parts.push(`${money(pendingMinor)} in pending transfers`);
+  if (balanceMinor !== 0) parts.push(`a balance of ${money(balanceMinor, rejection)}`);
+  if (heldMinor !== 0) parts.push(`${money(heldMinor, rejection)} on hold`);
+  if (pendingMinor !== 0) parts.push(`${money(pendingMinor, rejection)} in pending transfers`);
   return parts.join(" and ");
 }

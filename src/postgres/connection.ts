@@ -14,6 +14,18 @@ export const DURABLE = [
   "default_transaction_isolation=read\\ committed",
 ] as const;
 
+/**
+ * Joins and look-ups against large tables must be index probes whatever the statistics say: a plan
+ * made while the tables were empty would otherwise scan them for as long as the connection lives.
+ */
+export const INDEX_PROBES = [
+  "enable_hashjoin=off",
+  "enable_mergejoin=off",
+  "enable_bitmapscan=off",
+  "enable_seqscan=off",
+  "jit=off",
+] as const;
+
 export interface ConnectionOptions {
   /** What it is for: `coffer-<name>` in `pg_stat_activity`. */
   readonly name: string;

@@ -176,10 +176,9 @@ export function asUnavailable(error: unknown, onTimeout: ReadFault): unknown {
     if (error.code !== NO_TABLES) return error;
     return new ReadUnavailable("unavailable", `the database has no tables yet: ${message}`, error);
   }
-  if (error instanceof pg.DatabaseError && error.code === CANCELED) {
-    return new ReadUnavailable(onTimeout, `the database gave no answer: ${message}`, error);
-  }
-  return new ReadUnavailable("unavailable", `the database gave no answer: ${message}`, error);
+  const isTimeout = error instanceof pg.DatabaseError && error.code === CANCELED;
+  const reason = isTimeout ? onTimeout : "unavailable";
+  return new ReadUnavailable(reason, `the database gave no answer: ${message}`, error);
 }
 
 function bounded(rows: number): number {

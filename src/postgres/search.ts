@@ -14,24 +14,21 @@
  * The planner's statistics decide between them: an estimate that is wrong costs time, or a short
  * page, and never a wallet.
  */
+import type pg from "pg";
 import { boundMinor, DECIMAL_PLACES_MAX } from "../core/amount.ts";
 import { LIMITS } from "../limits.ts";
 import { WALLET_COLUMNS } from "./rows.ts";
+import type { Ask } from "./wallet-reads.ts";
 import type { Page, WalletFilter } from "../core/read-model.ts";
 import type { WalletState } from "../core/wallet.ts";
-
-export interface SearchQuery {
-  readonly text: string;
-  readonly values: unknown[];
-}
-
-export type AskRows = <Row extends object>(query: SearchQuery) => Promise<Row[]>;
 
 /**
  * A condition on `wallets w`; what it compares with becomes parameters of the query that it is put
  * into.
  */
-type Condition = (parameter: (value: unknown) => string) => string;
+type Condition = (parameter: Parameter) => string;
+
+type Parameter = (value: unknown) => string;
 
 interface Conditions {
   /**
@@ -54,7 +51,7 @@ interface Conditions {
  * `LIMITS.queryRowsMax`.
  */
 export async function searchWallets(
-  ask: AskRows,
+  ask: Ask,
   filter: WalletFilter,
   limit: number,
   afterWalletId: string | null,
@@ -127,9 +124,7 @@ function conditionsOf(filter: WalletFilter): Conditions | null {
   return { equal, searched, tested, others, hasWords: text !== undefined };
 }
 
-type Parameter = (value: unknown) => string;
-
-function query(build: (parameter: Parameter) => string): SearchQuery {
+function query(build: (parameter: Parameter) => string): pg.QueryConfig {
   const values: unknown[] = [];
   return { text: build((value) => `$${values.push(value)}`), values };
 }
@@ -171,10 +166,7 @@ interface EstimatedPlan {
  * How many wallets fit each of the lists of conditions, by the planner's statistics; nothing else
  * is read for it.
  */
-async function estimate(
-  ask: AskRows,
-  lists: ReadonlyArray<readonly Condition[]>,
-): Promise<number[]> {
+async function estimate(ask: Ask, lists: ReadonlyArray<readonly Condition[]>): Promise<number[]> {
   const rows = await ask<{ "QUERY PLAN": readonly [{ readonly Plan: EstimatedPlan }] }>(
     query((parameter) => {
       const counts = lists.map((list) => `SELECT FROM wallets w WHERE ${allOf(list, parameter)}`);
@@ -191,7 +183,7 @@ async function estimate(
  * tell, so one of these must not do.
  */
 async function chooseIndexed(
-  ask: AskRows,
+  ask: Ask,
   { equal, searched }: Conditions,
 ): Promise<readonly Condition[] | null> {
   const lists = [[...equal, ...searched], equal.slice(0, 1), ...searched.map((one) => [one])];
@@ -204,7 +196,7 @@ async function chooseIndexed(
 
 /** The page when the indexes bring few wallets; null when they bring too many to sort. */
 async function pageOfFew(
-  ask: AskRows,
+  ask: Ask,
   indexed: readonly Condition[],
   rest: readonly Condition[],
   limit: number,
@@ -244,7 +236,7 @@ async function pageOfFew(
  * fewer.
  */
 async function boundOf(
-  ask: AskRows,
+  ask: Ask,
   equal: readonly Condition[],
   rowsMax: number,
   after: string,
@@ -268,7 +260,7 @@ function behind(after: string, last: string | null): Condition {
 
 /** The page among the wallets behind `after`, up to `last`, by whichever index. */
 async function pageBehind(
-  ask: AskRows,
+  ask: Ask,
   conditions: readonly Condition[],
   limit: number,
   after: string,
@@ -287,7 +279,7 @@ async function pageBehind(
 
 /** The same by testing one after the other. */
 async function pageByWalk(
-  ask: AskRows,
+  ask: Ask,
   { equal, tested, others }: Conditions,
   limit: number,
   after: string,

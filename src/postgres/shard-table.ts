@@ -35,11 +35,11 @@ export function buildPostgresShardTable(databaseUrls: readonly string[]): Postgr
   return {
     async read() {
       const asked = await Promise.allSettled(
-        pools.map((pool, index) => pool.query<OwnerRow>(SELECT_SHARDS, [index, pools.length])),
+        pools.map((pool, index) => pool.query<ShardOwner>(SELECT_SHARDS, [index, pools.length])),
       );
       const answers = asked.filter((answer) => answer.status === "fulfilled");
       if (answers.length === 0) throw new Error(reasonOf(asked));
-      const owners = answers.flatMap(({ value }) => value.rows.map(ownerOf));
+      const owners = answers.flatMap(({ value }) => value.rows);
       return owners.toSorted((one, other) => one.shard - other.shard);
     },
 
@@ -83,21 +83,10 @@ export function buildPostgresShardTable(databaseUrls: readonly string[]): Postgr
 }
 
 const SELECT_SHARDS = `
-  SELECT shard, owner, epoch::float8 AS epoch, (extract(epoch FROM claimed_at) * 1000)::float8 AS claimed_ms
+  SELECT shard, owner, epoch, (extract(epoch FROM claimed_at) * 1000)::float8 AS "claimedAtMs"
   FROM shards WHERE shard % $2::int = $1::int`;
 const TAKE = "SELECT take_shards($1, $2, $3) AS shard";
 const RELEASE = "SELECT release_shards($1, $2)";
-
-interface OwnerRow {
-  shard: number;
-  owner: string | null;
-  epoch: number;
-  claimed_ms: number;
-}
-
-function ownerOf({ shard, owner, epoch, claimed_ms }: OwnerRow): ShardOwner {
-  return { shard, owner, epoch, claimedAtMs: claimed_ms };
-}
 
 /** The shards of each database that has some of them. */
 function byDatabase(

@@ -16,6 +16,7 @@ import {
 } from "../core/read-model.ts";
 import { grouped, shardOf } from "../core/shard.ts";
 import type { Transfer } from "../core/transfer.ts";
+import type { WalletState } from "../core/wallet.ts";
 
 /**
  * An event of a wallet that sent or received a transfer. The record is in the payer's database,
@@ -96,11 +97,11 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
       const pages = await Promise.all(
         parts.map((part) => part.wallets(filter, limit, afterWalletId)),
       );
-      return merged(pages, limit, ({ walletId }) => walletId);
+      return merged(pages, limit);
     },
     async walletIdsOfOwner(ownerId, limit) {
       const found = await fromAll((part) => part.walletIdsOfOwner(ownerId, limit));
-      return firstOf(found, limit, (walletId) => walletId);
+      return found.toSorted().slice(0, Math.min(limit, LIMITS.queryRowsMax));
     },
     events: (walletId, ...rest) => home(walletId).events(walletId, ...rest),
     transactions: (walletId, ...rest) => home(walletId).transactions(walletId, ...rest),
@@ -153,31 +154,21 @@ export function buildShardedReadModel(parts: readonly ReadPart[]): ReadModel {
 }
 
 /**
- * In the order of the databases: ids are ASCII and sorted by it. What is behind the bound of one
- * part may not be in order.
- */
-function firstOf<T>(rows: readonly T[], limit: number, idOf: (row: T) => string): T[] {
-  const sorted = rows.toSorted((one, other) => (idOf(one) < idOf(other) ? -1 : 1));
-  return sorted.slice(0, Math.min(limit, LIMITS.queryRowsMax));
-}
-
-/**
  * One page out of one page of each database: what lies behind the nearest end of a page may not be
- * all there is.
+ * all there is. Ids are ASCII, so this order is that of the databases.
  */
-function merged<Row>(
-  pages: readonly Page<Row, string>[],
+function merged(
+  pages: readonly Page<WalletState, string>[],
   limit: number,
-  idOf: (row: Row) => string,
-): Page<Row, string> {
+): Page<WalletState, string> {
   const ends = pages.flatMap(({ next }) => (next === null ? [] : [next])).toSorted();
   const end = ends[0] ?? null;
   const sure = pages
     .flatMap(({ rows }) => rows)
-    .filter((row) => end === null || idOf(row) <= end)
-    .toSorted((one, other) => (idOf(one) < idOf(other) ? -1 : 1));
+    .filter(({ walletId }) => end === null || walletId <= end)
+    .toSorted((one, other) => (one.walletId < other.walletId ? -1 : 1));
   const page = sure.slice(0, Math.min(limit, LIMITS.queryRowsMax - 1));
-  return { rows: page, next: page.length < sure.length ? idOf(page.at(-1)!) : end };
+  return { rows: page, next: page.length < sure.length ? page.at(-1)!.walletId : end };
 }
 
 const STEPS = ["TransferSent", "TransferReceived", "TransferReturned"];

@@ -5,19 +5,11 @@
  */
 import pg from "pg";
 import { LIMITS } from "../limits.ts";
-import { connectionConfig, DURABLE } from "./connection.ts";
+import { connectionConfig, DURABLE, INDEX_PROBES } from "./connection.ts";
 
-/**
- * Joins of a batch against large tables must be index probes whatever the statistics say: a plan
- * made while the tables were empty would otherwise scan them for as long as the connection lives.
- */
 const SETTINGS = [
   ...DURABLE,
-  "enable_hashjoin=off",
-  "enable_mergejoin=off",
-  "enable_bitmapscan=off",
-  "enable_seqscan=off",
-  "jit=off",
+  ...INDEX_PROBES,
   // A commit of one event looks cheaper with its own plan than with a general one, so it would be
   // planned anew each time: a fourth of what a small commit costs the database.
   "plan_cache_mode=force_generic_plan",

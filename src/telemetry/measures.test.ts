@@ -43,7 +43,7 @@ describe("a tally", () => {
 describe("for Prometheus", () => {
   it("buckets add up, with the labels of their child", async () => {
     const registry = new Registry();
-    const child = addHistogram(registry, { name: "h_seconds", help: "Help" }, [1, 2]);
+    const child = addHistogram(registry, "h_seconds", "Help", [1, 2]);
     const tally = child({ route: '/a "b"' });
     for (const value of [0.5, 1.5, 1.75, 9]) observe(tally, [1, 2], value);
     expect((await registry.metrics()).trim().split("\n")).toEqual([
@@ -61,9 +61,9 @@ describe("for Prometheus", () => {
     const registry = new Registry();
     let samples: Sample[] = [{ labels: { lane: "1" }, value: 5 }];
     let known: Sample[] = [];
-    addGauge(registry, { name: "g", help: "Help" }, ["lane"], () => samples);
-    addGauge(registry, { name: "k", help: "Help" }, [], () => known);
-    addCounter(registry, { name: "c_total", help: "Help" }, ["lane"], () => samples);
+    addGauge(registry, "g", "Help", () => samples, ["lane"]);
+    addGauge(registry, "k", "Help", () => known);
+    addCounter(registry, "c_total", "Help", () => samples, ["lane"]);
     const values = async (): Promise<string[]> =>
       (await registry.metrics()).split("\n").filter((line) => /^\w/.test(line));
     expect(await values()).toEqual(['g{lane="1"} 5', 'c_total{lane="1"} 5']);

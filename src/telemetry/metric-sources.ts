@@ -9,7 +9,7 @@ import { LIMITS } from "../limits.ts";
 import { observe, SECONDS, type CommitTrace } from "./measures.ts";
 import { addCounter, addGauge, addHistogram, newCounts, once, type Sample } from "./prometheus.ts";
 import type { NatsBusStats } from "../bus/nats-bus.ts";
-import type { HostStatus } from "../core/protocol.ts";
+import type { HostStatus, RelayStatus } from "../core/protocol.ts";
 
 /** What is known of a feed hub. */
 export interface FeedCounts {
@@ -39,17 +39,8 @@ export interface GatewaySources {
   readonly rateLimit: { readonly isLocal: boolean } | null;
 }
 
-/** How far a sink of committed events is behind. */
-export interface SinkLag {
-  readonly name: string;
-  readonly lagEvents: number;
-  readonly lagSeconds: number;
-}
-
 export interface HostSources {
   readonly status: () => HostStatus;
-  /** The relay's sinks. */
-  readonly relay?: () => readonly SinkLag[];
   /** Webhooks that are disabled; null before the host has looked. */
   readonly webhooksDisabled?: () => number | null;
   /**
@@ -72,9 +63,9 @@ export function watchGateway(
   { commands, feed, rateLimit }: GatewaySources,
 ): void {
   const gauge = (name: string, help: string, read: () => number): void =>
-    addGauge(registry, { name, help }, [], () => one(read()));
+    addGauge(registry, name, help, () => one(read()));
   const counter = (name: string, help: string, read: () => number): void =>
-    addCounter(registry, { name, help }, [], () => one(read()));
+    addCounter(registry, name, help, () => one(read()));
   gauge("coffer_commands_pending", "Commands without an answer yet", () => commands.pending);
   gauge("coffer_feed_clients", "WebSocket clients", () => feed().clients);
   gauge(
@@ -121,11 +112,8 @@ export function watchGateway(
   );
   addGauge(
     registry,
-    {
-      name: "coffer_rate_limit_local",
-      help: "1 while clients are counted by this gateway alone, as Redis is away or not configured",
-    },
-    [],
+    "coffer_rate_limit_local",
+    "1 while clients are counted by this gateway alone, as Redis is away or not configured",
     () => (rateLimit === null ? [] : one(rateLimit.isLocal ? 1 : 0)),
   );
 }
@@ -135,20 +123,19 @@ export function watchGateway(
 type LaneStatus = HostStatus["lanes"][number];
 
 export function watchHost(registry: Registry, sources: HostSources): void {
-  const { status, relay, webhooksDisabled, verify } = sources;
+  const { status, webhooksDisabled, verify } = sources;
   watchLanes(registry, status);
-  const ready = { name: "coffer_host_ready", help: "1 while the host serves all that it should" };
-  addGauge(registry, ready, [], () => one(status().ready ? 1 : 0));
-  const shards = { name: "coffer_host_shards", help: "Shards that the host serves" };
-  addGauge(registry, shards, [], () => one(status().shards.length));
-  watchRelay(registry, () => relay?.() ?? []);
+  addGauge(registry, "coffer_host_ready", "1 while the host serves all that it should", () =>
+    one(status().ready ? 1 : 0),
+  );
+  addGauge(registry, "coffer_host_shards", "Shards that the host serves", () =>
+    one(status().shards.length),
+  );
+  watchRelay(registry, () => status().relay ?? []);
   addGauge(
     registry,
-    {
-      name: "coffer_webhooks_disabled",
-      help: "Webhooks of the deployment that get nothing until they are replayed or removed",
-    },
-    [],
+    "coffer_webhooks_disabled",
+    "Webhooks of the deployment that get nothing until they are replayed or removed",
     () => {
       const disabled = webhooksDisabled?.() ?? null;
       return disabled === null ? [] : one(disabled);
@@ -159,8 +146,12 @@ export function watchHost(registry: Registry, sources: HostSources): void {
 
 function watchLanes(registry: Registry, status: HostSources["status"]): void {
   const ofLanes = (name: string, help: string, read: (lane: LaneStatus) => number): void =>
-    addGauge(registry, { name, help }, ["lane"], () =>
-      status().lanes.map((lane) => ({ labels: { lane: lane.name }, value: read(lane) })),
+    addGauge(
+      registry,
+      name,
+      help,
+      () => status().lanes.map((lane) => ({ labels: { lane: lane.name }, value: read(lane) })),
+      ["lane"],
     );
   ofLanes("coffer_lane_serving", "1 while the lane serves all its shards", ({ serving }) =>
     serving ? 1 : 0,
@@ -188,26 +179,24 @@ function watchLanes(registry: Registry, status: HostSources["status"]): void {
   );
 }
 
-function watchRelay(registry: Registry, relay: () => readonly SinkLag[]): void {
-  const lags = (read: (sink: SinkLag) => number): Sample[] =>
-    relay().map((sink) => ({ labels: { sink: sink.name }, value: read(sink) }));
-  addGauge(
-    registry,
-    {
-      name: "coffer_relay_lag_events",
-      help: "Committed events that a sink of the event relay has not got yet",
-    },
-    ["sink"],
-    () => lags(({ lagEvents }) => lagEvents),
+function watchRelay(registry: Registry, relay: () => readonly RelayStatus[]): void {
+  const ofSinks = (name: string, help: string, read: (sink: RelayStatus) => number): void =>
+    addGauge(
+      registry,
+      name,
+      help,
+      () => relay().map((status) => ({ labels: { sink: status.sink }, value: read(status) })),
+      ["sink"],
+    );
+  ofSinks(
+    "coffer_relay_lag_events",
+    "Committed events that a sink of the event relay has not got yet",
+    ({ lagEvents }) => lagEvents,
   );
-  addGauge(
-    registry,
-    {
-      name: "coffer_relay_lag_seconds",
-      help: "Age of the oldest committed event that a sink of the event relay has not got yet",
-    },
-    ["sink"],
-    () => lags(({ lagSeconds }) => lagSeconds),
+  ofSinks(
+    "coffer_relay_lag_seconds",
+    "Age of the oldest committed event that a sink of the event relay has not got yet",
+    ({ lagMs }) => lagMs / 1_000,
   );
 }
 
@@ -215,11 +204,8 @@ function watchRelay(registry: Registry, relay: () => readonly SinkLag[]): void {
 function watchBooks(registry: Registry, verify: HostSources["verify"]): void {
   addGauge(
     registry,
-    {
-      name: "coffer_verify_differences",
-      help: "Differences between events and state that reconciliations have found, until one finds none",
-    },
-    [],
+    "coffer_verify_differences",
+    "Differences between events and state that reconciliations have found, until one finds none",
     () => {
       const latest = verify?.();
       if (latest === undefined) return [];
@@ -230,20 +216,14 @@ function watchBooks(registry: Registry, verify: HostSources["verify"]): void {
   );
   addGauge(
     registry,
-    {
-      name: "coffer_verify_interval_seconds",
-      help: "Pause between two reconciliations; absent where there are none",
-    },
-    [],
+    "coffer_verify_interval_seconds",
+    "Pause between two reconciliations; absent where there are none",
     () => (verify === undefined ? [] : one(verify().intervalMs / 1e3)),
   );
   addGauge(
     registry,
-    {
-      name: "coffer_verify_last_run_timestamp_seconds",
-      help: "When the latest reconciliation ended, in seconds since 1970",
-    },
-    [],
+    "coffer_verify_last_run_timestamp_seconds",
+    "When the latest reconciliation ended, in seconds since 1970",
     () => {
       const finishedAtMs = verify?.().finishedAtMs ?? null;
       return finishedAtMs === null ? [] : one(finishedAtMs / 1e3);
@@ -261,10 +241,8 @@ export function watchBus(
   const roundTrips = once(
     addHistogram(
       registry,
-      {
-        name: "coffer_bus_round_trip_seconds",
-        help: "Round trips to the bus and back, tried from time to time",
-      },
+      "coffer_bus_round_trip_seconds",
+      "Round trips to the bus and back, tried from time to time",
       SECONDS,
     ),
   );
@@ -273,11 +251,12 @@ export function watchBus(
     "coffer_bus_probe_failures_total",
     "Round trips to the bus that got no answer",
   );
-  const connected = { name: "coffer_bus_connected", help: "1 while the bus is there" };
-  addGauge(registry, connected, [], () => one(bus.state === "connected" ? 1 : 0));
+  addGauge(registry, "coffer_bus_connected", "1 while the bus is there", () =>
+    one(bus.state === "connected" ? 1 : 0),
+  );
   if (counts !== null) {
     const counter = (name: string, help: string, read: (counts: NatsBusStats) => number): void =>
-      addCounter(registry, { name, help }, [], () => one(read(counts())));
+      addCounter(registry, name, help, () => one(read(counts())));
     counter("coffer_bus_published_total", "Bus messages sent", (it) => it.published);
     counter("coffer_bus_delivered_total", "Bus messages received", (it) => it.delivered);
     counter(
@@ -287,11 +266,12 @@ export function watchBus(
     );
     counter("coffer_bus_malformed_total", "Bus messages that were not JSON", (it) => it.malformed);
     counter("coffer_bus_reconnects_total", "Times NATS was there again", (it) => it.reconnects);
-    const inFlight = {
-      name: "coffer_bus_in_flight_bytes",
-      help: "Bytes handed to NATS that no round trip has confirmed yet",
-    };
-    addGauge(registry, inFlight, [], () => one(counts().inFlightBytes));
+    addGauge(
+      registry,
+      "coffer_bus_in_flight_bytes",
+      "Bytes handed to NATS that no round trip has confirmed yet",
+      () => one(counts().inFlightBytes),
+    );
   }
   const probe = (): void =>
     void bus.ping(LIMITS.healthCheckMs).then(

@@ -2,7 +2,7 @@
 import { expect, it } from "vitest";
 import { newTally, observe, SECONDS, SIZES, type LaneMeasures } from "./measures.ts";
 import { buildMetrics, type Metrics } from "./metrics.ts";
-import type { HostStatus, Outcome } from "../core/protocol.ts";
+import type { HostStatus, Outcome, RelayStatus } from "../core/protocol.ts";
 import type { WalletState } from "../core/wallet.ts";
 
 async function linesOf(metrics: Metrics, name: string): Promise<string[]> {
@@ -102,6 +102,7 @@ it("the relay's lag and the reconciliation are shown when there are any", async 
     leaving: false,
     shards: [1, 2],
     lanes: [{ ...lane, outstanding: 4, pendingTransfers: 5, damagedWallets: 6 }],
+    relay: [{ sink: "stream", lagEvents: 7, lagMs: 1_500 } as RelayStatus],
     handOffs: [],
   };
   let latest: { differences: number; finishedAtMs: number | null; intervalMs: number };
@@ -109,7 +110,6 @@ it("the relay's lag and the reconciliation are shown when there are any", async 
   const metrics = buildMetrics({ role: "host", version: "1" });
   metrics.watchHost({
     status: () => status,
-    relay: () => [{ name: "stream", lagEvents: 7, lagSeconds: 1.5 }],
     verify: () => latest,
   });
   expect(await linesOf(metrics, "coffer_relay_lag")).toEqual([

@@ -71,8 +71,13 @@ export function buildMetrics(process: { role: Role; version: string }): Metrics 
   for (const what of ["handles", "requests", "resources"]) {
     registry.removeSingleMetric(`coffer_nodejs_active_${what}_total`);
   }
-  const about = { name: "coffer_build_info", help: "Always 1; the labels say what runs" };
-  addGauge(registry, about, ["version", "role"], () => [{ labels: { ...process }, value: 1 }]);
+  addGauge(
+    registry,
+    "coffer_build_info",
+    "Always 1; the labels say what runs",
+    () => [{ labels: { ...process }, value: 1 }],
+    ["version", "role"],
+  );
   let onTraces: HostSources["onTraces"];
   return {
     contentType: registry.contentType,
@@ -97,26 +102,23 @@ const STATUS_MAX = 600;
 function buildAnswerMeter(registry: Registry): Pick<Metrics, "route" | "endpoint" | "error"> {
   const http = addHistogram(
     registry,
-    {
-      name: "coffer_http_request_duration_seconds",
-      help: "HTTP requests from their headers to their last byte, by route and status",
-    },
+    "coffer_http_request_duration_seconds",
+    "HTTP requests from their headers to their last byte, by route and status",
     SECONDS,
   );
   const nats = addHistogram(
     registry,
-    {
-      name: "coffer_nats_request_duration_seconds",
-      help: "Requests to the NATS service from their receipt to their answer, by endpoint and status",
-    },
+    "coffer_nats_request_duration_seconds",
+    "Requests to the NATS service from their receipt to their answer, by endpoint and status",
     SECONDS,
   );
   const errors = new Map<string, number>([["internal_error", 0]]);
   addCounter(
     registry,
-    { name: "coffer_errors_total", help: "Answers over HTTP and NATS that are errors, by code" },
-    ["code"],
+    "coffer_errors_total",
+    "Answers over HTTP and NATS that are errors, by code",
     () => Array.from(errors, ([code, value]) => ({ labels: { code }, value })),
+    ["code"],
   );
   return {
     route: (method, route) => byStatus(http, { method, route }),
@@ -161,10 +163,8 @@ function outcomeOf(outcome: Outcome): string {
 function buildCommandMeter(registry: Registry): CommandMeter {
   const histogram = addHistogram(
     registry,
-    {
-      name: "coffer_command_duration_seconds",
-      help: "Commands from the gateway's desk over the bus to a commit and back, by type",
-    },
+    "coffer_command_duration_seconds",
+    "Commands from the gateway's desk over the bus to a commit and back, by type",
     SECONDS,
   );
   interface Kind {
@@ -175,20 +175,18 @@ function buildCommandMeter(registry: Registry): CommandMeter {
   let resent = 0;
   addCounter(
     registry,
-    { name: "coffer_commands_total", help: "Commands that were answered, by type and outcome" },
-    ["type", "outcome"],
+    "coffer_commands_total",
+    "Commands that were answered, by type and outcome",
     () =>
       [...kinds].flatMap(([type, { outcomes }]) =>
         Array.from(outcomes, ([outcome, value]) => ({ labels: { type, outcome }, value })),
       ),
+    ["type", "outcome"],
   );
   addCounter(
     registry,
-    {
-      name: "coffer_command_resends_total",
-      help: "Times a command was sent again, as its shard's owner was away or gave no answer",
-    },
-    [],
+    "coffer_command_resends_total",
+    "Times a command was sent again, as its shard's owner was away or gave no answer",
     () => [{ value: resent }],
   );
   return {
@@ -220,7 +218,7 @@ function buildHostMeter(
     name: string,
     help: string,
     bounds: readonly number[],
-  ): ((labels?: Labels) => Tally) => addHistogram(registry, { name, help }, bounds);
+  ): ((labels?: Labels) => Tally) => addHistogram(registry, name, help, bounds);
   const batches = once(
     histogram("coffer_lane_batch_messages", "Messages that go to a lane together", SIZES),
   );
@@ -249,12 +247,10 @@ function buildHostMeter(
   const busyRatios = new Map<string, number>();
   addGauge(
     registry,
-    {
-      name: "coffer_lane_busy_ratio",
-      help: "Share of time in which the lane's thread was at work, as of its last tick",
-    },
-    ["lane"],
+    "coffer_lane_busy_ratio",
+    "Share of time in which the lane's thread was at work, as of its last tick",
     () => Array.from(busyRatios, ([lane, value]) => ({ labels: { lane }, value })),
+    ["lane"],
   );
   return {
     batch: (messages) => observe(batches(), SIZES, messages),

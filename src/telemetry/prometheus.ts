@@ -7,11 +7,6 @@
 import { Counter, Gauge, type Histogram, type Registry } from "prom-client";
 import { countOf, newTally, type Tally } from "./measures.ts";
 
-export interface Description {
-  readonly name: string;
-  readonly help: string;
-}
-
 export type Labels = Readonly<Record<string, string>>;
 
 /** One value of a metric. */
@@ -30,7 +25,8 @@ interface NamedSample extends Sample {
  */
 export function addHistogram(
   registry: Registry,
-  { name, help }: Description,
+  name: string,
+  help: string,
   bounds: readonly number[],
 ): (labels?: Labels) => Tally {
   const children: Array<{ labels: Labels; tally: Tally }> = [];
@@ -84,9 +80,10 @@ function samplesOf(
 /** A gauge that is read when Prometheus asks. */
 export function addGauge(
   registry: Registry,
-  { name, help }: Description,
-  labelNames: readonly string[],
+  name: string,
+  help: string,
   read: () => readonly Sample[],
+  labelNames: readonly string[] = [],
 ): void {
   const gauge: Gauge = new Gauge({
     name,
@@ -106,9 +103,10 @@ export function addGauge(
 /** A counter that somebody else counts, and that is read when Prometheus asks. */
 export function addCounter(
   registry: Registry,
-  { name, help }: Description,
-  labelNames: readonly string[],
+  name: string,
+  help: string,
   read: () => readonly Sample[],
+  labelNames: readonly string[] = [],
 ): void {
   const counter: Counter = new Counter({
     name,
@@ -138,11 +136,11 @@ export function newCounts(
   label?: string,
 ): (value: string, by: number) => void {
   const counts = new Map<string, number>();
-  addCounter(registry, { name, help }, label === undefined ? [] : [label], () =>
+  const read = () =>
     Array.from(counts, ([value, count]) => ({
       ...(label !== undefined && { labels: { [label]: value } }),
       value: count,
-    })),
-  );
+    }));
+  addCounter(registry, name, help, read, label === undefined ? [] : [label]);
   return (value, by) => void counts.set(value, (counts.get(value) ?? 0) + by);
 }

@@ -73,14 +73,9 @@ export type Found = Pick<Difference, "kind"> &
 /** Takes a difference as soon as it is found. */
 export type Name = (found: Found) => void;
 
-export function differenceOf(found: Found): Difference {
-  const { kind } = found;
-  const [walletId, version, transferId] = [
-    found.walletId ?? null,
-    found.version ?? null,
-    found.transferId ?? null,
-  ];
-  const [field, expected] = [found.field ?? null, found.expected ?? null];
+export function differenceOf(named: Found): Difference {
+  const { kind, walletId = null, version = null, transferId = null } = named;
+  const { field = null, expected = null, found = null } = named;
   const place = [
     walletId === null ? null : `wallet ${walletId}`,
     version === null ? null : `version ${version}`,
@@ -88,18 +83,10 @@ export function differenceOf(found: Found): Difference {
   ].filter((part) => part !== null);
   const head = place.length === 0 ? "the books" : place.join(", ");
   const what = field === null ? DIFFERENCE_KINDS[kind] : `${DIFFERENCE_KINDS[kind]} (${field})`;
-  const values = `expected ${shown(expected)}, found ${shown(found.found ?? null)}`;
-  return {
-    kind,
-    isWarning: WARNINGS.has(kind),
-    walletId,
-    version,
-    transferId,
-    field,
-    expected,
-    found: found.found ?? null,
-    text: `${head[0]!.toUpperCase()}${head.slice(1)}: ${what}; ${values}.`,
-  };
+  const values = `expected ${shown(expected)}, found ${shown(found)}`;
+  const text = `${head[0]!.toUpperCase()}${head.slice(1)}: ${what}; ${values}.`;
+  const isWarning = WARNINGS.has(kind);
+  return { kind, isWarning, walletId, version, transferId, field, expected, found, text };
 }
 
 function shown(value: DifferenceValue): string {
@@ -107,14 +94,9 @@ function shown(value: DifferenceValue): string {
 }
 
 /** Equal for the same trouble in the same place, whoever names it. */
-export function placeOf({ kind, walletId, version, transferId, field }: Found): string {
-  return JSON.stringify([
-    kind,
-    walletId ?? null,
-    version ?? null,
-    transferId ?? null,
-    field ?? null,
-  ]);
+export function placeOf(found: Found): string {
+  const { kind, walletId = null, version = null, transferId = null, field = null } = found;
+  return JSON.stringify([kind, walletId, version, transferId, field]);
 }
 
 export interface DifferenceList {

@@ -1,15 +1,17 @@
 import { expect, it } from "vitest";
+import { amountMinor } from "../core/amount.ts";
 import type { Found } from "./differences.ts";
-import { auditHolds, type HoldRow, type StoredHold } from "./hold-audit.ts";
+import { auditHolds, type StoredHold } from "./hold-audit.ts";
+import type { Hold } from "../core/hold.ts";
 import { LIMITS } from "../limits.ts";
 import type { EventRow } from "../postgres/events.ts";
 import { shardOf } from "../core/shard.ts";
 
-const PLACED: HoldRow = {
+const PLACED: Hold = {
   walletId: "w1",
   holdId: "h1",
-  amountMinor: 500,
-  capturedMinor: 0,
+  amountMinor: amountMinor(500),
+  capturedMinor: amountMinor(0),
   status: "ACTIVE",
   kind: "PAYMENT",
   reference: "order 17",
@@ -19,15 +21,15 @@ const PLACED: HoldRow = {
   capturedAtMs: null,
   releasedAtMs: null,
 };
-const PART: HoldRow = { ...PLACED, capturedMinor: 200 };
-const OTHER: HoldRow = { ...PLACED, holdId: "h2", status: "RELEASED", releasedAtMs: 3 };
+const PART: Hold = { ...PLACED, capturedMinor: amountMinor(200) };
+const OTHER: Hold = { ...PLACED, holdId: "h2", status: "RELEASED", releasedAtMs: 3 };
 
 /** What the latest audit would change. */
 let changes: string[] = [];
 
 function audited(
-  told: readonly HoldRow[],
-  rows: ReadonlyArray<HoldRow | StoredHold>,
+  told: readonly Hold[],
+  rows: ReadonlyArray<Hold | StoredHold>,
   heldMinor: number,
 ): Array<Omit<Found, "walletId">> {
   const found: Array<Omit<Found, "walletId">> = [];
@@ -57,7 +59,7 @@ it("holds that are what their last events say are in order", () => {
 it.each<
   [
     what: string,
-    rows: ReadonlyArray<HoldRow | StoredHold>,
+    rows: ReadonlyArray<Hold | StoredHold>,
     heldMinor: number,
     named: ReadonlyArray<Omit<Found, "walletId">>,
     changed: string[],

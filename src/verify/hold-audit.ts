@@ -7,34 +7,19 @@
  * right. Reads nothing itself.
  */
 import type { DifferenceValue, Name } from "./differences.ts";
+import type { Hold } from "../core/hold.ts";
 import { LIMITS } from "../limits.ts";
 import type { EventRow } from "../postgres/events.ts";
 import { shardOf } from "../core/shard.ts";
 
-/** A hold as an event carries it. */
-export interface HoldRow {
-  readonly walletId: string;
-  readonly holdId: string;
-  readonly amountMinor: number;
-  readonly capturedMinor: number;
-  readonly status: string;
-  readonly kind: string;
-  readonly reference: string | null;
-  readonly description: string | null;
-  readonly expiresAtMs: number | null;
-  readonly createdAtMs: number;
-  readonly capturedAtMs: number | null;
-  readonly releasedAtMs: number | null;
-}
-
 /** A row of `holds`. */
-export interface StoredHold extends HoldRow {
+export interface StoredHold extends Hold {
   readonly shard: number;
 }
 
 /** What puts one row right; a row that no event tells of has no `hold`. */
 export type HoldChange =
-  | { readonly type: "inserted" | "corrected"; readonly holdId: string; readonly hold: HoldRow }
+  | { readonly type: "inserted" | "corrected"; readonly holdId: string; readonly hold: Hold }
   | { readonly type: "removed"; readonly holdId: string };
 
 const FIELDS = [
@@ -62,11 +47,11 @@ export interface HoldAudit {
 }
 
 export function auditHolds(walletId: string, name: Name): HoldAudit {
-  const told = new Map<string, { hold: HoldRow; version: number }>();
+  const told = new Map<string, { hold: Hold; version: number }>();
   let isComplete = true;
   return {
     event({ data, version }) {
-      const hold = data?.["hold"] as HoldRow | undefined;
+      const hold = data?.["hold"] as Hold | undefined;
       if (hold === undefined) return;
       if (told.has(hold.holdId) || told.size < LIMITS.verifyHoldsMax) {
         told.set(hold.holdId, { hold, version });

@@ -19,9 +19,13 @@ const REJECTION = { code: "wallet_not_active" };
 function kindsOf(facts: object): string[] {
   const found: string[] = [];
   const whole = { transferId: "t", sent: SENT, received: null, returned: [], ...facts };
-  auditTransfer(whole as unknown as TransferFacts, { databases: 1, nowMs: 0 }, ({ kind }) => {
-    found.push(kind);
-  });
+  auditTransfer(
+    whole as unknown as TransferFacts,
+    { databases: 1, nowMs: 0, stuckMs: 1_000 },
+    ({ kind }) => {
+      found.push(kind);
+    },
+  );
   return found;
 }
 
@@ -87,7 +91,7 @@ it.each([
     } as unknown as TransferFacts;
     expect(inTransitMinor(facts)).toBe(transitMinor);
     const named: unknown[] = [];
-    auditTransfer(facts, { databases: 1, nowMs: 0 }, (one) => named.push(one));
+    auditTransfer(facts, { databases: 1, nowMs: 0, stuckMs: 1_000 }, (one) => named.push(one));
     expect(named).toEqual([expect.objectContaining({ kind: "verdict_missing", found })]);
   },
 );

@@ -5,7 +5,6 @@
  * been under way; whoever gathers looks again before it is named.
  */
 import type { Found, Name } from "./differences.ts";
-import { LIMITS } from "../limits.ts";
 import { canonicalJson } from "../core/metadata.ts";
 import type { Rejection } from "../core/rejection.ts";
 import { shardOf } from "../core/shard.ts";
@@ -66,7 +65,7 @@ export interface TransferFacts {
 /** @param databases how many the shards are spread over */
 export function auditTransfer(
   facts: TransferFacts,
-  at: { readonly databases: number; readonly nowMs: number; readonly stuckMs?: number },
+  at: { readonly databases: number; readonly nowMs: number; readonly stuckMs: number },
   nameIt: Name,
 ): void {
   const { transferId, row, verdict } = facts;
@@ -84,7 +83,7 @@ export function auditTransfer(
   auditStatus(facts, row, name);
   auditReturns(facts, row, name);
   const pendingMs = at.nowMs - row.createdAtMs;
-  const { stuckMs = LIMITS.transferStuckMs } = at;
+  const { stuckMs } = at;
   if (row.status === "pending" && pendingMs > stuckMs) {
     const expected = `settled within ${stuckMs / 1_000} s`;
     const found = `pending for ${Math.round(pendingMs / 1_000)} s`;

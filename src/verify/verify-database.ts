@@ -7,7 +7,7 @@
 import type pg from "pg";
 import type { StoredHold } from "./hold-audit.ts";
 import { LIMITS } from "../limits.ts";
-import { connect } from "../postgres/connection.ts";
+import { connect, INDEX_PROBES } from "../postgres/connection.ts";
 import { EVENT_ROW_COLUMNS, type EventRow } from "../postgres/events.ts";
 import { HOLD_COLUMNS, milliseconds, TRANSFER_COLUMNS, WALLET_COLUMNS } from "../postgres/rows.ts";
 import type { TransferEventRow, TransferRow, VerdictRow } from "./transfer-audit.ts";
@@ -27,15 +27,6 @@ export interface BooksDatabase {
 
 const BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-/** Index probes whatever the statistics say, as on the write path: all reads here are by key. */
-const INDEX_PROBES = [
-  "enable_hashjoin=off",
-  "enable_mergejoin=off",
-  "enable_bitmapscan=off",
-  "enable_seqscan=off",
-  "jit=off",
-];
-
 /**
  * @param isOneView keeps one snapshot from now until `close`; its statements may take as long as
  * they take
@@ -53,6 +44,7 @@ export async function openBooksDatabase(
       name: "verify",
       connectMs: LIMITS.verifyStatementMs,
       settings: [
+        // All reads here are by key, but for `FREE_PLANS`.
         ...INDEX_PROBES,
         `statement_timeout=${timeoutMs}`,
         "idle_in_transaction_session_timeout=0",
@@ -168,8 +160,8 @@ export function rowsAfter(
   query: Query,
   after: string,
   limit: number,
-): Promise<Array<{ walletId: string; version: number; shard: number; hasEvents: boolean }>> {
-  const text = `SELECT w.wallet_id AS "walletId", w.version, w.shard,
+): Promise<Array<{ walletId: string; version: number; hasEvents: boolean }>> {
+  const text = `SELECT w.wallet_id AS "walletId", w.version,
                        EXISTS (SELECT FROM events e WHERE e.wallet_id = w.wallet_id COLLATE "default") AS "hasEvents"
                 FROM wallets w WHERE w.wallet_id > $1 ORDER BY w.wallet_id LIMIT $2`;
   return query(text, [after, limit]);
@@ -349,15 +341,12 @@ export interface Setting {
   readonly chainStartedMs: number;
   /** The database's clock. */
   readonly nowMs: number;
-  /** Whether the schema knows holds. */
-  readonly hasHolds: boolean;
 }
 
 export async function settingOf(query: Query): Promise<Setting> {
   const [setting] = await query<Setting>(
     `SELECT (SELECT extract(epoch FROM started_at) * 1000 FROM chain)::float8 AS "chainStartedMs",
-            (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS "nowMs",
-            to_regclass('holds') IS NOT NULL AS "hasHolds"`,
+            (extract(epoch FROM clock_timestamp()) * 1000)::float8 AS "nowMs"`,
   );
   return setting!;
 }

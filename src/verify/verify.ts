@@ -18,7 +18,6 @@ import {
   placeOf,
   type Difference,
   type DifferenceKind,
-  type DifferenceList,
   type Found,
 } from "./differences.ts";
 import { guardsOff } from "./guards.ts";
@@ -116,20 +115,7 @@ export async function verify(options: VerifyOptions): Promise<VerifyReport> {
   }
 }
 
-interface Run {
-  readonly list: DifferenceList;
-  readonly counted: { wallets: number; events: number; transfers: number };
-  setUp(database: BooksDatabase): Promise<void>;
-  auditEvents(database: BooksDatabase): Promise<void>;
-  auditRowsWithoutEvents(database: BooksDatabase): Promise<void>;
-  auditHoldsWithoutEvents(database: BooksDatabase): Promise<void>;
-  auditOwnAssets(): Promise<void>;
-  auditRecords(database: BooksDatabase): Promise<void>;
-  auditVerdicts(database: BooksDatabase): Promise<void>;
-  auditTotals(): Promise<void>;
-}
-
-function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): Run {
+function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]) {
   const { pace } = options;
   const list = buildDifferenceList(options.onDifference);
   const assets = auditAssets(list.name);
@@ -166,6 +152,23 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     expected.verdicts += verdicts;
   }
 
+  /** In the order of a key, from the first to the last, with a pause between two pages. */
+  async function eachPage<Row>(
+    database: BooksDatabase,
+    readBehind: (query: Query, after: string, limit: number) => Promise<Row[]>,
+    keyOf: (row: Row) => string,
+    audit: (page: readonly Row[]) => Promise<void>,
+  ): Promise<void> {
+    const limit = LIMITS.verifyPageRows;
+    for (let after = ""; ;) {
+      const page = await database.read((query) => readBehind(query, after, limit));
+      await audit(page);
+      if (page.length < limit) return;
+      after = keyOf(page.at(-1)!);
+      await pace?.spend(0);
+    }
+  }
+
   // ---- events and wallets -----------------------------------------------------------------------
 
   async function auditEvents(database: BooksDatabase): Promise<void> {
@@ -179,18 +182,12 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
       );
       return;
     }
-    for (let after = ""; ;) {
-      const page = await database.read((query) =>
-        books.wallets(query, after, LIMITS.verifyPageRows),
-      );
-      await auditPage(
+    await eachPage(database, books.wallets, walletIdOf, (page) =>
+      auditPage(
         database,
         page.filter((place) => isOurs(place.walletId)),
-      );
-      if (page.length < LIMITS.verifyPageRows) return;
-      after = page.at(-1)!.walletId;
-      await pace?.spend(0);
-    }
+      ),
+    );
   }
 
   /** Wallets with few events together in one read, one with many in several. */
@@ -239,13 +236,12 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     const rows = new Map(chunk.rows.map((row) => [row.walletId, row]));
     const events = new Map<string, EventRow[]>(walletIds.map((walletId) => [walletId, []]));
     for (const event of chunk.events) events.get(event.walletId)!.push(event);
-    const none = (): Array<[string, StoredHold[]]> => walletIds.map((walletId) => [walletId, []]);
-    const holds = chunk.holds === null ? null : new Map(none());
-    for (const hold of chunk.holds ?? []) holds?.get(hold.walletId)!.push(hold);
+    const holds = new Map<string, StoredHold[]>(walletIds.map((walletId) => [walletId, []]));
+    for (const hold of chunk.holds ?? []) holds.get(hold.walletId)!.push(hold);
     for (const walletId of walletIds) {
       const { audit, end } = begin(database, walletId);
       for (const event of events.get(walletId)!) audit.event(event);
-      await end(rows.get(walletId) ?? null, holds?.get(walletId) ?? null);
+      await end(rows.get(walletId) ?? null, holds.get(walletId)!);
     }
     await finish(chunk);
   }
@@ -281,8 +277,7 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
       // They have to be of one moment with the last event of their wallets, and many of one wallet
       // are read once.
       const isWhole = events.length < limit;
-      const { hasHolds } = settings[database.index]!;
-      const holds = hasHolds && isWhole ? await books.holdsOf(query, walletIds) : null;
+      const holds = isWhole ? await books.holdsOf(query, walletIds) : null;
       const rejected = await books.rejectedOf(query, events);
       const ids = events.flatMap(({ transferId }) => transferId ?? []);
       const transfers = ids.length === 0 ? [] : await books.transfersById(query, ids);
@@ -308,38 +303,25 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
   }
 
   async function auditRowsWithoutEvents(database: BooksDatabase): Promise<void> {
-    for (let after = ""; ;) {
-      const page = await database.read((query) =>
-        books.rowsAfter(query, after, LIMITS.verifyPageRows),
-      );
+    await eachPage(database, books.rowsAfter, walletIdOf, async (page) => {
       for (const { walletId, version, hasEvents } of page) {
         if (hasEvents || !isOurs(walletId)) continue;
         const found = `a row at version ${version}`;
         list.name({ kind: "wallet_without_events", walletId, expected: "events", found });
         await options.onWalletDiffers?.(walletId, database.index);
       }
-      if (page.length < LIMITS.verifyPageRows) return;
-      after = page.at(-1)!.walletId;
-      await pace?.spend(0);
-    }
+    });
   }
 
   async function auditHoldsWithoutEvents(database: BooksDatabase): Promise<void> {
-    if (!settings[database.index]!.hasHolds) return;
-    for (let after = ""; ;) {
-      const page = await database.read((query) =>
-        books.walletsWithHolds(query, after, LIMITS.verifyPageRows),
-      );
+    await eachPage(database, books.walletsWithHolds, walletIdOf, async (page) => {
       for (const { walletId, hasEvents } of page) {
         if (hasEvents || !isOurs(walletId)) continue;
         const holds = await database.read((query) => books.holdsOf(query, [walletId]));
         auditHolds(walletId, list.name).end(holds, 0);
         await options.onWalletDiffers?.(walletId, database.index);
       }
-      if (page.length < LIMITS.verifyPageRows) return;
-      after = page.at(-1)!.walletId;
-      await pace?.spend(0);
-    }
+    });
   }
 
   /** As of now: an asset is there before its first wallet, and stays as it is. */
@@ -365,22 +347,23 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
     audit: (ids: readonly string[]) => Promise<void>,
   ): Promise<void> {
     tell(of);
-    for (let after = ""; ;) {
-      const page = await database.read((query) =>
-        books.transferKeys(query, of, after, LIMITS.verifyPageRows),
-      );
-      const ours = page.filter(({ walletId }) => isOurs(walletId));
-      for (let from = 0; from < ours.length; from += chunkEvents) {
-        const part = ours.slice(from, from + chunkEvents).map(({ id }) => id);
-        await audit(part);
-        await pace?.spend(part.length);
-      }
-      done[of] += page.length;
-      tell(of);
-      if (page.length < LIMITS.verifyPageRows) return;
-      after = page.at(-1)!.id;
-      await pace?.spend(0);
-    }
+    const readBehind = (query: Query, after: string, limit: number) =>
+      books.transferKeys(query, of, after, limit);
+    await eachPage(
+      database,
+      readBehind,
+      ({ id }) => id,
+      async (page) => {
+        const ours = page.filter(({ walletId }) => isOurs(walletId));
+        for (let from = 0; from < ours.length; from += chunkEvents) {
+          const part = ours.slice(from, from + chunkEvents).map(({ id }) => id);
+          await audit(part);
+          await pace?.spend(part.length);
+        }
+        done[of] += page.length;
+        tell(of);
+      },
+    );
   }
 
   function auditRecords(database: BooksDatabase): Promise<void> {
@@ -489,13 +472,17 @@ function buildRun(options: VerifyOptions, databases: readonly BooksDatabase[]): 
   };
 }
 
+function walletIdOf({ walletId }: { readonly walletId: string }): string {
+  return walletId;
+}
+
 interface Audited {
   readonly audit: WalletAudit;
   end(row: WalletRow | null, holds: readonly StoredHold[] | null): Promise<void>;
 }
 
 interface Chunk extends Steps {
-  /** Null: there are none, or more events follow. */
+  /** Null: more events follow. */
   readonly holds: readonly StoredHold[] | null;
   readonly rows: readonly WalletRow[];
 }
