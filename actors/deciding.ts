@@ -34,7 +34,7 @@ import { commandToDecide } from "./messages.ts";
 import type { PendingTransfers } from "./pending-transfers.ts";
 
 export interface StepContext {
-  /** What deadlines and retries go by; see `clock.ts`. */
+  /** What deadlines and retries go by; see `src/clock.ts`. */
   nowMs(): number;
   /** What events say when they happened. */
   wallMs(): number;

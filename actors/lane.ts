@@ -79,7 +79,7 @@ export interface LaneStats {
 export interface Lane {
   /**
    * Deals with a batch; resolves when each message is committed, refused or sent on, with all
-   * effects that are ready by then. The two times are those of `clock.ts`.
+   * effects that are ready by then. The two times are those of `src/clock.ts`.
    */
   receive(messages: readonly ShardMessage[], nowMs: number, wallMs: number): Promise<Effects>;
   /**

@@ -1,7 +1,7 @@
 /**
  * The reconciliation of a host: from time to time it refolds the wallets of the shards that the
- * host serves, piece by piece and slowly (`verify.ts` with a pace), beside the work for which
- * the host is there. It hides when that happens and what is known since: a difference stays known
+ * host serves, piece by piece and slowly (`src/verify/verify.ts` with a pace), beside the work for
+ * which the host is there. It hides when that happens and what is known since: a difference stays known
  * until a whole run has found none. What it finds is logged, shown by health and counted; it
  * changes nothing, and a run that fails says so and begins anew later.
  *

@@ -1,6 +1,6 @@
 /**
- * The transfer protocol (`transfer.ts`) from both sides: ask, asked and reserve, post, verdict
- * and settle; and the shortcut, which does all of it in one commit for a payee that is awake in the
+ * The transfer protocol (`src/core/transfer.ts`) from both sides: ask, asked and reserve, post,
+ * verdict and settle; and the shortcut, which does all of it in one commit for a payee that is awake in the
  * payer's lane (docs/adr/0011). Every step may see its message twice or late; the ids under way
  * here, and behind them the journal's unique ids, make that harmless.
  */

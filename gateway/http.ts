@@ -24,7 +24,7 @@ import { addHealthRoutes, type HealthProbe } from "./routes/health-routes.ts";
 import { buildServer, type InputTypes } from "./http-server.ts";
 import { addHoldRoutes } from "./routes/hold-routes.ts";
 import { addLedgerRoutes } from "./routes/ledger-routes.ts";
-import { addMetricsRoute } from "./metrics-route.ts";
+import { addMetricsRoute } from "./routes/metrics-route.ts";
 import { describeApi } from "./openapi.ts";
 import type { RateLimit } from "./rate-limit.ts";
 import { addReadRoutes } from "./routes/read-routes.ts";

@@ -1,7 +1,7 @@
 /**
  * The shapes that are shared: the parts that requests are made of, and what answers show of
- * wallets, holds, events and transfers. Every shape of the API is written once, here and in the
- * `*-schemas.ts` beside; they validate HTTP and NATS input, serialise responses and become the
+ * wallets, holds, events and transfers. Every shape of the API is written once, here and in
+ * `routes/*-schemas.ts`; they validate HTTP and NATS input, serialise responses and become the
  * OpenAPI document. Unknown fields are refused by name. What a schema cannot say well (canonical
  * amounts, storable text, the depth of metadata) is checked in `command-intake.ts`, which every
  * write passes.

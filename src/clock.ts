@@ -5,7 +5,7 @@
  * `wallMs` is what is written down and compared with what callers and other hosts have written:
  * when something happened, and when a hold expires. It follows the wall clock as that is set, also
  * back, so that a host whose clock was wrong is right as soon as its clock is; a wallet's own times
- * never go back, which `wallet.ts` sees to.
+ * never go back, which `core/wallet.ts` sees to.
  */
 import { getEnvironmentData, setEnvironmentData } from "node:worker_threads";
 

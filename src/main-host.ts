@@ -14,7 +14,7 @@ import { buildRelay, type Relay } from "../actors/relay.ts";
 import { startWebhookSinks, type WebhookSinks } from "../actors/webhook-sinks.ts";
 import { addHealthRoutes, type HealthProbe } from "../gateway/routes/health-routes.ts";
 import { buildServer } from "../gateway/http-server.ts";
-import { addMetricsRoute } from "../gateway/metrics-route.ts";
+import { addMetricsRoute } from "../gateway/routes/metrics-route.ts";
 import { systemTime } from "./clock.ts";
 import { databaseName, type Config } from "./config.ts";
 import { LIMITS } from "./limits.ts";

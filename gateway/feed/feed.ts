@@ -1,9 +1,9 @@
 /**
  * The feed hub: live balances for clients, whatever carries their frames. It knows who watches
- * which wallets and owners, answers their frames, and keeps every bound; `feed/wallets.ts` makes
- * the unbroken sequences, `feed/outbox.ts` the pace of each client. The bus may lose and repeat
- * messages and the database may be away for a while: a sweep and every reconnect hold what is
- * watched against the database, so a client misses nothing and is at most late.
+ * which wallets and owners, answers their frames, and keeps every bound; `wallets.ts` makes the
+ * unbroken sequences, `outbox.ts` the pace of each client. The bus may lose and repeat messages and
+ * the database may be away for a while: a sweep and every reconnect hold what is watched against
+ * the database, so a client misses nothing and is at most late.
  *
  * What a client has of one wallet:
  *

@@ -2,7 +2,7 @@
  * One watched wallet: the unbroken sequence of its revisions, shared by all clients that watch it,
  * and where each of them stands. Bus messages and journal pages extend the sequence, repetitions
  * are dropped, and what lies beyond a gap waits. It is only state and its moves, without I/O or
- * time; `feed/wallets.ts` reads the database for it and decides when.
+ * time; `wallets.ts` reads the database for it and decides when.
  *
  * A watch is one wallet in one client's stream:
  *

@@ -159,8 +159,8 @@ export const Cluster = Type.Object(
 export type ClusterBody = Static<typeof Cluster>;
 
 /**
- * What a host may answer on the bus (`HostStatus` of `protocol.ts`): NATS carries what anybody
- * publishes.
+ * What a host may answer on the bus (`HostStatus` of `src/core/protocol.ts`): NATS carries what
+ * anybody publishes.
  */
 const shardList = Type.Array(Type.Integer({ minimum: 0, maximum: LIMITS.shardCount - 1 }), {
   maxItems: LIMITS.shardCount,

@@ -1,6 +1,6 @@
 /**
- * The shapes of the game-economy API and of own assets: the parts are those of `schemas.ts`, the
- * names are in snake_case where the API inherits them. Like there, unknown fields are refused by
+ * The shapes of the game-economy API and of own assets: the parts are those of
+ * `gateway/schemas.ts`, the names are in snake_case where the API inherits them. Like there, unknown fields are refused by
  * name.
  */
 import { Type, type Static, type TProperties } from "typebox";

@@ -76,7 +76,7 @@ export function addHealthRoutes(app: FastifyInstance, options: HealthOptions): v
   app.get("/health/nats/stats", { schema: counts, config: UNLIMITED }, () => stats());
 }
 
-/** Whoever watches is not counted: see `rate-limit.ts`. */
+/** Whoever watches is not counted: see `gateway/rate-limit.ts`. */
 const UNLIMITED = { rateLimit: false } as const;
 
 const State = words("up", "down");

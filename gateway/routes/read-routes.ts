@@ -1,6 +1,6 @@
 /**
  * The reading routes. They ask the read model and lay out what it knows; no actor is woken. Lists
- * are pages (`pages.ts`): one that is not the last has a `Link` to the next.
+ * are pages (`gateway/pages.ts`): one that is not the last has a `Link` to the next.
  */
 import { boundMinor } from "../../src/core/amount.ts";
 import { eventBody, holdBody } from "../../src/event-body.ts";

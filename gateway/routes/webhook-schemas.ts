@@ -1,4 +1,7 @@
-/** The shapes of webhooks, beside those of `schemas.ts`: what makes one, and what is told of it. */
+/**
+ * The shapes of webhooks, beside those of `gateway/schemas.ts`: what makes one, and what is told of
+ * it.
+ */
 import { Type, type Static, type TObject } from "typebox";
 
 import { LIMITS } from "../../src/limits.ts";

@@ -1,8 +1,8 @@
 /**
  * The bus carries small JSON messages between gateways and hosts. It hides whether they share a
- * process (`memory-bus.ts`) or a NATS server (`nats-bus.ts`). It is lossy by design: a message may
- * vanish, or arrive twice, and nobody may build correctness on it; that comes from PostgreSQL and
- * command ids. That no second copy comes may be believed only of a bus that says so
+ * process (`bus/memory-bus.ts`) or a NATS server (`bus/nats-bus.ts`). It is lossy by design: a
+ * message may vanish, or arrive twice, and nobody may build correctness on it; that comes from
+ * PostgreSQL and command ids. That no second copy comes may be believed only of a bus that says so
  * (`deliversOnce`). It traded request-reply for one-way messages plus an inbox, because a reply
  * then travels in whatever batch its commit makes, not alone (docs/adr/0003-one-way-bus.md).
  */

@@ -29,7 +29,7 @@ export interface NewEvent {
   readonly description: string | null;
   /** JSON text, or null. */
   readonly metadata: string | null;
-  /** Of this event and, through it, of all before it: `chain.ts`. */
+  /** Of this event and, through it, of all before it: `src/chain.ts`. */
   readonly hash: string;
 }
 

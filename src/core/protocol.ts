@@ -270,7 +270,7 @@ export const SUBJECTS = {
    * `HostStatus` each. `{}` asks nothing.
    */
   status: "coffer.status",
-  /** Everybody's word of its deployment; see bus-guard.ts. */
+  /** Everybody's word of its deployment; see `bus/bus-guard.ts`. */
   deployment: "coffer.deployment",
   /** Subscribed to by hosts that have shards; whoever publishes there learns whether one is. */
   serving: "coffer.serving",

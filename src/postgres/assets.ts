@@ -1,6 +1,6 @@
 /**
- * All assets: ISO 4217 from the library's table (`assets.ts`), and own ones in the databases. An
- * own asset lives in the database of its code's shard, so one that is away takes its own assets
+ * All assets: ISO 4217 from the library's table (`src/assets.ts`), and own ones in the databases.
+ * An own asset lives in the database of its code's shard, so one that is away takes its own assets
  * along and no others. They are written past the actors: no money is in them, they never change,
  * and the primary key decides a race. A later table may define a code that somebody has added here
  * before: then the own definition stays, since the money of its wallets is counted in it. What was

@@ -1,8 +1,8 @@
 /**
  * The audit of one transfer: its record, its verdict and its events, which are in up to two
  * databases, held against each other. Pure: it judges facts that somebody has gathered
- * (`verify.ts`). Facts from two databases may be from two moments, so what looks wrong may have
- * been under way; whoever gathers looks again before it is named.
+ * (`transfer-facts.ts`). Facts from two databases may be from two moments, so what looks wrong may
+ * have been under way; `verify.ts` looks again before it is named.
  */
 import type { Found, Name } from "./differences.ts";
 import { canonicalJson } from "../core/metadata.ts";

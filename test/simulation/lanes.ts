@@ -165,7 +165,7 @@ export function buildLanes(deps: LanesDeps): SimulatedLanes {
   };
 }
 
-/** What `lane-worker.ts` does with a task. */
+/** What `actors/lane-worker.ts` does with a task. */
 async function perform(
   lane: Lane,
   journal: Journal,

@@ -1,8 +1,8 @@
 /**
  * A small world for the tests of the feed: wallets with their full history, committed at once and
  * readable as a read model, a clock whose timers run when a test says so, and clients that remember
- * every frame. The history is made by the real `wallet.ts`, so frames can be held against what
- * happened. The read model can be slow or away, and what it answers is the truth at some moment
+ * every frame. The history is made by the real `src/core/wallet.ts`, so frames can be held
+ * against what happened. The read model can be slow or away, and what it answers is the truth at some moment
  * while the read was under way, as with a database.
  */
 import { setImmediate as nextTurn } from "node:timers/promises";

@@ -242,8 +242,8 @@ export function buildModel() {
   }
 
   /**
-   * The metadata that a page would have; none of the walks nests objects, which metadata.test.ts
-   * does.
+   * The metadata that a page would have; none of the walks nests objects, which
+   * `src/core/metadata.test.ts` does.
    */
   function patched(
     page: Page | undefined,

@@ -4,7 +4,7 @@
  */
 import type { FastifyInstance } from "fastify";
 
-import type { Metrics } from "../src/telemetry/metrics.ts";
+import type { Metrics } from "../../src/telemetry/metrics.ts";
 
 export function addMetricsRoute(app: FastifyInstance, metrics: Metrics): void {
   const summary = "What this process counts, for Prometheus";
