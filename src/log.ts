@@ -47,7 +47,13 @@ export function maskLine(line: string): string {
  * a reader who is there and does not read.
  */
 export function openDestination(fd: number): ReturnType<typeof pino.destination> {
-  const destination = pino.destination({ dest: fd, maxLength: LIMITS.logWaitingCharsMax });
+  /** Until when a full pipe is tried again; only the end of the process cannot try for ever. */
+  let triesUntilMs = Infinity;
+  const destination = pino.destination({
+    dest: fd,
+    maxLength: LIMITS.logWaitingCharsMax,
+    retryEAGAIN: () => performance.now() < triesUntilMs,
+  });
   const write = destination.write.bind(destination);
   const flushSync = destination.flushSync.bind(destination);
   let isFailing = false;
@@ -65,7 +71,15 @@ export function openDestination(fd: number): ReturnType<typeof pino.destination>
   };
   destination.flushSync = () => {
     const isStuck = sinceMs !== null && performance.now() - sinceMs > LIMITS.logWriteMs;
-    if (!isFailing && !isStuck) flushSync();
+    if (isFailing || isStuck) return;
+    triesUntilMs = performance.now() + LIMITS.logWriteMs;
+    try {
+      flushSync();
+    } catch {
+      // Nobody reads what is left, and there is no other place to say so.
+    } finally {
+      triesUntilMs = Infinity;
+    }
   };
   return destination;
 }

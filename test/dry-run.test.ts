@@ -348,6 +348,21 @@ describe("from outside", () => {
     });
   });
 
+  it("POST /assets does not ask what became of its key, as all dry runs", async () => {
+    const asset = () => ({ code: unique("DRY"), name: "Dry", decimalPlaces: 1 });
+    const ask = (json: object, key: string) => stack.ask("POST", "/assets", { json, key });
+    const [used, free] = [unique("k"), unique("k")];
+    expect((await ask(asset(), used)).status).toBe(201);
+    for (const key of [used, free]) {
+      const wished = asset();
+      const { status, body } = await ask({ ...wished, dryRun: true }, key);
+      expect([status, body]).toEqual([201, { ...wished, isOwn: true }]);
+    }
+    // And leaves it to a real one
+    expect((await ask(asset(), free)).status).toBe(201);
+    expect((await ask(asset(), used)).body.code).toBe("idempotency_conflict");
+  });
+
   it(
     "among real commands under load money stays what the real ones made it",
     { timeout: 60_000 },

@@ -101,9 +101,10 @@ export function buildPostgresAssets(options: PostgresAssetsOptions): Assets {
       return [...all.values()].toSorted((one, other) => (one.code < other.code ? -1 : 1));
     },
     async create(wished, isDryRun, key = null) {
-      if (key !== null) {
+      // A dry run has no use for its key, as with commands.
+      if (key !== null && !isDryRun) {
         // Before the asset: whoever dies between has a key whose repeat adds the asset.
-        const named = await home(key).name(key, wished, isDryRun);
+        const named = await home(key).name(key, wished);
         if (named === "other") return { type: "key_taken" };
         if (named === "unknown") return { type: "unknown" };
       }
@@ -133,8 +134,8 @@ interface Store {
     asset: Asset,
     isDryRun: boolean,
   ): Promise<{ isNew: boolean; asset: ListedAsset } | "full" | "unknown">;
-  /** Whether the key names this asset: from now on, if it has named none (a dry run only looks). */
-  name(key: string, asset: Asset, isDryRun: boolean): Promise<"this" | "other" | "unknown">;
+  /** Whether the key names this asset: from now on, if it has named none. */
+  name(key: string, asset: Asset): Promise<"this" | "other" | "unknown">;
   close(): Promise<void>;
 }
 
@@ -216,12 +217,12 @@ function buildStore(databaseUrl: string, log: PostgresAssetsOptions["log"]): Sto
       const asset = { code, name: asset_name, decimalPlaces: asset_places, isOwn: true };
       return { isNew, asset };
     },
-    async name(key, asset, isDryRun) {
+    async name(key, asset) {
       const values = [key, asset.code, asset.name, asset.decimalPlaces];
       const look = async (): Promise<boolean | undefined> =>
         (await read<{ isThis: boolean }>({ text: SELECT_KEY, values }))[0]?.isThis;
       let isThis = await look();
-      if (isThis === undefined && !isDryRun) {
+      if (isThis === undefined) {
         checkRoom();
         if ((await write({ text: INSERT_KEY, values }, asset)) === "unknown") return "unknown";
         // Somebody else may have been faster with this key.
